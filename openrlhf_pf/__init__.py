@@ -1,0 +1,17 @@
+"""Policy filtration for OpenRLHF (PF-PPO, arXiv 2409.06957): train on the samples whose reward can be trusted.
+
+Importing this package imports nothing heavy; the public names below are loaded when first used.
+"""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["FILTERS", "SampleFilter", "build_filter"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from openrlhf_pf import filters
+
+        return getattr(filters, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,111 @@
+"""Filters that weigh a sample by its rank among the samples of its prompt (PF-PPO, Section 3 and Table 1).
+
+Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train.
+"""
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+from openrlhf_pf.filters.base import FilterBatch, SampleFilter
+
+
+class RankFilter(SampleFilter):
+    """Weights that depend on ranks only; a subclass says which in :meth:`rank_weights`."""
+
+    @cached_property
+    def _table(self) -> Tensor:
+        """(N + 1, N): row n holds the weights for a prompt with n usable samples, so one look-up serves all prompts."""
+        table = torch.zeros(self.n_samples + 1, self.n_samples, dtype=torch.float64)
+        for n_usable in range(self.keep, self.n_samples + 1):
+            table[n_usable, :n_usable] = self.rank_weights(n_usable)
+        return table
+
+    @abstractmethod
+    def rank_weights(self, n_usable: int) -> Tensor:
+        """Return the weights (n_usable,) of the ranks, best first, with sum 1."""
+
+    def weigh(self, batch: FilterBatch) -> Tensor:
+        by_rank = self._table[batch.n_usable]
+        return torch.zeros_like(by_rank).scatter_(1, batch.order, by_rank)
+
+
+class NoFilter(RankFilter):
+    """``none``: every sample weighs the same (PPO-M in the paper)."""
+
+    @classmethod
+    def default_keep(cls, n_samples: int) -> int:
+        return n_samples
+
+    def rank_weights(self, n_usable: int) -> Tensor:
+        return torch.full((n_usable,), 1.0 / n_usable, dtype=torch.float64)
+
+
+class BestOfN(RankFilter):
+    """``best_of_n``: the k best samples (BoN; w = (1, 0, ..., 0) in the paper)."""
+
+    @classmethod
+    def default_keep(cls, n_samples: int) -> int:
+        return 1
+
+    def rank_weights(self, n_usable: int) -> Tensor:
+        weights = torch.zeros(n_usable, dtype=torch.float64)
+        weights[: self.keep] = 1.0 / self.keep
+        return weights
+
+
+class BestRandom(RankFilter):
+    """``best_random``: the ceil(k/2) best, and random ones of the rest.
+
+    BR in the paper, w = (1/2, 1/(2(N-1)), ..., 1/(2(N-1))): the case k = 2.
+    """
+
+    def rank_weights(self, n_usable: int) -> Tensor:
+        n_best = (self.keep + 1) // 2
+        weights = torch.full((n_usable,), 1.0 / self.keep, dtype=torch.float64)
+        if n_usable > n_best:
+            weights[n_best:] = (1.0 - n_best / self.keep) / (n_usable - n_best)
+        return weights
+
+
+class BestWorst(RankFilter):
+    """``best_worst``: the ceil(k/2) best and the floor(k/2) worst (BW; w = (1/2, 0, ..., 0, 1/2) in the paper)."""
+
+    def rank_weights(self, n_usable: int) -> Tensor:
+        weights = torch.zeros(n_usable, dtype=torch.float64)
+        weights[: (self.keep + 1) // 2] = 1.0 / self.keep
+        weights[n_usable - self.keep // 2 :] = 1.0 / self.keep
+        return weights
+
+
+class RankWeights(RankFilter):
+    """``rank_weights``: any rank weight vector w (PF-PPO, Section 3).
+
+    A prompt with n < N usable samples takes n entries of w, evenly spaced, so that its best sample keeps w_1 and its
+    worst w_N.
+
+    Args:
+        weights: N numbers, best rank first, not negative, with a positive sum; they are scaled to sum 1.
+    """
+
+    def __init__(self, n_samples: int, keep: int, weights: Sequence[float]) -> None:
+        super().__init__(n_samples, keep)
+        values = torch.tensor(list(weights), dtype=torch.float64)
+        if len(values) != n_samples:
+            raise ValueError(
+                f"rank_weights needs one weight for each of the {n_samples} samples of a prompt, got {len(values)}."
+            )
+        if not values.isfinite().all() or (values < 0).any() or values.sum() <= 0:
+            raise ValueError(
+                f"rank weights must be finite, not negative and not all 0, got {list(weights)}: give the probability "
+                "of each rank, best first."
+            )
+        self.weights = values / values.sum()
+
+    def rank_weights(self, n_usable: int) -> Tensor:
+        ranks = torch.linspace(0, self.n_samples - 1, n_usable).round().long()
+        chosen = self.weights[ranks]
+        return chosen / chosen.sum() if chosen.sum() > 0 else chosen

@@ -1,0 +1,116 @@
+"""Is the installed OpenRLHF the one that we build on? Checked at start-up, before anything is loaded."""
+
+import importlib
+import inspect
+from dataclasses import fields
+from importlib import metadata
+from typing import Any
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+SUPPORTED_OPENRLHF = SpecifierSet(">=0.11.2,<0.12")
+
+_MODELS = ("actor_model_group", "critic_model_group", "reward_model_group")
+
+#: Every callable that we override or call, with the parameters that we count on, in this order.
+EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker.__init__": (
+        "self",
+        *_MODELS,
+        "initial_model_group",
+        "kl_controller",
+        "strategy",
+        "tokenizer",
+        "kwargs",
+    ),
+    "openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker.make_experience_batch": (
+        "self",
+        "rollout_samples",
+    ),
+    "openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker.make_experience": ("self", "samples_list"),
+    "openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker.split_rollout_samples": (
+        "self",
+        "rollout_samples",
+    ),
+    "openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker.compute_advantages_and_returns": (
+        "self",
+        "experiences",
+    ),
+    "openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker._dispatch_forward": (
+        "self",
+        "group",
+        "sync_condition",
+        "kwargs",
+    ),
+    "openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker._flatten_results": (
+        "self",
+        "refs",
+        "duplicate_factor",
+    ),
+    "openrlhf.trainer.ppo_utils.experience:Experience.concat_experiences": ("experiences_list", "pad_token_id"),
+    "openrlhf.trainer.ppo_utils.experience:split_experience_batch": ("experience",),
+    "openrlhf.trainer.ppo_utils.experience:make_experience_batch": ("items", "packing_samples"),
+    "openrlhf.trainer.ppo_utils.experience:remove_padding_in_sequences": ("items",),
+    "openrlhf.trainer.ppo_utils.length_penalty:apply_length_penalties": ("experiences", "args"),
+    "openrlhf.trainer.ppo_trainer:PPOTrainer.train_step": ("self", "rollout_samples", "global_step"),
+    "openrlhf.trainer.ppo_trainer:PPOTrainer._compute_rollout_stats": ("self", "experiences"),
+    "openrlhf.trainer.ppo_trainer:PPOTrainer.get_max_steps": ("self",),
+    "openrlhf.trainer.ppo_trainer_async:TrainingActor.train_step": ("self", "rollout_samples", "global_step"),
+    "openrlhf.trainer.ppo_trainer_async:TrainingActor._compute_rollout_stats": ("self", "experiences"),
+    "openrlhf.trainer.ppo_trainer_async:GenerateSamplesActor.get_max_steps": ("self",),
+    "openrlhf.trainer.ray.launcher:RewardModelActor.forward": (
+        "self",
+        "sequences",
+        "attention_mask",
+        "packed_seq_lens",
+        "pad_sequence",
+    ),
+}
+
+EXPECTED_EXPERIENCE_FIELDS = frozenset(
+    "sequences attention_mask action_mask rewards scores response_length truncated index prompts info".split()
+)
+
+
+def check_openrlhf() -> None:
+    """Check version and interface of the installed OpenRLHF.
+
+    Raises:
+        ImportError: one sentence that names what was expected and what was found.
+    """
+    try:
+        found = metadata.version("openrlhf")
+    except metadata.PackageNotFoundError:
+        raise ImportError(f"OpenRLHF {SUPPORTED_OPENRLHF} is needed, but it is not installed: install it.") from None
+    if Version(found) not in SUPPORTED_OPENRLHF:
+        raise ImportError(
+            f"OpenRLHF {SUPPORTED_OPENRLHF} is supported, found {found}: install a supported version, or a release of "
+            "openrlhf-pf that supports yours."
+        )
+    for path, expected in EXPECTED_PARAMETERS.items():
+        check_parameters(path, expected)
+    experience = importlib.import_module("openrlhf.trainer.ppo_utils.experience").Experience
+    missing = EXPECTED_EXPERIENCE_FIELDS - {field.name for field in fields(experience)}
+    if missing:
+        raise ImportError(f"OpenRLHF {found} has no Experience.{', Experience.'.join(sorted(missing))}, expected it.")
+
+
+def check_parameters(path: str, expected: tuple[str, ...]) -> None:
+    """Check that ``module:Class.method`` or ``module:function`` takes the expected parameters.
+
+    Raises:
+        ImportError: it does not exist, or takes others.
+    """
+    module, _, qualified = path.partition(":")
+    target: Any = importlib.import_module(module)
+    for name in qualified.split("."):
+        target = getattr(target, name, None)
+        if hasattr(target, "__ray_metadata__"):  # an actor class: look at the class that was decorated
+            target = target.__ray_metadata__.modified_class
+    if target is None:
+        raise ImportError(f"expected OpenRLHF to have {path}, found nothing of that name.")
+    # Ray adds a tracing parameter to the methods of actor classes.
+    found = tuple(name for name in inspect.signature(target).parameters if name != "_ray_trace_ctx")
+    if found != expected:
+        raise ImportError(f"expected {path} to take ({', '.join(expected)}), found ({', '.join(found)}).")

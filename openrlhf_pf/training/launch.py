@@ -1,0 +1,59 @@
+"""Run OpenRLHF's own ``train_ppo_ray`` with our flags in its parser and our trainers in their place.
+
+OpenRLHF builds its parser under ``if __name__ == "__main__"``, so the module is run as it stands, and the one call of
+``parse_args`` on its parser is where our flags are added and checked, before Ray starts or a model is loaded.
+"""
+
+import argparse
+import runpy
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+from openrlhf_pf.training.arguments import add_arguments, check_arguments, is_active
+from openrlhf_pf.training.compatibility import check_openrlhf
+
+ENTRY_MODULE = "openrlhf.cli.train_ppo_ray"
+
+
+def main() -> None:
+    """Train with the arguments of the command line. Exits with status 2 and one sentence on a bad argument."""
+    try:
+        check_openrlhf()
+    except ImportError as error:
+        _refuse(error)
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def parse_with_filter_flags(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> argparse.Namespace:
+        if parser.get_default("rollout.n_samples_per_prompt") is None:  # a parser of some other library
+            return parse_args(parser, *args, **kwargs)
+        argparse.ArgumentParser.parse_args = parse_args
+        add_arguments(parser)
+        flat = parse_args(parser, *args, **kwargs)
+        _prepare(flat)
+        return flat
+
+    argparse.ArgumentParser.parse_args = parse_with_filter_flags
+    try:
+        runpy.run_module(ENTRY_MODULE, run_name="__main__", alter_sys=True)
+    finally:
+        argparse.ArgumentParser.parse_args = parse_args
+
+
+def _prepare(flat: argparse.Namespace) -> None:
+    from openrlhf.utils.config import hierarchize
+
+    args: SimpleNamespace = hierarchize(flat)
+    try:
+        check_arguments(args)
+    except ValueError as error:
+        _refuse(error)
+    if is_active(args):
+        from openrlhf_pf.training import trainer
+
+        trainer.install()
+
+
+def _refuse(error: Exception) -> None:
+    print(f"openrlhf_pf: {error}", file=sys.stderr)
+    raise SystemExit(2) from None

@@ -1,0 +1,57 @@
+"""What a step's filtering looks like in the logs: ``filter/*``.
+
+Notation used for tensor shapes: G prompts (groups), N scored samples a prompt.
+"""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from openrlhf_pf.filters import FilterBatch
+
+
+def r_squared(rewards: Tensor, scores: Tensor) -> Optional[float]:
+    """Sample-level R^2 of a line through (reward, score) points; None where it is undefined (no spread)."""
+    finite = rewards.isfinite() & scores.isfinite()
+    x, y = rewards[finite] - rewards[finite].mean(), scores[finite] - scores[finite].mean()
+    spread = x.square().sum() * y.square().sum()
+    return float((x * y).sum().square() / spread) if spread > 0 else None
+
+
+def filter_metrics(batch: FilterBatch, counts: Tensor, scores: Optional[Tensor]) -> dict[str, float]:
+    """Return the ``filter/*`` metrics of one step.
+
+    Args:
+        batch: the scored samples.
+        counts: (G, N) how often each sample trains.
+        scores: (G, N) true scores beside the rewards, or None.
+
+    Returns:
+        ``kept_fraction``: share of all samples that train; ``kept_reward_mean``: their mean reward; ``reward_gap``:
+        best minus worst reward, mean over prompts; ``flat_groups``: prompts without reward spread (count);
+        ``unusable_rewards``: samples without a finite reward (count); ``dropped_prompts``: prompts of which nothing
+        trains (count); ``kept_rank_r``: mean number of times that rank r trains, over the prompts that do (they add
+        up to k); ``r2_all``, ``r2_kept``: R^2 of reward and true score, where there are true scores. A figure that is
+        undefined in this step is left out.
+    """
+    kept = counts > 0
+    trained = kept.any(dim=1)
+    some = batch.n_usable > 0
+    highest = torch.where(batch.usable, batch.rewards, -torch.inf).amax(dim=1)[some]
+    lowest = torch.where(batch.usable, batch.rewards, torch.inf).amin(dim=1)[some]
+    metrics: dict[str, Optional[float]] = {
+        "kept_fraction": float(kept.double().mean()),
+        "kept_reward_mean": float((batch.rewards[kept] * counts[kept]).sum() / counts.sum()) if trained.any() else None,
+        "reward_gap": float((highest - lowest).mean()) if some.any() else None,
+        "flat_groups": float(batch.flat.sum()),
+        "unusable_rewards": float((~batch.usable).sum()),
+        "dropped_prompts": float((~trained).sum()),
+    }
+    if trained.any():
+        by_rank = counts.gather(1, batch.order)[trained].double().mean(dim=0).tolist()
+        metrics |= {f"kept_rank_{rank}": share for rank, share in enumerate(by_rank, start=1)}
+    if scores is not None:
+        metrics["r2_all"] = r_squared(batch.rewards.flatten(), scores.flatten())
+        metrics["r2_kept"] = r_squared(batch.rewards[kept], scores[kept])
+    return {f"filter/{name}": value for name, value in metrics.items() if value is not None}

@@ -1,0 +1,44 @@
+"""A tiny random policy, reward model and prompt set: small enough that the whole stack runs in seconds on a CPU."""
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+
+def write_model(path: Path, seed: int) -> Path:
+    """Write a random two-layer Qwen2 and its byte-level tokenizer, as ``from_pretrained`` reads them."""
+    # from_pretrained puts Qwen2's own byte-level splitting and decoding around the vocabulary of a Qwen2 model,
+    # so the vocabulary must be made of byte-level characters: with any other, decode drops the spaces.
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    config = Qwen2Config(
+        vocab_size=len(vocabulary),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    torch.manual_seed(seed)
+    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(path)
+    fast.save_pretrained(path)
+    return path
+
+
+def write_prompts(path: Path, count: int) -> Path:
+    """Write ``count`` prompts with labels; the last repeats the first, as real data sets do."""
+    texts = [f"add {i} + {i}?" for i in range(count - 1)] + ["add 0 + 0?"]
+    path.write_text("".join(json.dumps({"input": text, "label": text[-2:]}) + "\n" for text in texts))
+    return path
