@@ -25,7 +25,7 @@ class FilterBatch:
     def __init__(self, rewards: Tensor, generator: Optional[torch.Generator] = None) -> None:
         if rewards.dim() != 2:
             raise ValueError(f"rewards must have shape (prompts, samples), got {tuple(rewards.shape)}.")
-        self.rewards = rewards.double()
+        self.rewards = rewards if rewards.dtype in (torch.float32, torch.float64) else rewards.float()
         self.generator = generator
 
     @cached_property
@@ -42,12 +42,18 @@ class FilterBatch:
     def order(self) -> Tensor:
         """(G, N) the sample at each rank, best first, unusable ones last.
 
-        Ties are broken by a random permutation, never by position: a stable sort of shuffled columns.
+        Ties are broken by a random permutation, never by position: prompts with equal rewards are shuffled, then
+        sorted again, stably. The others, nearly all when rewards are floats, are sorted once.
         """
         keys = torch.where(self.usable, self.rewards, -torch.inf)
-        shuffle = torch.rand(keys.shape, generator=self.generator, dtype=torch.float64).argsort(dim=1)
-        by_reward = keys.gather(1, shuffle).argsort(dim=1, descending=True, stable=True)
-        return shuffle.gather(1, by_reward)
+        ordered, order = keys.sort(dim=1, descending=True)
+        tied = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1).nonzero().squeeze(1)
+        if len(tied):
+            keys = keys[tied]
+            shuffle = torch.rand(keys.shape, generator=self.generator).argsort(dim=1)
+            by_reward = keys.gather(1, shuffle).argsort(dim=1, descending=True, stable=True)
+            order[tied] = shuffle.gather(1, by_reward)
+        return order
 
     @cached_property
     def flat(self) -> Tensor:
@@ -93,9 +99,7 @@ class SampleFilter(ABC):
     def weigh(self, batch: FilterBatch) -> Tensor:
         """Return the weights (G, N); each prompt's weights sum to 1, or are all 0 to drop the prompt."""
 
-    def __call__(
-        self, rewards: Union[Tensor, FilterBatch], generator: Optional[torch.Generator] = None
-    ) -> Tensor:
+    def __call__(self, rewards: Union[Tensor, FilterBatch], generator: Optional[torch.Generator] = None) -> Tensor:
         """Weigh one rollout.
 
         Args:

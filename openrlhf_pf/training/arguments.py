@@ -112,9 +112,7 @@ def _check_nothing_inert(args: SimpleNamespace) -> None:
 def _check_batches(args: SimpleNamespace, keep: int) -> None:
     filtered = args.rollout.batch_size * keep
     batch = args.train.batch_size
-    what = (
-        f"--rollout.batch_size {args.rollout.batch_size} x {keep} kept samples a prompt gives {filtered} training samples"
-    )
+    what = f"--rollout.batch_size {args.rollout.batch_size} x {keep} kept samples a prompt gives {filtered} training samples"
     if filtered % batch:
         raise ValueError(
             f"{what}, which is not a whole number of --train.batch_size {batch}: lower --train.batch_size to a divisor "

@@ -13,10 +13,9 @@ from typing import Any, Optional
 import torch
 from openrlhf.trainer.ppo_utils.experience import (
     Experience,
-    make_experience_batch,
-    remove_padding_in_sequences,
-    split_experience_batch,
 )
+from openrlhf.trainer.ppo_utils.experience import make_experience_batch as stack_experiences
+from openrlhf.trainer.ppo_utils.experience import remove_padding_in_sequences, split_experience_batch
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from openrlhf.utils.logging_utils import init_logger
 
@@ -40,14 +39,20 @@ def with_samples_per_prompt(args: SimpleNamespace, n_samples: int) -> SimpleName
 
 
 def micro_batches(items: list, size: int, ranks: int) -> list[list]:
-    """Cut ``items`` into equal-as-can-be micro-batches of at most ``size``, the same number for every rank.
+    """Cut ``items`` into micro-batches of at most ``size``: as many, with as many items, for every rank.
 
     OpenRLHF hands each of R ranks ceil(micro-batches / R): with any other number, the last ranks get fewer forward
     passes or none, and a collective in one of them (ZeRO-3, gradient reduction) waits for ever.
     """
-    number = ranks * math.ceil(len(items) / (ranks * size))
+    assert len(items) % ranks == 0, f"{len(items)} items for {ranks} ranks"
+    number = ranks * math.ceil(len(items) / ranks / size)
     edges = [len(items) * i // number for i in range(number + 1)]
     return [items[start:end] for start, end in zip(edges, edges[1:])]
+
+
+def filled_up(samples: list[Experience], ranks: int) -> list[Experience]:
+    """Append copies until every rank has as many samples. For forward passes only: what comes of a copy is not used."""
+    return samples + [replace(samples[i % len(samples)]) for i in range(-len(samples) % ranks)]
 
 
 class FilteringExperienceMaker(RemoteExperienceMaker):
@@ -88,7 +93,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
     def _samples_unit(self) -> int:
         """The number of kept samples is a multiple of this, so that every rank trains whole micro-batches."""
         if self.args.train.dynamic_batch_enable:
-            return self.args.train.batch_size
+            return math.lcm(self._ranks, self.args.train.batch_size)
         return self._ranks * self.args.train.micro_batch_size
 
     # ── The way of a rollout: score, filter, draw, hand on ──
@@ -104,7 +109,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         self._score(rollout_samples)
         self.rollout = rollout_samples
         batch = FilterBatch(
-            torch.tensor([[_reward(sample) for sample in group] for group in groups], dtype=torch.float64),
+            torch.tensor([[_number(sample.rewards) for sample in group] for group in groups], dtype=torch.float64),
             torch.Generator().manual_seed(_mix(self.seed, self.step)),
         )
         counts = select(self.filter(batch), self.filter.keep, batch.order, batch.generator)
@@ -117,7 +122,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         )
         if not kept:
             raise NothingToTrain
-        return super().make_experience_batch(kept)
+        return super().make_experience_batch(filled_up(kept, self._ranks))
 
     def _groups(self, samples: list[Experience]) -> list[list[Experience]]:
         """Cut the rollout into its prompts, in an order that does not depend on which prompt was finished first.
@@ -139,10 +144,8 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         """Let the reward model score every sample, unless a reward function or an agent has done so."""
         if self.reward_model_group is None or all(sample.rewards is not None for sample in samples):
             return
-        # A rank without a sample would miss the collectives of the others: give it one twice, and use one answer.
-        spare = max(0, _ranks_of(self.reward_model_group) - len(samples))
-        padded = samples + [copy.copy(samples[i % len(samples)]) for i in range(spare)]
-        batches = self._batches(padded, _ranks_of(self.reward_model_group))
+        ranks = _ranks_of(self.reward_model_group)
+        batches = self._batches(filled_up(samples, ranks), ranks)
         refs = self._dispatch_forward(
             self.reward_model_group,
             self.args.train.colocate_all or self.args.train.colocate_critic_reward,
@@ -152,8 +155,9 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         )
         rewards = torch.cat(self._flatten_results(refs, self.reward_model_group.duplicate_actors))
         for place, reward in zip((i for batch in batches for i in batch.index), rewards.split(1)):
-            padded[place].rewards = reward
-            padded[place].info["reward"] = reward
+            if place < len(samples):
+                samples[place].rewards = reward
+                samples[place].info["reward"] = reward
 
     def _trim(self, counts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Drop as few prompts as it takes for the ranks to share the rest evenly, at random.
@@ -166,9 +170,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         counts[surplus] = 0
         return counts
 
-    def _keep(
-        self, groups: list[list[Experience]], counts: torch.Tensor, order: torch.Tensor
-    ) -> list[Experience]:
+    def _keep(self, groups: list[list[Experience]], counts: torch.Tensor, order: torch.Tensor) -> list[Experience]:
         """List the kept samples prompt by prompt, best first; note the draws where one was drawn more than once."""
         kept: list[Experience] = []
         drawn: list[int] = []
@@ -177,10 +179,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
                 if count[sample]:
                     drawn += [len(kept)] * count[sample]
                     kept.append(group[sample])
-        repeated = len(drawn) > len(kept)
-        if repeated and len(kept) < self._ranks:  # too few for one forward pass a rank: let copies make up for it
-            kept, repeated = [replace(kept[i], info=dict(kept[i].info)) for i in drawn], False
-        self._drawn = drawn if repeated else None
+        self._drawn = drawn if len(drawn) > len(kept) else None
         return kept
 
     # ── What the parent calls ──
@@ -212,7 +211,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         by_place = dict(zip(places, remove_padding_in_sequences(singles)))
         items = [replace(by_place[place], index=[i]) for i, place in enumerate(drawn)]
         batches = micro_batches(items, self.args.rollout.micro_batch_size, self._ranks)
-        repeated = [make_experience_batch(batch) for batch in batches]
+        repeated = [stack_experiences(batch) for batch in batches]
         for experience in repeated:
             experience.info = {key: torch.stack(values) for key, values in experience.info.items()}
         return repeated
@@ -222,21 +221,19 @@ def _ranks_of(group: Any) -> int:
     return len(group._actor_handlers) // group.duplicate_actors
 
 
-def _reward(sample: Experience) -> float:
-    return math.nan if sample.rewards is None else float(sample.rewards)
+def _number(value: Optional[torch.Tensor]) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _scores(groups: list[list[Experience]]) -> Optional[torch.Tensor]:
-    """(G, N) true scores, or None where there are none beside the rewards.
+    """(G, N) true scores, NaN where one is missing, or None where there are none beside the rewards.
 
     OpenRLHF fills a missing score in with the reward; such copies say nothing about the reward model.
     """
-    samples = [sample for group in groups for sample in group]
-    if any(sample.scores is None or sample.rewards is None for sample in samples):
+    pairs = [[(_number(sample.rewards), _number(sample.scores)) for sample in group] for group in groups]
+    if all(math.isnan(score) or score == reward for group in pairs for reward, score in group):
         return None
-    if all(float(sample.scores) == float(sample.rewards) for sample in samples):
-        return None
-    return torch.tensor([[float(sample.scores) for sample in group] for group in groups], dtype=torch.float64)
+    return torch.tensor([[score for _, score in group] for group in pairs], dtype=torch.float64)
 
 
 def _fingerprint(group: list[Experience]) -> bytes:

@@ -42,7 +42,9 @@ def filter_metrics(batch: FilterBatch, counts: Tensor, scores: Optional[Tensor])
     lowest = torch.where(batch.usable, batch.rewards, torch.inf).amin(dim=1)[some]
     metrics: dict[str, Optional[float]] = {
         "kept_fraction": float(kept.double().mean()),
-        "kept_reward_mean": float((batch.rewards[kept] * counts[kept]).sum() / counts.sum()) if trained.any() else None,
+        "kept_reward_mean": (
+            float((batch.rewards[kept] * counts[kept]).sum() / counts.sum()) if trained.any() else None
+        ),
         "reward_gap": float((highest - lowest).mean()) if some.any() else None,
         "flat_groups": float(batch.flat.sum()),
         "unusable_rewards": float((~batch.usable).sum()),

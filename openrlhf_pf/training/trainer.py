@@ -1,5 +1,6 @@
 """OpenRLHF's trainers with a sample filter: what they inherit is OpenRLHF's, what is here is the difference."""
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +21,8 @@ logger = init_logger(__name__)
 
 
 def undecorated(actor_class: Any) -> type:
-    """The class that ``@ray.remote`` was put on."""
-    return actor_class.__ray_metadata__.modified_class
+    """The class that ``@ray.remote`` was put on (Ray's own subclass of it could not be decorated again)."""
+    return actor_class.__ray_metadata__.modified_class.__ray_actor_class__
 
 
 class FilteredSchedule:
@@ -92,8 +93,10 @@ def install() -> None:
     """Put our trainers where OpenRLHF looks them up. Call it in the driver, before the first trainer is made.
 
     In the driver, because Ray ships a decorated class by value, together with the module globals that it mentions: a
-    name rebound in a worker comes too late.
+    name rebound in a worker comes too late. Our classes must travel by value too: as references they would bring the
+    worker's import of OpenRLHF's class, beside the shipped one that ``super()`` in its methods means.
     """
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ppo_trainer.PPOTrainer = ray.remote(FilteringPPOTrainer)
     ppo_trainer_async.TrainingActor = ray.remote(FilteringTrainingActor)
     ppo_trainer_async.GenerateSamplesActor = ray.remote(FilteringGenerateSamplesActor)

@@ -1,0 +1,12 @@
+"""Fixtures of the end-to-end tests."""
+
+import pytest
+
+pytest.importorskip("openrlhf")
+
+from real_stack import Stack  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
+    return Stack(tmp_path_factory.mktemp("models"))

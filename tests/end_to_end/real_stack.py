@@ -1,0 +1,134 @@
+"""Runs of the real stack: OpenRLHF's own entry point, Ray, DeepSpeed and vLLM on a tiny random model."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+from tiny_model import write_model, write_prompts
+
+HERE = Path(__file__).parent
+STEP = re.compile(r"Global step (\d+): (\{.*\})")
+
+
+def stack_environment() -> dict[str, str]:
+    """Environment in which the stack runs on a CPU, with a Ray instance of its own unless RAY_ADDRESS is set later."""
+    return {
+        **os.environ,
+        "RAY_ADDRESS": "local",
+        "RAY_OVERRIDE_RESOURCES": '{"CPU": 16, "GPU": 8}',
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "RAY_DEDUP_LOGS": "0",
+    }
+
+
+class Run:
+    """One training run: its log, its steps' metrics, and what each model's workers saw."""
+
+    def __init__(self, folder: Path, log: str, returncode: int) -> None:
+        self.folder, self.log, self.returncode = folder, log, returncode
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", log)
+        # The console line is a Python dict of plain numbers, but for nan and inf.
+        self.steps = {
+            int(step): eval(status, {"nan": float("nan"), "inf": float("inf")}) for step, status in STEP.findall(plain)
+        }
+
+    def rows(self, model: str, event: str) -> dict[int, list[int]]:
+        """Rank to the number of samples of each call, e.g. ``rows("RewardModelActor", "forward")``."""
+        seen: dict[int, list[int]] = defaultdict(list)
+        for file in sorted((self.folder / "observed").glob("*.jsonl")):
+            for line in file.read_text().splitlines():
+                entry = json.loads(line)
+                if entry["model"] == model and entry["event"] == event:
+                    seen[entry["rank"]] += entry["rows"]
+        return dict(seen)
+
+    def samples(self, model: str, event: str) -> int:
+        return sum(sum(rows) for rows in self.rows(model, event).values())
+
+    def scalars(self) -> dict[str, list[float]]:
+        """Tag to values, from the TensorBoard files."""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        (events,) = (self.folder / "tensorboard").glob("*")
+        accumulator = EventAccumulator(str(events)).Reload()
+        return {tag: [e.value for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
+
+
+class Stack:
+    """Starts training runs in a folder of their own."""
+
+    def __init__(self, folder: Path, **size: int) -> None:
+        self.policy = write_model(folder / "policy", seed=0, **size)
+        self.reward = write_model(folder / "reward", seed=1, **size)
+
+    def command(self, folder: Path, prompts: int, flags: str) -> list[str]:
+        data = write_prompts(folder / "prompts.jsonl", prompts)
+        return [
+            *(sys.executable, "-m", "openrlhf.cli.train_ppo"),
+            *("--actor.model_name_or_path", str(self.policy), "--data.prompt_dataset", str(data)),
+            *("--ckpt.output_dir", str(folder / "out"), "--ckpt.path", str(folder / "checkpoints")),
+            *("--logger.tensorboard_dir", str(folder / "tensorboard"), "--logger.wandb.run_name", "run"),
+            *"--data.input_key input --data.label_key label --data.max_len 64 --rollout.max_new_tokens 12".split(),
+            *"--vllm.num_engines 1 --vllm.enforce_eager --vllm.sync_backend gloo --ds.zero_stage 0".split(),
+            *"--ds.attn_implementation eager --actor.num_gpus_per_node 1 --critic.num_gpus_per_node 1".split(),
+            *"--reward.num_gpus_per_node 1 --ref.num_gpus_per_node 1 --rollout.n_samples_per_prompt 4".split(),
+            *"--rollout.batch_size 8 --train.batch_size 8 --train.micro_batch_size 4".split(),
+            *"--rollout.micro_batch_size 4".split(),
+            *flags.split(),
+        ]
+
+    def start(self, folder: Path, prompts: int, flags: str, **environment: str) -> subprocess.Popen:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "observed").mkdir(exist_ok=True)
+        scratch = tempfile.mkdtemp(prefix="pf", dir="/tmp")  # Ray's sockets need a short path
+        environment = {
+            **stack_environment(),
+            "OBSERVE_DIR": str(folder / "observed"),
+            "PYTHONPATH": str(HERE / "observer"),
+            "RAY_TMPDIR": scratch,
+            **environment,
+        }
+        process = subprocess.Popen(
+            self.command(folder, prompts, flags),
+            stdout=open(folder / "log.txt", "w"),
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=folder,
+            start_new_session=True,
+        )
+        process.scratch = scratch  # removed when the run has ended
+        return process
+
+    def finish(self, process: subprocess.Popen, folder: Path, timeout: float = 300) -> Run:
+        try:
+            process.wait(timeout)
+        finally:  # a run that hangs, or one that a test gave up on, must not outlive it
+            end(process)
+        return Run(folder, (folder / "log.txt").read_text(), process.returncode)
+
+    def train(self, folder: Path, prompts: int, flags: str, **environment: str) -> Run:
+        """Train to the end; fails the test with the end of the log when the run fails or hangs."""
+        run = self.finish(self.start(folder, prompts, flags, **environment), folder)
+        assert run.returncode == 0, run.log[-6000:]
+        return run
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill a run and all that it started (it is a session of its own), and remove its scratch folder."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+    shutil.rmtree(process.scratch, ignore_errors=True)

@@ -1,0 +1,237 @@
+"""The experience maker's own logic on OpenRLHF's own Experience class, with the models' answers computed in place."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("openrlhf")
+
+import openrlhf.trainer.ppo_utils.experience_maker as host  # noqa: E402
+from rollouts import ModelGroup, namespace, rollout_of, sample  # noqa: E402
+
+from openrlhf_pf.training.experience_maker import (  # noqa: E402
+    FilteringExperienceMaker,
+    NothingToTrain,
+    micro_batches,
+)
+
+NAN = float("nan")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_a_cluster():
+    """The parent puts placeholders for absent models into Ray's object store; here they stay where they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "ray", SimpleNamespace(put=lambda rows: [row[0] for row in rows]))
+        yield
+
+
+class Maker(FilteringExperienceMaker):
+    """Answers forward calls in place of Ray: log-probs 0 for the policies, the first token as the reward."""
+
+    def _dispatch_forward(self, group, sync_condition, **kwargs):
+        batches = kwargs["sequences"]
+        ranks = len(group._actor_handlers)
+        share = math.ceil(len(batches) / ranks)  # as RayActorGroup.async_run_method_batch cuts them
+        group.calls.append([[len(b) for b in batches[r * share : (r + 1) * share]] for r in range(ranks)])
+        if group is self.reward_model_group:
+            return [batch[:, 0].float() for batch in batches]
+        return [torch.zeros(batch.shape[0], batch.shape[1] - 1) for batch in batches]
+
+    def _flatten_results(self, refs, duplicate_factor):
+        return refs
+
+
+def make_maker(ranks=1, critic_ranks=None, reward_ranks=1, local_reward=True, **flat):
+    maker = Maker(
+        ModelGroup(ranks),
+        ModelGroup(critic_ranks) if critic_ranks else None,
+        ModelGroup(reward_ranks) if local_reward else None,
+        None,
+        SimpleNamespace(value=0.0),
+        SimpleNamespace(args=namespace(**flat)),
+        SimpleNamespace(pad_token_id=0),
+    )
+    return maker
+
+
+def trained_tokens(experiences):
+    """The first token of every training sample: it names the sample."""
+    return sorted(int(row[0]) for experience in experiences for row in experience.sequences)
+
+
+# ── Who sees what ──
+
+
+def test_the_reward_model_scores_all_and_the_actor_sees_the_kept():
+    maker = make_maker()
+    samples = [sample(g, None, token=100 * g + t) for g in range(2) for t in (3, 1, 4, 2)]
+    experiences = maker.make_experience_batch(samples)
+    # The stand-in reward is the token: best and worst of each prompt are 4 and 1.
+    assert trained_tokens(experiences) == [1, 4, 101, 104]
+    assert sum(maker.reward_model_group.calls[0][0]) == 8
+    assert sum(maker.actor_model_group.calls[0][0]) == 4
+
+
+def test_the_filter_acts_on_the_reward_models_score_not_on_the_penalised_one():
+    # The best response is truncated and would be worth -5 after OpenRLHF's penalty; it is still the best of its prompt.
+    maker = make_maker(local_reward=False, **{"reward.stop_properly_penalty_coef": -5.0, "sample_filter": "best_of_n"})
+    samples = rollout_of([[1.0, 9.0, 2.0, 3.0]] * 4)
+    for s in samples:
+        s.truncated = torch.tensor([float(s.rewards) == 9.0])
+    experiences = maker.make_experience_batch(samples)
+    assert trained_tokens(experiences) == [2, 102, 202, 302]
+    assert torch.cat([e.rewards for e in experiences]).tolist() == [-5.0] * 4
+    assert [float(s.rewards) for s in samples[:4]] == [1.0, 9.0, 2.0, 3.0]
+
+
+def test_a_dropped_sample_has_no_way_into_the_survivors_baseline():
+    # Kept rewards 10 and 0 of (10, 7, 7, 0): leave-one-out baselines are 0 and 10, so advantages are 10 and -10.
+    maker = make_maker(local_reward=False, **{"algo.advantage.estimator": "rloo", "train.batch_size": 2})
+    (experience,) = maker.make_experience_batch(rollout_of([[10.0, 7.0, 7.0, 0.0]]))
+    assert sorted(experience.advantages[:, -1].tolist()) == [-10.0, 10.0]
+
+
+def test_a_sample_drawn_twice_is_forwarded_once_and_trains_twice():
+    weights = {"sample_filter": "rank_weights", "sample_filter_weights": [0.5, 0.0, 0.0, 0.5], "sample_filter_keep": 4}
+    maker = make_maker(local_reward=False, **weights)
+    experiences = maker.make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]] * 2))
+    assert sum(maker.actor_model_group.calls[0][0]) == 4  # best and worst of two prompts
+    assert trained_tokens(experiences) == [1, 1, 4, 4, 101, 101, 104, 104]
+    assert maker.metrics["filter/kept_rank_1"] == maker.metrics["filter/kept_rank_4"] == 2.0
+
+
+# ── Rewards that are missing ──
+
+
+def test_missing_and_nan_rewards_are_dropped_and_counted():
+    maker = make_maker(local_reward=False)
+    experiences = maker.make_experience_batch(
+        rollout_of([[None, 2.0, NAN, 4.0], [1.0, None, None, NAN], [1.0, 2.0, 3.0, 4.0]])
+    )
+    assert trained_tokens(experiences) == [2, 4, 201, 204]
+    assert maker.metrics["filter/unusable_rewards"] == 5
+    assert maker.metrics["filter/dropped_prompts"] == 1
+
+
+def test_a_rollout_without_any_reward_trains_nothing_and_says_so():
+    maker = make_maker(local_reward=False)
+    with pytest.raises(NothingToTrain):
+        maker.make_experience_batch(rollout_of([[None] * 4]))
+    assert maker.metrics["filter/dropped_prompts"] == 1 and maker.metrics["filter/kept_fraction"] == 0
+    assert maker.actor_model_group.calls == []
+
+
+# ── Groups ──
+
+
+def test_a_prompt_that_the_data_set_holds_twice_stays_two_groups():
+    samples = rollout_of([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
+    for s in samples:
+        s.prompts = ["the same"]
+    assert trained_tokens(make_maker(local_reward=False).make_experience_batch(samples)) == [1, 4, 101, 104]
+
+
+@pytest.mark.parametrize("cut", [slice(1, None), slice(None, -1)])
+def test_samples_of_a_prompt_that_are_not_side_by_side_are_an_error(cut):
+    with pytest.raises(RuntimeError, match="side by side"):
+        make_maker(local_reward=False).make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]] * 2)[cut])
+
+
+def test_the_choice_depends_neither_on_arrival_order_nor_on_the_number_of_ranks():
+    rewards = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)).tolist()
+
+    def chosen(order, ranks, step=3):
+        maker = make_maker(ranks, local_reward=False, sample_filter="best_random")
+        maker.step = step
+        samples = rollout_of(rewards)
+        return trained_tokens(maker.make_experience_batch([s for g in order for s in samples[4 * g : 4 * g + 4]]))
+
+    unbroken = chosen(range(8), ranks=1)
+    assert unbroken == chosen([5, 2, 7, 0, 1, 6, 3, 4], ranks=1) == chosen(range(8), ranks=4)
+    assert unbroken != chosen(range(8), ranks=1, step=4)
+
+
+# ── Ranks ──
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 8))
+def test_micro_batches_are_whole_and_the_same_number_for_every_rank(per_rank, size, ranks):
+    n = per_rank * ranks
+    batches = micro_batches(list(range(n)), size, ranks)
+    assert [item for batch in batches for item in batch] == list(range(n))
+    assert len(batches) % ranks == 0 and all(0 < len(batch) <= size for batch in batches)
+    share = len(batches) // ranks
+    assert {sum(map(len, batches[r * share : (r + 1) * share])) for r in range(ranks)} == {per_rank}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_every_rank_of_every_model_gets_the_same_whole_number_of_micro_batches(data):
+    n = data.draw(st.integers(2, 5))
+    keep = data.draw(st.integers(1, n))
+    ranks, critic_ranks, reward_ranks = (data.draw(st.sampled_from([1, 2, 3, 4])) for _ in range(3))
+    micro_train, micro_rollout = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5))
+    prompts = data.draw(st.integers(1, 13))
+    maker = make_maker(
+        ranks,
+        critic_ranks,
+        reward_ranks,
+        sample_filter="best_random",
+        sample_filter_keep=keep,
+        **{
+            "rollout.n_samples_per_prompt": n,
+            "train.micro_batch_size": micro_train,
+            "rollout.micro_batch_size": micro_rollout,
+        },
+    )
+    samples = [sample(g, None, token=data.draw(st.integers(1, 50))) for g in range(prompts) for _ in range(n)]
+    unit = math.lcm(ranks, critic_ranks) * micro_train
+    expected = max(g * keep for g in range(prompts + 1) if g * keep % unit == 0)
+    try:
+        experiences = maker.make_experience_batch(samples)
+    except NothingToTrain:
+        assert expected == 0
+        return
+    sizes = [len(experience.sequences) for experience in experiences]
+    assert sum(sizes) == expected
+    for model, its_ranks in ((maker.actor_model_group, ranks), (maker.critic_model_group, critic_ranks)):
+        (call,) = model.calls
+        assert len({len(share) for share in call}) == 1, "forward passes differ between ranks"
+        share = math.ceil(len(sizes) / its_ranks)  # what append hands to each rank's replay buffer
+        per_rank = [sum(sizes[r * share : (r + 1) * share]) for r in range(its_ranks)]
+        assert len(set(per_rank)) == 1 and per_rank[0] % micro_train == 0
+    (call,) = maker.reward_model_group.calls
+    assert len({len(share) for share in call}) == 1 and call[0]
+    assert all(s.rewards is not None for s in samples)
+
+
+# ── Metrics ──
+
+
+def test_metrics_of_two_prompts_by_hand():
+    maker = make_maker(local_reward=False)
+    rewards, scores = [[1.0, 2.0, 3.0, 4.0], [5.0, 5.0, 5.0, 5.0]], [[0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]
+    maker.make_experience_batch(rollout_of(rewards, scores))
+    metrics = maker.metrics
+    assert metrics["filter/kept_fraction"] == 0.5
+    assert metrics["filter/kept_reward_mean"] == 3.75  # (4 + 1 + 5 + 5) / 4
+    assert metrics["filter/reward_gap"] == 1.5  # (3 + 0) / 2
+    assert metrics["filter/flat_groups"] == 1
+    assert [metrics[f"filter/kept_rank_{r}"] for r in (1, 2, 3, 4)] == [1.0, 0.0, 0.0, 1.0]
+    # All: rewards minus 3.75 against scores minus .75: sxy = 4.5, sxx = 17.5, syy = 1.5.
+    assert metrics["filter/r2_all"] == pytest.approx(4.5**2 / (17.5 * 1.5))
+    # Kept rewards 4 1 5 5, scores 1 0 1 1: sxy = 2.75, sxx = 10.75, syy = .75.
+    assert metrics["filter/r2_kept"] == pytest.approx(2.75**2 / (10.75 * 0.75))
+
+
+def test_scores_that_openrlhf_copied_from_the_rewards_make_no_r2():
+    maker = make_maker(local_reward=False)
+    rewards = [[1.0, 2.0, 3.0, 4.0]] * 2
+    maker.make_experience_batch(rollout_of(rewards, scores=rewards))
+    assert "filter/r2_all" not in maker.metrics

@@ -1,0 +1,138 @@
+"""What a filtered run counts: schedule, KL controller, rollout statistics; on OpenRLHF's own trainer, without Ray."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("openrlhf")
+
+import openrlhf.trainer.ppo_trainer as host  # noqa: E402
+import openrlhf.trainer.ppo_utils.experience_maker as host_maker  # noqa: E402
+from rollouts import ModelGroup, namespace, rollout_of  # noqa: E402
+
+from openrlhf_pf.training import trainer as trainer_module  # noqa: E402
+from openrlhf_pf.training.trainer import (  # noqa: E402
+    FilteredSchedule,
+    FilteringGenerateSamplesActor,
+    FilteringPPOTrainer,
+    FilteringTrainer,
+    FilteringTrainingActor,
+)
+
+
+class RecordingKL:
+    """Stands where the KL controller does and notes the counts that it is given."""
+
+    value = 0.1
+
+    def __init__(self):
+        self.counts = []
+
+    def update(self, current, n_steps):
+        self.counts.append(n_steps)
+
+
+class ActorGroup(ModelGroup):
+    def __init__(self):
+        super().__init__(ranks=1)
+        self.appended = []
+
+    def async_run_method_batch(self, method_name, **kwargs):
+        if method_name == "append":
+            self.appended += kwargs["experience"]
+            return []
+        return [torch.zeros(len(s), s.shape[1] - 1) for s in kwargs["sequences"]]
+
+    def async_run_method(self, method_name, **kwargs):
+        return [{"kl": 0.5}] if method_name == "fit" else []
+
+
+@pytest.fixture
+def trainer(monkeypatch):
+    local_ray = SimpleNamespace(get=lambda refs: refs, put=lambda rows: [row[0] for row in rows])
+    monkeypatch.setattr(host, "ray", local_ray)
+    monkeypatch.setattr(host_maker, "ray", local_ray)
+    monkeypatch.setattr(trainer_module.FilteringExperienceMaker, "_flatten_results", lambda self, refs, factor: refs)
+
+    class Trainer(FilteringTrainer, host.BasePPOTrainer):
+        pass
+
+    args = namespace(
+        **{
+            "rollout.batch_size": 2,
+            "algo.kl.target": None,
+            "algo.kl.init_coef": 0.1,
+            "algo.kl.horizon": 100,
+            "logger.wandb.key": None,
+            "logger.tensorboard_dir": None,
+            "critic.freezing_steps": -1,
+            "ds.enable_sleep": False,
+            "ckpt.best_metric_key": "",
+        }
+    )
+    tokenizer = SimpleNamespace(pad_token_id=0, decode=lambda *args, **kwargs: ["text"])
+    made = Trainer(SimpleNamespace(args=args), ActorGroup(), None, None, None, None, tokenizer)
+    made.kl_ctl = made.experience_maker.kl_ctl = RecordingKL()
+    return made
+
+
+def test_rollout_statistics_are_of_all_samples_and_the_kl_controller_counts_the_kept(trainer):
+    status, step = trainer.train_step(rollout_of([[1.0, 2.0, 3.0, 6.0], [0.0, 0.0, 0.0, 4.0]]), 4)
+    assert step == 5
+    assert status["rollout/reward_mean"] == 2.0 and status["rollout/num_samples"] == 8
+    assert status["filter/kept_reward_mean"] == 2.75  # (6 + 1 + 4 + 0) / 4
+    assert trainer.kl_ctl.counts == [2 * 2]  # rollout.batch_size x kept, not x drawn
+    assert sum(len(e.sequences) for e in trainer.actor_model_group.appended) == 4
+
+
+def test_rollout_statistics_see_the_length_penalty_that_training_sees(trainer):
+    trainer.args.reward.stop_properly_penalty_coef = 0.0
+    samples = rollout_of([[1.0, 2.0, 3.0, 6.0], [0.0, 0.0, 0.0, 4.0]])
+    samples[3].truncated = torch.tensor([True])
+    status, _ = trainer.train_step(samples, 0)
+    assert status["rollout/reward_mean"] == 10 / 8  # 16 less the truncated 6
+    assert float(samples[3].rewards) == 6.0
+
+
+def test_statistics_leave_unusable_rewards_out(trainer):
+    status, _ = trainer.train_step(rollout_of([[None, 2.0, float("nan"), 6.0], [0.0, 0.0, 0.0, 4.0]]), 0)
+    assert status["rollout/reward_mean"] == 2.0 and status["rollout/num_samples"] == 6
+
+
+def test_a_rollout_without_rewards_is_a_step_that_trains_nothing(trainer):
+    status, step = trainer.train_step(rollout_of([[None] * 4] * 2), 4)
+    assert step == 5
+    assert status["filter/unusable_rewards"] == 8 and status["filter/kept_fraction"] == 0
+    assert trainer.actor_model_group.appended == [] and trainer.kl_ctl.counts == []
+
+
+@pytest.mark.parametrize(
+    "samples, n, keep, batch, expected",
+    [(103, 5, 2, 32, 103 * 2 // 32 * 3), (64, 5, None, 16, 64 * 2 // 16 * 3), (10, 4, 4, 8, 10 * 4 // 8 * 3)],
+)
+def test_the_schedule_counts_the_kept_samples(samples, n, keep, batch, expected):
+    args = namespace(
+        **{
+            "rollout.n_samples_per_prompt": n,
+            "sample_filter_keep": keep,
+            "train.batch_size": batch,
+            "train.num_episodes": 3,
+            "train.max_epochs": 1,
+        }
+    )
+    owner = FilteredSchedule()
+    owner.prompts_dataloader = SimpleNamespace(dataset=range(samples))
+    owner.samples_generator = SimpleNamespace(args=args)
+    assert owner.get_max_steps() == expected
+
+
+def test_our_trainers_are_openrlhfs_with_the_difference_first():
+    for ours, methods in (
+        (FilteringPPOTrainer, ("get_max_steps", "train_step", "_compute_rollout_stats")),
+        (FilteringTrainingActor, ("train_step", "_compute_rollout_stats")),
+        (FilteringGenerateSamplesActor, ("get_max_steps",)),
+    ):
+        for method in methods:
+            assert getattr(ours, method).__module__ == "openrlhf_pf.training.trainer", (ours, method)
+        assert ours.fit.__module__.startswith("openrlhf."), "fit must stay OpenRLHF's own"
