@@ -46,8 +46,8 @@ BAD = [
     ("--sample_filter best_worst --sample_filter_weights 1 0 0 0 1", "takes no weights"),
     ("--sample_filter none --sample_filter_keep 2", "--sample_filter_keep has no effect with --sample_filter none"),
     ("--sample_filter_seed 3", "--sample_filter_seed has no effect"),
-    ("--sample_filter best_worst --train.batch_size 12", "gives 16 training samples, which is not a whole number of"),
-    ("--sample_filter best_of_n", "gives 8 training samples, which is not a whole number of --train.batch_size 16"),
+    ("--sample_filter best_worst --train.batch_size 12", "gives 16 samples, which is not a whole number of"),
+    ("--sample_filter best_of_n", "gives 8 samples, which is not a whole number of --train.batch_size 16"),
     ("--sample_filter best_worst --train.micro_batch_size 16", "must be a multiple of 32"),
     ("--sample_filter best_worst --ref.num_gpus_per_node 3", "cannot share in whole micro-batches of 4"),
     (

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("openrlhf")
 
-from openrlhf_pf.training import compatibility  # noqa: E402
-from openrlhf_pf.training.compatibility import check_openrlhf, check_parameters  # noqa: E402
+from openrlhf_pf.training import compatibility
+from openrlhf_pf.training.compatibility import check_openrlhf, check_parameters
 
 
 def test_the_installed_openrlhf_fits():

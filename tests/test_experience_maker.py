@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("openrlhf")
 
-import openrlhf.trainer.ppo_utils.experience_maker as host  # noqa: E402
-from rollouts import ModelGroup, namespace, rollout_of, sample  # noqa: E402
+import openrlhf.trainer.ppo_utils.experience_maker as host
+from rollouts import ModelGroup, namespace, rollout_of, sample
 
-from openrlhf_pf.training.experience_maker import (  # noqa: E402
+from openrlhf_pf.training.experience_maker import (
     FilteringExperienceMaker,
     NothingToTrain,
     micro_batches,
@@ -78,7 +78,7 @@ def test_the_reward_model_scores_all_and_the_actor_sees_the_kept():
 
 
 def test_the_filter_acts_on_the_reward_models_score_not_on_the_penalised_one():
-    # The best response is truncated and would be worth -5 after OpenRLHF's penalty; it is still the best of its prompt.
+    # The best response is truncated and would be worth -5 after OpenRLHF's penalty; it is still the best.
     maker = make_maker(local_reward=False, **{"reward.stop_properly_penalty_coef": -5.0, "sample_filter": "best_of_n"})
     samples = rollout_of([[1.0, 9.0, 2.0, 3.0]] * 4)
     for s in samples:

@@ -7,12 +7,12 @@ import torch
 
 pytest.importorskip("openrlhf")
 
-import openrlhf.trainer.ppo_trainer as host  # noqa: E402
-import openrlhf.trainer.ppo_utils.experience_maker as host_maker  # noqa: E402
-from rollouts import ModelGroup, namespace, rollout_of  # noqa: E402
+import openrlhf.trainer.ppo_trainer as host
+import openrlhf.trainer.ppo_utils.experience_maker as host_maker
+from rollouts import ModelGroup, namespace, rollout_of
 
-from openrlhf_pf.training import trainer as trainer_module  # noqa: E402
-from openrlhf_pf.training.trainer import (  # noqa: E402
+from openrlhf_pf.training import trainer as trainer_module
+from openrlhf_pf.training.trainer import (
     FilteredSchedule,
     FilteringGenerateSamplesActor,
     FilteringPPOTrainer,

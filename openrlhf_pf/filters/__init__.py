@@ -7,7 +7,7 @@ hand-computed test. Nothing here imports ray, vllm, deepspeed or openrlhf.
 
 import difflib
 import inspect
-from typing import Any, Optional
+from typing import Any
 
 from openrlhf_pf.filters.base import FilterBatch, SampleFilter
 from openrlhf_pf.filters.draw import select
@@ -24,7 +24,7 @@ FILTERS: dict[str, type[SampleFilter]] = {
 __all__ = ["FILTERS", "FilterBatch", "RankFilter", "SampleFilter", "build_filter", "select"]
 
 
-def build_filter(name: str, n_samples: int, keep: Optional[int] = None, **options: Any) -> SampleFilter:
+def build_filter(name: str, n_samples: int, keep: int | None = None, **options: Any) -> SampleFilter:
     """Build the filter called ``name``.
 
     Args:

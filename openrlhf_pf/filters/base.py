@@ -5,7 +5,7 @@ Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, 
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any, ClassVar, Optional, Union
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class FilterBatch:
         generator: source of all randomness. Without one, torch's global generator is used.
     """
 
-    def __init__(self, rewards: Tensor, generator: Optional[torch.Generator] = None) -> None:
+    def __init__(self, rewards: Tensor, generator: torch.Generator | None = None) -> None:
         if rewards.dim() != 2:
             raise ValueError(f"rewards must have shape (prompts, samples), got {tuple(rewards.shape)}.")
         self.rewards = rewards if rewards.dtype in (torch.float32, torch.float64) else rewards.float()
@@ -99,7 +99,7 @@ class SampleFilter(ABC):
     def weigh(self, batch: FilterBatch) -> Tensor:
         """Return the weights (G, N); each prompt's weights sum to 1, or are all 0 to drop the prompt."""
 
-    def __call__(self, rewards: Union[Tensor, FilterBatch], generator: Optional[torch.Generator] = None) -> Tensor:
+    def __call__(self, rewards: Tensor | FilterBatch, generator: torch.Generator | None = None) -> Tensor:
         """Weigh one rollout.
 
         Args:
@@ -132,5 +132,5 @@ class SampleFilter(ABC):
         """What a filter that learns must save with a checkpoint."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 (most filters have no state)
         """Restore what :meth:`state_dict` returned."""

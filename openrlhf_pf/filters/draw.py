@@ -3,14 +3,12 @@
 Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train.
 """
 
-from typing import Optional
-
 import torch
 from torch import Tensor
 
 
 def select(
-    weights: Tensor, keep: int, order: Optional[Tensor] = None, generator: Optional[torch.Generator] = None
+    weights: Tensor, keep: int, order: Tensor | None = None, generator: torch.Generator | None = None
 ) -> Tensor:
     """Draw exactly k samples a prompt by systematic (low-variance) resampling.
 

@@ -4,8 +4,8 @@ Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, 
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ class RankFilter(SampleFilter):
 
     @cached_property
     def _table(self) -> Tensor:
-        """(N + 1, N): row n holds the weights for a prompt with n usable samples, so one look-up serves all prompts."""
+        """(N + 1, N): row n holds the weights for a prompt with n usable samples: one look-up serves all prompts."""
         table = torch.zeros(self.n_samples + 1, self.n_samples, dtype=torch.float64)
         for n_usable in range(self.keep, self.n_samples + 1):
             table[n_usable, :n_usable] = self.rank_weights(n_usable)

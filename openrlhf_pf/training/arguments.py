@@ -93,8 +93,8 @@ def check_arguments(args: SimpleNamespace) -> None:
     estimator = args.algo.advantage.estimator
     if estimator in GROUP_ESTIMATORS and keep < 2:
         raise ValueError(
-            f"--algo.advantage.estimator {estimator} takes its baseline from the kept samples of a prompt and needs at "
-            f"least 2, but --sample_filter {args.sample_filter} keeps {keep}: raise --sample_filter_keep or choose "
+            f"--algo.advantage.estimator {estimator} takes its baseline from the kept samples of a prompt and needs "
+            f"at least 2, but --sample_filter {args.sample_filter} keeps {keep}: raise --sample_filter_keep or choose "
             "gae or reinforce."
         )
     _check_batches(args, keep)
@@ -112,11 +112,11 @@ def _check_nothing_inert(args: SimpleNamespace) -> None:
 def _check_batches(args: SimpleNamespace, keep: int) -> None:
     filtered = args.rollout.batch_size * keep
     batch = args.train.batch_size
-    what = f"--rollout.batch_size {args.rollout.batch_size} x {keep} kept samples a prompt gives {filtered} training samples"
+    what = f"--rollout.batch_size {args.rollout.batch_size} x {keep} kept samples a prompt gives {filtered} samples"
     if filtered % batch:
         raise ValueError(
-            f"{what}, which is not a whole number of --train.batch_size {batch}: lower --train.batch_size to a divisor "
-            f"of {filtered} (e.g. {math.gcd(filtered, batch)}) or raise --rollout.batch_size."
+            f"{what}, which is not a whole number of --train.batch_size {batch}: lower --train.batch_size to a "
+            f"divisor of {filtered} (e.g. {math.gcd(filtered, batch)}) or raise --rollout.batch_size."
         )
     if args.train.dynamic_batch_enable:
         return

@@ -7,8 +7,9 @@ import copy
 import hashlib
 import math
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from openrlhf.trainer.ppo_utils.experience import (
@@ -47,11 +48,11 @@ def micro_batches(items: list, size: int, ranks: int) -> list[list]:
     assert len(items) % ranks == 0, f"{len(items)} items for {ranks} ranks"
     number = ranks * math.ceil(len(items) / ranks / size)
     edges = [len(items) * i // number for i in range(number + 1)]
-    return [items[start:end] for start, end in zip(edges, edges[1:])]
+    return [items[start:end] for start, end in pairwise(edges)]
 
 
 def filled_up(samples: list[Experience], ranks: int) -> list[Experience]:
-    """Append copies until every rank has as many samples. For forward passes only: what comes of a copy is not used."""
+    """Append copies until every rank has as many samples; for forward passes only, where the answer is not used."""
     return samples + [replace(samples[i % len(samples)]) for i in range(-len(samples) % ranks)]
 
 
@@ -71,7 +72,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         #: All N samples of the last rollout, scored, and the metrics of their filtering.
         self.rollout: list[Experience] = []
         self.metrics: dict[str, float] = {}
-        self._drawn: Optional[list[int]] = None
+        self._drawn: list[int] | None = None
         # The parent reshapes rewards to (prompts, samples a prompt): what it sees is k samples a prompt.
         self.args = with_samples_per_prompt(self.args, self.filter.keep)
         self.strategy = copy.copy(self.strategy)
@@ -135,8 +136,8 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         for group in groups:
             if len(group) != n or any(sample.prompts != group[0].prompts for sample in group):
                 raise RuntimeError(
-                    f"expected the {n} samples of each prompt side by side in the rollout, got a group of {len(group)} "
-                    "with different prompts: this OpenRLHF delivers rollouts in another order than 0.11.2 does."
+                    f"expected the {n} samples of each prompt side by side in the rollout, got {len(group)} "
+                    "of different prompts: this OpenRLHF delivers rollouts in another order than 0.11.2 does."
                 )
         return sorted(groups, key=_fingerprint)
 
@@ -221,11 +222,11 @@ def _ranks_of(group: Any) -> int:
     return len(group._actor_handlers) // group.duplicate_actors
 
 
-def _number(value: Optional[torch.Tensor]) -> float:
+def _number(value: torch.Tensor | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _scores(groups: list[list[Experience]]) -> Optional[torch.Tensor]:
+def _scores(groups: list[list[Experience]]) -> torch.Tensor | None:
     """(G, N) true scores, NaN where one is missing, or None where there are none beside the rewards.
 
     OpenRLHF fills a missing score in with the reward; such copies say nothing about the reward model.

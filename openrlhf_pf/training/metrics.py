@@ -3,15 +3,13 @@
 Notation used for tensor shapes: G prompts (groups), N scored samples a prompt.
 """
 
-from typing import Optional
-
 import torch
 from torch import Tensor
 
 from openrlhf_pf.filters import FilterBatch
 
 
-def r_squared(rewards: Tensor, scores: Tensor) -> Optional[float]:
+def r_squared(rewards: Tensor, scores: Tensor) -> float | None:
     """Sample-level R^2 of a line through (reward, score) points; None where it is undefined (no spread)."""
     finite = rewards.isfinite() & scores.isfinite()
     x, y = rewards[finite] - rewards[finite].mean(), scores[finite] - scores[finite].mean()
@@ -19,7 +17,7 @@ def r_squared(rewards: Tensor, scores: Tensor) -> Optional[float]:
     return float((x * y).sum().square() / spread) if spread > 0 else None
 
 
-def filter_metrics(batch: FilterBatch, counts: Tensor, scores: Optional[Tensor]) -> dict[str, float]:
+def filter_metrics(batch: FilterBatch, counts: Tensor, scores: Tensor | None) -> dict[str, float]:
     """Return the ``filter/*`` metrics of one step.
 
     Args:
@@ -40,7 +38,7 @@ def filter_metrics(batch: FilterBatch, counts: Tensor, scores: Optional[Tensor])
     some = batch.n_usable > 0
     highest = torch.where(batch.usable, batch.rewards, -torch.inf).amax(dim=1)[some]
     lowest = torch.where(batch.usable, batch.rewards, torch.inf).amin(dim=1)[some]
-    metrics: dict[str, Optional[float]] = {
+    metrics: dict[str, float | None] = {
         "kept_fraction": float(kept.double().mean()),
         "kept_reward_mean": (
             float((batch.rewards[kept] * counts[kept]).sum() / counts.sum()) if trained.any() else None

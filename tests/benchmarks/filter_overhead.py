@@ -8,6 +8,7 @@ Prints, for each size and filter, the median and the spread over interleaved rep
 import argparse
 import statistics
 import time
+from functools import partial
 
 import torch
 
@@ -37,13 +38,12 @@ def main() -> None:
     for prompts, samples in SIZES:
         rewards = torch.randn(prompts, samples, generator=torch.Generator().manual_seed(0))
         tied = torch.randint(0, 2, (prompts, samples), generator=torch.Generator().manual_seed(0)).float()
-        cases = {"torch.sort": lambda: torch.sort(rewards, dim=1)}
+        cases = {"torch.sort": partial(torch.sort, rewards, dim=1)}
         for name in FILTERS:
             weights = [1.0 / samples] * samples if name == "rank_weights" else None
             sample_filter = build_filter(name, samples, weights=weights, keep=None if name == "none" else 2)
-            cases[name] = lambda f=sample_filter: filter_and_draw(f, rewards)
-        ties = build_filter("best_worst", samples)
-        cases["ties, bw"] = lambda f=ties: filter_and_draw(f, tied)
+            cases[name] = partial(filter_and_draw, sample_filter, rewards)
+        cases["ties, bw"] = partial(filter_and_draw, build_filter("best_worst", samples), tied)
         times: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(repeats):
             for name, case in cases.items():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "end_to_end"))
 
-from real_stack import Run, Stack  # noqa: E402
+from real_stack import Run, Stack
 
 PROMPTS_A_STEP = 32
 PHASES = ("timing/make_experience", "timing/ppo_train", "timing/generation", "timing/broadcast")

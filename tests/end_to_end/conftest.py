@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("openrlhf")
 
-from real_stack import Stack  # noqa: E402
+from real_stack import Stack
 
 
 @pytest.fixture(scope="session")

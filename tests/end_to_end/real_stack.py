@@ -1,5 +1,6 @@
 """Runs of the real stack: OpenRLHF's own entry point, Ray, DeepSpeed and vLLM on a tiny random model."""
 
+import contextlib
 import json
 import os
 import re
@@ -126,9 +127,7 @@ class Stack:
 
 def end(process: subprocess.Popen) -> None:
     """Kill a run and all that it started (it is a session of its own), and remove its scratch folder."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
     shutil.rmtree(process.scratch, ignore_errors=True)

@@ -177,7 +177,7 @@ class RewardServer:
             def do_POST(self):
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.scored += len(asked["query"])
-                answer = json.dumps({"rewards": [float(len(set(q))) for q in asked["query"]][0]}).encode()
+                answer = json.dumps({"rewards": float(len(set(asked["query"][0])))}).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(answer)))
