@@ -1,15 +1,14 @@
 """Policy filtration for OpenRLHF (PF-PPO, arXiv 2409.06957): train on the samples whose reward can be trusted.
 
-Importing this package imports nothing heavy; the public names below are loaded when first used.
+The import hook has every Python process of the environment import this file, so it imports nothing; the public names
+below are loaded when first used.
 """
-
-from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["FILTERS", "SampleFilter", "build_filter"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in __all__:
         from openrlhf_pf import filters
 

@@ -105,6 +105,34 @@ def test_a_sample_drawn_twice_is_forwarded_once_and_trains_twice():
     assert maker.metrics["filter/kept_rank_1"] == maker.metrics["filter/kept_rank_4"] == 2.0
 
 
+def test_a_copy_that_fills_up_a_forward_pass_does_not_train():
+    # One prompt, best and worst drawn twice: 2 samples for 4 ranks go forward as 4, and 4 draws of the 2 train.
+    weights = {"sample_filter": "rank_weights", "sample_filter_weights": [0.5, 0.0, 0.0, 0.5], "sample_filter_keep": 4}
+    maker = make_maker(ranks=4, local_reward=False, **weights)
+    experiences = maker.make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]]))
+    assert maker.actor_model_group.calls == [[[1], [1], [1], [1]]]
+    assert trained_tokens(experiences) == [1, 1, 4, 4]
+
+
+def test_no_field_of_a_kept_sample_is_left_behind_or_changed():
+    samples = rollout_of([[1.0, 2.0, 3.0, 4.0]] * 2, scores=[[0.0, 1.0, 0.0, 1.0]] * 2)
+    for place, s in enumerate(samples):
+        s.info |= {"place": torch.tensor([float(place)]), "score": s.scores}
+        s.labels, s.response_length = [f"label {place}"], torch.tensor([place])
+    before = {int(s.sequences[0, 0]): s for s in samples}
+    for experience in make_maker(local_reward=False).make_experience_batch(samples):
+        for row, token in enumerate(experience.sequences[:, 0].tolist()):
+            origin = before[token]
+            assert torch.equal(experience.sequences[row], origin.sequences[0])
+            assert torch.equal(experience.action_mask[row], origin.action_mask[0])
+            assert experience.rewards[row] == origin.rewards[0] and experience.scores[row] == origin.scores[0]
+            assert experience.labels[row] == origin.labels[0] and experience.prompts[row] == origin.prompts[0]
+            assert experience.response_length[row] == origin.response_length[0]
+            assert experience.info["place"][row] == origin.info["place"][0]
+        sizes = {len(value) for value in vars(experience).values() if isinstance(value, torch.Tensor | list)}
+        assert sizes == {len(experience.sequences)}
+
+
 # ── Rewards that are missing ──
 
 

@@ -58,8 +58,8 @@ class FilteringTrainer:
             status, next_step = super().train_step(rollout_samples, global_step)
         except NothingToTrain:
             logger.warning(
-                f"Step {global_step + 1} trains nothing: too few of {len(rollout_samples)} samples have a usable reward "
-                f"for the ranks to share ({self.experience_maker.metrics}); if this goes on, look at the reward."
+                f"Step {global_step + 1} trains nothing: too few of {len(rollout_samples)} samples have a usable "
+                f"reward for the ranks to share ({self.experience_maker.metrics}); if this goes on, see to the reward."
             )
             status, next_step = self._compute_rollout_stats([]), global_step + 1
         status.update(self.experience_maker.metrics)

@@ -15,6 +15,7 @@ from pathlib import Path
 from tiny_model import write_model, write_prompts
 
 HERE = Path(__file__).parent
+ENTRY = ("-m", "openrlhf.cli.train_ppo")
 STEP = re.compile(r"Global step (\d+): (\{.*\})")
 
 
@@ -73,10 +74,10 @@ class Stack:
         self.policy = write_model(folder / "policy", seed=0, **size)
         self.reward = write_model(folder / "reward", seed=1, **size)
 
-    def command(self, folder: Path, prompts: int, flags: str) -> list[str]:
+    def command(self, folder: Path, prompts: int, flags: str, entry: tuple[str, str] = ENTRY) -> list[str]:
         data = write_prompts(folder / "prompts.jsonl", prompts)
         return [
-            *(sys.executable, "-m", "openrlhf.cli.train_ppo"),
+            *(sys.executable, *entry),
             *("--actor.model_name_or_path", str(self.policy), "--data.prompt_dataset", str(data)),
             *("--ckpt.output_dir", str(folder / "out"), "--ckpt.path", str(folder / "checkpoints")),
             *("--logger.tensorboard_dir", str(folder / "tensorboard"), "--logger.wandb.run_name", "run"),
@@ -89,7 +90,9 @@ class Stack:
             *flags.split(),
         ]
 
-    def start(self, folder: Path, prompts: int, flags: str, **environment: str) -> subprocess.Popen:
+    def start(
+        self, folder: Path, prompts: int, flags: str, entry: tuple[str, str] = ENTRY, **environment: str
+    ) -> subprocess.Popen:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "observed").mkdir(exist_ok=True)
         scratch = tempfile.mkdtemp(prefix="pf", dir="/tmp")  # Ray's sockets need a short path
@@ -101,7 +104,7 @@ class Stack:
             **environment,
         }
         process = subprocess.Popen(
-            self.command(folder, prompts, flags),
+            self.command(folder, prompts, flags, entry),
             stdout=open(folder / "log.txt", "w"),
             stderr=subprocess.STDOUT,
             env=environment,
@@ -118,9 +121,9 @@ class Stack:
             end(process)
         return Run(folder, (folder / "log.txt").read_text(), process.returncode)
 
-    def train(self, folder: Path, prompts: int, flags: str, **environment: str) -> Run:
+    def train(self, folder: Path, prompts: int, flags: str, entry: tuple[str, str] = ENTRY, **environment: str) -> Run:
         """Train to the end; fails the test with the end of the log when the run fails or hangs."""
-        run = self.finish(self.start(folder, prompts, flags, **environment), folder)
+        run = self.finish(self.start(folder, prompts, flags, entry, **environment), folder)
         assert run.returncode == 0, run.log[-6000:]
         return run
 

@@ -91,14 +91,17 @@ def test_an_agent_with_dynamic_filtering(stack, tmp_path):
     assert 0 < run.samples("PolicyModelActor", "forward") <= scored / 2
 
 
-def test_repeated_draws_with_all_models_on_one_gpu(stack, tmp_path):
+def test_repeated_draws_with_all_models_on_one_gpu_in_an_initialised_driver(stack, tmp_path):
     """w = (1/2, 0, 0, 1/2) and k = 4: best and worst are drawn twice, forwarded once, trained twice."""
+    driver = "import ray; ray.init(); from openrlhf_pf.training.launch import main; main(); print('DRIVER GOES ON')"
     run = stack.train(
         tmp_path / "run",
         8,
         "--sample_filter rank_weights --sample_filter_weights 1 0 0 1 --sample_filter_keep 4 --train.colocate_all "
         f"--reward.model_name_or_path {stack.reward} --ds.zero_stage 3",
+        entry=("-c", driver),
     )
+    assert "DRIVER GOES ON" in run.log
     assert run.samples("RewardModelActor", "forward") == 32
     for model in ("PolicyModelActor", "CriticModelActor", "ReferenceModelActor"):
         assert run.samples(model, "forward") == 16, model
