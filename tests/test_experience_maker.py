@@ -239,6 +239,24 @@ def test_every_rank_of_every_model_gets_the_same_whole_number_of_micro_batches(d
     assert all(s.rewards is not None for s in samples)
 
 
+def test_dynamic_batches_train_whole_optimizer_steps_and_leave_the_split_to_openrlhf():
+    dynamic = {
+        "train.dynamic_batch_enable": True,
+        "train.batch_size": 6,
+        "rollout.max_tokens_per_gpu": 6,
+        "actor.num_nodes": 1,
+        "actor.num_gpus_per_node": 2,
+    }
+    maker = make_maker(ranks=2, critic_ranks=2, **dynamic)
+    experiences = maker.make_experience_batch(
+        [sample(g, None, token=1 + 10 * g + n) for g in range(5) for n in range(4)]
+    )
+    # Of 5 prompts x 2 kept = 10 samples, 6 make one optimizer step of both ranks; two samples fill 6 tokens.
+    assert sum(len(e.sequences) for e in experiences) == 6 and len(experiences) % 2 == 0
+    assert maker.metrics["filter/dropped_prompts"] == 2
+    assert sum(map(sum, maker.reward_model_group.calls[0])) == 20
+
+
 # ── Metrics ──
 
 

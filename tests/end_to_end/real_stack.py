@@ -24,7 +24,8 @@ def stack_environment() -> dict[str, str]:
     return {
         **os.environ,
         "RAY_ADDRESS": "local",
-        "RAY_OVERRIDE_RESOURCES": '{"CPU": 16, "GPU": 8}',
+        "RAY_OVERRIDE_RESOURCES": '{"CPU": 16, "GPU": 16}',
+        "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"],  # DeepSpeed calls ninja by name
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": "1",
@@ -101,6 +102,7 @@ class Stack:
             "OBSERVE_DIR": str(folder / "observed"),
             "PYTHONPATH": str(HERE / "observer"),
             "RAY_TMPDIR": scratch,
+            "TMPDIR": scratch,  # vLLM's sockets, which a killed run leaves behind
             **environment,
         }
         process = subprocess.Popen(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from real_stack import end, stack_environment
+from tiny_model import write_prompts
 
 HERE = Path(__file__).parent
 
@@ -28,7 +29,8 @@ def test_two_ranks_with_a_local_reward_model_in_a_running_cluster(stack, tmp_pat
             tmp_path / "run",
             13,
             f"--sample_filter best_worst --reward.model_name_or_path {stack.reward} --ds.zero_stage 2 "
-            "--actor.num_gpus_per_node 2 --critic.num_gpus_per_node 2 --ref.num_gpus_per_node 2",
+            "--actor.num_gpus_per_node 2 --critic.num_gpus_per_node 2 --ref.num_gpus_per_node 2 "
+            "--reward.num_gpus_per_node 2",
             RAY_ADDRESS=cluster.address,
         )
         assert cluster.process.poll() is None, "the run ended a cluster that it did not start"
@@ -37,7 +39,7 @@ def test_two_ranks_with_a_local_reward_model_in_a_running_cluster(stack, tmp_pat
 
     # The reward model scores all 13 x 4. Of 8 + 5 prompts two samples each are kept; 2 ranks x micro-batch 4 can share
     # 16 of the first 16 and 8 of the next 10, so that one prompt is dropped.
-    assert run.samples("RewardModelActor", "forward") == 52
+    assert {rank: sum(rows) for rank, rows in run.rows("RewardModelActor", "forward").items()} == {0: 26, 1: 26}
     for model in ("PolicyModelActor", "CriticModelActor", "ReferenceModelActor"):
         assert {rank: sum(rows) for rank, rows in run.rows(model, "forward").items()} == {0: 12, 1: 12}, model
     for trainer in ("ActorPPOTrainer", "CriticPPOTrainer"):
@@ -62,7 +64,10 @@ def test_async_with_a_reward_function_that_fails_for_some(stack, tmp_path):
         tmp_path / "run",
         16,
         f"--sample_filter best_random --reward.remote_url {HERE / 'rewards.py'} --train.async_enable "
-        "--algo.advantage.estimator rloo --algo.kl.init_coef 0 --rollout.batch_size 16 --train.micro_batch_size 2",
+        "--algo.advantage.estimator rloo --algo.kl.init_coef 0 --rollout.batch_size 16 --train.micro_batch_size 2 "
+        f"--logger.wandb.key {'0' * 40}",
+        WANDB_MODE="offline",
+        WANDB_DIR=str(tmp_path),
     )
     (step,) = run.steps.values()
     assert step["filter/unusable_rewards"] >= 4
@@ -75,15 +80,21 @@ def test_async_with_a_reward_function_that_fails_for_some(stack, tmp_path):
     assert run.rows("CriticModelActor", "forward") == run.rows("ReferenceModelActor", "forward") == {}
     assert 0 <= step["filter/r2_all"] <= 1 and 0 <= step["filter/r2_kept"] <= 1
     assert math.isfinite(step["rollout/reward_mean"])
+    (recorded,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    for name in (b"train/filter/kept_fraction", b"train/filter/r2_kept", b"train/rollout/reward_mean"):
+        assert name in recorded.read_bytes()
 
 
-def test_an_agent_with_dynamic_filtering(stack, tmp_path):
+def test_an_agent_with_dynamic_filtering_and_evaluation(stack, tmp_path):
+    evaluation = write_prompts(tmp_path / "evaluation.jsonl", 3)
     run = stack.train(
         tmp_path / "run",
         16,
         f"--sample_filter best_worst --train.agent_func_path {HERE / 'agent.py'} --algo.dynamic_filtering_enable "
-        "--algo.advantage.estimator group_norm --rollout.batch_size 4",
+        "--algo.advantage.estimator group_norm --rollout.batch_size 4 "
+        f"--eval.dataset {evaluation} --eval.steps 1 --eval.n_samples_per_prompt 3 --ckpt.best_metric_key none",
     )
+    assert run.scalars()["eval/eval_num_samples"][0] == 3 * 3  # evaluation is not filtered
     for step in run.steps.values():
         assert step["filter/kept_fraction"] == 0.5 or step["filter/dropped_prompts"] > 0
         assert step["dynamic_filtering_pass_rate"] > 0
@@ -141,7 +152,7 @@ class RunningCluster:
             port = probe.getsockname()[1]
         self.address = f"127.0.0.1:{port}"
         environment = {**stack_environment(), "OBSERVE_DIR": str(observed), "PYTHONPATH": str(HERE / "observer")}
-        environment.pop("RAY_ADDRESS")
+        environment.pop("RAY_ADDRESS")  # a head is started, not joined
         scratch = tempfile.mkdtemp(prefix="pf", dir="/tmp")
         self.process = subprocess.Popen(
             [
@@ -149,7 +160,7 @@ class RunningCluster:
                 *("--node-ip-address", "127.0.0.1", "--port", str(port), "--temp-dir", scratch),
                 *("--include-dashboard", "false"),
             ],
-            env=environment,
+            env={**environment, "TMPDIR": scratch},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
