@@ -22,7 +22,6 @@ ray job submit --address="${RAY_API_SERVER:-http://127.0.0.1:8265}" -- \
   --actor.model_name_or_path "$POLICY" \
   --reward.model_name_or_path "$REWARD" \
   --critic.model_name_or_path "$REWARD" \
-  --reward.normalize_enable \
   --data.prompt_dataset "$PROMPTS" \
   --data.input_key prompt \
   --data.apply_chat_template \
