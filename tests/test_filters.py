@@ -1,5 +1,6 @@
 """Filters: hand-computed weights, and the rules that hold for every filter."""
 
+import itertools
 import subprocess
 import sys
 
@@ -55,6 +56,23 @@ def test_rank_weights_with_an_unusable_reward_keep_both_ends():
     # 4 usable of 5: entries 0, 4/3 -> 1, 8/3 -> 3, 4 of w = (.4, .2, .1, .1, .2), scaled by .4 + .2 + .1 + .2 = .9.
     weights = weights_of("rank_weights", [[3.0, 1.0, NAN, 2.0, 4.0]], 2, weights=[0.4, 0.2, 0.1, 0.1, 0.2])
     assert weights[0] == pytest.approx([0.2 / 0.9, 0.2 / 0.9, 0.0, 0.1 / 0.9, 0.4 / 0.9])
+
+
+@pytest.mark.parametrize("n", range(2, 13))
+def test_max_variance_finds_the_best_subset_for_every_k(n):
+    rewards = torch.randn(6, n, generator=generator(n), dtype=torch.float64)
+    rewards[0], rewards[1, 0], rewards[2] = 1000.0 + 1e-3 * rewards[0], 50.0, rewards[2].round()
+    for keep in range(1, n + 1):
+        weights = build_filter("max_variance", n, keep)(rewards, generator())
+        assert ((weights > 0).sum(dim=1) == keep).all()
+        for row, weight in zip(rewards, weights):
+            subsets = row[torch.tensor(list(itertools.combinations(range(n), keep)))]
+            best = subsets.var(dim=1, unbiased=False).max()
+            assert row[weight > 0].var(unbiased=False) == pytest.approx(float(best), rel=1e-9, abs=1e-12)
+
+
+def test_max_variance_ignores_unusable_rewards():
+    assert weights_of("max_variance", [[9.0, NAN, 8.0, 1.0, 2.0]], 2)[0] == [0.5, 0.0, 0.0, 0.5, 0.0]
 
 
 # ── Edge rules ──

@@ -12,6 +12,7 @@ from typing import Any
 from openrlhf_pf.filters.base import FilterBatch, SampleFilter
 from openrlhf_pf.filters.draw import select
 from openrlhf_pf.filters.rank import BestOfN, BestRandom, BestWorst, NoFilter, RankFilter, RankWeights
+from openrlhf_pf.filters.variance import MaxVariance
 
 FILTERS: dict[str, type[SampleFilter]] = {
     "none": NoFilter,
@@ -19,6 +20,7 @@ FILTERS: dict[str, type[SampleFilter]] = {
     "best_random": BestRandom,
     "best_worst": BestWorst,
     "rank_weights": RankWeights,
+    "max_variance": MaxVariance,
 }
 
 __all__ = ["FILTERS", "FilterBatch", "RankFilter", "SampleFilter", "build_filter", "select"]
