@@ -12,8 +12,9 @@ from openrlhf_pf.filters.base import FilterBatch, SampleFilter
 class MaxVariance(SampleFilter):
     """``max_variance``: the k samples of a prompt whose rewards have the largest variance.
 
-    The best subset always is the i highest rewards and the k - i lowest, for some i (PODS, Section 3): all k + 1 of them are
-    compared by prefix sums of the sorted rewards, O(N log N) a prompt. ``best_worst`` with k = 2 is its smallest case.
+    The best subset always is the i highest rewards and the k - i lowest, for some i (PODS, Section 3): all k + 1 of
+    them are compared by prefix sums of the sorted rewards, O(N log N) a prompt. ``best_worst`` with k = 2 is its
+    smallest case.
     """
 
     def weigh(self, batch: FilterBatch) -> Tensor:
