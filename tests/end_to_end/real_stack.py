@@ -116,7 +116,7 @@ class Stack:
         process.scratch = scratch  # removed when the run has ended
         return process
 
-    def finish(self, process: subprocess.Popen, folder: Path, timeout: float = 300) -> Run:
+    def finish(self, process: subprocess.Popen, folder: Path, timeout: float = 900) -> Run:
         try:
             process.wait(timeout)
         finally:  # a run that hangs, or one that a test gave up on, must not outlive it

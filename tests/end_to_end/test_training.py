@@ -166,7 +166,7 @@ class RunningCluster:
             start_new_session=True,
         )
         self.process.scratch = scratch
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -174,7 +174,7 @@ class RunningCluster:
                     return
             time.sleep(0.5)
         self.stop()
-        raise RuntimeError("Ray's head did not start within 60 seconds")
+        raise RuntimeError("Ray's head did not start within 300 seconds")
 
     def stop(self) -> None:
         end(self.process)
@@ -211,7 +211,7 @@ class RewardServer:
         self.server.server_close()
 
 
-def wait_for(file: Path, content: str, process: subprocess.Popen, timeout: float = 240) -> None:
+def wait_for(file: Path, content: str, process: subprocess.Popen, timeout: float = 900) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if file.exists() and content in file.read_text():
