@@ -1,0 +1,133 @@
+"""The command lines of OpenRLHF's trainers for a study, and the environment that runs them on a CPU."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from .config import PPOConfig, Study
+
+
+def _flags(values: dict[str, object]) -> list[str]:
+    """``{"a.b": 1, "c": True}`` as ``--a.b 1 --c``."""
+    command: list[str] = []
+    for name, value in values.items():
+        command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return command
+
+
+_DEEPSPEED = {"ds.zero_stage": 0, "ds.attn_implementation": "sdpa"}
+
+
+def sft(study: Study, policy: Path, data: Path, output: Path) -> list[str]:
+    """OpenRLHF's ``train_sft`` on the demonstrations."""
+    values = {
+        "model.model_name_or_path": policy,
+        "data.dataset": data,
+        "data.input_key": "input",
+        "data.output_key": "output",
+        "data.input_template": "{}",
+        "data.max_len": study.evaluation.max_length,
+        "train.batch_size": study.sft.batch_size,
+        "train.micro_batch_size": study.sft.batch_size,
+        "train.max_epochs": study.sft.epochs,
+        "train.seed": study.seed,
+        "adam.lr": study.sft.learning_rate,
+        "ckpt.output_dir": output,
+        "logger.tensorboard_dir": output / "tensorboard",
+    }
+    return [sys.executable, "-m", "openrlhf.cli.train_sft", *_flags(values | _DEEPSPEED)]
+
+
+def reward_model(study: Study, policy: Path, pairs: Path, eval_pairs: Path, output: Path) -> list[str]:
+    """OpenRLHF's ``train_rm`` on the preference pairs, from the SFT policy's weights."""
+    values = {
+        "model.model_name_or_path": policy,
+        "data.dataset": pairs,
+        "eval.dataset": eval_pairs,
+        "data.prompt_key": "prompt",
+        "data.chosen_key": "chosen",
+        "data.rejected_key": "rejected",
+        "data.max_len": study.evaluation.max_length,
+        "train.batch_size": study.reward.batch_size,
+        "train.micro_batch_size": study.reward.batch_size,
+        "train.max_epochs": study.reward.epochs,
+        "train.seed": study.seed,
+        "adam.lr": study.reward.learning_rate,
+        "ckpt.output_dir": output,
+        "logger.tensorboard_dir": output / "tensorboard",
+    }
+    return [sys.executable, "-m", "openrlhf.cli.train_rm", *_flags(values | _DEEPSPEED)]
+
+
+def ppo(study: Study, run: PPOConfig, policy: Path, reward: Path, prompts: Path, output: Path) -> list[str]:
+    """PF-PPO: OpenRLHF's PPO with a sample filter. Actor and reference start from the SFT policy, the critic from the
+    reward model.
+    """
+    one_process = {f"{role}.num_gpus_per_node": 1 for role in ("actor", "critic", "reward", "ref")}
+    values = {
+        "actor.model_name_or_path": policy,
+        "reward.model_name_or_path": reward,
+        "critic.model_name_or_path": reward,
+        "data.prompt_dataset": prompts,
+        "data.input_key": "input",
+        "data.max_len": study.evaluation.max_length,
+        "rollout.max_new_tokens": study.evaluation.max_new_tokens,
+        "rollout.batch_size": run.rollout_prompts,
+        "rollout.n_samples_per_prompt": run.samples,
+        "rollout.micro_batch_size": run.micro_batch_size,
+        "train.batch_size": run.batch_size,
+        "train.micro_batch_size": run.micro_batch_size,
+        "train.seed": study.seed,
+        "actor.adam.lr": run.learning_rate,
+        "critic.adam.lr": run.critic_learning_rate,
+        "critic.freezing_steps": run.critic_warmup_steps
+        - 1,  # OpenRLHF trains the actor once the step exceeds this number
+        "algo.kl.init_coef": run.kl,
+        "vllm.num_engines": 1,
+        "vllm.tensor_parallel_size": 1,
+        "vllm.enforce_eager": True,
+        "vllm.sync_backend": "gloo",
+        "ckpt.output_dir": output / "final",
+        "ckpt.path": output / "checkpoints",
+        "ckpt.save_steps": run.save_every,
+        "ckpt.save_hf": True,
+        "ckpt.disable_ds": True,
+        "ckpt.max_num": 1000,
+        "logger.tensorboard_dir": output / "tensorboard",
+    }
+    entry = "openrlhf.cli.train_ppo_ray"
+    if run.sample_filter != "none":
+        entry = "openrlhf.cli.train_ppo"
+        values |= {"sample_filter": run.sample_filter, "sample_filter_keep": run.keep}
+    return [sys.executable, "-m", entry, *_flags(values | one_process | _DEEPSPEED)]
+
+
+def single_process() -> dict[str, str]:
+    """The variables that train_sft and train_rm expect of a launcher, for one process alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def environment(ray_directory: Path) -> dict[str, str]:
+    """The environment of a trainer on a machine without GPUs, with a private Ray that has logical ones."""
+    return os.environ | {
+        # Ray: never join a cluster that happens to run here; the path must be short, for it holds Unix sockets
+        "RAY_ADDRESS": "local",
+        "RAY_OVERRIDE_RESOURCES": '{"CPU": 16, "GPU": 8}',
+        "RAY_TMPDIR": str(ray_directory),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_worker_niceness": "0",  # Ray starts its workers at 15, behind everything else on the machine
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+        # One thread a process: the models are tiny, and idle OpenMP threads that spin cost more than they give
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }

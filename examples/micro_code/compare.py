@@ -1,0 +1,68 @@
+"""Several finished studies side by side, as a Markdown table.
+
+python -m examples.micro_code.compare runs/seed*
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HEADINGS = [
+    "seed",
+    "RM accuracy",
+    "SFT pass@1",
+    "after",
+    "gain [95%]",
+    "greedy SFT",
+    "greedy after",
+    "reward first",
+    "last",
+    "KL",
+    "seconds",
+]
+
+
+def rows_of(summaries: Sequence[dict[str, Any]], name: str) -> list[list[str]]:
+    """One row per study for the PPO run ``name``; studies without it are left out."""
+    rows = []
+    for summary in summaries:
+        if name not in summary["policies"]:
+            continue
+        sft, ppo = summary["policies"]["sft"], summary["policies"][name]
+        low, high = ppo["gain_interval"]
+        row = [str(summary["study"]["seed"]), f"{summary['reward_model']['heldout_accuracy']:.3f}"]
+        row += [f"{sft['pass_at_1']:.3f}", f"{ppo['pass_at_1']:.3f}", f"{ppo['gain']:+.3f} [{low:+.3f}, {high:+.3f}]"]
+        row += [
+            f"{sft['greedy']:.3f}",
+            f"{ppo['greedy']:.3f}",
+            f"{ppo['reward_first']:+.2f}",
+            f"{ppo['reward_last']:+.2f}",
+        ]
+        rows.append([*row, f"{ppo['kl_last']:.3f}", f"{sum(summary['seconds'].values()):.0f}"])
+    return rows
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(line) + " |" for line in [headings, ["---"] * len(headings), *rows]]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints one table for each PPO run that the studies have."""
+    parser = argparse.ArgumentParser(prog="python -m examples.micro_code.compare", description=__doc__.splitlines()[0])
+    parser.add_argument("directories", nargs="+", type=Path, help="run directories, each with a summary.json")
+    summaries = [json.loads((directory / "summary.json").read_text()) for directory in parser.parse_args().directories]
+    for name in ("ppo", "overoptimised"):
+        rows = rows_of(summaries, name)
+        if rows:
+            better = sum(s["policies"][name]["gain"] > 0 for s in summaries if name in s["policies"])
+            print(f"{name}: pass@1 above SFT's in {better} of {len(rows)} studies\n\n{markdown(HEADINGS, rows)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Runs a micro-code study from the task to the table.
+
+python -m examples.micro_code.run --seed 1 --output runs/quickstart
+python -m examples.micro_code.run --resume --output runs/quickstart
+python -m examples.micro_code.run --set ppo.kl=0.2 --set ppo.steps=80 --output runs/more_kl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from .config import PRESETS, Study, override, with_overoptimisation
+from .phases import PhaseFailed, Run, phases_of, settings_of
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m examples.micro_code.run", description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="quickstart", help="the settings to start from")
+    parser.add_argument("--seed", type=int, help="seed of task, policy, reward model and PPO (default: the preset's)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting, e.g. ppo.kl=0.2"
+    )
+    parser.add_argument(
+        "--overoptimise", action="store_true", help="add a PPO run that pushes the same reward model too hard"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="run directory; an earlier run in it is replaced")
+    parser.add_argument("--resume", action="store_true", help="keep the finished phases whose settings are unchanged")
+    parser.add_argument(
+        "--until", metavar="PHASE", help="stop after this phase: task, sft, pairs, reward, ppo, overoptimised"
+    )
+    return parser.parse_args(argv)
+
+
+def study_of(args: argparse.Namespace) -> Study:
+    """The study that a command line asks for."""
+    preset = PRESETS[args.preset]
+    study = override(with_overoptimisation(preset) if args.overoptimise else preset, args.set)
+    return study if args.seed is None else override(study, [f"seed={args.seed}"])
+
+
+def prepare(directory: Path, study: Study, resume: bool) -> None:
+    """Makes the run directory ready: empty, or with what an earlier run left."""
+    marker = directory / "study.json"
+    if marker.exists() and not resume:
+        shutil.rmtree(directory)
+    elif directory.exists() and not marker.exists() and any(directory.iterdir()):
+        raise ValueError(f"{directory} is not empty and holds no study: take another --output.")
+    directory.mkdir(parents=True, exist_ok=True)
+    marker.write_text(json.dumps(study.as_dict(), indent=1))
+
+
+def kept_record(record: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What a finished phase wrote, if it was run with these settings."""
+    if not record.exists():
+        return None
+    kept = json.loads(record.read_text())
+    return kept if kept["settings"] == json.loads(json.dumps(settings)) else None
+
+
+def run_phases(run: Run, console: Console, until: str | None = None) -> dict[str, dict[str, Any]]:
+    """Runs what is not done yet; returns each phase's ``{"seconds", "result", "settings"}``."""
+    records: dict[str, dict[str, Any]] = {}
+    done = run.path("phases")
+    done.mkdir(exist_ok=True)
+    phases = phases_of(run.study)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    for number, (name, (title, phase)) in enumerate(phases.items(), start=1):
+        record = done / f"{name}.json"
+        settings = settings_of(run.study, name)
+        heading = f"{number}/{len(phases)} {title}"
+        kept = kept_record(record, settings)
+        if kept is not None:
+            records[name] = kept
+            console.print(f"{heading}: kept from before")
+        else:
+            start = time.perf_counter()
+            with Progress(*columns, console=console, transient=True) as progress:
+                progress.add_task(heading)
+                result = phase(run)
+            records[name] = {"seconds": time.perf_counter() - start, "result": result, "settings": settings}
+            record.write_text(json.dumps(records[name]))
+            values = {k: v for k, v in result.items() if not isinstance(v, dict)}
+            shown = ", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+            console.print(f"{heading}: {records[name]['seconds']:.0f} s  {shown}", highlight=False)
+        if name == until:
+            break
+    return records
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a study; 0 when every phase ended well."""
+    args = parse(argv)
+    os.environ.setdefault(
+        "DS_ACCELERATOR", "cpu"
+    )  # all is sized for a CPU; DeepSpeed need not look for a GPU, nor warn that none is there
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an exception, so that a running trainer ends with us
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    try:
+        study = study_of(args)
+        prepare(args.output.resolve(), study, args.resume)
+        run = Run(study, args.output.resolve())
+        records = run_phases(run, console, args.until)
+    except (PhaseFailed, ValueError) as error:
+        console.print(f"[red]Failed:[/red] {error}", markup=True, highlight=False)
+        return 1
+    if "evaluate" not in records:
+        return 0
+    from .report import report
+
+    report(run, records, console)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

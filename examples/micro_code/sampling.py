@@ -1,0 +1,95 @@
+"""Samples from a saved policy, and the pass@1 of those samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from .score import score_all
+from .tasks import Task
+
+
+@dataclass(frozen=True)
+class Draw:
+    """``samples`` responses of a saved policy to each prompt, at temperature 1 unless ``greedy``."""
+
+    model: Path
+    prompts: Sequence[str]
+    samples: int
+    max_new_tokens: int
+    seed: int
+    greedy: bool = False
+
+
+def sample_all(draws: Sequence[Draw], workers: int = 2) -> list[list[list[str]]]:
+    """The responses of each draw, (prompts, samples) texts without the end token and the space before it.
+
+    One thread in each of ``workers`` processes: for a model this small, several threads mostly wait for each other.
+    """
+    shards = [
+        replace(draw, prompts=draw.prompts[i::workers], seed=draw.seed * workers + i)
+        for draw in draws
+        for i in range(workers)
+    ]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        parts = list(pool.map(_sample, shards))
+    results = []
+    for number, draw in enumerate(draws):
+        responses: list[list[str]] = [[]] * len(draw.prompts)
+        for i in range(workers):
+            responses[i::workers] = parts[number * workers + i]
+        results.append(responses)
+    return results
+
+
+def _sample(draw: Draw, batch_size: int = 500) -> list[list[str]]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    torch.set_num_threads(1)
+    disable_progress_bar()  # loading takes no time
+    tokenizer = AutoTokenizer.from_pretrained(draw.model, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(draw.model, dtype=torch.bfloat16, attn_implementation="eager").eval()
+    torch.manual_seed(draw.seed)
+    queries = [prompt for prompt in draw.prompts for _ in range(draw.samples)]
+    by_length = sorted(range(len(queries)), key=lambda i: len(queries[i]))  # less padding
+    responses = [""] * len(queries)
+    how = dict(do_sample=False) if draw.greedy else dict(do_sample=True, temperature=1.0, top_p=1.0, top_k=0)
+    for start in range(0, len(queries), batch_size):
+        chosen = by_length[start : start + batch_size]
+        batch = tokenizer([queries[i] for i in chosen], return_tensors="pt", padding=True, add_special_tokens=False)
+        with torch.inference_mode():
+            output = model.generate(
+                **batch, max_new_tokens=draw.max_new_tokens, pad_token_id=tokenizer.pad_token_id, **how
+            )
+        texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        for i, text in zip(chosen, texts):
+            responses[i] = text.rstrip(" ")  # OpenRLHF's SFT puts a space before the end token
+    return [responses[i : i + draw.samples] for i in range(0, len(responses), draw.samples)]
+
+
+def score_samples(tasks: Sequence[Task], *responses: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    """True scores, bool (tasks, samples), of each draw: does the response pass every hidden test of its task.
+
+    All draws at once, because policies that come from one another repeat each other's answers, which are run only
+    once.
+    """
+    items = [
+        (text, task.solution, task.kind) for drawn in responses for task, texts in zip(tasks, drawn) for text in texts
+    ]
+    scores = iter(score_all(items))
+    return [np.array([[next(scores) for _ in texts] for texts in drawn], dtype=bool) for drawn in responses]
+
+
+def bootstrap_interval(per_task: np.ndarray, seed: int = 0, draws: int = 2000) -> tuple[float, float]:
+    """95% percentile interval of the mean of ``per_task`` (tasks,), resampling tasks."""
+    rng = np.random.default_rng(seed)
+    means = per_task[rng.integers(0, len(per_task), (draws, len(per_task)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

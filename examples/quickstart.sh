@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# The whole story on a CPU: build the environment, then train a small policy and a reward model with OpenRLHF, train the policy with
+# PF-PPO, and measure it by running hidden tests. Repeatable: an earlier run in the output directory is replaced.
+#
+#   bash examples/quickstart.sh                        # results in runs/quickstart
+#   bash examples/quickstart.sh --resume               # go on after a failure
+#   bash examples/quickstart.sh --seed 2 --output runs/seed2
+#
+# Options go to examples/micro_code/run.py. VENV names the environment (default: .venv).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+VENV="${VENV:-.venv}"
+
+bash examples/setup.sh "$VENV"
+exec "$VENV/bin/python" -W ignore -m examples.micro_code.run --output runs/quickstart "$@"

@@ -1,0 +1,222 @@
+"""The micro-code task: generator, hidden tests, bugs, tokenizer, pairs and configuration. Needs no Ray, vLLM or
+OpenRLHF.
+"""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from examples.micro_code import score  # noqa: E402
+from examples.micro_code.config import PRESETS, override  # noqa: E402
+from examples.micro_code.families import FAMILIES, INPUTS  # noqa: E402
+from examples.micro_code.pairs import preference_pairs  # noqa: E402
+from examples.micro_code.policy import build_tokenizer, check_lossless, task_texts  # noqa: E402
+from examples.micro_code.sampling import bootstrap_interval  # noqa: E402
+from examples.micro_code.tasks import Task, TaskConfig, add_bug, check_disjoint, demonstrations, generate  # noqa: E402
+
+SMALL = TaskConfig(demonstrations=120, prompts=60, heldout=30)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return generate(SMALL, seed=3)
+
+
+# ── generator ──
+
+
+def test_same_seed_same_task_other_seed_other_task(splits):
+    assert generate(SMALL, seed=3) == splits
+    assert generate(SMALL, seed=4) != splits
+
+
+def test_splits_have_the_asked_sizes_and_share_no_held_out_function(splits):
+    assert {name: len(tasks) for name, tasks in splits.items()} == {
+        "demonstrations": 120,
+        "prompts": 60,
+        "heldout": 30,
+    }
+    check_disjoint(splits)
+    leaked = splits | {"prompts": [*splits["prompts"], splits["heldout"][0]]}
+    with pytest.raises(AssertionError, match="held-out"):
+        check_disjoint(leaked)
+
+
+def test_a_held_out_function_is_refused_under_another_description(splits):
+    task = splits["heldout"][0]
+    renamed = Task(task.family, task.kind, "# other words\n", task.solution)
+    with pytest.raises(AssertionError, match="held-out function"):
+        check_disjoint(splits | {"prompts": [renamed]})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_every_reference_solution_passes_its_own_tests(family, seed):
+    draft = FAMILIES[family](random.Random(seed))
+    assert score.passes(draft.solution, draft.solution, draft.kind)
+    assert "\n" not in draft.description and len(draft.solution) < score.MAX_SOURCE
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_a_bug_always_fails_a_test(seed):
+    rng = random.Random(seed)
+    draft = FAMILIES[rng.choice(list(FAMILIES))](rng)
+    buggy = add_bug(draft.solution, draft.kind, rng)
+    assert buggy is None or not score.passes(buggy, draft.solution, draft.kind)
+
+
+def test_share_of_buggy_demonstrations(splits):
+    tasks = splits["demonstrations"]
+    rows = demonstrations(tasks, 0.5, seed=1)
+    wrong = sum(not score.passes(row["output"], task.solution, task.kind) for row, task in zip(rows, tasks))
+    assert 40 <= wrong <= 80  # 120 draws at 0.5: 60 +- 3.6 standard deviations of 5.5
+    assert [row["output"] for row in demonstrations(tasks, 0.0, seed=1)] == [task.solution for task in tasks]
+
+
+# ── true score ──
+
+REFERENCE = "def f(n):\n    return n + 3 if n > 4 else n"
+
+
+@pytest.mark.parametrize(
+    "candidate, verdict",
+    [
+        (REFERENCE, True),
+        ("def f(n):\n    return n + (n > 4) * 3", True),  # other code, same answers
+        ("def f(n):\n    return n + 3 if n >= 4 else n", False),  # differs at n = 4 only
+        ("def f(n):\n    return float(n)", False),
+        ("def f(n):\n    return n + 3 if n > 4 else", False),  # does not parse
+        ("def g(n):\n    return n", False),  # no f
+        ("import os\ndef f(n):\n    return n", False),
+        ("def f(n):\n    return __import__('os').getpid()", False),
+        ("def f(n):\n    return ().__class__", False),
+        ("def f(n):\n    while 1:\n        n = n", False),
+        ("def f(n):\n    return f(n)", False),  # recursion limit
+        ("def f(n):\n    return 9 ** 9 ** 9", False),
+        ("def f(n):\n    return 'a' * 99999999999", False),
+        ("def f(n):\n    raise SystemExit", False),
+        ("", False),
+    ],
+)
+def test_true_score(candidate, verdict):
+    assert score.passes(candidate, REFERENCE, "int") is verdict
+
+
+def test_a_long_computation_is_stopped():
+    slow = "def f(n):\n    return len([1 for a in range(999) for b in range(999) for c in range(999)])"
+    assert score.run(slow, INPUTS["int"]) is None
+
+
+@pytest.mark.parametrize("got, expected", [(True, 1), (1.0, 1), ([1, True], [1, 1]), ([1], (1,)), ([1, 2], [1])])
+def test_equality_is_strict_about_types(got, expected):
+    assert not score._same(got, expected)
+
+
+def test_tested_code_cannot_change_the_inputs_of_the_next():
+    before = repr(INPUTS["list"])
+    score.run("def f(x):\n    x += [1]\n    return x", INPUTS["list"])
+    assert repr(INPUTS["list"]) == before
+
+
+def test_scores_keep_the_order_of_the_items_with_repeats():
+    wrong = "def f(n):\n    return n"
+    items = [(REFERENCE, REFERENCE, "int"), (wrong, REFERENCE, "int")] * 3
+    assert score.score_all(items, chunk_size=1) == [True, False] * 3
+
+
+# ── tokenizer ──
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    pytest.importorskip("transformers")
+    return build_tokenizer(task_texts(SMALL, seed=0, count=300), vocabulary=600)
+
+
+@given(text=st.text(st.characters(min_codepoint=32, max_codepoint=126) | st.just("\n"), max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_decode_inverts_encode(tokenizer, text):
+    check_lossless(tokenizer, [text])
+
+
+def test_the_loaded_tokenizer_is_the_saved_one(tokenizer, splits, tmp_path):
+    from transformers import AutoTokenizer, Qwen2Config
+
+    tokenizer.save_pretrained(tmp_path)
+    Qwen2Config().save_pretrained(tmp_path)  # with this file AutoTokenizer picks the class by model type
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    for task in splits["heldout"]:
+        text = task.prompt + task.solution
+        check_lossless(loaded, [text])
+        assert loaded.encode(text) == tokenizer.encode(text)
+        prompt = loaded.encode(task.prompt)
+        assert loaded.encode(text)[: len(prompt)] == prompt  # trainers tokenize prompt and text apart
+
+
+# ── pairs, statistics, configuration ──
+
+
+def test_pairs_put_a_passing_response_before_a_failing_one():
+    task = Task("conditional", "int", "# p\n", REFERENCE)
+    responses = [["a", "b", "c", "a"], ["x", "x", "x", "x"], ["y", "z", "y", "z"]]
+    scores = np.array([[1, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]], dtype=bool)
+    rows = preference_pairs([task] * 3, responses, scores, per_prompt=5, seed=0)
+    # only the first task has both: chosen a (once, though drawn twice) against b and c
+    assert sorted((row["chosen"], row["rejected"]) for row in rows) == [("a", "b"), ("a", "c")]
+    assert len(preference_pairs([task] * 3, responses, scores, per_prompt=1, seed=0)) == 1
+
+
+def test_bootstrap_interval_of_a_constant_is_that_constant():
+    assert bootstrap_interval(np.full(10, 0.25)) == (0.25, 0.25)
+
+
+def test_bootstrap_interval_has_the_width_of_the_standard_error():
+    values = np.random.default_rng(0).normal(size=400)
+    low, high = bootstrap_interval(values)
+    # 2 x 1.96 standard deviations of 1 / sqrt(400)
+    assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15)
+
+
+def test_override_changes_one_setting_of_a_copy():
+    study = PRESETS["quickstart"]
+    changed = override(study, ["ppo.kl=1", "seed=7", "ppo.sample_filter=best_random"])
+    assert (changed.ppo.kl, changed.seed, changed.ppo.sample_filter) == (1.0, 7, "best_random")
+    assert changed.task == study.task and PRESETS["quickstart"] is study
+
+
+@pytest.mark.parametrize(
+    "assignment, message",
+    [
+        ("ppo.kll=1", "no setting 'kll'"),
+        ("ppo.kl", "not an assignment"),
+        ("ppo=1", "group of settings"),
+        ("ppo.steps=x", "int is needed"),
+    ],
+)
+def test_override_refuses_in_one_sentence(assignment, message):
+    with pytest.raises(ValueError, match=message):
+        override(PRESETS["quickstart"], [assignment])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_give_whole_batches(name):
+    for run in PRESETS[name].ppo_runs().values():
+        assert run.rollout_prompts * run.keep % run.batch_size == 0 and run.batch_size % run.micro_batch_size == 0
+        assert run.steps % run.save_every == 0
+
+
+def test_the_task_needs_no_training_stack():
+    code = "import sys, examples.micro_code.tasks, examples.micro_code.config; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"torch", "ray", "vllm", "openrlhf"} & set(result.stdout.split())
