@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# The whole story on a CPU: build the environment, then train a small policy and a reward model with OpenRLHF, train the policy with
-# PF-PPO, and measure it by running hidden tests. Repeatable: an earlier run in the output directory is replaced.
+# The whole story on a CPU: build the environment, then train a small policy and a reward model with OpenRLHF, train
+# the policy with PF-PPO, and measure it by running hidden tests. Repeatable: an earlier run in the output directory
+# is replaced. Ends with a table, a verdict and a figure; a failed phase ends it with its log's last lines and status 1.
 #
-#   bash examples/quickstart.sh                        # results in runs/quickstart
-#   bash examples/quickstart.sh --resume               # go on after a failure
-#   bash examples/quickstart.sh --seed 2 --output runs/seed2
+#     bash examples/quickstart.sh                      # results in runs/quickstart
+#     bash examples/quickstart.sh --overoptimise       # beside it, a run that pushes the reward model too hard
+#     bash examples/quickstart.sh --resume             # go on after a failure
+#     bash examples/quickstart.sh --seed 2 --output runs/seed2
 #
-# Options go to examples/micro_code/run.py. VENV names the environment (default: .venv).
+# Options go to examples/micro_code/run.py. VENV names the environment (default: .venv in the repository root).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV="${VENV:-.venv}"
 
 bash examples/setup.sh "$VENV"
+echo "quickstart: task, SFT, reward model, PF-PPO, evaluation; each trainer's output is in logs/ of the run directory"
 exec "$VENV/bin/python" -W ignore -m examples.micro_code.run --output runs/quickstart "$@"

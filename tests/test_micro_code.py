@@ -2,6 +2,7 @@
 OpenRLHF.
 """
 
+import json
 import random
 import subprocess
 import sys
@@ -19,7 +20,10 @@ from examples.micro_code import score  # noqa: E402
 from examples.micro_code.config import PRESETS, override  # noqa: E402
 from examples.micro_code.families import FAMILIES, INPUTS  # noqa: E402
 from examples.micro_code.pairs import preference_pairs  # noqa: E402
+from examples.micro_code.phases import settings_of  # noqa: E402
 from examples.micro_code.policy import build_tokenizer, check_lossless, task_texts  # noqa: E402
+from examples.micro_code.report import verdict  # noqa: E402
+from examples.micro_code.run import kept_record, prepare  # noqa: E402
 from examples.micro_code.sampling import bootstrap_interval  # noqa: E402
 from examples.micro_code.tasks import Task, TaskConfig, add_bug, check_disjoint, demonstrations, generate  # noqa: E402
 
@@ -220,3 +224,46 @@ def test_the_task_needs_no_training_stack():
     code = "import sys, examples.micro_code.tasks, examples.micro_code.config; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "ray", "vllm", "openrlhf"} & set(result.stdout.split())
+
+
+# ── the runner ──
+
+
+def test_a_phase_is_kept_only_under_the_settings_that_it_depends_on(tmp_path):
+    study = PRESETS["quickstart"]
+    record = tmp_path / "reward.json"
+    record.write_text(json.dumps({"seconds": 1.0, "result": {}, "settings": settings_of(study, "reward")}))
+    assert kept_record(record, settings_of(override(study, ["ppo.kl=9"]), "reward")) is not None
+    assert kept_record(record, settings_of(override(study, ["sft.epochs=9"]), "reward")) is None
+    assert kept_record(tmp_path / "none.json", settings_of(study, "task")) is None
+
+
+def test_an_output_directory_with_other_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds no study"):
+        prepare(tmp_path, PRESETS["quickstart"], resume=False)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_fresh_run_replaces_an_earlier_one(tmp_path):
+    prepare(tmp_path, PRESETS["quickstart"], resume=False)
+    (tmp_path / "old").touch()
+    prepare(tmp_path, PRESETS["quickstart"], resume=True)
+    assert (tmp_path / "old").exists()
+    prepare(tmp_path, PRESETS["quickstart"], resume=False)
+    assert not (tmp_path / "old").exists()
+
+
+@pytest.mark.parametrize(
+    "interval, words", [((0.01, 0.1), "helped"), ((-0.1, -0.01), "hurt"), ((-0.01, 0.1), "No clear effect")]
+)
+def test_verdict_follows_the_interval_of_the_gain(interval, words):
+    ppo = {"pass_at_1": 0.5, "gain_interval": interval}
+    assert words in verdict({"policies": {"sft": {"pass_at_1": 0.4}, "ppo": ppo}})
+
+
+@pytest.mark.parametrize("last, interval, words", [(1.0, (-0.2, -0.1), "shows"), (1.0, (0.1, 0.2), "does not show")])
+def test_over_optimisation_needs_a_rising_reward_and_a_falling_score(last, interval, words):
+    hard = {"reward_first": 0.0, "reward_last": last, "pass_at_1": 0.3, "gain_interval": interval}
+    policies = {"sft": {"pass_at_1": 0.4}, "ppo": {"pass_at_1": 0.5, "gain_interval": (0.1, 0.2)}}
+    assert f"it {words} over-optimisation" in verdict({"policies": policies | {"overoptimised": hard}})
