@@ -81,14 +81,10 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
     # ── Ranks ──
 
     @property
-    def _model_groups(self) -> list:
-        groups = [self.actor_model_group, self.critic_model_group, self.initial_model_group]
-        return [group for group in groups if group is not None]
-
-    @property
     def _ranks(self) -> int:
         """Shares that the kept samples are cut into: each model's ranks get the same number of them."""
-        return math.lcm(*(_ranks_of(group) for group in self._model_groups))
+        groups = (self.actor_model_group, self.critic_model_group, self.initial_model_group)
+        return math.lcm(*(_ranks_of(group) for group in groups if group is not None))
 
     @property
     def _samples_unit(self) -> int:
