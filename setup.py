@@ -12,8 +12,8 @@ README = ROOT / "README.md"
 EXTRAS = {
     "openrlhf": ["openrlhf>=0.11.2,<0.12"],
     "cpu": ["patch-ng>=1.19,<2"],
-    "plot": ["matplotlib>=3.8", "pyarrow>=15", "rich>=13"],
-    "test": ["hypothesis>=6.100", "pytest>=8"],
+    "plot": ["matplotlib>=3.8", "rich>=13"],
+    "test": ["hypothesis>=6.100", "pandas>=2", "pytest>=8", "scipy>=1.11"],
 }
 EXTRAS["dev"] = EXTRAS["cpu"] + EXTRAS["plot"] + EXTRAS["test"] + ["black>=25", "isort>=6", "pre-commit", "ruff>=0.9"]
 
@@ -46,6 +46,6 @@ setup(
     data_files=[("../purelib", ["openrlhf_pf/openrlhf_pf.pth"])],
     zip_safe=False,
     # The plugin alone installs beside any OpenRLHF, also beside one that was installed from source.
-    install_requires=["torch>=2.4"],
+    install_requires=["torch>=2.4", "pyarrow>=15"],
     extras_require=EXTRAS,
 )

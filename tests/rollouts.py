@@ -1,18 +1,25 @@
-"""Rollouts and arguments by hand, on OpenRLHF's own Experience, for the tests of the training package."""
+"""Rollouts, arguments and an experience maker by hand, on OpenRLHF's own Experience, for tests of training."""
 
+import math
 from types import SimpleNamespace
 
+import openrlhf.trainer.ppo_utils.experience_maker as host
+import pytest
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.utils.config import hierarchize
+
+from openrlhf_pf.training.experience_maker import FilteringExperienceMaker
+
+FLAGS = (
+    "keep mode weights low high power options baseline drop drop_tolerance reward_models rank_by log seed"
+).split()
 
 
 def namespace(**flat):
     values = {
         "sample_filter": "best_worst",
-        "sample_filter_keep": None,
-        "sample_filter_weights": None,
-        "sample_filter_seed": None,
+        **{f"sample_filter_{flag}": None for flag in FLAGS},
         "train.seed": 7,
         "train.batch_size": 4,
         "train.micro_batch_size": 1,
@@ -23,6 +30,9 @@ def namespace(**flat):
         "rollout.n_samples_per_prompt": 4,
         "rollout.micro_batch_size": 2,
         "rollout.max_new_tokens": 4,
+        "train.agent_func_path": None,
+        "reward.model_name_or_path": "main",
+        "reward.remote_url": None,
         "reward.clip_range": (-10, 10),
         "reward.overlong_buffer_len": None,
         "reward.stop_properly_penalty_coef": None,
@@ -41,7 +51,7 @@ class ModelGroup(SimpleNamespace):
     """What the maker reads of a RayActorGroup, and a record of what each rank was asked to do."""
 
     def __init__(self, ranks):
-        super().__init__(_actor_handlers=[None] * ranks, duplicate_actors=1, calls=[])
+        super().__init__(_actor_handlers=[None] * ranks, duplicate_actors=1, calls=[], models=[])
 
 
 def sample(prompt, reward, token=None, score=None):
@@ -70,3 +80,52 @@ def rollout_of(rewards, scores=None):
         for g, group in enumerate(rewards)
         for n, reward in enumerate(group)
     ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_a_cluster():
+    """The parent puts placeholders for absent models into Ray's object store; here they stay where they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "ray", SimpleNamespace(put=lambda rows: [row[0] for row in rows]))
+        yield
+
+
+class Maker(FilteringExperienceMaker):
+    """Answers forward calls in place of Ray: log-probs 0 for the policies, the first token as the reward."""
+
+    def _dispatch_forward(self, group, sync_condition, **kwargs):
+        batches = kwargs["sequences"]
+        ranks = len(group._actor_handlers)
+        share = math.ceil(len(batches) / ranks)  # as RayActorGroup.async_run_method_batch cuts them
+        group.calls.append([[len(b) for b in batches[r * share : (r + 1) * share]] for r in range(ranks)])
+        if group is self.reward_model_group:
+            models = kwargs.get("model", [None] * len(batches))
+            group.models += sorted(set(models), key=str)
+            return [self.reward(batch[:, 0].float(), model) for batch, model in zip(batches, models)]
+        return [torch.zeros(batch.shape[0], batch.shape[1] - 1) for batch in batches]
+
+    @staticmethod
+    def reward(token, model):
+        """By the token; the further model "upside" thinks most of 28."""
+        return -(token - 28).abs() if model == "upside" else token
+
+    def _flatten_results(self, refs, duplicate_factor):
+        return refs
+
+
+def make_maker(ranks=1, critic_ranks=None, reward_ranks=1, local_reward=True, **flat):
+    maker = Maker(
+        ModelGroup(ranks),
+        ModelGroup(critic_ranks) if critic_ranks else None,
+        ModelGroup(reward_ranks) if local_reward else None,
+        None,
+        SimpleNamespace(value=0.0),
+        SimpleNamespace(args=namespace(**flat)),
+        SimpleNamespace(pad_token_id=0, decode=lambda tokens, **kwargs: " ".join(map(str, tokens))),
+    )
+    return maker
+
+
+def trained_tokens(experiences):
+    """The first token of every training sample: it names the sample."""
+    return sorted(int(row[0]) for experience in experiences for row in experience.sequences)

@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("openrlhf")
 
+from rollouts import FLAGS
+
 MINIMAL = (
     "--actor.model_name_or_path absent --reward.model_name_or_path absent --data.prompt_dataset absent "
     "--vllm.num_engines 1 --actor.num_gpus_per_node 2 --critic.num_gpus_per_node 2 --reward.num_gpus_per_node 1 "
@@ -21,7 +23,8 @@ DRIVER = """
 import sys, ray
 def stop(**kwargs):
     import openrlhf.trainer.ppo_trainer as sync, openrlhf.trainer.ppo_trainer_async as asynchronous
-    names = [c.__ray_metadata__.class_name for c in (sync.PPOTrainer, asynchronous.TrainingActor)]
+    worker = sys.modules["__main__"].RewardModelActor  # OpenRLHF's entry module, as runpy runs it
+    names = [c.__ray_metadata__.class_name for c in (sync.PPOTrainer, asynchronous.TrainingActor, worker)]
     print("REACHED RAY", *names)
     raise SystemExit(0)
 ray.init = stop
@@ -54,6 +57,57 @@ BAD = [
         "--sample_filter best_of_n --algo.advantage.estimator rloo --train.batch_size 8",
         "needs at least 2, but --sample_filter best_of_n keeps 1",
     ),
+    ("--sample_filter top_bottom --sample_filter_high 0.5", "sample filter 'top_bottom' needs low"),
+    ("--sample_filter top_bottom --sample_filter_high 0 --sample_filter_low 1", "low must be below high"),
+    ("--sample_filter reward_power --sample_filter_power -1", "power must be a finite number above 0, got -1"),
+    ("--sample_filter best_worst --sample_filter_high 1", "sample filter 'best_worst' takes no high"),
+    ("--sample_filter top --sample_filter_options high=much", "option high of sample filter 'top' must be float, got"),
+    ("--sample_filter absent.py:Mine", "absent.py does not import (FileNotFoundError: "),
+    ("--sample_filter no.such.module:Mine", "no.such.module does not import (ModuleNotFoundError: "),
+    ("--sample_filter torch:Tensor", "must be a subclass of openrlhf_pf.SampleFilter, found another class"),
+    (
+        "--sample_filter top --sample_filter_high 0.5 --algo.advantage.estimator rloo",
+        "needs the group of a prompt: choose gae, reinforce or flash_reinforce",
+    ),
+    (
+        "--sample_filter best_worst --sample_filter_baseline group",
+        "has no effect with --algo.advantage.estimator gae",
+    ),
+    (
+        "--sample_filter none --sample_filter_mode resample",
+        "--sample_filter_mode has no effect with --sample_filter none",
+    ),
+    (
+        "--sample_filter best_worst --sample_filter_drop_tolerance 0.1",
+        "has no effect without --sample_filter_drop flat",
+    ),
+    (
+        "--sample_filter best_worst --sample_filter_drop flat --sample_filter_drop_tolerance -1",
+        "must be 0 or more, in units of the reward, got -1",
+    ),
+    ("--sample_filter ensemble_agreement", "ensemble_agreement compares several reward models, but there are none"),
+    ("--sample_filter best_worst --sample_filter_rank_by lower_bound", "lower_bound compares several reward models"),
+    ("--sample_filter best_worst --sample_filter_reward_models a", "needs two or more different checkpoints"),
+    ("--sample_filter best_worst --sample_filter_reward_models a,a", "needs two or more different checkpoints"),
+    (
+        "--sample_filter best_worst --sample_filter_reward_models a,b --reward.remote_url reward.py",
+        "but rewards come from --reward.remote_url or an agent",
+    ),
+    (
+        "--sample_filter top --sample_filter_high 0.5 --train.batch_size 32",
+        "x at most 2 kept samples a prompt gives 16",
+    ),
+    (f"--sample_filter best_worst --sample_filter_log {__file__}/log", "/log"),
+]
+
+GOOD = [
+    "--sample_filter best_worst",
+    "--sample_filter best_of_n --sample_filter_baseline group --algo.advantage.estimator rloo --train.batch_size 8",
+    "--sample_filter best_random --sample_filter_mode reweight --train.batch_size 32",
+    "--sample_filter top --sample_filter_high 0.5 --sample_filter_keep 3",
+    f"--sample_filter {Path(__file__).parent.parent / 'examples' / 'custom_filter.py'}:ShortestCorrect",
+    "--sample_filter none --sample_filter_drop flat --train.batch_size 8",
+    "--sample_filter ensemble_agreement --sample_filter_reward_models a,b",
 ]
 
 
@@ -79,8 +133,7 @@ def launched(tmp_path_factory):
     """Every command line, by name, in one process, because importing vLLM takes ten seconds: (stdout, stderr) each."""
     minimal = "\t".join(MINIMAL)
     lines = {"none": minimal + "\t--sample_filter\tnone"}  # first: a filter leaves our trainers in the process
-    lines |= {extra: "\t".join([minimal, *extra.split()]) for extra, _ in BAD}
-    lines["filter"] = minimal + "\t--sample_filter\tbest_worst"
+    lines |= {extra: "\t".join([minimal, *extra.split()]) for extra in [*(extra for extra, _ in BAD), *GOOD]}
     lines |= {script.stem: submitted_by(script, tmp_path_factory.mktemp("client")) for script in SCRIPTS}
     lines["help"] = "--help"
     result = subprocess.run(
@@ -99,8 +152,14 @@ def test_a_bad_flag_is_refused_in_one_sentence_before_ray_starts(launched, extra
     assert "STATUS 2" in out and "REACHED RAY" not in out
 
 
-def test_a_filter_puts_our_trainers_in_place(launched):
-    assert "REACHED RAY FilteringPPOTrainer FilteringTrainingActor" in launched["filter"][0]
+@pytest.mark.parametrize("extra", GOOD)
+def test_a_filter_puts_our_trainers_in_place(launched, extra):
+    assert "REACHED RAY FilteringPPOTrainer FilteringTrainingActor" in launched[extra][0], launched[extra][1]
+
+
+def test_several_reward_models_put_our_worker_in_place(launched):
+    assert "EnsembleRewardModelActor" in launched[GOOD[-1]][0]
+    assert "EnsembleRewardModelActor" not in launched[GOOD[0]][0]
 
 
 def test_none_leaves_openrlhfs_own_trainers_in_place(launched):
@@ -111,8 +170,8 @@ def test_help_lists_our_flags_in_a_group_of_their_own(launched):
     out, _ = launched["help"]
     theirs, _, ours = out.partition("policy filtration (openrlhf_pf)")
     assert "--rollout.n_samples_per_prompt" in theirs
-    for flag in ("--sample_filter NAME", "--sample_filter_keep", "--sample_filter_weights", "--sample_filter_seed"):
-        assert flag in ours
+    for flag in ("", *(f"_{flag}" for flag in FLAGS)):
+        assert f"--sample_filter{flag} " in ours, flag
 
 
 @pytest.mark.parametrize("script", [script.stem for script in SCRIPTS])

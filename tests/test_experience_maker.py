@@ -1,7 +1,7 @@
 """The experience maker's own logic on OpenRLHF's own Experience class, with the models' answers computed in place."""
 
 import math
-from types import SimpleNamespace
+import textwrap
 
 import pytest
 import torch
@@ -10,58 +10,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("openrlhf")
 
-import openrlhf.trainer.ppo_utils.experience_maker as host
-from rollouts import ModelGroup, namespace, rollout_of, sample
+from rollouts import make_maker, rollout_of, sample, trained_tokens, without_a_cluster  # noqa: F401 (a fixture)
 
-from openrlhf_pf.training.experience_maker import (
-    FilteringExperienceMaker,
-    NothingToTrain,
-    micro_batches,
-)
+from openrlhf_pf.training import rollout_log
+from openrlhf_pf.training.experience_maker import NothingToTrain, micro_batches
 
 NAN = float("nan")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_a_cluster():
-    """The parent puts placeholders for absent models into Ray's object store; here they stay where they are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(host, "ray", SimpleNamespace(put=lambda rows: [row[0] for row in rows]))
-        yield
-
-
-class Maker(FilteringExperienceMaker):
-    """Answers forward calls in place of Ray: log-probs 0 for the policies, the first token as the reward."""
-
-    def _dispatch_forward(self, group, sync_condition, **kwargs):
-        batches = kwargs["sequences"]
-        ranks = len(group._actor_handlers)
-        share = math.ceil(len(batches) / ranks)  # as RayActorGroup.async_run_method_batch cuts them
-        group.calls.append([[len(b) for b in batches[r * share : (r + 1) * share]] for r in range(ranks)])
-        if group is self.reward_model_group:
-            return [batch[:, 0].float() for batch in batches]
-        return [torch.zeros(batch.shape[0], batch.shape[1] - 1) for batch in batches]
-
-    def _flatten_results(self, refs, duplicate_factor):
-        return refs
-
-
-def make_maker(ranks=1, critic_ranks=None, reward_ranks=1, local_reward=True, **flat):
-    maker = Maker(
-        ModelGroup(ranks),
-        ModelGroup(critic_ranks) if critic_ranks else None,
-        ModelGroup(reward_ranks) if local_reward else None,
-        None,
-        SimpleNamespace(value=0.0),
-        SimpleNamespace(args=namespace(**flat)),
-        SimpleNamespace(pad_token_id=0),
-    )
-    return maker
-
-
-def trained_tokens(experiences):
-    """The first token of every training sample: it names the sample."""
-    return sorted(int(row[0]) for experience in experiences for row in experience.sequences)
 
 
 # ── Who sees what ──
@@ -255,6 +209,185 @@ def test_dynamic_batches_train_whole_optimizer_steps_and_leave_the_split_to_open
     assert sum(len(e.sequences) for e in experiences) == 6 and len(experiences) % 2 == 0
     assert maker.metrics["filter/dropped_prompts"] == 2
     assert sum(map(sum, maker.reward_model_group.calls[0])) == 20
+
+
+# ── Draws and scopes ──
+
+
+def test_the_batch_keeps_what_passes_however_it_falls_on_prompts():
+    # Above 3.5: 4 9 8 of the first prompt, none of the second, 5 of the third; G k = 6 may train, 2 x 2 share 4.
+    maker = make_maker(
+        2, local_reward=False, sample_filter="top", sample_filter_high=3.5, **{"train.micro_batch_size": 2}
+    )
+    experiences = maker.make_experience_batch(
+        rollout_of([[4.0, 9.0, 8.0, 1.0], [0.0, 1.0, 2.0, 3.0], [5.0, 1.0, 1.0, 1.0]])
+    )
+    assert trained_tokens(experiences) == [1, 2, 3, 201]
+    assert maker.metrics["filter/dropped_prompts"] == 1 and maker.metrics["filter/kept_fraction"] == 4 / 12
+
+
+def test_in_batch_scope_as_few_samples_as_possible_are_trimmed_and_at_random():
+    seen = set()
+    for step in range(40):
+        maker = make_maker(2, local_reward=False, sample_filter="top", sample_filter_high=0.5)
+        maker.step = step
+        kept = trained_tokens(maker.make_experience_batch(rollout_of([[1.0, 1.0, 1.0, 0.0], [0.0] * 4])))
+        assert len(kept) == 2 and set(kept) < {1, 2, 3}
+        seen |= set(kept)
+    assert seen == {1, 2, 3}
+
+
+def test_thresholds_that_no_sample_passes_train_nothing_and_say_so():
+    maker = make_maker(local_reward=False, sample_filter="top", sample_filter_high=5.0)
+    with pytest.raises(
+        NothingToTrain, match="--sample_filter top keeps no sample among rewards from 1 to 4: see to its"
+    ):
+        maker.make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]]))
+
+
+def test_resampled_draws_repeat_after_one_forward_pass():
+    maker = make_maker(local_reward=False, sample_filter_mode="resample", **{"rollout.micro_batch_size": 8})
+    draws = []
+    for step in range(60):
+        maker.step = step
+        experiences = maker.make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]] * 2))
+        tokens = trained_tokens(experiences)
+        forwarded = sum(maker.actor_model_group.calls[-1][0])
+        assert len(tokens) == 4 and forwarded == len(set(tokens))
+        draws.append(tuple(sum(token % 100 == rank for token in tokens) for rank in (4, 3, 2, 1)))
+    assert {d[1] + d[2] for d in draws} == {0}, "a rank without weight was drawn"
+    # Two draws of best or worst for each of two prompts: 0 to 4 times the best.
+    assert {d[0] for d in draws} == {0, 1, 2, 3, 4}
+
+
+def test_reweighted_advantages_follow_the_weights_after_whitening():
+    settings = {"sample_filter": "rank_weights", "sample_filter_weights": [6.0, 3.0, 1.0, 0.0]}
+    whitened = {"algo.advantage.no_std_norm": False, "train.batch_size": 3, "rollout.micro_batch_size": 3}
+    rewards = [[1.0, 2.0, 3.0, 4.0]]
+    plain = make_maker(
+        local_reward=False, sample_filter="top", sample_filter_high=1.5, sample_filter_keep=3, **whitened
+    )
+    scaled = make_maker(local_reward=False, sample_filter_mode="reweight", **settings, **whitened)
+    (before,) = plain.make_experience_batch(rollout_of(rewards))
+    (after,) = scaled.make_experience_batch(rollout_of(rewards))
+    assert before.sequences[:, 0].tolist() == after.sequences[:, 0].tolist() == [4, 3, 2]
+    # The mean weight of the three is 1/3: scales 1.8, .9, .3.
+    expected = before.advantages[:, -1] * torch.tensor([1.8, 0.9, 0.3])
+    assert after.advantages[:, -1].tolist() == pytest.approx(expected.tolist())
+    assert before.advantages[:, -1].std(unbiased=False) == pytest.approx(1.0, abs=1e-4)
+    assert torch.equal(before.returns, after.returns), "the critic's target has no weight in it"
+
+
+def test_flat_prompts_are_dropped_where_asked_and_counted():
+    maker = make_maker(local_reward=False, sample_filter_drop="flat", sample_filter_drop_tolerance=0.15)
+    rewards = [[1.0, 1.1, 1.1, 1.0], [1.0, 1.2, 1.0, 1.0], [2.0, 2.0, 2.0, 2.0]]
+    assert trained_tokens(maker.make_experience_batch(rollout_of(rewards)))[-1] == 102
+    assert maker.metrics["filter/dropped_flat_prompts"] == 2 and maker.metrics["filter/dropped_prompts"] == 2
+    assert maker.metrics["filter/flat_groups"] == 1, "a metric of its own, without the tolerance"
+
+
+def test_without_a_filter_flat_prompts_can_still_be_dropped_and_every_rank_gets_as_much():
+    maker = make_maker(2, local_reward=False, sample_filter="none", sample_filter_drop="flat")
+    experiences = maker.make_experience_batch(rollout_of([[0.0] * 4, [1.0, 2.0, 3.0, 4.0], [5.0] * 4]))
+    assert trained_tokens(experiences) == [101, 102, 103, 104]
+    assert [len(e.sequences) for e in experiences] == [2, 2]
+
+
+def test_in_batch_scope_a_flat_prompt_gives_its_share_to_the_others():
+    maker = make_maker(local_reward=False, sample_filter="top", sample_filter_high=0.5, sample_filter_drop="flat")
+    experiences = maker.make_experience_batch(rollout_of([[1.0] * 4, [1.0, 2.0, 3.0, 4.0]]))
+    assert trained_tokens(experiences) == [101, 102, 103, 104]
+
+
+# ── A user's own filter ──
+
+
+def test_a_users_filter_sees_lengths_scores_and_extra_logs(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(textwrap.dedent("""
+            from openrlhf_pf import SampleFilter
+
+            class Passing(SampleFilter):
+                def __init__(self, n_samples, keep, least: float):
+                    super().__init__(n_samples, keep)
+                    self.least = least
+
+                def weigh(self, batch):
+                    passed = batch.scores * (batch.extra_logs["tests"] >= self.least)
+                    return passed * (batch.response_lengths > 1) * (1.0 + batch.step)
+            """))
+    maker = make_maker(
+        local_reward=False,
+        sample_filter=f"{file}:Passing",
+        sample_filter_options=["least=2"],
+        **{"train.batch_size": 2},
+    )
+    samples = rollout_of([[1.0, 2.0, 3.0, 4.0]], scores=[[1.0, 1.0, 1.0, 0.0]])
+    for place, s in enumerate(samples):
+        s.info["tests"], s.response_length = torch.tensor([float(place)]), torch.tensor([5])
+    # Tests 2 and 3 of samples 3 and 4, of which only sample 3 has a score: it is drawn twice.
+    assert trained_tokens(maker.make_experience_batch(samples)) == [3, 3]
+
+
+# ── Several reward models ──
+
+
+def test_every_reward_model_scores_every_sample_and_the_filter_sees_them():
+    # The stand-in scores by the token; model "upside" turns the order of the tens around.
+    maker = make_maker(
+        sample_filter="ensemble_agreement",
+        sample_filter_reward_models="main,upside",
+        sample_filter_keep=1,
+        **{"train.batch_size": 1, "reward.model_name_or_path": "main"},
+    )
+    samples = [sample(0, None, token=token) for token in (10, 25, 30, 45)]
+    experiences = maker.make_experience_batch(samples)
+    assert maker.reward_model_group.models == [None, "upside"], "the main model scores once"
+    models = maker.rollout.model_rewards
+    assert models.shape == (2, 1, 4) and models[0, 0].sort().values.tolist() == [10, 25, 30, 45]
+    # Ranks by main 0 1 2 3, by -|token - 28|: -18 -3 -2 -17: 0 2 3 1: sample 10 is the one that both rank alike.
+    assert trained_tokens(experiences) == [10]
+    assert [float(s.rewards) for s in samples] == [10, 25, 30, 45]
+    assert maker.metrics["filter/ensemble_spread"] > 0
+
+
+def test_a_filter_may_rank_by_the_lower_bound_while_the_reward_trains():
+    maker = make_maker(
+        sample_filter="best_of_n",
+        sample_filter_reward_models="main,upside",
+        sample_filter_rank_by="lower_bound",
+        **{"train.batch_size": 1, "reward.model_name_or_path": "main"},
+    )
+    experiences = maker.make_experience_batch([sample(0, None, token=token) for token in (10, 25, 30, 45)])
+    # Means less deviations: (10, -18) -4 - 19.8, (25, -3) 11 - 19.8, (30, -2) 14 - 22.6, (45, -17) 14 - 43.8.
+    assert trained_tokens(experiences) == [30]
+    assert float(experiences[0].rewards) == 30.0
+    assert maker.metrics["filter/kept_reward_mean"] == 30.0 and maker.metrics["filter/kept_rank_1"] == 1.0
+
+
+# ── The rollout log ──
+
+
+def test_the_log_records_every_sample_and_what_became_of_it(tmp_path):
+    maker = make_maker(local_reward=False, sample_filter_log=str(tmp_path / "log"))
+    for step in (0, 1):
+        maker.step = step
+        maker.make_experience_batch(rollout_of([[1.0, 2.0, float("nan"), 4.0], [5.0, 6.0, 7.0, 8.0]]))
+    maker.log.close()
+    table = rollout_log.read(tmp_path / "log").to_pandas()
+    assert table.step.tolist() == [1] * 8 + [2] * 8
+    first = table[table.step == 1].sort_values(["prompt", "reward"])
+    assert first.reward.tolist() == pytest.approx([1.0, 2.0, 4.0, NAN, 5.0, 6.0, 7.0, 8.0], nan_ok=True)
+    assert first.kept.tolist() == [True, False, True, False, True, False, False, True]
+    assert first["rank"].fillna(0).tolist() == [3, 2, 1, 0, 4, 3, 2, 1]
+
+
+def test_a_rollout_that_trains_nothing_is_logged_all_the_same(tmp_path):
+    maker = make_maker(local_reward=False, sample_filter_log=str(tmp_path / "log"))
+    with pytest.raises(NothingToTrain):
+        maker.make_experience_batch(rollout_of([[None] * 4]))
+    maker.log.close()
+    assert rollout_log.read(tmp_path / "log")["kept"].to_pylist() == [False] * 4
 
 
 # ── Metrics ──

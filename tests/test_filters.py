@@ -3,13 +3,15 @@
 import itertools
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openrlhf_pf.filters import FILTERS, FilterBatch, SampleFilter, build_filter, select
+from openrlhf_pf.filters import DRAWS, FILTERS, FilterBatch, SampleFilter, build_filter, draw
+from openrlhf_pf.filters.ensemble import mid_ranks
 
 NAN, INF = float("nan"), float("inf")
 
@@ -75,6 +77,106 @@ def test_max_variance_ignores_unusable_rewards():
     assert weights_of("max_variance", [[9.0, NAN, 8.0, 1.0, 2.0]], 2)[0] == [0.5, 0.0, 0.0, 0.5, 0.0]
 
 
+# ── Batch scope ──
+
+# Rewards of two prompts; .5 and -.5 themselves pass neither threshold.
+TWO = [[0.9, 0.5, -0.2, -0.8], [0.6, 0.1, -0.5, 0.7]]
+
+
+@pytest.mark.parametrize(
+    "name, options, expected",
+    [
+        ("top", {"high": 0.5}, [[1 / 3, 0, 0, 0], [1 / 3, 0, 0, 1 / 3]]),
+        ("top_bottom", {"low": -0.5, "high": 0.5}, [[1 / 4, 0, 0, 1 / 4], [1 / 4, 0, 0, 1 / 4]]),
+        # Sizes .9 .5 .2 .8 and .6 .1 .5 .7 add up to 4.3, their squares to 2.85.
+        (
+            "reward_power",
+            {"power": 1},
+            [[0.9 / 4.3, 0.5 / 4.3, 0.2 / 4.3, 0.8 / 4.3], [x / 4.3 for x in (0.6, 0.1, 0.5, 0.7)]],
+        ),
+        (
+            "reward_power",
+            {"power": 2},
+            [[x / 2.85 for x in (0.81, 0.25, 0.04, 0.64)], [x / 2.85 for x in (0.36, 0.01, 0.25, 0.49)]],
+        ),
+        ("top", {"high": 2.0}, [[0] * 4] * 2),
+        ("reward_power", {"power": 400}, [[1, 0, 0, 0], [0, 0, 0, 0]]),
+    ],
+)
+def test_weights_over_the_batch(name, options, expected):
+    for weights, by_hand in zip(weights_of(name, TWO, **options), expected):
+        assert weights == pytest.approx(by_hand, rel=1e-6, abs=1e-12)
+
+
+def test_top_random_takes_the_top_and_half_of_the_others():
+    rewards = torch.tensor([[0.9, 0.1, 0.2, 0.3]]).repeat(4000, 1)
+    taken = build_filter("top_random", 4, high=0.5)(rewards, generator()) > 0
+    assert taken[:, 0].all()
+    # 4000 coins have a standard error of .008.
+    assert taken[:, 1:].double().mean(dim=0).tolist() == pytest.approx([0.5] * 3, abs=0.04)
+
+
+def test_an_unusable_reward_weighs_nothing_in_the_batch_and_spares_its_prompt():
+    assert weights_of("top_bottom", [[0.9, NAN, INF, -0.9]], low=-0.5, high=0.5) == [[0.5, 0, 0, 0.5]]
+    assert weights_of("top_random", [[NAN, NAN, 1.0, NAN]], high=0.5) == [[0, 0, 1.0, 0]]
+    assert weights_of("reward_power", [[NAN, 0.5, -INF, 0.5]], power=1) == [[0, 0.5, 0, 0.5]]
+
+
+def test_reward_power_says_once_that_rewards_leave_its_range():
+    sample_filter = build_filter("reward_power", 2, power=1)
+    with pytest.warns(UserWarning, match=r"meant for rewards in \[-1, 1\] .* got a reward of size 3"):
+        assert sample_filter(torch.tensor([[1.0, -3.0]])).tolist() == [[0.25, 0.75]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample_filter(torch.tensor([[1.0, -3.0]]))
+
+
+# ── Length, ensemble ──
+
+
+def test_shortest_and_reward_per_token():
+    lengths = torch.tensor([[4, 2, 8, 0]])
+    batch = FilterBatch(torch.tensor([[1.0, 0.4, 4.0, 0.1]]), response_lengths=lengths)
+    assert build_filter("shortest", 4)(batch).tolist() == [[0, 0.5, 0, 0.5]]
+    # A token is worth 1/4, .2, .5 and, of a response without tokens, .1.
+    assert build_filter("reward_per_token", 4)(batch).tolist() == [[0.5, 0, 0.5, 0]]
+
+
+def test_shortest_ranks_no_sample_without_a_usable_reward():
+    batch = FilterBatch(torch.tensor([[1.0, NAN, 4.0, 0.1]]), response_lengths=torch.tensor([[4, 1, 8, 5]]))
+    assert build_filter("shortest", 4)(batch).tolist() == [[0.5, 0, 0, 0.5]]
+
+
+def test_ensemble_agreement_keeps_the_samples_that_all_rank_alike():
+    # Ranks from below: model A 3 2 1 0, model B 3 1 2 0, model C 0 2 1 3. Variances of the samples: ranks (3 3 0) 2,
+    # (2 1 2) 2/9, (1 2 1) 2/9, (0 0 3) 2.
+    models = torch.tensor([[[4.0, 3.0, 2.0, 1.0]], [[0.9, 0.3, 0.5, 0.1]], [[-4.0, 8.0, 7.0, 9.0]]])
+    batch = FilterBatch(models[0], model_rewards=models)
+    assert build_filter("ensemble_agreement", 4)(batch).tolist() == [[0, 0.5, 0.5, 0]]
+    assert batch.ensemble_mean[0, 0] == pytest.approx(0.3) and batch.lower_bound().shape == (1, 4)
+    # Sample 3: 1, .1, 9: mean 3.3667, deviations -2.3667 -3.2667 5.6333 have squares 5.601 + 10.671 + 31.734 = 48.007.
+    assert float(batch.lower_bound(2.0)[0, 3]) == pytest.approx(10.1 / 3 - 2 * (48.0067 / 2) ** 0.5, abs=1e-3)
+
+
+def test_mid_ranks_share_ties():
+    ranks = mid_ranks(torch.tensor([[2.0, 1.0, 2.0, NAN, 0.0]]))
+    assert ranks.tolist() == [[3.5, 2.0, 3.5, 0.0, 1.0]]
+
+
+def test_what_a_batch_lacks_is_named():
+    with pytest.raises(ValueError, match=r"have no response_lengths: the filter needs them"):
+        build_filter("shortest", 4)(torch.zeros(1, 4))
+    assert FilterBatch(torch.zeros(1, 4)).scores is None
+
+
+def test_a_batch_is_read_only_and_makes_its_columns_once():
+    made = []
+    batch = FilterBatch(torch.zeros(1, 2), responses=lambda: made.append(1) or [["a", "b"]])
+    assert batch.responses is batch.responses and made == [1]
+    with pytest.raises(AttributeError, match="read-only"):
+        batch.rewards = torch.ones(1, 2)
+
+
 # ── Edge rules ──
 
 
@@ -125,6 +227,14 @@ def test_flat_prompts_are_told_by_a_tolerance():
         ("rank_weights", 2, {"weights": [1.0, -1.0]}, "not negative"),
         ("rank_weights", 2, {"weights": [0.0, 0.0]}, "not all 0"),
         ("rank_weights", 2, {"weights": [1.0, NAN]}, "finite"),
+        ("top", 5, {}, "needs high"),
+        ("top_bottom", 5, {"high": 0.5}, "needs low"),
+        ("top_bottom", 5, {"low": 0.5, "high": 0.5}, "low must be below high"),
+        ("top", 5, {"high": NAN}, "must be a finite reward"),
+        ("reward_power", 5, {"power": 0}, "must be a finite number above 0"),
+        ("top", 5, {"texts": ["high"]}, "written key=value, got 'high'"),
+        ("top", 5, {"texts": ["hihg=1"]}, "takes no hihg; it takes high"),
+        ("top", 5, {"texts": ["high=much"]}, "must be float, got 'much'"),
     ],
 )
 def test_bad_settings_get_one_sentence(name, n_samples, options, words):
@@ -157,78 +267,65 @@ def filtered(draw):
     n = draw(st.integers(2, 7))
     name = draw(st.sampled_from(sorted(FILTERS)))
     keep = draw(st.integers(1, n))
-    options = {"weights": draw(st.lists(st.floats(0.01, 1), min_size=n, max_size=n))} if name == "rank_weights" else {}
-    rewards = draw(st.lists(st.lists(REWARDS, min_size=n, max_size=n), min_size=1, max_size=6))
-    return build_filter(name, n, keep, **options), torch.tensor(rewards), draw(st.integers(0, 99))
+    options = {
+        "rank_weights": {"weights": draw(st.lists(st.floats(0.01, 1), min_size=n, max_size=n))},
+        "top": {"high": 1.0},
+        "top_random": {"high": 1.0},
+        "top_bottom": {"low": -1.0, "high": 1.0},
+        "reward_power": {"power": 2.0},
+    }.get(name, {})
+    rewards = torch.tensor(draw(st.lists(st.lists(REWARDS, min_size=n, max_size=n), min_size=1, max_size=6)))
+    columns = {
+        "response_lengths": torch.arange(rewards.numel()).reshape(rewards.shape) % 5,
+        "model_rewards": torch.stack([rewards, rewards.flip(1)]),
+    }
+    return build_filter(name, n, keep, **options), rewards, columns, draw(st.integers(0, 99))
 
 
-@settings(max_examples=300, deadline=None)
-@given(filtered())
-def test_any_rewards_give_weights_and_draws_that_keep_the_promises(case):
-    sample_filter, rewards, seed = case
+def chosen(case, mode):
+    sample_filter, rewards, columns, seed = case
     source = generator(seed)
-    batch = FilterBatch(rewards, source)
-    weights = sample_filter(batch)
-    counts = select(weights, sample_filter.keep, batch.order, source)
+    batch = FilterBatch(rewards, source, **columns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # reward_power's, about rewards beyond 1
+        weights = sample_filter(batch)
+    return weights, draw(mode, weights, sample_filter.keep, sample_filter.scope, batch.order, source)
+
+
+@settings(max_examples=400, deadline=None)
+@given(filtered(), st.sampled_from(DRAWS))
+def test_any_rewards_give_weights_and_draws_that_keep_the_promises(case, mode):
+    sample_filter, rewards, _, _ = case
+    weights, (counts, scale) = chosen(case, mode)
+    keep, group = sample_filter.keep, sample_filter.scope == "group"
 
     assert weights.shape == rewards.shape and weights.isfinite().all() and (weights >= 0).all()
     assert (weights[~rewards.isfinite()] == 0).all()
-    dropped = rewards.isfinite().sum(dim=1) < sample_filter.keep
-    assert weights.sum(dim=1).tolist() == pytest.approx((~dropped).double().tolist())
-    assert counts.sum(dim=1).tolist() == [0 if d else sample_filter.keep for d in dropped]
-    assert ((counts - sample_filter.keep * weights).abs() < 1 + 1e-6).all()  # floor or ceil of k w_i
+    dropped = rewards.isfinite().sum(dim=1) < keep
+    if group:
+        assert weights.sum(dim=1).tolist() == pytest.approx((~dropped).double().tolist())
+    else:
+        assert float(weights.sum()) == pytest.approx(1.0) or not weights.any()
+    assert ((weights > 0).sum(dim=1) <= sample_filter.most_weighed).all()
+
     assert (counts[weights == 0] == 0).all()
+    if mode == "reweight":
+        assert torch.equal(counts, (weights > 0).long())
+        assert not counts.any() or float(scale[counts > 0].mean()) == pytest.approx(1.0)
+    elif group:
+        assert counts.sum(dim=1).tolist() == [0 if d else keep for d in dropped]
+    elif mode == "select":
+        assert counts.max() <= 1 and int(counts.sum()) == min(keep * len(rewards), int((weights > 0).sum()))
+    else:
+        assert int(counts.sum()) == (keep * len(rewards) if weights.any() else 0)
+    if group and mode == "select":
+        assert ((counts - keep * weights).abs() < 1 + 1e-6).all()  # floor or ceil of k w_i
 
 
 @settings(max_examples=100, deadline=None)
-@given(filtered())
-def test_the_same_seed_gives_the_same_choice(case):
-    sample_filter, rewards, seed = case
-
-    def choose():
-        source = generator(seed)
-        batch = FilterBatch(rewards, source)
-        return select(sample_filter(batch), sample_filter.keep, batch.order, source)
-
-    assert torch.equal(choose(), choose())
-
-
-# ── Draws ──
-
-
-def test_select_takes_best_and_worst_once_for_every_offset():
-    weights = torch.tensor([[0.5, 0.0, 0.0, 0.5]]).repeat(5000, 1)
-    assert select(weights, 2, generator=generator()).unique(dim=0).tolist() == [[1, 0, 0, 1]]
-
-
-def test_select_is_unbiased_for_weights_that_repeat_samples():
-    weights = torch.tensor([[0.7, 0.2, 0.1]]).repeat(20000, 1).double()
-    counts = select(weights, 2, generator=generator()).double()
-    # k w = 1.4 .4 .2; counts are floor or ceil of that, so the standard error is at most .5 / sqrt(20000) = .0035.
-    assert counts.mean(dim=0).tolist() == pytest.approx([1.4, 0.4, 0.2], abs=0.015)
-    assert counts[:, 0].unique().tolist() == [1, 2]
-
-
-def test_best_random_draws_the_best_and_each_other_equally_often():
-    rewards = torch.tensor([[4.0, 3.0, 2.0, 1.0]]).repeat(12000, 1)
-    source = generator()
-    batch = FilterBatch(rewards, source)
-    counts = select(build_filter("best_random", 4)(batch), 2, batch.order, source).double()
-    assert (counts[:, 0] == 1).all()
-    assert counts[:, 1:].mean(dim=0).tolist() == pytest.approx([1 / 3] * 3, abs=0.02)
-
-
-@pytest.mark.parametrize("weights", [[[0.5, 0.6]], [[-0.5, 1.5]], [[NAN, 1.0]]])
-def test_select_refuses_what_is_not_a_distribution(weights):
-    with pytest.raises(ValueError, match="each row of weights"):
-        select(torch.tensor(weights), 1)
-
-
-def test_equal_weights_never_repeat_a_sample_by_rounding():
-    # 7 equal weights of 1/7 do not add up to 1 in floats; k = 7 must still take each sample exactly once.
-    for n in range(2, 65):
-        weights = torch.full((200, n), 1.0 / n)
-        assert (select(weights, n, generator=generator(n)) == 1).all()
+@given(filtered(), st.sampled_from(DRAWS))
+def test_the_same_seed_gives_the_same_choice(case, mode):
+    assert torch.equal(chosen(case, mode)[1].counts, chosen(case, mode)[1].counts)
 
 
 def test_filters_import_nothing_of_the_host():

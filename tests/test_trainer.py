@@ -11,6 +11,7 @@ import openrlhf.trainer.ppo_trainer as host
 import openrlhf.trainer.ppo_utils.experience_maker as host_maker
 from rollouts import ModelGroup, namespace, rollout_of
 
+from openrlhf_pf.filters import NoFilter, build_filter
 from openrlhf_pf.training import trainer as trainer_module
 from openrlhf_pf.training.trainer import (
     FilteredSchedule,
@@ -95,6 +96,57 @@ def test_rollout_statistics_see_the_length_penalty_that_training_sees(trainer):
     assert float(samples[3].rewards) == 6.0
 
 
+def test_a_step_that_trains_nothing_says_why(trainer, caplog):
+    trainer.experience_maker.filter = build_filter("top", 4, high=9.0)
+    status, step = trainer.train_step(rollout_of([[1.0, 2.0, 3.0, 6.0]] * 2), 0)
+    assert step == 1 and status["filter/kept_fraction"] == 0 and status["rollout/reward_mean"] == 3.0
+    assert trainer.actor_model_group.appended == []
+
+
+class Counting(NoFilter):
+    """A filter that learns: it counts its rollouts."""
+
+    seen = 0
+
+    def weigh(self, batch):
+        self.seen += 1
+        return super().weigh(batch)
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+
+
+def test_a_filter_that_learns_is_saved_with_the_checkpoint_and_restored_from_it(trainer):
+    saved = {}
+    trainer.actor_model_group.async_run_method = lambda method_name, **kwargs: saved.update(kwargs) or []
+    trainer.args.ckpt.save_steps, trainer.args.logger.logging_steps = 1, 1
+    trainer.experience_maker.filter = Counting(4, 4)
+    trainer.experience_maker.filter.seen = 5
+    states = {"global_step": 3}
+    trainer.save_logs_and_checkpoints(3, {}, states)
+    assert saved["client_states"]["sample_filter"]["state"] == {"seen": 5} and states["global_step"] == 3
+
+    trainer.experience_maker.filter = Counting(4, 4)
+    trainer.restore_best_checkpoint_state(saved["client_states"])
+    assert trainer.experience_maker.filter.seen == 5
+
+    trainer.experience_maker.filter = Counting(4, 4)
+    trainer.args.sample_filter = "another"
+    trainer.restore_best_checkpoint_state(saved["client_states"])
+    assert trainer.experience_maker.filter.seen == 0
+    trainer.restore_best_checkpoint_state({})
+
+
+def test_a_filter_without_state_leaves_the_checkpoint_as_it_is(trainer):
+    trainer.args.ckpt.save_steps, trainer.args.logger.logging_steps = float("inf"), 1
+    states = {"global_step": 3}
+    trainer.save_logs_and_checkpoints(3, {}, states)
+    assert states == {"global_step": 3}
+
+
 def test_statistics_leave_unusable_rewards_out(trainer):
     status, _ = trainer.train_step(rollout_of([[None, 2.0, float("nan"), 6.0], [0.0, 0.0, 0.0, 4.0]]), 0)
     assert status["rollout/reward_mean"] == 2.0 and status["rollout/num_samples"] == 6
@@ -135,4 +187,5 @@ def test_our_trainers_are_openrlhfs_with_the_difference_first():
     ):
         for method in methods:
             assert getattr(ours, method).__module__ == "openrlhf_pf.training.trainer", (ours, method)
-        assert ours.fit.__module__.startswith("openrlhf."), "fit must stay OpenRLHF's own"
+        theirs = [base for base in ours.__mro__ if base.__module__.startswith("openrlhf.")]
+        assert theirs and "fit" in vars(theirs[0])

@@ -2,16 +2,24 @@
 
 ``FILTERS`` maps the name that a user types to the class that does it. To add a filter, write a ``SampleFilter``
 subclass (file, class and name share a word), give it a line in ``FILTERS``, a row in the README's table and a
-hand-computed test. Nothing here imports ray, vllm, deepspeed or openrlhf.
+hand-computed test. A filter of your own needs no line here: ``package.module:Class`` and ``path/to/file.py:Class`` are
+names, too, and ``python -m openrlhf_pf.filters.check`` tells whether it is sound. Nothing here imports ray, vllm,
+deepspeed or openrlhf.
 """
 
 import difflib
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
-from openrlhf_pf.filters.base import FilterBatch, SampleFilter
-from openrlhf_pf.filters.draw import select
+from openrlhf_pf.filters.base import FilterBatch, KeyFilter, SampleFilter, scaled
+from openrlhf_pf.filters.draw import DRAWS, Draw, draw, resample, reweight, select
+from openrlhf_pf.filters.ensemble import EnsembleAgreement
+from openrlhf_pf.filters.length import RewardPerToken, Shortest
+from openrlhf_pf.filters.load import load_filter, options_of, parse_options
+from openrlhf_pf.filters.power import RewardPower
 from openrlhf_pf.filters.rank import BestOfN, BestRandom, BestWorst, NoFilter, RankFilter, RankWeights
+from openrlhf_pf.filters.threshold import Top, TopBottom, TopRandom
 from openrlhf_pf.filters.variance import MaxVariance
 
 FILTERS: dict[str, type[SampleFilter]] = {
@@ -21,42 +29,81 @@ FILTERS: dict[str, type[SampleFilter]] = {
     "best_worst": BestWorst,
     "rank_weights": RankWeights,
     "max_variance": MaxVariance,
+    "top": Top,
+    "top_random": TopRandom,
+    "top_bottom": TopBottom,
+    "reward_power": RewardPower,
+    "shortest": Shortest,
+    "reward_per_token": RewardPerToken,
+    "ensemble_agreement": EnsembleAgreement,
 }
 
-__all__ = ["FILTERS", "FilterBatch", "RankFilter", "SampleFilter", "build_filter", "select"]
+__all__ = [
+    "DRAWS",
+    "FILTERS",
+    "Draw",
+    "FilterBatch",
+    "KeyFilter",
+    "NoFilter",
+    "RankFilter",
+    "SampleFilter",
+    "build_filter",
+    "draw",
+    "filter_class",
+    "resample",
+    "reweight",
+    "scaled",
+    "select",
+]
 
 
-def build_filter(name: str, n_samples: int, keep: int | None = None, **options: Any) -> SampleFilter:
+def filter_class(name: str) -> type[SampleFilter]:
+    """The class called ``name``: a key of ``FILTERS``, ``package.module:Class`` or ``path/to/file.py:Class``.
+
+    Raises:
+        ValueError: there is none; the message is one sentence.
+    """
+    if ":" in name:
+        return load_filter(name)
+    if name not in FILTERS:
+        close = difflib.get_close_matches(name, FILTERS, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else "choose one of them, or give path/to/file.py:Class."
+        raise ValueError(f"there is no sample filter '{name}'; there are {', '.join(FILTERS)}: {hint}")
+    return FILTERS[name]
+
+
+def build_filter(
+    name: str, n_samples: int, keep: int | None = None, texts: Sequence[str] = (), **options: Any
+) -> SampleFilter:
     """Build the filter called ``name``.
 
     Args:
-        name: a key of ``FILTERS``.
+        name: see :func:`filter_class`.
         n_samples: N, samples drawn a prompt.
         keep: k, samples a prompt that train; None for the filter's own default.
-        options: what the filter takes beyond that, e.g. ``weights`` for ``rank_weights``; None counts as not given.
+        texts: options as ``key=value`` texts, read by the types that the filter declares.
+        options: options as values, e.g. ``weights`` for ``rank_weights``; None counts as not given.
 
     Raises:
         ValueError: unknown name, an option that is missing or that this filter does not take, or numbers that do not
             fit; the message is one sentence that says what was given, what is allowed and what to do.
     """
-    if name not in FILTERS:
-        close = difflib.get_close_matches(name, FILTERS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else "choose one of them."
-        raise ValueError(f"there is no sample filter '{name}'; there are {', '.join(FILTERS)}: {hint}")
-    cls = FILTERS[name]
-    given = {option for option, value in options.items() if value is not None}
-    takes = set(inspect.signature(cls.__init__).parameters) - {"self", "n_samples", "keep"}
-    if given - takes:
-        raise ValueError(f"sample filter '{name}' takes no {_listed(given - takes)}: leave it out.")
-    if takes - given:
-        raise ValueError(f"sample filter '{name}' needs {_listed(takes - given)}: give it.")
+    cls = filter_class(name)
+    takes = options_of(cls)
+    given = {option: value for option, value in options.items() if value is not None}
+    given |= parse_options(cls, name, texts)
+    if given.keys() - takes:
+        raise ValueError(f"sample filter '{name}' takes no {_listed(given.keys() - takes)}: leave it out.")
+    needed = {option for option, parameter in takes.items() if parameter.default is inspect.Parameter.empty}
+    if needed - given.keys():
+        raise ValueError(f"sample filter '{name}' needs {_listed(needed - given.keys())}: give it.")
     if n_samples < 2 and cls is not NoFilter:
         raise ValueError(
             f"sample filter '{name}' chooses among the samples of a prompt, but only {n_samples} is drawn: "
             "draw at least 2 samples a prompt."
         )
     keep = cls.default_keep(n_samples) if keep is None else keep
-    return cls(n_samples, keep, **{option: options[option] for option in given})
+    return cls(n_samples, keep, **given)
 
 
 def _listed(words: set[str]) -> str:

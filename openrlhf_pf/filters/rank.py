@@ -24,6 +24,10 @@ class RankFilter(SampleFilter):
             table[n_usable, :n_usable] = self.rank_weights(n_usable)
         return table
 
+    @property
+    def most_weighed(self) -> int:
+        return int((self.rank_weights(self.n_samples) > 0).sum())
+
     @abstractmethod
     def rank_weights(self, n_usable: int) -> Tensor:
         """Return the weights (n_usable,) of the ranks, best first, with sum 1."""

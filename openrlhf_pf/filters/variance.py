@@ -17,6 +17,10 @@ class MaxVariance(SampleFilter):
     smallest case.
     """
 
+    @property
+    def most_weighed(self) -> int:
+        return self.keep
+
     def weigh(self, batch: FilterBatch) -> Tensor:
         k = self.keep
         # Centred, because the variance of rewards far from 0 would drown in rounding.

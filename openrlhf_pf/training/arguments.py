@@ -2,12 +2,21 @@
 
 import argparse
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
-from openrlhf_pf.filters import FILTERS, SampleFilter, build_filter
+from openrlhf_pf.filters import DRAWS, FILTERS, SampleFilter, build_filter
+from openrlhf_pf.training.rollout_log import check_directory
 
 #: Estimators that take a baseline from the other samples of a prompt: with one sample there is none.
 GROUP_ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
+
+BASELINES = ("kept", "group")
+DROPS = ("none", "flat")
+RANKINGS = ("reward", "ensemble_mean", "lower_bound")
+
+#: Flags (without --sample_filter_) that shape the choice, so that they would do nothing with --sample_filter none.
+_OF_A_FILTER = ("keep", "mode", "weights", "low", "high", "power", "options", "baseline", "rank_by")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,36 +25,81 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "policy filtration (openrlhf_pf)",
         "Score all --rollout.n_samples_per_prompt samples, train on the ones that a filter keeps.",
     )
-    group.add_argument(
-        "--sample_filter",
+
+    def add(name: str, text: str, **settings: object) -> None:
+        group.add_argument(f"--sample_filter{name}", help=text, **settings)
+
+    add(
+        "",
+        f"which samples of a prompt train: {', '.join(FILTERS)}, or package.module:Class or "
+        "path/to/file.py:Class (default: none, which is OpenRLHF unchanged)",
         default="none",
         metavar="NAME",
-        help=f"which samples of a prompt train: {', '.join(FILTERS)} (default: none, which is OpenRLHF unchanged)",
     )
-    group.add_argument(
-        "--sample_filter_keep",
-        type=int,
-        metavar="K",
-        help="samples a prompt that train (default: 1 for best_of_n, else 2)",
+    add("_keep", "samples a prompt that train (default: 1 for best_of_n, else 2)", type=int, metavar="K")
+    add(
+        "_mode",
+        "how weights become samples: select exactly K a prompt with least variance, resample K times independently, "
+        "or keep all that have weight and reweight their advantages (default: select)",
+        choices=DRAWS,
     )
-    group.add_argument(
-        "--sample_filter_weights",
+    add("_weights", "for rank_weights: the weight of each rank, best first", type=float, nargs="+", metavar="W")
+    add("_low", "for top_bottom: rewards below this pass", type=float, metavar="R")
+    add("_high", "for top, top_random, top_bottom: rewards above this pass", type=float, metavar="R")
+    add("_power", "for reward_power: the exponent", type=float, metavar="P")
+    add("_options", "further options of the filter", nargs="+", metavar="KEY=VALUE")
+    add(
+        "_baseline",
+        "group estimators (rloo, reinforce_baseline, group_norm, dr_grpo) take their baseline from the kept samples "
+        "of a prompt or from the whole group (default: kept)",
+        choices=BASELINES,
+    )
+    add("_drop", "flat: leave out prompts whose rewards are all equal (default: none)", choices=DROPS)
+    add(
+        "_drop_tolerance",
+        "for --sample_filter_drop flat: rewards this close count as equal (default: 0, but for rounding)",
         type=float,
-        nargs="+",
-        metavar="W",
-        help="for rank_weights: the weight of each rank, best first",
+        metavar="R",
     )
-    group.add_argument(
-        "--sample_filter_seed",
-        type=int,
-        metavar="SEED",
-        help="seed of tie-breaking and draws (default: --train.seed)",
+    add(
+        "_reward_models",
+        "further local reward models that score every sample, for filters and for the log",
+        metavar="A,B,C",
     )
+    add(
+        "_rank_by",
+        "what the filter ranks by: the reward, or the mean or the lower confidence bound (mean less one standard "
+        "deviation) of --sample_filter_reward_models; the reward trains in any case (default: reward)",
+        choices=RANKINGS,
+    )
+    add("_log", "directory for the rollout log: every scored sample, one Parquet file a step", metavar="DIR")
+    add("_seed", "seed of tie-breaking and draws (default: --train.seed)", type=int, metavar="SEED")
 
 
 def is_active(args: SimpleNamespace) -> bool:
     """Whether these arguments ask for anything but OpenRLHF's own training."""
-    return args.sample_filter != "none"
+    return bool(
+        args.sample_filter != "none" or drops_flat(args) or args.sample_filter_log or args.sample_filter_reward_models
+    )
+
+
+def drops_flat(args: SimpleNamespace) -> bool:
+    """Whether prompts without reward spread are left out."""
+    return args.sample_filter_drop == "flat"
+
+
+def reward_models(args: SimpleNamespace) -> list[str]:
+    """The checkpoints of ``--sample_filter_reward_models``, in order."""
+    return args.sample_filter_reward_models.split(",") if args.sample_filter_reward_models else []
+
+
+def with_absolute_paths(args: argparse.Namespace | SimpleNamespace) -> None:
+    """Name files so that Ray's workers, which start in another folder, find them."""
+    place, colon, name = args.sample_filter.rpartition(":")
+    if place.endswith(".py"):
+        args.sample_filter = str(Path(place).resolve()) + colon + name
+    if args.sample_filter_log:
+        args.sample_filter_log = str(Path(args.sample_filter_log).resolve())
 
 
 def filter_from_args(args: SimpleNamespace) -> SampleFilter:
@@ -58,8 +112,24 @@ def filter_from_args(args: SimpleNamespace) -> SampleFilter:
         args.sample_filter,
         n_samples=args.rollout.n_samples_per_prompt,
         keep=args.sample_filter_keep,
-        weights=args.sample_filter_weights,
+        texts=args.sample_filter_options or (),
+        **{option: getattr(args, f"sample_filter_{option}") for option in ("weights", "low", "high", "power")},
     )
+
+
+def draw_mode(args: SimpleNamespace) -> str:
+    """The draw that the arguments ask for: a member of ``DRAWS``."""
+    return args.sample_filter_mode or "select"
+
+
+def samples_stand_alone(args: SimpleNamespace, sample_filter: SampleFilter) -> bool:
+    """Whether the kept samples are no (prompts, k) rectangle: each prompt may keep another number of them."""
+    return sample_filter.scope == "batch" or draw_mode(args) == "reweight"
+
+
+def trained_per_prompt(args: SimpleNamespace, sample_filter: SampleFilter) -> int:
+    """Samples a prompt that train: exactly, or at most where samples stand alone."""
+    return sample_filter.most_weighed if draw_mode(args) == "reweight" else sample_filter.keep
 
 
 def data_parallel_ranks(entity: SimpleNamespace, ds: SimpleNamespace) -> int:
@@ -86,34 +156,94 @@ def check_arguments(args: SimpleNamespace) -> None:
     Raises:
         ValueError: one sentence that says what was given, what is allowed and what to do.
     """
+    _check_nothing_inert(args)
     if not is_active(args):
-        _check_nothing_inert(args)
         return
-    keep = filter_from_args(args).keep
-    estimator = args.algo.advantage.estimator
-    if estimator in GROUP_ESTIMATORS and keep < 2:
-        raise ValueError(
-            f"--algo.advantage.estimator {estimator} takes its baseline from the kept samples of a prompt and needs "
-            f"at least 2, but --sample_filter {args.sample_filter} keeps {keep}: raise --sample_filter_keep or choose "
-            "gae or reinforce."
-        )
-    _check_batches(args, keep)
+    sample_filter = filter_from_args(args)
+    _check_estimator(args, sample_filter)
+    _check_reward_models(args)
+    _check_batches(args, sample_filter)
+    if args.sample_filter_log:
+        check_directory(args.sample_filter_log)
+
+
+def _given(args: SimpleNamespace, *flags: str) -> str | None:
+    """The first of these flags that was given, by its full name."""
+    return next((f"--sample_filter_{f}" for f in flags if getattr(args, f"sample_filter_{f}") is not None), None)
 
 
 def _check_nothing_inert(args: SimpleNamespace) -> None:
-    given = [flag for flag in ("keep", "weights", "seed") if getattr(args, f"sample_filter_{flag}") is not None]
-    if given:
+    flag = _given(args, *_OF_A_FILTER) if args.sample_filter == "none" else None
+    flag = flag or (None if is_active(args) else _given(args, "seed"))
+    if flag:
         raise ValueError(
-            f"--sample_filter_{given[0]} has no effect with --sample_filter none: choose a filter "
-            f"({', '.join(list(FILTERS)[1:])}) or leave the flag out."
+            f"{flag} has no effect with --sample_filter none: choose a filter ({', '.join(list(FILTERS)[1:])}) or "
+            "leave the flag out."
+        )
+    tolerance = args.sample_filter_drop_tolerance
+    if tolerance is not None and not drops_flat(args):
+        raise ValueError("--sample_filter_drop_tolerance has no effect without --sample_filter_drop flat: add it.")
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise ValueError(f"--sample_filter_drop_tolerance must be 0 or more, in units of the reward, got {tolerance}.")
+
+
+def _check_estimator(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
+    estimator, keep = args.algo.advantage.estimator, sample_filter.keep
+    if estimator not in GROUP_ESTIMATORS:
+        if args.sample_filter_baseline is not None:
+            raise ValueError(
+                f"--sample_filter_baseline has no effect with --algo.advantage.estimator {estimator}, which takes no "
+                f"baseline from a prompt's samples: choose one of {', '.join(GROUP_ESTIMATORS)} or leave the flag out."
+            )
+        return
+    if sample_filter.scope == "batch":
+        raise ValueError(
+            f"--sample_filter {args.sample_filter} draws from the whole batch, so that a prompt may keep any number "
+            f"of samples, and --algo.advantage.estimator {estimator} needs the group of a prompt: choose gae, "
+            "reinforce or flash_reinforce, or a filter that keeps k samples a prompt."
+        )
+    if args.sample_filter_baseline != "group" and trained_per_prompt(args, sample_filter) < 2:
+        raise ValueError(
+            f"--algo.advantage.estimator {estimator} takes its baseline from the kept samples of a prompt and needs "
+            f"at least 2, but --sample_filter {args.sample_filter} keeps {keep}: raise --sample_filter_keep, take the "
+            "baseline from all samples with --sample_filter_baseline group, or choose gae or reinforce."
         )
 
 
-def _check_batches(args: SimpleNamespace, keep: int) -> None:
-    filtered = args.rollout.batch_size * keep
+def _check_reward_models(args: SimpleNamespace) -> None:
+    models = reward_models(args)
+    if not models:
+        if args.sample_filter_rank_by not in (None, "reward") or args.sample_filter == "ensemble_agreement":
+            flag = "ensemble_agreement" if args.sample_filter == "ensemble_agreement" else args.sample_filter_rank_by
+            raise ValueError(
+                f"{flag} compares several reward models, but there are none: give their checkpoints with "
+                "--sample_filter_reward_models A,B,C."
+            )
+        return
+    if len(models) < 2 or len(set(models)) < len(models) or not all(models):
+        raise ValueError(
+            "--sample_filter_reward_models needs two or more different checkpoints, separated by commas, got "
+            f"'{args.sample_filter_reward_models}'."
+        )
+    if args.reward.remote_url or args.train.agent_func_path:
+        raise ValueError(
+            "--sample_filter_reward_models scores with the workers of a local reward model, but rewards come from "
+            "--reward.remote_url or an agent: give --reward.model_name_or_path instead, or return each model's score "
+            "in the reward function's extra_logs, where a filter of your own reads them."
+        )
+
+
+def _check_batches(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
+    per_prompt = trained_per_prompt(args, sample_filter)
+    filtered = args.rollout.batch_size * per_prompt
     batch = args.train.batch_size
-    what = f"--rollout.batch_size {args.rollout.batch_size} x {keep} kept samples a prompt gives {filtered} samples"
-    if filtered % batch:
+    varies = samples_stand_alone(args, sample_filter)
+    what = (
+        f"--rollout.batch_size {args.rollout.batch_size} x {'at most ' if varies else ''}{per_prompt} kept samples a "
+        f"prompt gives {filtered} samples"
+    )
+    # Where the number varies from step to step, no number of prompts makes whole optimizer steps.
+    if filtered < batch or (filtered % batch and not varies):
         raise ValueError(
             f"{what}, which is not a whole number of --train.batch_size {batch}: lower --train.batch_size to a "
             f"divisor of {filtered} (e.g. {math.gcd(filtered, batch)}) or raise --rollout.batch_size."
@@ -130,7 +260,7 @@ def _check_batches(args: SimpleNamespace, keep: int) -> None:
                 f"{step}."
             )
     share = args.train.micro_batch_size * math.lcm(*ranks.values())
-    if filtered % share:
+    if filtered % share and not varies:
         raise ValueError(
             f"{what}, which {', '.join(f'{n} {model}' for model, n in ranks.items())} ranks cannot share in whole "
             f"micro-batches of {args.train.micro_batch_size}: make it a multiple of {share}."

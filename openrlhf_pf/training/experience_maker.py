@@ -1,6 +1,7 @@
 """Score all samples, filter, draw, and hand the kept ones on to OpenRLHF's own experience maker.
 
-Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train.
+Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train, M reward
+models.
 """
 
 import copy
@@ -12,23 +13,33 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from openrlhf.trainer.ppo_utils.experience import (
-    Experience,
-)
+from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience import make_experience_batch as stack_experiences
 from openrlhf.trainer.ppo_utils.experience import remove_padding_in_sequences, split_experience_batch
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+from openrlhf.trainer.ppo_utils.length_penalty import apply_length_penalties
 from openrlhf.utils.logging_utils import init_logger
+from torch import Tensor
 
-from openrlhf_pf.filters import FilterBatch, select
-from openrlhf_pf.training.arguments import filter_from_args
+from openrlhf_pf.filters import Draw, FilterBatch, draw, scaled
+from openrlhf_pf.training.arguments import (
+    GROUP_ESTIMATORS,
+    draw_mode,
+    drops_flat,
+    filter_from_args,
+    reward_models,
+    samples_stand_alone,
+)
+from openrlhf_pf.training.baselines import centred
 from openrlhf_pf.training.metrics import filter_metrics
+from openrlhf_pf.training.rollout import Rollout
+from openrlhf_pf.training.rollout_log import RolloutLog
 
 logger = init_logger(__name__)
 
 
 class NothingToTrain(Exception):
-    """A rollout of which no sample can train: no usable reward, or too few samples for the ranks to share."""
+    """A rollout of which no sample can train: no usable reward, no weight, or too few for the ranks to share."""
 
 
 def with_samples_per_prompt(args: SimpleNamespace, n_samples: int) -> SimpleNamespace:
@@ -36,6 +47,18 @@ def with_samples_per_prompt(args: SimpleNamespace, n_samples: int) -> SimpleName
     args = copy.copy(args)
     args.rollout = copy.copy(args.rollout)
     args.rollout.n_samples_per_prompt = n_samples
+    return args
+
+
+def without_baseline(args: SimpleNamespace) -> SimpleNamespace:
+    """Return ``args`` with which OpenRLHF takes rewards as they are: no penalty, no baseline; whitened as before."""
+    args = copy.copy(args)
+    args.reward, args.algo = copy.copy(args.reward), copy.copy(args.algo)
+    args.reward.overlong_buffer_len = args.reward.stop_properly_penalty_coef = None
+    args.algo.advantage = copy.copy(args.algo.advantage)
+    # Of the names that OpenRLHF tells apart, "reinforce" takes no baseline and whitens, and one that it does not know
+    # does neither; what it makes of the rewards goes by the maker's own advantage_estimator, which stays.
+    args.algo.advantage.estimator = "reinforce" if args.algo.advantage.estimator == "reinforce_baseline" else "centred"
     return args
 
 
@@ -59,24 +82,46 @@ def filled_up(samples: list[Experience], ranks: int) -> list[Experience]:
 class FilteringExperienceMaker(RemoteExperienceMaker):
     """OpenRLHF's experience maker behind a sample filter.
 
-    The reward model (or the remote reward) scores all N samples of a prompt; actor, critic and reference run on the k
+    The reward model (or the remote reward) scores all N samples of a prompt; actor, critic and reference run on the
     kept ones only. The filter acts on the reward model's own score: KL, clipping and length penalties come later.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.filter = filter_from_args(self.args)
-        self.seed = self.args.train.seed if self.args.sample_filter_seed is None else self.args.sample_filter_seed
+        #: OpenRLHF's arguments as given; ``self.args`` is what the parent sees: the samples of a prompt that train.
+        self.given = given = self.args
+        self.filter = filter_from_args(given)
+        self.mode = draw_mode(given)
+        self.stand_alone = samples_stand_alone(given, self.filter)
+        self.own_baseline = self.advantage_estimator in GROUP_ESTIMATORS and (
+            given.sample_filter_baseline == "group" or self.stand_alone
+        )
+        self.seed = given.train.seed if given.sample_filter_seed is None else given.sample_filter_seed
         #: Step whose rollout is made next, set by the trainer: with the seed it decides every draw.
         self.step = 0
-        #: All N samples of the last rollout, scored, and the metrics of their filtering.
-        self.rollout: list[Experience] = []
+        #: The last rollout: its scored samples, the metrics of its filtering, which of them trained and how.
+        self.rollout: Rollout | None = None
         self.metrics: dict[str, float] = {}
-        self._drawn: list[int] | None = None
-        # The parent reshapes rewards to (prompts, samples a prompt): what it sees is k samples a prompt.
-        self.args = with_samples_per_prompt(self.args, self.filter.keep)
+        self._weights: Tensor | None = None
+        self._drawn: Draw | None = None
+        self._places: list[int] = []  # in the rollout, of each training sample
+        self._repeats: list[int] | None = None  # of each draw, which kept sample; None where all are drawn once
+
+        self.log = self._open_log()
+        # The parent reshapes rewards to (prompts, samples a prompt): what it sees is the rectangle that trains.
+        self.args = with_samples_per_prompt(given, 1 if self.stand_alone or self.own_baseline else self.filter.keep)
+        if self.own_baseline:
+            self.args = without_baseline(self.args)
         self.strategy = copy.copy(self.strategy)
         self.strategy.args = self.args
+
+    def _open_log(self) -> RolloutLog | None:
+        if not self.given.sample_filter_log:
+            return None
+        # The log's thread decodes texts while the trainer uses its tokenizer, and one of them must not be shared.
+        self._log_tokenizer = copy.deepcopy(self.tokenizer)
+        settings = {"filter": self.given.sample_filter, "keep": self.filter.keep, "mode": self.mode, "seed": self.seed}
+        return RolloutLog(self.given.sample_filter_log, {name: str(value) for name, value in settings.items()})
 
     # ── Ranks ──
 
@@ -100,47 +145,47 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         """Turn a rollout of G x N scored or unscored samples into experiences of the kept ones.
 
         Raises:
-            NothingToTrain: no sample can train; ``self.metrics`` says why.
+            NothingToTrain: no sample can train; the message says why.
         """
-        groups = self._groups(rollout_samples)
-        self._score(rollout_samples)
-        self.rollout = rollout_samples
-        batch = FilterBatch(
-            torch.tensor([[_number(sample.rewards) for sample in group] for group in groups], dtype=torch.float64),
-            torch.Generator().manual_seed(_mix(self.seed, self.step)),
-        )
-        counts = select(self.filter(batch), self.filter.keep, batch.order, batch.generator)
-        counts = self._trim(counts, batch.generator)
-        self.metrics = filter_metrics(batch, counts, _scores(groups))
-        kept = self._keep(groups, counts, batch.order)
+        self.rollout = rollout = Rollout(rollout_samples, self.filter.n_samples)
+        self._score(rollout)
+        generator = torch.Generator().manual_seed(_mix(self.seed, self.step))
+        rank_by = self.given.sample_filter_rank_by or "reward"
+        batch = rollout.filter_batch(rank_by, generator, self.step, self.tokenizer)
+        weights, flat = self._weigh(batch)
+        drawn = draw(self.mode, weights, self.filter.keep, self.filter.scope, batch.order, generator)
+        drawn = drawn._replace(counts=self._trim(drawn.counts, generator))
+        self._weights, self._drawn = weights, drawn
+        self.metrics = filter_metrics(batch, drawn.counts, rollout.scores, rollout.rewards) | flat
+        kept = self._keep(batch)
         logger.info(
-            f"Sample filter {self.args.sample_filter}: {len(rollout_samples)} samples scored, {len(kept)} kept for "
-            f"actor, critic and reference, {int(counts.sum())} drawn for training"
+            f"Sample filter {self.given.sample_filter}: {len(rollout.samples)} samples scored, {len(kept)} kept for "
+            f"actor, critic and reference, {int(drawn.counts.sum())} drawn for training"
         )
+        if self.log is not None:
+            tokenizer = self._log_tokenizer
+            self.log.write(self.step + 1, lambda: rollout.log_rows(weights, drawn, batch, tokenizer))
         if not kept:
-            raise NothingToTrain
+            raise NothingToTrain(self._why_nothing(batch))
         return super().make_experience_batch(filled_up(kept, self._ranks))
 
-    def _groups(self, samples: list[Experience]) -> list[list[Experience]]:
-        """Cut the rollout into its prompts, in an order that does not depend on which prompt was finished first.
-
-        The generator delivers the N samples of a prompt together, and prompts as they finish. The text of a prompt
-        does not tell groups apart (a data set can hold it twice), their place does.
-        """
-        n = self.filter.n_samples
-        groups = [samples[start : start + n] for start in range(0, len(samples), n)]
-        for group in groups:
-            if len(group) != n or any(sample.prompts != group[0].prompts for sample in group):
-                raise RuntimeError(
-                    f"expected the {n} samples of each prompt side by side in the rollout, got {len(group)} "
-                    "of different prompts: this OpenRLHF delivers rollouts in another order than 0.11.2 does."
-                )
-        return sorted(groups, key=_fingerprint)
-
-    def _score(self, samples: list[Experience]) -> None:
-        """Let the reward model score every sample, unless a reward function or an agent has done so."""
+    def _score(self, rollout: Rollout) -> None:
+        """Let the reward models score every sample, unless a reward function or an agent has done so."""
+        samples = rollout.samples
         if self.reward_model_group is None or all(sample.rewards is not None for sample in samples):
             return
+        rewards = self._forward_rewards(samples)
+        for sample, reward in zip(samples, rewards.split(1)):
+            sample.rewards = sample.info["reward"] = reward
+        names = reward_models(self.given)
+        if names:
+            main = self.given.reward.model_name_or_path
+            scored = [rewards if name == main else self._forward_rewards(samples, name) for name in names]
+            rollout.model_names = names
+            rollout.model_rewards = torch.stack(scored).double().reshape(len(names), -1, rollout.n_samples)
+
+    def _forward_rewards(self, samples: list[Experience], model: str | None = None) -> Tensor:
+        """(samples,) the scores of a reward model: OpenRLHF's, or the one of the ensemble that is named."""
         ranks = _ranks_of(self.reward_model_group)
         batches = self._batches(filled_up(samples, ranks), ranks)
         refs = self._dispatch_forward(
@@ -149,35 +194,63 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             sequences=[batch.sequences for batch in batches],
             attention_mask=[batch.attention_mask for batch in batches],
             pad_sequence=[True] * len(batches),
+            **({} if model is None else {"model": [model] * len(batches)}),
         )
-        rewards = torch.cat(self._flatten_results(refs, self.reward_model_group.duplicate_actors))
-        for place, reward in zip((i for batch in batches for i in batch.index), rewards.split(1)):
-            if place < len(samples):
-                samples[place].rewards = reward
-                samples[place].info["reward"] = reward
+        scored = torch.cat(self._flatten_results(refs, self.reward_model_group.duplicate_actors))
+        rewards = torch.empty(len(scored), dtype=scored.dtype)
+        rewards[[place for batch in batches for place in batch.index]] = scored
+        return rewards[: len(samples)]
 
-    def _trim(self, counts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Drop as few prompts as it takes for the ranks to share the rest evenly, at random.
+    def _weigh(self, batch: FilterBatch) -> tuple[Tensor, dict[str, float]]:
+        """The filter's weights less the prompts that --sample_filter_drop leaves out, and how many those are."""
+        weights = self.filter(batch)
+        if not drops_flat(self.given):
+            return weights, {}
+        flat = FilterBatch(self.rollout.rewards).flat_within(self.given.sample_filter_drop_tolerance or 0.0)
+        weights = weights * ~flat.unsqueeze(1)
+        if self.filter.scope == "batch":
+            weights = scaled(weights, weights.sum())
+        return weights, {"filter/dropped_flat_prompts": float(flat.sum())}
+
+    def _trim(self, counts: Tensor, generator: torch.Generator) -> Tensor:
+        """Drop as little as the ranks cannot share evenly: whole prompts, or single samples where they stand alone.
 
         At random, because prompts that finish last have the longest responses.
         """
-        unit = self._samples_unit // math.gcd(self._samples_unit, self.filter.keep)
+        unit = self._samples_unit
+        if self.stand_alone:
+            draws = torch.repeat_interleave(counts.flatten())
+            surplus = draws[torch.randperm(len(draws), generator=generator)[: len(draws) % unit]]
+            return counts - torch.bincount(surplus, minlength=counts.numel()).reshape(counts.shape)
+        unit //= math.gcd(unit, self.filter.keep)
         trained = counts.sum(dim=1).nonzero().squeeze(1)
         surplus = trained[torch.randperm(len(trained), generator=generator)[: len(trained) % unit]]
-        counts[surplus] = 0
-        return counts
+        return counts.index_fill(0, surplus, 0)
 
-    def _keep(self, groups: list[list[Experience]], counts: torch.Tensor, order: torch.Tensor) -> list[Experience]:
+    def _keep(self, batch: FilterBatch) -> list[Experience]:
         """List the kept samples prompt by prompt, best first; note the draws where one was drawn more than once."""
-        kept: list[Experience] = []
-        drawn: list[int] = []
-        for group, count, ranked in zip(groups, counts.tolist(), order.tolist()):
+        places: list[int] = []
+        repeats: list[int] = []
+        for group, (count, ranked) in enumerate(zip(self._drawn.counts.tolist(), batch.order.tolist())):
             for sample in ranked:
                 if count[sample]:
-                    drawn += [len(kept)] * count[sample]
-                    kept.append(group[sample])
-        self._drawn = drawn if len(drawn) > len(kept) else None
-        return kept
+                    repeats += [len(places)] * count[sample]
+                    places.append(group * self.filter.n_samples + sample)
+        self._repeats = repeats if len(repeats) > len(places) else None
+        self._places = [places[kept] for kept in repeats]
+        return [self.rollout.samples[place] for place in places]
+
+    def _why_nothing(self, batch: FilterBatch) -> str:
+        rewards = batch.rewards[batch.usable]
+        if not len(rewards):
+            return "no sample has a usable reward: see to the reward model or function"
+        among = f"among rewards from {float(rewards.min()):g} to {float(rewards.max()):g}"
+        if not self._weights.any():
+            return (
+                f"--sample_filter {self.given.sample_filter} keeps no sample {among}: see to its thresholds, or to "
+                "what else it asks for"
+            )
+        return f"--sample_filter {self.given.sample_filter} keeps fewer samples than the ranks can share {among}"
 
     # ── What the parent calls ──
 
@@ -197,47 +270,68 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
 
     @torch.no_grad()
     def compute_advantages_and_returns(self, experiences: list[Experience]) -> list[Experience]:
-        """Repeat samples that were drawn more than once (after their one forward pass), then do as the parent does."""
-        if self._drawn is not None:
-            experiences = self._repeat(experiences, self._drawn)
-        return super().compute_advantages_and_returns(experiences)
+        """Do as the parent does, on samples repeated as drawn, with our baseline and scale where asked for."""
+        if self._repeats is not None:
+            experiences = self._repeat(experiences, self._repeats)
+        if self.own_baseline:
+            shaped = self.shaped_rewards()
+            self._put_rewards(experiences, self._centred(shaped))
+        experiences = super().compute_advantages_and_returns(experiences)
+        if self.own_baseline:
+            self._put_rewards(experiences, shaped)
+        if self._drawn.scale is not None:
+            # Mean 1 over those that are left, whatever trimming took away.
+            scale = self._drawn.scale.flatten()[self._places]
+            scale = (scale / scale.mean()).float()
+            for experience in experiences:
+                experience.advantages = experience.advantages * scale[experience.index].unsqueeze(1)
+        return experiences
 
-    def _repeat(self, experiences: list[Experience], drawn: list[int]) -> list[Experience]:
+    def _repeat(self, experiences: list[Experience], repeats: list[int]) -> list[Experience]:
         places = [place for experience in experiences for place in experience.index]
         singles = [item for experience in experiences for item in split_experience_batch(experience)]
         by_place = dict(zip(places, remove_padding_in_sequences(singles)))
-        items = [replace(by_place[place], index=[i]) for i, place in enumerate(drawn)]
+        items = [replace(by_place[place], index=[i]) for i, place in enumerate(repeats)]
         batches = micro_batches(items, self.args.rollout.micro_batch_size, self._ranks)
         repeated = [stack_experiences(batch) for batch in batches]
         for experience in repeated:
             experience.info = {key: torch.stack(values) for key, values in experience.info.items()}
         return repeated
 
+    # ── Baselines over the whole group, or over weighted samples ──
+
+    def shaped_samples(self) -> list[Experience]:
+        """Copies of the samples with a usable reward, with the length penalties that training sees in it."""
+        usable = [s for s in self.rollout.samples if s.rewards is not None and bool(s.rewards.isfinite())]
+        shaped = [replace(s, rewards=s.rewards.clone().float(), info={"reward": s.rewards}) for s in usable]
+        apply_length_penalties(shaped, self.given)
+        return shaped
+
+    def shaped_rewards(self) -> Tensor:
+        """(G, N) float32 rewards after length penalties, NaN where one is not usable."""
+        rewards = self.rollout.rewards.float()
+        usable = rewards.isfinite()
+        rewards[usable] = torch.cat([sample.rewards for sample in self.shaped_samples()])
+        return rewards.masked_fill(~usable, math.nan)
+
+    def _centred(self, shaped: Tensor) -> Tensor:
+        """(G, N) ``shaped`` less the baseline of each prompt."""
+        if self.given.sample_filter_baseline == "group":
+            members = shaped.isfinite().double()
+            n = members.sum(dim=1)
+            return centred(self.advantage_estimator, shaped, scaled(members, n.unsqueeze(1)), n)
+        # Over draws from the weights, the other samples' mean reward is in expectation the weighted mean.
+        return centred(self.advantage_estimator, shaped, self._weights, torch.tensor([math.inf]))
+
+    def _put_rewards(self, experiences: list[Experience], rewards: Tensor) -> None:
+        rewards = rewards.flatten()[self._places]
+        for experience in experiences:
+            experience.rewards = rewards[experience.index]
+            experience.info["reward"] = experience.rewards.clone()
+
 
 def _ranks_of(group: Any) -> int:
     return len(group._actor_handlers) // group.duplicate_actors
-
-
-def _number(value: torch.Tensor | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _scores(groups: list[list[Experience]]) -> torch.Tensor | None:
-    """(G, N) true scores, NaN where one is missing, or None where there are none beside the rewards.
-
-    OpenRLHF fills a missing score in with the reward; such copies say nothing about the reward model.
-    """
-    pairs = [[(_number(sample.rewards), _number(sample.scores)) for sample in group] for group in groups]
-    if all(math.isnan(score) or score == reward for group in pairs for reward, score in group):
-        return None
-    return torch.tensor([[score for _, score in group] for group in pairs], dtype=torch.float64)
-
-
-def _fingerprint(group: list[Experience]) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for sample in group:
-        digest.update(sample.sequences.contiguous().numpy().tobytes())
-    return digest.digest()
 
 
 def _mix(seed: int, step: int) -> int:

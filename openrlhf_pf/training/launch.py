@@ -10,7 +10,7 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-from openrlhf_pf.training.arguments import add_arguments, check_arguments, is_active
+from openrlhf_pf.training.arguments import add_arguments, check_arguments, is_active, with_absolute_paths
 from openrlhf_pf.training.compatibility import check_openrlhf
 
 ENTRY_MODULE = "openrlhf.cli.train_ppo_ray"
@@ -43,6 +43,7 @@ def main() -> None:
 def _prepare(flat: argparse.Namespace) -> None:
     from openrlhf.utils.config import hierarchize
 
+    with_absolute_paths(flat)
     args: SimpleNamespace = hierarchize(flat)
     try:
         check_arguments(args)
@@ -51,7 +52,7 @@ def _prepare(flat: argparse.Namespace) -> None:
     if is_active(args):
         from openrlhf_pf.training import trainer
 
-        trainer.install()
+        trainer.install(args, sys.modules["__main__"])
 
 
 def _refuse(error: Exception) -> None:

@@ -3,7 +3,6 @@
 Notation used for tensor shapes: G prompts (groups), N scored samples a prompt.
 """
 
-import torch
 from torch import Tensor
 
 from openrlhf_pf.filters import FilterBatch
@@ -17,41 +16,43 @@ def r_squared(rewards: Tensor, scores: Tensor) -> float | None:
     return float((x * y).sum().square() / spread) if spread > 0 else None
 
 
-def filter_metrics(batch: FilterBatch, counts: Tensor, scores: Tensor | None) -> dict[str, float]:
+def filter_metrics(batch: FilterBatch, counts: Tensor, scores: Tensor | None, rewards: Tensor) -> dict[str, float]:
     """Return the ``filter/*`` metrics of one step.
 
     Args:
-        batch: the scored samples.
+        batch: the scored samples as the filter saw them, which decides the ranks.
         counts: (G, N) how often each sample trains.
         scores: (G, N) true scores beside the rewards, or None.
+        rewards: (G, N) the rewards that train; the filter may have ranked by others.
 
     Returns:
         ``kept_fraction``: share of all samples that train; ``kept_reward_mean``: their mean reward; ``reward_gap``:
         best minus worst reward, mean over prompts; ``flat_groups``: prompts without reward spread (count);
         ``unusable_rewards``: samples without a finite reward (count); ``dropped_prompts``: prompts of which nothing
         trains (count); ``kept_rank_r``: mean number of times that rank r trains, over the prompts that do (they add
-        up to k); ``r2_all``, ``r2_kept``: R^2 of reward and true score, where there are true scores. A figure that is
+        up to k); ``r2_all``, ``r2_kept``: R^2 of reward and true score, where there are true scores;
+        ``ensemble_spread``: standard deviation over the reward models, mean over samples. A figure that is
         undefined in this step is left out.
     """
     kept = counts > 0
     trained = kept.any(dim=1)
-    some = batch.n_usable > 0
-    highest = torch.where(batch.usable, batch.rewards, -torch.inf).amax(dim=1)[some]
-    lowest = torch.where(batch.usable, batch.rewards, torch.inf).amin(dim=1)[some]
+    scored = FilterBatch(rewards)
+    some = scored.n_usable > 0
     metrics: dict[str, float | None] = {
         "kept_fraction": float(kept.double().mean()),
-        "kept_reward_mean": (
-            float((batch.rewards[kept] * counts[kept]).sum() / counts.sum()) if trained.any() else None
-        ),
-        "reward_gap": float((highest - lowest).mean()) if some.any() else None,
-        "flat_groups": float(batch.flat.sum()),
-        "unusable_rewards": float((~batch.usable).sum()),
+        "kept_reward_mean": (float((rewards[kept] * counts[kept]).sum() / counts.sum()) if trained.any() else None),
+        "reward_gap": float(scored.spread[some].mean()) if some.any() else None,
+        "flat_groups": float(scored.flat.sum()),
+        "unusable_rewards": float((~scored.usable).sum()),
         "dropped_prompts": float((~trained).sum()),
     }
     if trained.any():
         by_rank = counts.gather(1, batch.order)[trained].double().mean(dim=0).tolist()
         metrics |= {f"kept_rank_{rank}": share for rank, share in enumerate(by_rank, start=1)}
     if scores is not None:
-        metrics["r2_all"] = r_squared(batch.rewards.flatten(), scores.flatten())
-        metrics["r2_kept"] = r_squared(batch.rewards[kept], scores[kept])
+        metrics["r2_all"] = r_squared(rewards.flatten(), scores.flatten())
+        metrics["r2_kept"] = r_squared(rewards[kept], scores[kept])
+    if batch.has_ensemble:
+        spread = batch.ensemble_spread
+        metrics["ensemble_spread"] = float(spread[spread.isfinite()].mean()) if spread.isfinite().any() else None
     return {f"filter/{name}": value for name, value in metrics.items() if value is not None}

@@ -1,16 +1,17 @@
 """OpenRLHF's trainers with a sample filter: what they inherit is OpenRLHF's, what is here is the difference."""
 
 import sys
-from dataclasses import replace
 from typing import Any
 
 import openrlhf.trainer.ppo_trainer as ppo_trainer
 import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
+import openrlhf.trainer.ray.launcher as launcher
 import ray
-from openrlhf.trainer.ppo_utils.length_penalty import apply_length_penalties
+import torch
+from deepspeed.accelerator import get_accelerator
 from openrlhf.utils.logging_utils import init_logger
 
-from openrlhf_pf.training.arguments import filter_from_args
+from openrlhf_pf.training.arguments import filter_from_args, reward_models, trained_per_prompt
 from openrlhf_pf.training.experience_maker import (
     FilteringExperienceMaker,
     NothingToTrain,
@@ -29,9 +30,9 @@ class FilteredSchedule:
     """For a class that owns the prompt data set: the learning-rate schedule counts the samples that train."""
 
     def get_max_steps(self) -> int:
-        """Optimizer steps of the whole run, as ``prepare_datasets`` counts them, with k for N."""
+        """Optimizer steps of the whole run, as ``prepare_datasets`` counts them, with the samples that train for N."""
         args = self.samples_generator.args
-        samples = len(self.prompts_dataloader.dataset) * filter_from_args(args).keep
+        samples = len(self.prompts_dataloader.dataset) * trained_per_prompt(args, filter_from_args(args))
         return samples // args.train.batch_size * args.train.num_episodes * args.train.max_epochs
 
 
@@ -50,31 +51,58 @@ class FilteringTrainer:
             self.tokenizer,
         )
         # What the trainer itself reads from this number is the samples of a step that the KL controller counts.
-        self.args = with_samples_per_prompt(self.args, self.experience_maker.filter.keep)
+        per_prompt = trained_per_prompt(self.args, self.experience_maker.filter)
+        self.args = with_samples_per_prompt(self.args, per_prompt)
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().fit(*args, **kwargs)
+        finally:
+            if self.experience_maker.log is not None:
+                self.experience_maker.log.close()
 
     def train_step(self, rollout_samples: list, global_step: int) -> tuple[dict, int]:
         self.experience_maker.step = global_step
         try:
             status, next_step = super().train_step(rollout_samples, global_step)
-        except NothingToTrain:
-            logger.warning(
-                f"Step {global_step + 1} trains nothing: too few of {len(rollout_samples)} samples have a usable "
-                f"reward for the ranks to share ({self.experience_maker.metrics}); if this goes on, see to the reward."
-            )
+        except NothingToTrain as reason:
+            logger.warning(f"Step {global_step + 1} trains nothing: {reason} ({self.experience_maker.metrics}).")
             status, next_step = self._compute_rollout_stats([]), global_step + 1
         status.update(self.experience_maker.metrics)
         return status, next_step
 
     def _compute_rollout_stats(self, experiences: list) -> dict:
         """The statistics of all N samples, kept or not, with the length penalties that training would see."""
-        rollout = self.experience_maker.rollout
-        usable = [sample for sample in rollout if sample.rewards is not None and bool(sample.rewards.isfinite())]
-        if not usable:
+        maker = self.experience_maker
+        scored = maker.shaped_samples()
+        if not scored:
             return {}
-        scored = [replace(s, rewards=s.rewards.clone().float(), info={"reward": s.rewards}) for s in usable]
-        apply_length_penalties(scored, self.args)
-        scored += [replace(s, info={}) for s in rollout if s.rewards is None or not bool(s.rewards.isfinite())]
-        return super()._compute_rollout_stats(scored)
+        unscored = maker.rollout.samples_without_reward()
+        return super()._compute_rollout_stats(scored + unscored)
+
+    # ── What a filter that learns must find again when a run is resumed ──
+
+    def save_logs_and_checkpoints(
+        self, global_step: int, logs_dict: dict | None = None, client_states: dict | None = None
+    ) -> None:
+        client_states = {} if client_states is None else client_states
+        state = self.experience_maker.filter.state_dict()
+        if state:
+            client_states["sample_filter"] = {"name": self.args.sample_filter, "state": state}
+        super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
+
+    def restore_best_checkpoint_state(self, checkpoint_states: dict) -> None:
+        super().restore_best_checkpoint_state(checkpoint_states)
+        saved = checkpoint_states.get("sample_filter")
+        if saved is None:
+            return
+        if saved["name"] != self.args.sample_filter:
+            logger.warning(
+                f"The checkpoint holds the state of --sample_filter {saved['name']}; {self.args.sample_filter} starts "
+                "without it."
+            )
+            return
+        self.experience_maker.filter.load_state_dict(saved["state"])
 
 
 class FilteringPPOTrainer(FilteredSchedule, FilteringTrainer, undecorated(ppo_trainer.PPOTrainer)):
@@ -89,14 +117,55 @@ class FilteringGenerateSamplesActor(FilteredSchedule, undecorated(ppo_trainer_as
     """The generating half of asynchronous PPO, which owns the data set."""
 
 
-def install() -> None:
-    """Put our trainers where OpenRLHF looks them up. Call it in the driver, before the first trainer is made.
+class EnsembleRewardModelActor(undecorated(launcher.RewardModelActor)):
+    """A reward model's worker that holds the models of ``--sample_filter_reward_models`` beside OpenRLHF's own.
+
+    They share its place, whatever that is colocated with. Where it shares its GPU with other models, one of them at a
+    time is there and the others wait in the host's memory; where the GPU is its own, all stay. Under ZeRO-3, DeepSpeed
+    has the shards, and ``--reward.offload`` says where they are.
+    """
+
+    def _setup_distributed(self, strategy: Any) -> None:
+        if not self.models:
+            super()._setup_distributed(strategy)
+
+    def init_model_from_pretrained(self, strategy: Any, pretrain: str) -> None:
+        self.models: dict[str, Any] = {}
+        args = strategy.args
+        shared = args.train.colocate_all or args.train.colocate_critic_reward or args.reward.offload
+        self.one_at_a_time = shared and args.ds.zero_stage != 3
+        self.main = pretrain
+        for path in dict.fromkeys([*reward_models(args), pretrain]):
+            super().init_model_from_pretrained(strategy, path)
+            self.models[path] = self.model
+            if self.one_at_a_time and path != pretrain:
+                self.model.to("cpu")
+
+    def forward(self, *args: Any, model: str | None = None, **kwargs: Any) -> torch.Tensor:
+        """Score with the model of that path; OpenRLHF's own without one."""
+        wanted = self.models[model or self.main]
+        if wanted is not self.model:
+            if self.one_at_a_time:
+                self.model.to("cpu")
+                wanted.to(get_accelerator().current_device_name())
+            self.model = wanted
+        return super().forward(*args, **kwargs)
+
+
+def install(args: Any, entry: Any) -> None:
+    """Put our classes where OpenRLHF looks them up. Call it in the driver, before the first of them is made.
 
     In the driver, because Ray ships a decorated class by value, together with the module globals that it mentions: a
     name rebound in a worker comes too late. Our classes must travel by value too: as references they would bring the
     worker's import of OpenRLHF's class, beside the shipped one that ``super()`` in its methods means.
+
+    Args:
+        args: the nested arguments.
+        entry: OpenRLHF's entry module, which has imported the reward model's worker by name.
     """
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ppo_trainer.PPOTrainer = ray.remote(FilteringPPOTrainer)
     ppo_trainer_async.TrainingActor = ray.remote(FilteringTrainingActor)
     ppo_trainer_async.GenerateSamplesActor = ray.remote(FilteringGenerateSamplesActor)
+    if reward_models(args):
+        entry.RewardModelActor = ray.remote(num_gpus=1)(EnsembleRewardModelActor)

@@ -7,6 +7,7 @@ Prints medians and spread of each phase over the steps, and the ratio.
 """
 
 import argparse
+import contextlib
 import statistics
 import sys
 import tempfile
@@ -39,8 +40,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     times: dict[str, dict[str, list[float]]] = {name: {phase: [] for phase in PHASES} for name in RUNS}
-    with tempfile.TemporaryDirectory(prefix="pf-bench", dir="/tmp") as scratch:
-        stack = Stack(Path(scratch), hidden_size=256, layers=4)
+    with (
+        tempfile.TemporaryDirectory(prefix="pf-bench", dir="/tmp") as scratch,
+        contextlib.closing(Stack(Path(scratch), hidden_size=256, layers=4)) as stack,
+    ):
         for round_ in range(options.rounds):
             for name, flags in RUNS.items():
                 run = train(stack, Path(scratch) / f"{name.replace(' ', '-')}-{round_}", options.steps, flags)

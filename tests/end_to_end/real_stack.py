@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -68,12 +70,67 @@ class Run:
         return {tag: [e.value for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
 
 
+class RunningCluster:
+    """A Ray head as a user would have started it, on a port and in a folder of its own; without a dashboard.
+
+    Its workers inherit its environment, so they write what they see to the folder that ``observed`` points at.
+    """
+
+    def __init__(self, observed: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.address = f"127.0.0.1:{port}"
+        environment = {**stack_environment(), "OBSERVE_DIR": str(observed), "PYTHONPATH": str(HERE / "observer")}
+        environment.pop("RAY_ADDRESS")  # a head is started, not joined
+        scratch = tempfile.mkdtemp(prefix="pf", dir="/tmp")
+        self.process = subprocess.Popen(
+            [
+                *(os.path.join(os.path.dirname(sys.executable), "ray"), "start", "--head", "--block"),
+                *("--node-ip-address", "127.0.0.1", "--port", str(port), "--temp-dir", scratch),
+                *("--include-dashboard", "false"),
+            ],
+            env={**environment, "TMPDIR": scratch},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.process.scratch = scratch
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    time.sleep(5)  # the port answers before the head has registered its node
+                    return
+            time.sleep(0.5)
+        end(self.process)
+        raise RuntimeError("Ray's head did not start within 300 seconds")
+
+    def stop(self) -> None:
+        """Stop it; it must still be there, whatever the runs did."""
+        left = self.process.poll()
+        end(self.process)
+        assert left is None, f"a run ended the cluster that it did not start (status {left})"
+
+
 class Stack:
-    """Starts training runs in a folder of their own."""
+    """Starts training runs in a folder of their own, in one running cluster unless RAY_ADDRESS says otherwise."""
 
     def __init__(self, folder: Path, **size: int) -> None:
         self.policy = write_model(folder / "policy", seed=0, **size)
         self.reward = write_model(folder / "reward", seed=1, **size)
+        self.second_reward = write_model(folder / "second_reward", seed=2, **size)
+        self.observed = folder / "observed"  # a link to the folder of the run in progress
+        self.cluster: RunningCluster | None = None
+
+    def address(self) -> str:
+        if self.cluster is None:
+            self.cluster = RunningCluster(self.observed)
+        return self.cluster.address
+
+    def close(self) -> None:
+        if self.cluster is not None:
+            self.cluster.stop()
 
     def command(self, folder: Path, prompts: int, flags: str, entry: tuple[str, str] = ENTRY) -> list[str]:
         data = write_prompts(folder / "prompts.jsonl", prompts)
@@ -96,10 +153,14 @@ class Stack:
     ) -> subprocess.Popen:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "observed").mkdir(exist_ok=True)
+        self.observed.unlink(missing_ok=True)
+        self.observed.symlink_to(folder / "observed")
+        if "RAY_ADDRESS" not in environment:
+            environment["RAY_ADDRESS"] = self.address()
         scratch = tempfile.mkdtemp(prefix="pf", dir="/tmp")  # Ray's sockets need a short path
         environment = {
             **stack_environment(),
-            "OBSERVE_DIR": str(folder / "observed"),
+            "OBSERVE_DIR": str(self.observed),
             "PYTHONPATH": str(HERE / "observer"),
             "RAY_TMPDIR": scratch,
             "TMPDIR": scratch,  # vLLM's sockets, which a killed run leaves behind

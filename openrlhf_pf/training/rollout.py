@@ -1,0 +1,168 @@
+"""The scored samples of one step, prompt by prompt: what a filter may ask of them, and what the rollout log records.
+
+Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, M reward models.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from openrlhf.trainer.ppo_utils.experience import Experience
+from torch import Tensor
+
+from openrlhf_pf.filters import Draw, FilterBatch
+from openrlhf_pf.training.rollout_log import prompt_id
+
+#: What OpenRLHF itself writes into ``info`` before the models' forward passes; the rest are the user's extra logs.
+_INFO_OF_HOST = ("response_clip_ratio", "reward", "score")
+
+
+class Rollout:
+    """G x N samples in an order that does not depend on which prompt was finished first.
+
+    The generator delivers the N samples of a prompt together, and prompts as they finish. The text of a prompt does
+    not tell groups apart (a data set can hold it twice), their place does.
+
+    Args:
+        samples: OpenRLHF's experiences of one sample each, as generated.
+        n_samples: N.
+
+    Raises:
+        RuntimeError: the N samples of each prompt are not side by side.
+    """
+
+    def __init__(self, samples: Sequence[Experience], n_samples: int) -> None:
+        groups = [samples[start : start + n_samples] for start in range(0, len(samples), n_samples)]
+        for group in groups:
+            if len(group) != n_samples or any(sample.prompts != group[0].prompts for sample in group):
+                raise RuntimeError(
+                    f"expected the {n_samples} samples of each prompt side by side in the rollout, got {len(group)} "
+                    "of different prompts: this OpenRLHF delivers rollouts in another order than 0.11.2 does."
+                )
+        self.groups = sorted(groups, key=_fingerprint)
+        self.samples = [sample for group in self.groups for sample in group]
+        self.n_samples = n_samples
+        #: (M, G, N) the scores of the ensemble's reward models, and the models' names.
+        self.model_rewards: Tensor | None = None
+        self.model_names: Sequence[str] = ()
+
+    def _table(self, values: Sequence[Any], dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.tensor(values, dtype=dtype).reshape(-1, self.n_samples)
+
+    @property
+    def rewards(self) -> Tensor:
+        """(G, N) float64, NaN where one is missing."""
+        return self._table([_number(sample.rewards) for sample in self.samples])
+
+    def samples_without_reward(self) -> list[Experience]:
+        """Copies of those without a usable reward, without what is known of the others."""
+        usable = self.rewards.isfinite().flatten().tolist()
+        return [replace(sample, info={}) for sample, use in zip(self.samples, usable) if not use]
+
+    @cached_property
+    def scores(self) -> Tensor | None:
+        """(G, N) true scores, NaN where one is missing, or None where there are none beside the rewards.
+
+        OpenRLHF fills a missing score in with the reward; such copies say nothing about the reward model.
+        """
+        pairs = [(_number(sample.rewards), _number(sample.scores)) for sample in self.samples]
+        if all(math.isnan(score) or score == reward for reward, score in pairs):
+            return None
+        return self._table([score for _, score in pairs])
+
+    @cached_property
+    def response_lengths(self) -> Tensor:
+        """(G, N) int64 tokens."""
+        return self._table([int(sample.response_length) for sample in self.samples], torch.long)
+
+    @cached_property
+    def extra_logs(self) -> dict[str, Tensor]:
+        """Name to (G, N), NaN where a sample has none."""
+        names = sorted({name for sample in self.samples for name in sample.info} - set(_INFO_OF_HOST))
+        return {name: self._table([_number(sample.info.get(name)) for sample in self.samples]) for name in names}
+
+    def responses(self, tokenizer: Any) -> list[list[str]]:
+        """G x N texts."""
+        return [[_response_text(sample, tokenizer) for sample in group] for group in self.groups]
+
+    def filter_batch(self, rank_by: str, generator: torch.Generator, step: int, tokenizer: Any) -> FilterBatch:
+        """What the filter sees; ``rank_by`` is a member of ``arguments.RANKINGS``."""
+        batch = FilterBatch(
+            self.rewards,
+            generator,
+            step,
+            response_lengths=lambda: self.response_lengths,
+            prompts=lambda: [group[0].prompts[0] for group in self.groups],
+            responses=lambda: self.responses(tokenizer),
+            labels=lambda: [_label(group[0]) or "" for group in self.groups],
+            scores=self.scores,
+            extra_logs=lambda: self.extra_logs,
+            model_rewards=self.model_rewards,
+        )
+        if rank_by == "reward":
+            return batch
+        return batch.ranked_by(batch.ensemble_mean if rank_by == "ensemble_mean" else batch.lower_bound())
+
+    def log_rows(self, weights: Tensor, drawn: Draw, batch: FilterBatch, tokenizer: Any) -> dict[str, Sequence[Any]]:
+        """The columns of the rollout log, but for the step; texts are decoded here."""
+        counts = drawn.counts.flatten().tolist()
+        ranks = torch.empty_like(batch.order)
+        ranks.scatter_(1, batch.order, torch.arange(1, self.n_samples + 1).expand_as(batch.order))
+        usable = batch.usable.flatten().tolist()
+        prompts = [sample.prompts[0] for sample in self.samples]
+        names, models = self.model_names, self.model_rewards
+        by_model = [[]] * len(counts) if models is None else models.flatten(1).T.tolist()
+        copies = self.scores is None  # they are copies of the rewards, or missing
+        extra = {name: values.flatten().tolist() for name, values in self.extra_logs.items()}
+        return {
+            "group": [place // self.n_samples for place in range(len(counts))],
+            "prompt_id": [prompt_id(prompt) for prompt in prompts],
+            "prompt": prompts,
+            "response": [text for texts in self.responses(tokenizer) for text in texts],
+            "label": [_label(sample) for sample in self.samples],
+            "prompt_tokens": [_first_action(sample) for sample in self.samples],
+            "response_tokens": self.response_lengths.flatten().tolist(),
+            "truncated": [None if s.truncated is None else bool(s.truncated) for s in self.samples],
+            "reward": [None if s.rewards is None else float(s.rewards) for s in self.samples],
+            "model_rewards": [dict(zip(names, values)) for values in by_model],
+            "score": [None if copies or s.scores is None else float(s.scores) for s in self.samples],
+            "extra_logs": [{name: values[place] for name, values in extra.items()} for place in range(len(counts))],
+            "rank": [rank if use else None for rank, use in zip(ranks.flatten().tolist(), usable)],
+            "weight": weights.flatten().tolist(),
+            "kept": [count > 0 for count in counts],
+            "draws": counts,
+        }
+
+
+def _number(value: Tensor | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _label(sample: Experience) -> str | None:
+    label = sample.labels[0] if sample.labels else None
+    return None if label is None else str(label)
+
+
+def _first_action(sample: Experience) -> int:
+    """Tokens before the first one that the policy wrote."""
+    return int(sample.action_mask[0].long().argmax()) + 1
+
+
+def _response_text(sample: Experience, tokenizer: Any) -> str:
+    """From the first token that the policy wrote to the last, with what an environment answered in between."""
+    written = sample.action_mask[0].nonzero()
+    if not len(written):
+        return ""
+    tokens = sample.sequences[0, 1 + int(written[0]) : 2 + int(written[-1])]
+    return tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+
+
+def _fingerprint(group: Sequence[Experience]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for sample in group:
+        digest.update(sample.sequences.contiguous().numpy().tobytes())
+    return digest.digest()

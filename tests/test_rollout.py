@@ -1,0 +1,102 @@
+"""The scored samples of a step: what a filter may ask of them, and the rows of the rollout log."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("openrlhf")
+
+from rollouts import rollout_of
+
+from openrlhf_pf.filters import draw
+from openrlhf_pf.training.rollout import Rollout
+from openrlhf_pf.training.rollout_log import prompt_id
+
+NAN = math.nan
+
+
+class Tokenizer(SimpleNamespace):
+    """Writes tokens as numbers."""
+
+    def decode(self, tokens, skip_special_tokens):
+        return " ".join(map(str, tokens))
+
+
+@pytest.fixture
+def rollout():
+    samples = rollout_of([[1.0, NAN, 3.0], [6.0, 5.0, None]], scores=[[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    for place, sample in enumerate(samples):
+        sample.response_length = torch.tensor([place + 2])
+        sample.labels = [f"label {place // 3}"]
+        sample.info |= {"response_clip_ratio": torch.tensor([False]), "tests": torch.tensor([place])}
+    samples[4].info.pop("tests")
+    return Rollout(samples, 3)
+
+
+def first_group(rollout):
+    """The canonical order is by content: which of the two prompts comes first."""
+    return [group[0].prompts[0] for group in rollout.groups].index("prompt 0")
+
+
+def test_a_filter_sees_what_is_known_of_the_samples(rollout):
+    batch = rollout.filter_batch("reward", torch.Generator(), 7, Tokenizer())
+    at = first_group(rollout)
+    assert batch.step == 7
+    assert batch.prompts[at] == "prompt 0" and batch.labels[at] == "label 0"
+    assert batch.rewards[at].tolist() == pytest.approx([1.0, NAN, 3.0], nan_ok=True)
+    assert batch.response_lengths[at].tolist() == [2, 3, 4]
+    assert batch.scores[at].tolist() == [0.0, 1.0, 1.0]
+    # Three tokens a sample, of which the last is the response.
+    assert batch.responses[at] == ["9", "9", "9"]
+    assert set(batch.extra_logs) == {"tests"}, "what OpenRLHF itself notes is no extra log"
+    assert batch.extra_logs["tests"][1 - at].tolist() == pytest.approx([3, NAN, 5], nan_ok=True)
+    assert not batch.has_ensemble
+
+
+def test_a_filter_ranks_by_the_ensemble_only_where_the_reward_is_usable(rollout):
+    at = first_group(rollout)
+    rollout.model_rewards = torch.stack([torch.ones(2, 3), torch.tensor([[3.0, 3.0, 5.0]] * 2)]).double()
+    mean = rollout.filter_batch("ensemble_mean", torch.Generator(), 0, Tokenizer())
+    assert mean.rewards[at].tolist() == pytest.approx([2.0, NAN, 3.0], nan_ok=True)
+    bound = rollout.filter_batch("lower_bound", torch.Generator(), 0, Tokenizer())
+    assert bound.rewards[at, 0] == pytest.approx(2 - 2**0.5)
+    assert bound.prompts == mean.prompts
+
+
+def test_the_response_goes_from_the_first_token_of_the_policy_to_its_last():
+    (sample,) = rollout_of([[1.0]])
+    sample.sequences = torch.tensor([[5, 6, 7, 8, 9, 10]])
+    sample.action_mask = torch.tensor([[0, 1, 0, 1, 0]])  # tokens 7 and 9; 8 is what the environment answered
+    sample.response_length = torch.tensor([3])
+    made = Rollout([sample], 1)
+    assert made.responses(Tokenizer()) == [["7 8 9"]]
+    rows = made.log_rows(
+        torch.ones(1, 1), draw("select", torch.ones(1, 1), 1), made.filter_batch("reward", None, 0, None), Tokenizer()
+    )
+    assert rows["prompt_tokens"] == [2] and rows["response_tokens"] == [3]
+
+
+def test_log_rows_say_what_became_of_every_sample(rollout):
+    rollout.model_names = ["a", "b"]
+    rollout.model_rewards = torch.arange(12.0).reshape(2, 2, 3)
+    batch = rollout.filter_batch("reward", torch.Generator(), 0, Tokenizer())
+    weights = torch.tensor([[0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])
+    if first_group(rollout) == 1:
+        weights = weights.flip(0)
+    rows = rollout.log_rows(weights, draw("select", weights, 4), batch, Tokenizer())
+    place = 3 * first_group(rollout)
+    of_first = {name: values[place : place + 3] for name, values in rows.items()}
+    assert of_first["prompt"] == ["prompt 0"] * 3 and of_first["prompt_id"] == [prompt_id("prompt 0")] * 3
+    assert of_first["reward"] == pytest.approx([1.0, NAN, 3.0], nan_ok=True)
+    assert of_first["rank"] == [2, None, 1]
+    assert of_first["weight"] == [0.5, 0.0, 0.5]
+    assert of_first["kept"] == [True, False, True] and of_first["draws"] == [2, 0, 2]
+    assert of_first["score"] == [0.0, 1.0, 1.0]
+    assert of_first["label"] == ["label 0"] * 3 and of_first["truncated"] == [False] * 3
+    assert of_first["model_rewards"][1] == {"a": place + 1.0, "b": place + 7.0}
+    assert of_first["extra_logs"][2] == {"tests": 2.0}
+    of_second = {name: values[3 - place : 6 - place] for name, values in rows.items()}
+    assert of_second["reward"][2] is None and of_second["rank"] == [1, 2, None]
+    assert len({len(values) for values in rows.values()}) == 1
