@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from openrlhf_pf.filters import FILTERS, FilterBatch, build_filter, check
-from openrlhf_pf.filters.check import CHECKS, check_filter, main
+from openrlhf_pf.filters import FILTERS, FilterBatch, build_filter
+from openrlhf_pf.filters.check import check_filter, contract
+from openrlhf_pf.filters.check.__main__ import main
+from openrlhf_pf.filters.check.contract import CHECKS
+from openrlhf_pf.filters.check.rollouts import make_rollout
 
 NAN = float("nan")
 EXAMPLE = f"{Path(__file__).resolve().parents[1] / 'examples' / 'custom_filter.py'}:ShortestCorrect"
@@ -38,7 +41,7 @@ class Mine(SampleFilter):
 
 @pytest.fixture(autouse=True)
 def small_timed_rollouts(monkeypatch):
-    monkeypatch.setattr(check, "N_TIMED", 64)  # no test asserts a time
+    monkeypatch.setattr(contract, "N_TIMED", 64)  # no test asserts a time
 
 
 def write(folder: Path, body: str, header: str = HEADER) -> str:
@@ -92,9 +95,9 @@ def test_one_sample_a_prompt_leaves_nothing_to_compare():
 
 def test_prompts_that_are_dropped_are_noted(tmp_path):
     findings = check_filter(write(tmp_path, "return (batch.spread > 1.4).double().unsqueeze(1) * batch.usable"))
-    low, high = check.make_rollout(check.N_PROMPTS, 8, 0).rewards.aminmax(dim=1)
+    low, high = make_rollout(contract.N_PROMPTS, 8, 0).rewards.aminmax(dim=1)
     assert findings[1][:2] == ("rows", "note")
-    assert f"{int((high - low <= 1.4).sum())} of {check.N_PROMPTS} prompts have no weight" in findings[1].sentence
+    assert f"{int((high - low <= 1.4).sum())} of {contract.N_PROMPTS} prompts have no weight" in findings[1].sentence
     assert failed(findings) == {}
 
 
@@ -224,8 +227,10 @@ def test_an_extra_log_that_only_the_user_has_stops_the_check(tmp_path, capsys):
 
 
 def test_a_slow_filter_is_told_how_to_be_fast_but_does_not_fail(monkeypatch):
-    monkeypatch.setattr(check, "seconds", lambda sample_filter, rollout, seed: (2.0 * rollout.rewards.shape[1], 1e-3))
-    assert check.CHECKS["speed"](check.Subject(lambda n: build_filter("none", n), 8, 0)) == (
+    monkeypatch.setattr(
+        contract, "seconds", lambda sample_filter, rollout, seed: (2.0 * rollout.rewards.shape[1], 1e-3)
+    )
+    assert CHECKS["speed"](contract.Subject(lambda n: build_filter("none", n), 8, 0)) == (
         "note",
         "for 64 prompts, N = 4: 8000.00 ms, 8000.0 x torch.sort; N = 8: 16000.00 ms, 16000.0 x torch.sort; "
         "N = 16: 32000.00 ms, 32000.0 x torch.sort; N = 32: 64000.00 ms, 64000.0 x torch.sort; "

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from examples.micro_code import score  # noqa: E402
+from examples.micro_code.commands import environment  # noqa: E402
 from examples.micro_code.config import PRESETS, override  # noqa: E402
 from examples.micro_code.families import FAMILIES, INPUTS  # noqa: E402
 from examples.micro_code.pairs import preference_pairs  # noqa: E402
@@ -267,3 +268,8 @@ def test_over_optimisation_needs_a_rising_reward_and_a_falling_score(last, inter
     hard = {"reward_first": 0.0, "reward_last": last, "pass_at_1": 0.3, "gain_interval": interval}
     policies = {"sft": {"pass_at_1": 0.4}, "ppo": {"pass_at_1": 0.5, "gain_interval": (0.1, 0.2)}}
     assert f"it {words} over-optimisation" in verdict({"policies": policies | {"overoptimised": hard}})
+
+
+def test_trainers_find_the_environments_own_ninja_first(tmp_path):
+    """Another one than compiled DeepSpeed's operators would compile them again, for a minute or more."""
+    assert environment(tmp_path)["PATH"].split(":")[0] == str(Path(sys.executable).parent)

@@ -3,6 +3,7 @@
 import errno
 import io
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -164,6 +165,15 @@ def test_a_resumed_run_replaces_the_step_that_it_writes_again(tmp_path):
     assert table["reward"].to_pylist() == [1.0] * 2 + [2.0] * 4
 
 
+def test_a_file_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    calls = Mock()
+    for name in ("fsync", "replace"):
+        getattr(calls, name).side_effect = getattr(os, name)
+        monkeypatch.setattr(os, name, getattr(calls, name))
+    write_steps(tmp_path, [1])
+    assert [name for name, _, _ in calls.mock_calls] == ["fsync", "replace"] and steps_in(tmp_path) == [1, 1]
+
+
 # ── What training sees when writing fails ──
 
 
@@ -184,6 +194,7 @@ def test_a_full_disk_costs_one_step_and_one_warning(tmp_path, monkeypatch, caplo
     [
         (lambda: 1 / 0, "ZeroDivisionError"),
         (lambda: rows_of(rewards=[1.0, 2.0]), "unknown or missing: rewards"),
+        (lambda: rows_of(step=[9, 9]), "unknown or missing: step"),
         (lambda: {"prompt": []}, "unknown or missing: draws, group, kept"),
         (lambda: rows_of(weight=[1.0]), "weight"),
         (lambda: rows_of(weight=[1.0, None]), "weight"),
@@ -284,8 +295,7 @@ def test_close_waits_for_what_is_held_but_not_forever(tmp_path, gate, caplog):
 def damage(path, kind):
     data = bytearray(path.read_bytes())
     if kind == "one bit":
-        column = pq.read_metadata(path).row_group(0).column(SCHEMA.names.index("prompt"))
-        data[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+        data[data.index(b"2+2?")] ^= 1  # short texts are stored as they are: only a checksum can tell
     path.write_bytes({"half": data[: len(data) // 2], "empty": b"", "text": b"step,reward\n2,0.5\n"}.get(kind, data))
 
 
@@ -346,6 +356,8 @@ def test_a_directory_is_made_and_left_empty_or_refused_before_training(tmp_path,
     for refuse in (check_directory, RolloutLog):
         with pytest.raises(ValueError, match=expected):
             refuse(tmp_path / "file" / "log")
+        with pytest.raises(ValueError, match="cannot be written to '/proc/self'"):
+            refuse("/proc/self")  # exists, and takes no file even from root
 
 
 def test_nothing_to_read_is_refused(tmp_path):

@@ -116,6 +116,8 @@ def single_process() -> dict[str, str]:
 def environment(ray_directory: Path) -> dict[str, str]:
     """The environment of a trainer on a machine without GPUs, with a private Ray that has logical ones."""
     return os.environ | {
+        # DeepSpeed calls ninja by name: another one than compiled its operators would compile them again
+        "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"],
         # Ray: never join a cluster that happens to run here; the path must be short, for it holds Unix sockets
         "RAY_ADDRESS": "local",
         "RAY_OVERRIDE_RESOURCES": '{"CPU": 16, "GPU": 8}',

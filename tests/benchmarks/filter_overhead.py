@@ -1,20 +1,29 @@
-"""Time of filter and draw on one core, beside a plain torch.sort of the same rewards.
+"""Time of every filter with every draw on one core, beside a plain torch.sort of the same rewards.
 
-    python tests/benchmarks/filter_overhead.py [--repeats 9]
+    python tests/benchmarks/filter_overhead.py [--repeats 9] [--sizes 65536x16 ...]
 
-Prints, for each size and filter, the median and the spread over interleaved repeats, and the ratio to torch.sort.
+Prints, for each size, filter and draw, the median and the spread over interleaved repeats, and the median ratio to the
+torch.sort of the same repeat.
 """
 
 import argparse
 import statistics
 import time
+import warnings
 from functools import partial
 
 import torch
+from torch import Tensor
 
-from openrlhf_pf.filters import FILTERS, FilterBatch, build_filter, select
+from openrlhf_pf.filters import DRAWS, FILTERS, FilterBatch, SampleFilter, build_filter, draw
 
-SIZES = [(1024, 8), (65_536, 16), (1_000_000, 8)]
+SIZES = ["1024x8", "65536x16", "1000000x8"]
+OPTIONS = {
+    "top": {"high": 0.5},
+    "top_random": {"high": 0.5},
+    "top_bottom": {"low": -0.5, "high": 0.5},
+    "reward_power": {"power": 2.0},
+}
 
 
 def seconds(function) -> float:
@@ -23,37 +32,51 @@ def seconds(function) -> float:
     return time.perf_counter() - start
 
 
-def filter_and_draw(sample_filter, rewards):
+def filter_and_draw(sample_filter: SampleFilter, mode: str, rewards: Tensor, columns: dict[str, Tensor]) -> None:
     generator = torch.Generator().manual_seed(0)
-    batch = FilterBatch(rewards, generator)
-    select(sample_filter(batch), sample_filter.keep, batch.order, generator)
+    batch = FilterBatch(rewards, generator, **columns)
+    order = batch.order if sample_filter.scope == "group" and mode == "select" else None
+    draw(mode, sample_filter(batch), sample_filter.keep, sample_filter.scope, order, generator)
+
+
+def cases_of(prompts: int, samples: int) -> dict[str, partial]:
+    generator = torch.Generator().manual_seed(0)
+    rewards = torch.randn(prompts, samples, generator=generator)
+    tied = torch.randint(0, 2, (prompts, samples), generator=generator).float()
+    columns = {
+        "response_lengths": torch.randint(1, 4096, (prompts, samples), generator=generator),
+        "model_rewards": torch.stack([rewards, *torch.randn(2, prompts, samples, generator=generator)]),
+    }
+    cases = {"torch.sort": partial(torch.sort, rewards, dim=1)}
+    for name in FILTERS:
+        options = {"weights": [1.0 / samples] * samples} if name == "rank_weights" else OPTIONS.get(name, {})
+        sample_filter = build_filter(name, samples, None if name == "none" else 2, **options)
+        for mode in DRAWS:
+            cases[f"{name}, {mode}"] = partial(filter_and_draw, sample_filter, mode, rewards, columns)
+    cases["best_worst, select, all tied"] = partial(
+        filter_and_draw, build_filter("best_worst", samples), "select", tied, columns
+    )
+    return cases
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="PROMPTSxSAMPLES")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'prompts x samples':>20} {'filter':>14} {'median ms':>10} {'min ms':>8} {'max ms':>8} {'/ sort':>7}")
-    for prompts, samples in SIZES:
-        rewards = torch.randn(prompts, samples, generator=torch.Generator().manual_seed(0))
-        tied = torch.randint(0, 2, (prompts, samples), generator=torch.Generator().manual_seed(0)).float()
-        cases = {"torch.sort": partial(torch.sort, rewards, dim=1)}
-        for name in FILTERS:
-            weights = [1.0 / samples] * samples if name == "rank_weights" else None
-            sample_filter = build_filter(name, samples, weights=weights, keep=None if name == "none" else 2)
-            cases[name] = partial(filter_and_draw, sample_filter, rewards)
-        cases["ties, bw"] = partial(filter_and_draw, build_filter("best_worst", samples), tied)
+    warnings.simplefilter("ignore")  # reward_power's, about rewards beyond 1
+    for size in options.sizes:
+        cases = cases_of(*map(int, size.split("x")))
         times: dict[str, list[float]] = {name: [] for name in cases}
-        for _ in range(repeats):
+        for _ in range(options.repeats):
             for name, case in cases.items():
                 times[name].append(seconds(case))
+        print(f"\n{size:<30} {'median ms':>10} {'min ms':>9} {'max ms':>9} {'/ sort':>7}")
         for name, taken in times.items():
             ratio = statistics.median(t / s for t, s in zip(taken, times["torch.sort"]))
-            print(
-                f"{f'{prompts:,} x {samples}':>20} {name:>14} {1e3 * statistics.median(taken):>10.2f} "
-                f"{1e3 * min(taken):>8.2f} {1e3 * max(taken):>8.2f} {ratio:>7.1f}"
-            )
+            figures = (1e3 * statistics.median(taken), 1e3 * min(taken), 1e3 * max(taken))
+            print(f"{name:<30} {figures[0]:>10.2f} {figures[1]:>9.2f} {figures[2]:>9.2f} {ratio:>7.1f}")
 
 
 if __name__ == "__main__":

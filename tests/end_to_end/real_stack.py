@@ -34,7 +34,14 @@ def stack_environment() -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "RAY_DEDUP_LOGS": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "WANDB_MODE": "offline",
     }
+
+
+def observing(folder: Path) -> dict[str, str]:
+    """What has the workers write down what they see, and W&B's record, in a folder."""
+    return {"OBSERVE_DIR": str(folder), "PYTHONPATH": str(HERE / "observer"), "WANDB_DIR": str(folder)}
 
 
 class Run:
@@ -48,15 +55,23 @@ class Run:
             int(step): eval(status, {"nan": float("nan"), "inf": float("inf")}) for step, status in STEP.findall(plain)
         }
 
+    def seen(self, model: str) -> list[dict]:
+        """What the observer wrote down about the workers of a model."""
+        files = sorted((self.folder / "observed").glob("*.jsonl"))
+        entries = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        return [entry for entry in entries if entry["model"] == model]
+
     def rows(self, model: str, event: str) -> dict[int, list[int]]:
         """Rank to the number of samples of each call, e.g. ``rows("RewardModelActor", "forward")``."""
         seen: dict[int, list[int]] = defaultdict(list)
-        for file in sorted((self.folder / "observed").glob("*.jsonl")):
-            for line in file.read_text().splitlines():
-                entry = json.loads(line)
-                if entry["model"] == model and entry["event"] == event:
-                    seen[entry["rank"]] += entry["rows"]
+        for entry in self.seen(model):
+            if entry["event"] == event:
+                seen[entry["rank"]] += entry["rows"]
         return dict(seen)
+
+    def memory(self, model: str) -> float:
+        """The largest resident memory of a worker of the model, in MiB."""
+        return max(entry["memory_mib"] for entry in self.seen(model))
 
     def samples(self, model: str, event: str) -> int:
         return sum(sum(rows) for rows in self.rows(model, event).values())
@@ -81,7 +96,7 @@ class RunningCluster:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.address = f"127.0.0.1:{port}"
-        environment = {**stack_environment(), "OBSERVE_DIR": str(observed), "PYTHONPATH": str(HERE / "observer")}
+        environment = {**stack_environment(), **observing(observed)}
         environment.pop("RAY_ADDRESS")  # a head is started, not joined
         scratch = tempfile.mkdtemp(prefix="pf", dir="/tmp")
         self.process = subprocess.Popen(
@@ -160,8 +175,7 @@ class Stack:
         scratch = tempfile.mkdtemp(prefix="pf", dir="/tmp")  # Ray's sockets need a short path
         environment = {
             **stack_environment(),
-            "OBSERVE_DIR": str(self.observed),
-            "PYTHONPATH": str(HERE / "observer"),
+            **observing(self.observed),
             "RAY_TMPDIR": scratch,
             "TMPDIR": scratch,  # vLLM's sockets, which a killed run leaves behind
             **environment,

@@ -81,8 +81,6 @@ def test_every_group_strategy_async_with_a_baseline_of_the_whole_group(stack, tm
         f"--sample_filter_reward_models {stack.reward},{stack.second_reward} "
         "--train.async_enable --algo.advantage.estimator rloo --sample_filter_baseline group --algo.kl.init_coef 0 "
         f"--rollout.batch_size 4 --logger.wandb.key {'0' * 40}",
-        WANDB_MODE="offline",
-        WANDB_DIR=str(tmp_path),
     )
     log = steps_of(tmp_path / "run")
     assert list(log) == list(range(1, 9))
@@ -94,7 +92,7 @@ def test_every_group_strategy_async_with_a_baseline_of_the_whole_group(stack, tm
     assert run.rows("CriticModelActor", "forward") == run.rows("ReferenceModelActor", "forward") == {}
     # Leave-one-out advantages over the whole group: those of best-of-N (step 1) are above 0, all kept ones of it.
     assert run.steps[1]["return"] > 0
-    (recorded,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    (recorded,) = (tmp_path / "run" / "observed" / "wandb").glob("offline-run-*/*.wandb")
     for name in (b"train/filter/kept_fraction", b"train/filter/ensemble_spread", b"train/rollout/reward_mean"):
         assert name in recorded.read_bytes()
 

@@ -8,10 +8,12 @@ import importlib.abc
 import importlib.machinery
 import json
 import os
+import resource
 import sys
 
 
 def record(**event):
+    event["memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # the largest so far
     with open(os.path.join(os.environ["OBSERVE_DIR"], f"{os.getpid()}.jsonl"), "a") as file:
         file.write(json.dumps({"rank": int(os.environ.get("RANK", -1)), **event}) + "\n")
 

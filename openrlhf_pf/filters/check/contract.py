@@ -1,36 +1,24 @@
-"""Is a sample filter sound? A contract test to run against a class of one's own.
-
-    python -m openrlhf_pf.filters.check path/to/file.py:Class
-    python -m openrlhf_pf.filters.check path/to/file.py:Class --samples 16 --keep 4 --options threshold=0.5
-
-prints one line a check (``ok``, ``FAILED`` or ``note``) and a verdict. Exit status: 0 when no check FAILED, 1 when one
-did, 2 when the filter cannot be loaded or built. The same from a test::
-
-    assert not [finding for finding in check_filter("path/to/file.py:Class") if finding.status == "FAILED"]
+"""The contract of a sample filter, one function a clause, and the filter under test.
 
 Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train, M reward
 models.
 """
 
-import argparse
 import contextlib
-import copy
-import inspect
 import io
 import random
 import statistics
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from openrlhf_pf.filters import DRAWS, FilterBatch, SampleFilter, build_filter, draw, filter_class
+from openrlhf_pf.filters import DRAWS, FilterBatch, SampleFilter, draw
+from openrlhf_pf.filters.check.rollouts import Rollout, make_rollout, make_tied_rollout, spoiled
 
 Status = Literal["ok", "FAILED", "note"]
 Outcome = tuple[Status, str]
@@ -45,134 +33,6 @@ N_TIMED, TIMED_SAMPLES = 4096, (4, 8, 16, 32)
 N_SEEDS = 12
 #: Above this many times the time of torch.sort, a filter most likely loops over prompts in Python.
 SLOW = 1000
-
-
-class Finding(NamedTuple):
-    """What one check saw."""
-
-    check: str
-    status: Status
-    sentence: str
-
-
-# ── Rollouts to test with ──
-
-
-class UnknownLog(KeyError):
-    """A filter asked for an extra log that only the user's reward function knows."""
-
-
-class ExtraLogs(dict[str, Tensor]):
-    """Extra logs that tell a missing key from the filter's own KeyError."""
-
-    def __missing__(self, key: str) -> Tensor:
-        raise UnknownLog(key)
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """Everything a filter can ask for; batches are made of copies, so that no check sees what another one changed."""
-
-    rewards: Tensor
-    columns: dict[str, Any]
-
-    def batch(self, seed: int, step: int = 0) -> FilterBatch:
-        """Return a batch of copies, with a generator of this seed."""
-        columns = {name: partial(copy.deepcopy, value) for name, value in self.columns.items()}
-        return FilterBatch(self.rewards.clone(), torch.Generator().manual_seed(seed), step, **columns)
-
-    def changed_in(self, batch: FilterBatch) -> set[str]:
-        """Return the names of what is no longer the same in a batch of this rollout."""
-        asked_for = self.columns.keys() & batch.__dict__.keys()
-        changed = {name for name in asked_for if not _equal(batch.__dict__[name], self.columns[name])}
-        if not _equal(batch.rewards, self.rewards):
-            changed.add("rewards")
-        elif not _equal(batch.usable, self.rewards.isfinite()):
-            changed.add("usable")
-        return changed
-
-    def with_samples(self, order: Tensor) -> "Rollout":
-        """Return the same prompts with their samples in another order (G, N)."""
-
-        def moved(values: Tensor) -> Tensor:
-            return values.gather(-1, order.expand_as(values))
-
-        responses = [[row[i] for i in places] for row, places in zip(self.columns["responses"], order.tolist())]
-        return Rollout(moved(self.rewards), self._moved(moved) | {"responses": responses})
-
-    def with_prompts(self, order: Tensor) -> "Rollout":
-        """Return the same samples with their prompts in another order (G,)."""
-
-        def moved(values: Tensor) -> Tensor:
-            return values[..., order, :]
-
-        texts = {name: [self.columns[name][i] for i in order] for name in ("prompts", "responses", "labels")}
-        return Rollout(moved(self.rewards), self._moved(moved) | texts)
-
-    def _moved(self, moved: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        tensors = {name: moved(value) for name, value in self.columns.items() if isinstance(value, Tensor)}
-        logs = ExtraLogs({name: moved(value) for name, value in self.columns["extra_logs"].items()})
-        return {**self.columns, **tensors, "extra_logs": logs}
-
-
-def make_rollout(n_prompts: int, n_samples: int, seed: int) -> Rollout:
-    """Return random samples: rewards between -1 and 1, scores between 0 and 1; no two of a prompt are equal."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, n_prompts, n_samples, generator=generator, dtype=torch.float64)
-
-    rewards = normal().tanh()
-    place = torch.rand(n_prompts, n_samples, generator=generator).argsort(dim=1)
-    lengths = 20 + 37 * place + torch.randint(37, place.shape, generator=generator)
-    return _rollout(rewards, lengths, (2 * rewards + normal()).sigmoid(), rewards + 0.3 * normal(3))
-
-
-def make_tied_rollout(n_prompts: int, n_samples: int, seed: int) -> Rollout:
-    """Return samples that are equal but for their rewards: all 0 in half of the prompts, 0 or 1 at random in the rest.
-
-    In either half, a filter that does not look at positions weighs each position the same on average.
-    """
-    rewards = torch.randint(2, (n_prompts, n_samples), generator=torch.Generator().manual_seed(seed)).double()
-    rewards[: n_prompts // 2] = 0.0
-    lengths = torch.full(rewards.shape, 100)
-    return _rollout(rewards, lengths, torch.ones_like(rewards), rewards.expand(3, -1, -1).clone())
-
-
-def _rollout(rewards: Tensor, lengths: Tensor, scores: Tensor, model_rewards: Tensor) -> Rollout:
-    columns = {
-        "response_lengths": lengths,
-        "prompts": [f"Question {i}" for i in range(len(rewards))],
-        "responses": [[f"{'step ' * (n // 40)}answer {n}" for n in row] for row in lengths.tolist()],
-        "labels": [str(i) for i in range(len(rewards))],
-        "scores": scores,
-        "extra_logs": ExtraLogs(accuracy=(scores > 0.5).double()),
-        "model_rewards": model_rewards,
-    }
-    return Rollout(rewards, columns)
-
-
-def spoiled(rollout: Rollout, seed: int) -> Rollout:
-    """Return the rollout with NaN and infinite rewards in the first half of its prompts, only NaN in the first."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = rollout.rewards.shape
-    values = torch.tensor([torch.nan, torch.inf, -torch.inf])[torch.randint(3, shape, generator=generator)]
-    hit = torch.rand(shape, generator=generator) < 0.3
-    hit[shape[0] // 2 :] = False
-    rewards = torch.where(hit, values, rollout.rewards)
-    rewards[0] = torch.nan
-    return Rollout(rewards, rollout.columns)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor):
-        return torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
-    return one == other
-
-
-# ── The filter under test ──
 
 
 @contextlib.contextmanager
@@ -524,102 +384,3 @@ CHECKS: dict[str, Callable[[Subject], Outcome]] = {
     "input": check_input,
     "speed": check_speed,
 }
-
-
-# ── Report ──
-
-
-def check_filter(
-    name: str, n_samples: int = 8, keep: int | None = None, texts: Sequence[str] = (), seed: int = 0
-) -> list[Finding]:
-    """Run all checks against a filter.
-
-    The others are left out when "build" or "weights" FAILED, and when the filter asks for an extra log that the check
-    cannot know (a note called "extra_logs" says which).
-
-    Args:
-        name: see :func:`openrlhf_pf.filters.filter_class`.
-        n_samples: N.
-        keep: k; None for the filter's own default.
-        texts: options as ``key=value`` texts.
-        seed: decides the test rollouts and all randomness.
-
-    Raises:
-        ValueError: the filter cannot be loaded, or does not take these settings.
-    """
-    cls = filter_class(name)
-    with global_generators(seed):
-        try:
-            subject = Subject(partial(build_filter, name, keep=keep, texts=texts), n_samples, seed)
-        except ValueError:
-            raise
-        except Exception as error:
-            advice = "__init__ takes n_samples and keep and starts with super().__init__(n_samples, keep)."
-            return [Finding("build", "FAILED", f"{_raised(error, cls)}; {advice}")]
-        return _run_checks(subject, cls)
-
-
-def _run_checks(subject: Subject, cls: type[SampleFilter]) -> list[Finding]:
-    findings: list[Finding] = []
-    for check, function in CHECKS.items():
-        try:
-            status, sentence = function(subject)
-        except UnknownLog as error:
-            return [*findings, Finding("extra_logs", "note", _unknown_log(error.args[0]))]
-        except Exception as error:
-            status, sentence = "FAILED", f"{_raised(error, cls)}."
-        findings.append(Finding(check, status, sentence))
-        if check == "weights" and status == "FAILED":
-            break
-    return findings
-
-
-def _unknown_log(key: str) -> str:
-    return (
-        f"the filter reads extra_logs['{key}'], which the reward function of your run must return and which this "
-        "check cannot know, so that it stops here; it serves extra_logs['accuracy'] only."
-    )
-
-
-def _raised(error: Exception, cls: type[SampleFilter]) -> str:
-    """What was raised, and the last line of the file of ``cls`` that took part in it."""
-    what = f"raised {traceback.format_exception_only(error)[-1].splitlines()[0].rstrip('.:')}"
-    file = inspect.getfile(cls)
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f"{what} ({file}, line {lines[-1].lineno}: {lines[-1].line})" if lines else what
-
-
-def verdict(name: str, findings: Sequence[Finding]) -> str:
-    """Return the last line of the report."""
-    failed = [finding.check for finding in findings if finding.status == "FAILED"]
-    if failed:
-        return f"{name} is not sound: {', '.join(failed)} FAILED."
-    if findings[-1].check == "extra_logs":
-        return f"{name} could not be checked to the end; nothing FAILED until then."
-    return f"{name} is sound: {len(findings)} checks, none FAILED."
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Check one filter, print the report and return the exit status, as the module's docstring says."""
-    parser = argparse.ArgumentParser(
-        prog="python -m openrlhf_pf.filters.check", description="Check whether a sample filter is sound."
-    )
-    parser.add_argument("filter", help="path/to/file.py:Class, package.module:Class or a built-in name")
-    parser.add_argument("--samples", type=int, default=8, metavar="N", help="samples drawn a prompt (default: 8)")
-    parser.add_argument("--keep", type=int, metavar="K", help="samples a prompt that train (default: the filter's)")
-    parser.add_argument("--options", nargs="+", default=(), metavar="KEY=VALUE", help="options of the filter")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the test rollouts (default: 0)")
-    args = parser.parse_args(argv)
-    try:
-        findings = check_filter(args.filter, args.samples, args.keep, args.options, args.seed)
-    except ValueError as error:
-        print(f"check: {error}", file=sys.stderr)
-        return 2
-    for finding in findings:
-        print(f"{finding.status:<6}  {finding.check:<10}  {finding.sentence}")
-    print(verdict(args.filter, findings))
-    return int(any(finding.status == "FAILED" for finding in findings))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
