@@ -79,8 +79,11 @@ def select(
         ValueError: a weight is negative or not finite, or a row sums to neither 1 nor 0.
     """
     weights, total = _checked(weights)
-    ranked = weights if order is None else weights.gather(1, order)
-    counts = _systematic(ranked * (keep / total.clamp(min=0.5)), generator)
+    expected = weights * (keep / total.clamp(min=0.5))
+    whole = expected.round()
+    if (expected - whole).abs_().max() < 1e-9:  # as many filters have it: there is nothing left to draw
+        return whole.long()
+    counts = _systematic(expected if order is None else expected.gather(1, order), generator)
     return counts if order is None else torch.zeros_like(counts).scatter_(1, order, counts)
 
 

@@ -18,20 +18,33 @@ class EnsembleAgreement(KeyFilter):
     """
 
     def key(self, batch: FilterBatch) -> Tensor:
-        return -mid_ranks(batch.model_rewards).var(dim=0, unbiased=False)
+        total = torch.zeros(batch.rewards.shape, dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for rewards in batch.model_rewards:
+            ranks = mid_ranks(rewards)
+            total += ranks
+            squares += ranks.square_()
+        # Four times M^2 times the variance, a whole number, and a coin below 1 for the many that are equal.
+        disagreement = (squares * len(batch.model_rewards) - total.square_()).mul_(4).round_()
+        return -(disagreement + torch.rand(total.shape, generator=batch.generator, dtype=torch.float64))
 
 
 def mid_ranks(values: Tensor) -> Tensor:
-    """Rank along the last dimension from 0 for the lowest; equal values share the mean of their ranks; NaN is lowest.
+    """Rank each row from 0 for the lowest; equal values share the mean of their ranks; NaN is lowest.
 
     Args:
-        values: (..., N).
+        values: (G, N).
 
     Returns:
-        (..., N) float64.
+        (G, N) float64.
     """
-    values = torch.where(values.isnan(), -torch.inf, values).contiguous()
-    ordered = values.sort(dim=-1).values
-    below = torch.searchsorted(ordered, values)
-    not_above = torch.searchsorted(ordered, values, right=True)
-    return (below + not_above - 1).double() / 2
+    values = torch.where(values.isnan(), -torch.inf, values)
+    ordered, order = values.sort(dim=1)
+    ranks = torch.arange(values.shape[1], dtype=torch.float64).expand(values.shape)
+    ranks = torch.empty(values.shape, dtype=torch.float64).scatter_(1, order, ranks)
+    tied = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1).nonzero().squeeze(1)
+    if len(tied):
+        ordered, values = ordered[tied], values[tied]
+        below, not_above = torch.searchsorted(ordered, values), torch.searchsorted(ordered, values, right=True)
+        ranks[tied] = (below + not_above - 1).double() / 2
+    return ranks
