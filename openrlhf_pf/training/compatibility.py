@@ -68,6 +68,20 @@ EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = {
     "openrlhf.trainer.ppo_trainer_async:TrainingActor._compute_rollout_stats": ("self", "experiences"),
     "openrlhf.trainer.ppo_trainer_async:TrainingActor.fit": ("self", "global_step"),
     "openrlhf.trainer.ppo_trainer_async:GenerateSamplesActor.get_max_steps": ("self",),
+    "openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator._generate_vllm": (
+        "self",
+        "dataloader_iter",
+        "num_prompts",
+        "dynamic_filtering",
+        "generate_kwargs",
+    ),
+    "openrlhf.datasets.prompts_dataset:preprocess_data": (
+        "data",
+        "input_template",
+        "input_key",
+        "label_key",
+        "apply_chat_template",
+    ),
     "openrlhf.trainer.ray.launcher:BaseModelActor._setup_distributed": ("self", "strategy"),
     "openrlhf.trainer.ray.launcher:RewardModelActor.init_model_from_pretrained": ("self", "strategy", "pretrain"),
     "openrlhf.trainer.ray.launcher:RewardModelActor.forward": (

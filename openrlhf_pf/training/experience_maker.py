@@ -148,7 +148,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             NothingToTrain: no sample can train; the message says why.
         """
         self.rollout = rollout = Rollout(rollout_samples, self.filter.n_samples)
-        self._score(rollout)
+        self.score(rollout)
         generator = torch.Generator().manual_seed(_mix(self.seed, self.step))
         rank_by = self.given.sample_filter_rank_by or "reward"
         batch = rollout.filter_batch(rank_by, generator, self.step, self.tokenizer)
@@ -169,7 +169,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             raise NothingToTrain(self._why_nothing(batch))
         return super().make_experience_batch(filled_up(kept, self._ranks))
 
-    def _score(self, rollout: Rollout) -> None:
+    def score(self, rollout: Rollout) -> None:
         """Let the reward models score every sample, unless a reward function or an agent has done so."""
         samples = rollout.samples
         if self.reward_model_group is None or all(sample.rewards is not None for sample in samples):

@@ -7,6 +7,7 @@ OpenRLHF builds its parser under ``if __name__ == "__main__"``, so the module is
 import argparse
 import runpy
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,41 +19,52 @@ ENTRY_MODULE = "openrlhf.cli.train_ppo_ray"
 
 def main() -> None:
     """Train with the arguments of the command line. Exits with status 2 and one sentence on a bad argument."""
+    run(add_arguments, prepare_training)
+
+
+def run(add_flags: Callable[[argparse.ArgumentParser], None], prepare: Callable[[SimpleNamespace, Any], None]) -> None:
+    """Run OpenRLHF's entry module with more flags.
+
+    Args:
+        add_flags: adds them to OpenRLHF's parser.
+        prepare: called before Ray starts with the nested arguments and the entry module as it runs; may rebind what
+            the module looks up, and raises ValueError to refuse the arguments.
+    """
     try:
         check_openrlhf()
     except ImportError as error:
         _refuse(error)
     parse_args = argparse.ArgumentParser.parse_args
 
-    def parse_with_filter_flags(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> argparse.Namespace:
+    def parse_with_more_flags(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> argparse.Namespace:
         if parser.get_default("rollout.n_samples_per_prompt") is None:  # a parser of some other library
             return parse_args(parser, *args, **kwargs)
         argparse.ArgumentParser.parse_args = parse_args
-        add_arguments(parser)
+        add_flags(parser)
         flat = parse_args(parser, *args, **kwargs)
-        _prepare(flat)
+        with_absolute_paths(flat)
+        from openrlhf.utils.config import hierarchize
+
+        try:
+            prepare(hierarchize(flat), sys.modules["__main__"])
+        except ValueError as error:
+            _refuse(error)
         return flat
 
-    argparse.ArgumentParser.parse_args = parse_with_filter_flags
+    argparse.ArgumentParser.parse_args = parse_with_more_flags
     try:
         runpy.run_module(ENTRY_MODULE, run_name="__main__", alter_sys=True)
     finally:
         argparse.ArgumentParser.parse_args = parse_args
 
 
-def _prepare(flat: argparse.Namespace) -> None:
-    from openrlhf.utils.config import hierarchize
-
-    with_absolute_paths(flat)
-    args: SimpleNamespace = hierarchize(flat)
-    try:
-        check_arguments(args)
-    except ValueError as error:
-        _refuse(error)
+def prepare_training(args: SimpleNamespace, entry: Any) -> None:
+    """Check the arguments, and put our trainers in place if they ask for any of ours."""
+    check_arguments(args)
     if is_active(args):
         from openrlhf_pf.training import trainer
 
-        trainer.install(args, sys.modules["__main__"])
+        trainer.install(args, entry)
 
 
 def _refuse(error: Exception) -> None:

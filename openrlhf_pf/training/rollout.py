@@ -49,6 +49,8 @@ class Rollout:
         #: (M, G, N) the scores of the ensemble's reward models, and the models' names.
         self.model_rewards: Tensor | None = None
         self.model_names: Sequence[str] = ()
+        #: Whether the scores are known to be true ones, even where they are the rewards' equals.
+        self.truly_scored = False
 
     def _table(self, values: Sequence[Any], dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.tensor(values, dtype=dtype).reshape(-1, self.n_samples)
@@ -70,7 +72,7 @@ class Rollout:
         OpenRLHF fills a missing score in with the reward; such copies say nothing about the reward model.
         """
         pairs = [(_number(sample.rewards), _number(sample.scores)) for sample in self.samples]
-        if all(math.isnan(score) or score == reward for reward, score in pairs):
+        if not self.truly_scored and all(math.isnan(score) or score == reward for reward, score in pairs):
             return None
         return self._table([score for _, score in pairs])
 

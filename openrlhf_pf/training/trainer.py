@@ -167,5 +167,12 @@ def install(args: Any, entry: Any) -> None:
     ppo_trainer.PPOTrainer = ray.remote(FilteringPPOTrainer)
     ppo_trainer_async.TrainingActor = ray.remote(FilteringTrainingActor)
     ppo_trainer_async.GenerateSamplesActor = ray.remote(FilteringGenerateSamplesActor)
-    if reward_models(args):
-        entry.RewardModelActor = ray.remote(num_gpus=1)(EnsembleRewardModelActor)
+    entry.RewardModelActor = reward_worker(args)
+
+
+def reward_worker(args: Any) -> Any:
+    """The class of the reward model's workers, as Ray makes them: OpenRLHF's own unless there is an ensemble."""
+    if not reward_models(args):
+        return launcher.RewardModelActor
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    return ray.remote(num_gpus=1)(EnsembleRewardModelActor)

@@ -1,0 +1,315 @@
+"""Sample a policy, score every response by the reward model and by the true score, and write them down; no training.
+
+Takes OpenRLHF's own training flags, so that what is measured is what would train: the same prompts, template,
+sampling, vLLM engines, reward model or reward function. The models that only training needs are not loaded.
+"""
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from openrlhf.trainer.ppo_utils.experience import Experience
+
+from openrlhf_pf.filters import Draw
+from openrlhf_pf.training.rollout_log import check_directory, table_of, write_table
+
+#: What decides the responses and their scores: a directory is continued only under the same.
+_DECISIVE = ("actor", "data", "rollout", "reward", "collect", "sample_filter_reward_models")
+#: What may change on the way: it moves work, not results.
+_FREE = ("micro_batch_size", "num_nodes", "num_gpus_per_node", "offload", "output", "workers")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of collecting to OpenRLHF's parser, in a group of their own."""
+    group = parser.add_argument_group("collecting (openrlhf_pf)", "Sample and score, without training.")
+    group.add_argument("--collect.output", required=True, metavar="DIR", help="where the samples go, as Parquet files")
+    group.add_argument(
+        "--collect.score",
+        metavar="FILE.py",
+        help="file whose reward_func(queries, prompts, labels) returns the true score, as scores or as rewards",
+    )
+    group.add_argument("--collect.checkpoint", metavar="NAME", help="name of the policy in the column checkpoint")
+    group.add_argument("--collect.max_prompts", type=int, metavar="P", help="stop after this many prompts")
+    group.add_argument(
+        "--collect.workers",
+        type=int,
+        default=os.cpu_count(),
+        metavar="W",
+        help="calls of reward_func at a time (default: one a core)",
+    )
+
+
+def check_arguments(args: SimpleNamespace) -> None:
+    """Check the flags before Ray starts.
+
+    Args:
+        args: OpenRLHF's nested arguments.
+
+    Raises:
+        ValueError: one sentence that says what was given, what is allowed and what to do.
+    """
+    if not (args.reward.model_name_or_path or args.reward.remote_url or args.train.agent_func_path):
+        raise ValueError(
+            "there is nothing to measure: give the reward model with --reward.model_name_or_path, or a reward "
+            "function with --reward.remote_url."
+        )
+    if args.collect.score:
+        load_reward_func(args.collect.score)
+    if args.collect.max_prompts is not None and args.collect.max_prompts < 1:
+        raise ValueError(f"--collect.max_prompts must be 1 or more, got {args.collect.max_prompts}.")
+    if args.collect.workers < 1:
+        raise ValueError(f"--collect.workers must be 1 or more, got {args.collect.workers}.")
+    directory = check_directory(args.collect.output)
+    record, settings = directory / "collect.json", settings_of(args)
+    if not record.exists():
+        if any(directory.glob("*.parquet")):
+            raise ValueError(
+                f"--collect.output {directory} holds samples of something else (there is no collect.json beside "
+                "them): name an empty directory."
+            )
+        record.write_text(json.dumps(settings, indent=2) + "\n")
+        return
+    earlier = json.loads(record.read_text())
+    changed = sorted(name for name in settings.keys() | earlier.keys() if settings.get(name) != earlier.get(name))
+    if changed:
+        name = changed[0]
+        raise ValueError(
+            f"--collect.output {directory} was begun with --{name} {earlier.get(name)}, and now it is "
+            f"{settings.get(name)}: give the earlier settings to go on, or name an empty directory."
+        )
+
+
+def settings_of(args: SimpleNamespace) -> dict[str, Any]:
+    """The arguments that decide the samples, by the name of their flag."""
+    flat = {"train.seed": args.train.seed, "train.agent_func_path": args.train.agent_func_path}
+    for group in _DECISIVE:
+        value = getattr(args, group)
+        leaves = vars(value).items() if isinstance(value, SimpleNamespace) else [(None, value)]
+        flat |= {group if name is None else f"{group}.{name}": leaf for name, leaf in leaves if name not in _FREE}
+    return json.loads(json.dumps(flat, default=str))
+
+
+def load_reward_func(file: str) -> Callable:
+    """Import ``reward_func`` from a file.
+
+    Raises:
+        ValueError: the file does not import, or has no such function.
+    """
+    spec = importlib.util.spec_from_file_location(f"openrlhf_pf_score_{Path(file).stem}", file)
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.reward_func
+    except Exception as error:
+        raise ValueError(
+            f"--collect.score {file} gives no reward_func ({type(error).__name__}: {error}): name a Python file that "
+            "defines reward_func(queries, prompts, labels)."
+        ) from error
+
+
+class TrueScore:
+    """Calls a user's ``reward_func``, a sample at a time as OpenRLHF does, several at once; counts what fails."""
+
+    def __init__(self, function: Callable, workers: int) -> None:
+        self.function = function
+        self.pool = ThreadPoolExecutor(workers)
+        self.failed = 0
+        self.last_error = ""
+
+    def __call__(self, samples: list[Experience], tokenizer: Any) -> None:
+        """Set ``scores`` of every sample, and put its extra logs into ``info``; a call that fails leaves NaN."""
+
+        def score(sample: Experience) -> dict[str, Any] | Exception:
+            query = tokenizer.decode(sample.sequences[0].tolist(), skip_special_tokens=False)
+            try:
+                return self.function([query], sample.prompts, sample.labels)
+            except Exception as error:  # whatever a user's function raises, the other samples are worth keeping
+                return error
+
+        for sample, result in zip(samples, self.pool.map(score, samples)):
+            sample.scores = torch.tensor([math.nan])
+            if isinstance(result, Exception):
+                self.failed += 1
+                self.last_error = f"{type(result).__name__}: {result}"
+                continue
+            value = result.get("scores")
+            sample.scores = _first(result["rewards"] if value is None else value)
+            sample.info |= {name: _first(value) for name, value in (result.get("extra_logs") or {}).items()}
+
+
+def _first(value: Any) -> torch.Tensor:
+    return torch.as_tensor(value, dtype=torch.float64).reshape(-1)[:1]
+
+
+def chunks(n_prompts: int, size: int, done: set[int]) -> Iterator[tuple[int, range]]:
+    """Number (from 1) and prompts of each chunk that is not done."""
+    for number, start in enumerate(range(0, n_prompts, size), start=1):
+        if number not in done:
+            yield number, range(start, min(start + size, n_prompts))
+
+
+class Collector:
+    """The stages of collecting: prompts in order, responses, rewards, true scores, one file a chunk."""
+
+    def __init__(self, args: SimpleNamespace) -> None:
+        from openrlhf.datasets.utils import blending_datasets
+        from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+        from openrlhf.utils import get_strategy
+        from openrlhf.utils.utils import get_tokenizer
+
+        from openrlhf_pf.training.experience_maker import FilteringExperienceMaker
+
+        self.args = args
+        self.directory = Path(args.collect.output)
+        strategy = get_strategy(args)
+        self.tokenizer = get_tokenizer(
+            args.actor.model_name_or_path, None, "left", strategy, use_fast=not args.data.disable_fast_tokenizer
+        )
+        data = args.data
+        self.prompts = blending_datasets(
+            data.prompt_dataset,
+            data.prompt_probs,
+            strategy,
+            args.train.seed,
+            max_count=data.max_samples,
+            dataset_split=data.prompt_split,
+        )
+        most = min(data.max_samples, len(self.prompts), args.collect.max_prompts or len(self.prompts))
+        self.n_prompts = int(most)
+        engines, rewards = start_models(args, strategy)
+        self.generator = SamplesGenerator(strategy, None, None, self.tokenizer, engines)
+        self.maker = FilteringExperienceMaker(None, None, rewards, None, None, strategy, self.tokenizer)
+        self.true_score = None
+        if args.collect.score:
+            self.true_score = TrueScore(load_reward_func(args.collect.score), args.collect.workers)
+
+    def run(self) -> None:
+        """Collect what is not there yet, and say how it goes."""
+        done = {int(file.stem.split("-")[1]) for file in self.directory.glob("part-*.parquet")}
+        size = self.args.rollout.batch_size
+        total = math.ceil(self.n_prompts / size)
+        start, made = time.monotonic(), 0
+        _say(
+            f"{self.n_prompts:,} prompts x {self.maker.filter.n_samples} responses in {total} files, {len(done)} there"
+        )
+        for number, places in chunks(self.n_prompts, size, done):
+            self.collect(number, places)
+            made += len(places)
+            rate = made / (time.monotonic() - start)
+            left = (self.n_prompts - min(self.n_prompts, size * len(done)) - made) / rate
+            _say(f"file {number} of {total}, {rate:.1f} prompts/s, {_duration(left)} left")
+        if self.true_score is not None and self.true_score.failed:
+            _say(f"{self.true_score.failed} samples have no true score; the last reason: {self.true_score.last_error}")
+        _say(f"done: {self.directory}")
+
+    def collect(self, number: int, places: range) -> None:
+        """Sample and score the prompts at these places of the data set, and write their file."""
+        from openrlhf_pf.training.rollout import Rollout
+
+        samples = self._sample([self.prompts[place] for place in places])
+        rollout = Rollout(samples, self.maker.filter.n_samples)
+        self.maker.score(rollout)
+        if self.true_score is not None:
+            self.true_score(rollout.samples, self.tokenizer)
+            rollout.truly_scored = True
+        generator = torch.Generator().manual_seed(number)
+        batch = rollout.filter_batch("reward", generator, number, self.tokenizer)
+        nothing = torch.zeros(batch.rewards.shape)  # no filter has weighed them, and none of them trains
+        rows = rollout.log_rows(nothing, Draw(nothing.long()), batch, self.tokenizer)
+        name = self.args.collect.checkpoint or self.args.actor.model_name_or_path
+        rows["checkpoint"] = [name] * len(rows["prompt"])
+        rows["group"] = [places.start + group for group in rows["group"]]
+        write_table(self.directory / f"part-{number:06d}.parquet", table_of(0, rows))
+
+    def _sample(self, data: list[dict]) -> list[Experience]:
+        from openrlhf.datasets.prompts_dataset import preprocess_data
+        from openrlhf.trainer.ray.vllm_engine import batch_vllm_engine_call
+
+        args, settings = self.args, self.args.data
+        template = self.tokenizer.apply_chat_template if settings.apply_chat_template else None
+        how = (settings.input_template, settings.input_key, settings.label_key, template)
+        pairs = [preprocess_data(row, *how) for row in data]
+        kwargs = {
+            "max_len": settings.max_len,
+            "max_new_tokens": args.rollout.max_new_tokens,
+            "temperature": args.rollout.temperature,
+            "top_p": args.rollout.top_p,
+        }
+        if args.vllm.enable_sleep:
+            batch_vllm_engine_call(self.generator.vllm_engines, "wake_up")
+        prompts, labels = map(list, zip(*pairs))
+        samples, _, _ = self.generator._generate_vllm(
+            iter([(None, prompts, labels, [row.get(settings.image_key) for row in data])]), len(data), False, **kwargs
+        )
+        if args.vllm.enable_sleep:
+            batch_vllm_engine_call(self.generator.vllm_engines, "sleep")
+        return samples
+
+
+def start_models(args: SimpleNamespace, strategy: Any) -> tuple[list, Any]:
+    """Start vLLM's engines and, where rewards come from one, the reward model's workers."""
+    import ray
+    from openrlhf.trainer.ray import create_vllm_engines
+    from openrlhf.trainer.ray.launcher import RayActorGroup
+    from ray.util.placement_group import placement_group
+
+    from openrlhf_pf.training.trainer import reward_worker
+
+    if not ray.is_initialized():
+        ray.init(
+            runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "true")}}
+        )
+    shared = None
+    if args.train.colocate_all:
+        shared = placement_group([{"GPU": 1, "CPU": 1}] * (args.reward.num_nodes * args.reward.num_gpus_per_node))
+        ray.get(shared.ready())
+    engines = create_vllm_engines(
+        args.vllm.num_engines,
+        args.vllm.tensor_parallel_size,
+        args.actor.model_name_or_path,
+        args.train.seed,
+        args.train.full_determinism_enable,
+        args.vllm.enable_prefix_caching,
+        args.vllm.enforce_eager,
+        args.data.max_len,
+        shared,
+        args.vllm.gpu_memory_utilization,
+        args.vllm.enable_sleep,
+        agent_func_path=args.train.agent_func_path,
+        remote_rm_url=args.reward.remote_url,
+        max_images_per_prompt=args.data.max_images_per_prompt,
+    )
+    if args.reward.remote_url:
+        return engines, None
+    group = RayActorGroup(
+        args.reward.num_nodes,
+        args.reward.num_gpus_per_node,
+        reward_worker(args),
+        pg=shared,
+        num_gpus_per_actor=0.2 if shared else 1,
+        duplicate_actors=args.ds.ring_attn_size * args.ds.tensor_parallel_size,
+    )
+    ray.get(group.async_init_model_from_pretrained(strategy, args.reward.model_name_or_path))
+    return engines, group
+
+
+def collect(args: SimpleNamespace) -> None:
+    """Stand in for OpenRLHF's ``train(args)``: collect instead."""
+    Collector(args).run()
+
+
+def _say(text: str) -> None:
+    print(f"collect: {text}", flush=True)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(seconds, 0):.0f} s"

@@ -1,0 +1,8 @@
+"""A true score as users write it: it returns no scores beside the rewards, and fails for one prompt."""
+
+
+def reward_func(queries, prompts, labels):
+    if "add 3 + 3" in prompts[0]:
+        raise RuntimeError("no score for this one")
+    response = queries[0][len(prompts[0]) :].replace("<eos>", "")
+    return {"rewards": [float(len(response) % 2 == 0)], "extra_logs": {"characters": len(response)}}

@@ -1,0 +1,117 @@
+"""Collecting: its checks, the true score, and what is left to do; nothing here starts Ray."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("openrlhf")
+
+from openrlhf.utils.config import hierarchize
+from rollouts import rollout_of
+
+from openrlhf_pf.training.collect import TrueScore, check_arguments, chunks, load_reward_func
+
+TOKENIZER = SimpleNamespace(decode=lambda tokens, skip_special_tokens: " ".join(map(str, tokens)))
+
+
+def arguments(output, **flat):
+    values = {
+        "actor.model_name_or_path": "policy",
+        "actor.num_nodes": 1,
+        "data.prompt_dataset": "prompts.jsonl",
+        "rollout.n_samples_per_prompt": 4,
+        "rollout.temperature": 1.0,
+        "reward.model_name_or_path": "reward",
+        "reward.remote_url": None,
+        "train.seed": 42,
+        "train.agent_func_path": None,
+        "collect.output": str(output),
+        "collect.score": None,
+        "collect.checkpoint": None,
+        "collect.max_prompts": None,
+        "collect.workers": 2,
+        "sample_filter_reward_models": None,
+    }
+    return hierarchize(SimpleNamespace(**{**values, **flat}))
+
+
+def test_a_directory_is_continued_under_the_same_settings_only(tmp_path):
+    check_arguments(arguments(tmp_path / "out"))
+    check_arguments(arguments(tmp_path / "out", **{"actor.num_nodes": 2, "collect.workers": 7}))
+    with pytest.raises(ValueError, match=r"begun with --rollout.temperature 1.0, and now it is 0.5: give the earlier"):
+        check_arguments(arguments(tmp_path / "out", **{"rollout.temperature": 0.5}))
+    assert (tmp_path / "out" / "collect.json").exists()
+
+
+def test_a_directory_with_other_samples_is_left_alone(tmp_path):
+    (tmp_path / "step-000001.parquet").touch()
+    with pytest.raises(ValueError, match="holds samples of something else"):
+        check_arguments(arguments(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "flat, words",
+    [
+        ({"reward.model_name_or_path": None}, "there is nothing to measure: give the reward model"),
+        ({"collect.score": "absent.py"}, "absent.py gives no reward_func (FileNotFoundError"),
+        ({"collect.score": __file__}, "gives no reward_func (AttributeError"),
+        ({"collect.max_prompts": 0}, "--collect.max_prompts must be 1 or more, got 0"),
+        ({"collect.workers": 0}, "--collect.workers must be 1 or more, got 0"),
+    ],
+)
+def test_a_bad_flag_gets_one_sentence_and_leaves_no_record(tmp_path, flat, words):
+    with pytest.raises(ValueError) as error:
+        check_arguments(arguments(tmp_path / "out", **flat))
+    assert words in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "out" / "collect.json").exists()
+
+
+@pytest.mark.parametrize(
+    "done, expected",
+    [
+        (set(), [(1, range(4)), (2, range(4, 8)), (3, range(8, 10))]),
+        ({2}, [(1, range(4)), (3, range(8, 10))]),
+        ({1, 2, 3}, []),
+    ],
+)
+def test_chunks_that_are_left(done, expected):
+    assert list(chunks(10, 4, done)) == expected
+
+
+def test_the_true_score_is_the_functions_scores_or_else_its_rewards():
+    samples = rollout_of([[1.0, 2.0, 3.0]])
+    answers = iter(
+        [
+            {
+                "rewards": torch.tensor([0.2]),
+                "scores": torch.tensor([1.0]),
+                "extra_logs": {"tests": torch.tensor([3])},
+            },
+            {"rewards": [0.5]},
+            RuntimeError("boom"),
+        ]
+    )
+    seen = []
+
+    def reward_func(queries, prompts, labels):
+        seen.append((queries, prompts, labels))
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    score = TrueScore(reward_func, workers=1)
+    score(samples, TOKENIZER)
+    assert [float(s.scores) for s in samples] == pytest.approx([1.0, 0.5, math.nan], nan_ok=True)
+    assert float(samples[0].info["tests"]) == 3 and "tests" not in samples[1].info
+    assert seen[0] == (["1 1 9"], ["prompt 0"], [""])
+    assert (score.failed, score.last_error) == (1, "RuntimeError: boom")
+    assert [float(s.rewards) for s in samples] == [1.0, 2.0, 3.0]
+
+
+def test_a_score_file_is_loaded(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def reward_func(queries, prompts, labels):\n    return {'rewards': [len(queries)]}\n")
+    assert load_reward_func(str(file))(["a"], ["b"], ["c"]) == {"rewards": [1]}
