@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from openrlhf_pf.filters.adaptive import Adaptive
 from openrlhf_pf.filters.base import FilterBatch, KeyFilter, SampleFilter, scaled
 from openrlhf_pf.filters.draw import DRAWS, Draw, draw, resample, reweight, select
 from openrlhf_pf.filters.ensemble import EnsembleAgreement
@@ -36,6 +37,7 @@ FILTERS: dict[str, type[SampleFilter]] = {
     "shortest": Shortest,
     "reward_per_token": RewardPerToken,
     "ensemble_agreement": EnsembleAgreement,
+    "adaptive": Adaptive,
 }
 
 __all__ = [

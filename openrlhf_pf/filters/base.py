@@ -246,6 +246,13 @@ class SampleFilter(ABC):
             return scaled(weights, weights.sum(dim=1, keepdim=True))
         return scaled(weights, weights.sum())
 
+    #: What the filter has to say about the last rollout, for the log.
+    news: str = ""
+
+    def metrics(self) -> dict[str, float]:
+        """Figures about the last rollout, logged as ``filter/<name>``; NaN is left out."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What a filter that learns must save with a checkpoint."""
         return {}

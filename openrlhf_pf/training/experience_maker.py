@@ -156,7 +156,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         drawn = draw(self.mode, weights, self.filter.keep, self.filter.scope, batch.order, generator)
         drawn = drawn._replace(counts=self._trim(drawn.counts, generator))
         self._weights, self._drawn = weights, drawn
-        self.metrics = filter_metrics(batch, drawn.counts, rollout.scores, rollout.rewards) | flat
+        self.metrics = filter_metrics(batch, drawn.counts, rollout.scores, rollout.rewards) | flat | self._of_filter()
         kept = self._keep(batch)
         logger.info(
             f"Sample filter {self.given.sample_filter}: {len(rollout.samples)} samples scored, {len(kept)} kept for "
@@ -211,6 +211,12 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         if self.filter.scope == "batch":
             weights = scaled(weights, weights.sum())
         return weights, {"filter/dropped_flat_prompts": float(flat.sum())}
+
+    def _of_filter(self) -> dict[str, float]:
+        """The metrics of the filter itself; what it has to say goes to the log."""
+        if self.filter.news:
+            logger.info(f"Sample filter {self.given.sample_filter}: {self.filter.news}")
+        return {f"filter/{name}": value for name, value in self.filter.metrics().items() if not math.isnan(value)}
 
     def _trim(self, counts: Tensor, generator: torch.Generator) -> Tensor:
         """Drop as little as the ranks cannot share evenly: whole prompts, or single samples where they stand alone.

@@ -54,9 +54,9 @@ class FilteringTrainer:
         per_prompt = trained_per_prompt(self.args, self.experience_maker.filter)
         self.args = with_samples_per_prompt(self.args, per_prompt)
 
-    def fit(self, *args: Any, **kwargs: Any) -> None:
+    def fit(self, global_step: int = 0) -> None:
         try:
-            super().fit(*args, **kwargs)
+            super().fit(global_step)
         finally:
             if self.experience_maker.log is not None:
                 self.experience_maker.log.close()

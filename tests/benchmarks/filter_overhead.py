@@ -17,7 +17,7 @@ from torch import Tensor
 
 from openrlhf_pf.filters import DRAWS, FILTERS, FilterBatch, SampleFilter, build_filter, draw
 
-SIZES = ["1024x8", "65536x16", "1000000x8"]
+SIZES = ["1024x8", "65536x16"]
 OPTIONS = {
     "top": {"high": 0.5},
     "top_random": {"high": 0.5},

@@ -157,7 +157,7 @@ def test_an_agent_reweighted_with_dynamic_filtering_and_evaluation(stack, tmp_pa
         # 3 of 4 samples have weight; what the micro-batches of 4 cannot share is trimmed.
         prompts = step["rollout/num_samples"] / 4
         assert step["filter/kept_fraction"] == 3 * prompts // 4 * 4 / (4 * prompts)
-        assert step["filter/kept_rank_4"] == 0
+        assert step.get("filter/kept_rank_4", 0) == 0  # a last step of one prompt has too few to share
         assert step["dynamic_filtering_pass_rate"] > 0
     scored = sum(step["rollout/num_samples"] for step in run.steps.values())
     assert 0 < run.samples("PolicyModelActor", "forward") <= scored * 3 / 4

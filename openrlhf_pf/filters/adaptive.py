@@ -1,0 +1,163 @@
+"""A filter that chooses its strategy while it trains, by what true scores say of the rewards.
+
+Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train, S
+candidate strategies.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openrlhf_pf.filters.base import FilterBatch, SampleFilter
+from openrlhf_pf.filters.rank import BestOfN, BestRandom, BestWorst, NoFilter
+from openrlhf_pf.filters.variance import MaxVariance
+
+#: Strategies to choose among: in group scope, without options of their own.
+CANDIDATES: dict[str, type[SampleFilter]] = {
+    "best_worst": BestWorst,
+    "best_random": BestRandom,
+    "best_of_n": BestOfN,
+    "max_variance": MaxVariance,
+    "none": NoFilter,
+}
+
+
+class Adaptive(SampleFilter):
+    """``adaptive``: the candidate whose kept samples' rewards predict true scores best, by the evidence so far.
+
+    Each rollout with true scores (of all prompts or of some: others have NaN) adds, for each candidate, the moments of
+    reward and score under that candidate's weights; older rollouts count less and less. The criterion is PF-PPO's: R^2
+    of a line through (reward, score), Section 3. Another candidate takes over when, and only when, its R^2 is higher
+    than that of the one in use by more than ``certainty`` standard errors of the difference (a jackknife over
+    rollouts, in which what both have in common cancels). Without true scores nothing ever changes.
+
+    Args:
+        candidates: names of ``CANDIDATES``; the first is used until evidence speaks for another.
+        half_life: rollouts with true scores after which one counts half.
+        certainty: standard errors that a candidate must be ahead by. 4 leaves room for looking after every rollout.
+        patience: rollouts with true scores to see before the first switch, and again after each.
+    """
+
+    def __init__(
+        self,
+        n_samples: int,
+        keep: int,
+        candidates: Sequence[str] = ("best_worst", "best_random", "best_of_n"),
+        half_life: float = 20.0,
+        certainty: float = 4.0,
+        patience: int = 10,
+    ) -> None:
+        super().__init__(n_samples, keep)
+        unknown = [name for name in candidates if name not in CANDIDATES]
+        if unknown or len(set(candidates)) < max(2, len(candidates)):
+            raise ValueError(
+                f"candidates must be two or more different ones of {', '.join(CANDIDATES)}, got "
+                f"{','.join(candidates)}: choose among those."
+            )
+        for name, value in (("half_life", half_life), ("certainty", certainty), ("patience", patience)):
+            if not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}: leave it out for the default.")
+        self.filters = {name: CANDIDATES[name](n_samples, keep) for name in candidates}
+        self.in_use = candidates[0]
+        self.half_life, self.certainty, self.patience = half_life, certainty, patience
+        # Beyond 6 half-lives a rollout counts less than 2 percent.
+        self._moments: deque[Tensor] = deque(maxlen=max(patience, round(6 * half_life)))
+        self._since_switch = 0
+
+    @property
+    def most_weighed(self) -> int:
+        return max(candidate.most_weighed for candidate in self.filters.values())
+
+    def weigh(self, batch: FilterBatch) -> Tensor:
+        self.news = ""
+        self.observe(batch)
+        return self.filters[self.in_use].weigh(batch)
+
+    def observe(self, batch: FilterBatch) -> None:
+        """Learn from a rollout, whether it trains or not, and switch if the evidence is clear."""
+        if batch.scores is None:
+            return
+        known = batch.usable & batch.scores.isfinite()
+        if not known.any():
+            return
+        self._moments.append(torch.stack([moments(f, batch, known) for f in self.filters.values()]))
+        self._since_switch += 1
+        if self._since_switch >= self.patience:
+            self._switch()
+
+    def reliability(self) -> dict[str, float]:
+        """R^2 of reward and true score of the samples that each candidate would keep; NaN before there is evidence."""
+        if not self._moments:
+            return dict.fromkeys(self.filters, float("nan"))
+        return dict(zip(self.filters, r_squared(self._decayed().sum(dim=0)).tolist()))
+
+    def metrics(self) -> dict[str, float]:
+        """``r2_<candidate>``, and ``strategy``: the place of the one in use among the candidates."""
+        values = {f"r2_{name}": value for name, value in self.reliability().items()}
+        return values | {"strategy": float(list(self.filters).index(self.in_use))}
+
+    def _decayed(self) -> Tensor:
+        """(rollouts, S, 6) the moments, with the weight that their age leaves them."""
+        stacked = torch.stack(list(self._moments))
+        age = torch.arange(len(stacked) - 1, -1, -1, dtype=torch.float64)
+        return stacked * (0.5 ** (age / self.half_life)).reshape(-1, 1, 1)
+
+    def _switch(self) -> None:
+        decayed = self._decayed()
+        n, total = len(decayed), decayed.sum(dim=0)
+        names = list(self.filters)
+        used = names.index(self.in_use)
+        ahead = r_squared(total) - r_squared(total)[used]
+        without_one = r_squared(total - decayed)  # (rollouts, S)
+        gaps = without_one - without_one[:, used : used + 1]
+        error = ((n - 1) / n * (gaps - gaps.mean(dim=0)).square().sum(dim=0)).sqrt()
+        best = int(torch.where(ahead > self.certainty * error, ahead, 0.0).argmax())
+        if best == used or not ahead[best] > 0:
+            return
+        values = self.reliability()
+        self.news = (
+            f"{names[best]} takes over from {self.in_use}: over {n} rollouts with true scores its R^2 is "
+            f"{values[names[best]]:.3f} against {values[self.in_use]:.3f}, ahead by {float(ahead[best]):.3f} with a "
+            f"standard error of {float(error[best]):.3f}"
+        )
+        self.in_use = names[best]
+        self._since_switch = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "candidates": list(self.filters),
+            "in_use": self.in_use,
+            "since_switch": self._since_switch,
+            "moments": list(self._moments),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["candidates"] != list(self.filters):
+            raise ValueError(
+                f"the checkpoint's adaptive filter chooses among {', '.join(state['candidates'])}, this one among "
+                f"{', '.join(self.filters)}: give the same candidates to go on."
+            )
+        self.in_use, self._since_switch = state["in_use"], state["since_switch"]
+        self._moments.extend(state["moments"])
+
+
+def moments(candidate: SampleFilter, batch: FilterBatch, known: Tensor) -> Tensor:
+    """(6,) float64: sums of w, w R, w s, w R R, w R s, w s s over samples with a true score, w the candidate's weight.
+
+    In expectation over the draw: nothing is drawn for it.
+    """
+    w = (candidate(batch) * known)[known]
+    r, s = batch.rewards.double()[known], batch.scores.double()[known]
+    return torch.stack([(w * x).sum() for x in (torch.ones_like(w), r, s, r * r, r * s, s * s)])
+
+
+def r_squared(sums: Tensor) -> Tensor:
+    """(...,) R^2 of a line from moments (..., 6); 0 where reward or score has no spread."""
+    w, r, s, rr, rs, ss = sums.unbind(dim=-1)
+    w = w.clamp(min=1e-300)
+    covariance, reward, score = rs / w - r * s / w**2, rr / w - (r / w) ** 2, ss / w - (s / w) ** 2
+    spread = reward * score
+    return torch.where(spread > 1e-12, covariance**2 / spread.clamp(min=1e-300), 0.0)

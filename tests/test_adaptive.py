@@ -1,0 +1,131 @@
+"""The adaptive filter: it finds the better strategy, changes its mind when that changes, and leaves noise alone."""
+
+import io
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from openrlhf_pf.filters import FilterBatch, build_filter
+from openrlhf_pf.filters.adaptive import CANDIDATES, moments, r_squared
+
+N = 6
+
+
+def rollout(seed, bad="middle", prompts=40, known=1.0):
+    """True scores are a step in quality; the reward is quality, but noise in a band of it."""
+    source = torch.Generator().manual_seed(seed)
+    quality = torch.randn(prompts, N, generator=source, dtype=torch.float64)
+    score = (quality > 0).double()
+    noise = torch.randn(prompts, N, generator=source, dtype=torch.float64)
+    if bad == "middle":  # right at both ends
+        reward = torch.where(quality.abs() < 0.8, 0.8 * noise.tanh(), quality)
+    elif bad == "best":  # the very best responses are taken for the worst
+        reward = torch.where(quality > 1.0, -3.0 + 0.1 * noise, quality)
+    else:
+        reward = noise
+    scores = torch.where(torch.rand(prompts, 1, generator=source) < known, score, math.nan)
+    return FilterBatch(reward, source, scores=scores)
+
+
+def run(sample_filter, seeds, **how):
+    news = []
+    for seed in seeds:
+        sample_filter(rollout(seed, **how))
+        if sample_filter.news:
+            news.append(sample_filter.news)
+    return news
+
+
+def test_moments_are_those_of_the_samples_that_the_candidate_keeps():
+    # best_worst keeps rewards 4 and 1 of the first prompt, 3 and 0 of the second; the score of the 1 is unknown.
+    batch = FilterBatch(
+        torch.tensor([[4.0, 2.0, 1.0], [3.0, 1.0, 0.0]]), scores=torch.tensor([[1.0, 0.0, math.nan], [1.0, 1.0, 0.0]])
+    )
+    known = batch.scores.isfinite()
+    found = moments(CANDIDATES["best_worst"](3, 2), batch, known)
+    assert found.tolist() == pytest.approx([1.5, 3.5, 1.0, 12.5, 3.5, 1.0])
+    r, s = torch.tensor([4.0, 3.0, 0.0]), torch.tensor([1.0, 1.0, 0.0])
+    assert float(r_squared(found)) == pytest.approx(stats.linregress(r, s).rvalue ** 2)
+    assert r_squared(torch.tensor([[2.0, 2.0, 1.0, 2.0, 1.0, 1.0]])).tolist() == [0.0], "no spread of rewards"
+
+
+def test_the_better_strategy_takes_over_and_says_why():
+    sample_filter = build_filter("adaptive", N, candidates=["best_of_n", "best_random", "best_worst"])
+    news = run(sample_filter, range(30))
+    assert sample_filter.in_use == "best_worst"
+    assert "best_worst takes over from" in news[-1] and "ahead by" in news[-1]
+    values = sample_filter.reliability()
+    assert values["best_worst"] > values["best_random"] > values["best_of_n"]
+    assert (
+        sample_filter.metrics()["r2_best_worst"] == values["best_worst"] and sample_filter.metrics()["strategy"] == 2
+    )
+
+
+def test_it_weighs_as_the_strategy_in_use_does():
+    sample_filter = build_filter("adaptive", N, candidates=["best_of_n", "best_worst"])
+    batch = rollout(0)
+    assert torch.equal(sample_filter(batch), build_filter("best_of_n", N, 2)(rollout(0)))
+    run(sample_filter, range(30))
+    assert sample_filter.in_use == "best_worst"
+    assert torch.equal(sample_filter(rollout(99)), build_filter("best_worst", N, 2)(rollout(99)))
+
+
+def test_it_changes_its_mind_when_the_reward_model_changes():
+    """First the middle is noise, then the worst rewards go to the best responses."""
+    sample_filter = build_filter("adaptive", N, candidates=["best_of_n", "best_worst"], half_life=8.0)
+    run(sample_filter, range(40))
+    first = sample_filter.in_use
+    assert first == "best_worst"
+    run(sample_filter, range(100, 160), bad="best")
+    values = sample_filter.reliability()
+    assert sample_filter.in_use == max(values, key=values.get) and sample_filter.in_use != first
+
+
+def test_noise_makes_it_switch_seldom():
+    """60 looks at rewards that are noise: of 100 runs, fewer than 5 may ever switch."""
+    switched = 0
+    for start in range(100):
+        sample_filter = build_filter("adaptive", N)
+        switched += bool(run(sample_filter, range(1000 * start, 1000 * start + 60), bad="all", prompts=8))
+    assert switched < 5, switched
+
+
+def test_scores_of_some_prompts_are_enough_and_none_change_nothing():
+    some = build_filter("adaptive", N, candidates=["best_of_n", "best_worst"])
+    assert run(some, range(30), known=0.4)
+    none = build_filter("adaptive", N, candidates=["best_of_n", "best_worst"])
+    assert not run(none, range(30), known=0.0)
+    for seed in range(30):
+        none(FilterBatch(rollout(seed).rewards))
+    assert none.in_use == "best_of_n" and math.isnan(none.reliability()["best_worst"])
+
+
+def test_a_resumed_filter_decides_as_the_unbroken_one():
+    unbroken = build_filter("adaptive", N, candidates=["best_of_n", "best_worst"])
+    run(unbroken, range(8))
+    saved = io.BytesIO()
+    torch.save(unbroken.state_dict(), saved)
+    saved.seek(0)
+    resumed = build_filter("adaptive", N, candidates=["best_of_n", "best_worst"])
+    resumed.load_state_dict(torch.load(saved))
+    assert run(resumed, range(8, 20)) == run(unbroken, range(8, 20)) != []
+    with pytest.raises(ValueError, match="chooses among best_of_n, best_worst, this one among best_worst, none"):
+        build_filter("adaptive", N, candidates=["best_worst", "none"]).load_state_dict(unbroken.state_dict())
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"candidates": ["best_worst"]}, "two or more different ones of best_worst, best_random"),
+        ({"candidates": ["best_worst", "best_worst"]}, "two or more different"),
+        ({"candidates": ["best_worst", "top"]}, "got best_worst,top"),
+        ({"half_life": 0}, "half_life must be above 0, got 0"),
+        ({"certainty": -1.0}, "certainty must be above 0"),
+    ],
+)
+def test_bad_settings_get_one_sentence(options, words):
+    with pytest.raises(ValueError) as error:
+        build_filter("adaptive", N, **options)
+    assert words in str(error.value) and "\n" not in str(error.value)
