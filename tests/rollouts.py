@@ -11,9 +11,10 @@ from openrlhf.utils.config import hierarchize
 
 from openrlhf_pf.training.experience_maker import FilteringExperienceMaker
 
-FLAGS = (
-    "keep mode weights low high power options baseline drop drop_tolerance reward_models rank_by log seed"
-).split()
+FLAGS = """
+keep mode weights low high power options baseline drop drop_tolerance reward_models rank_by
+probe probe_every probe_score log seed
+""".split()
 
 
 def namespace(**flat):

@@ -98,6 +98,16 @@ BAD = [
         "x at most 2 kept samples a prompt gives 16",
     ),
     (f"--sample_filter best_worst --sample_filter_log {__file__}/log", "/log"),
+    (
+        "--sample_filter best_worst --sample_filter_probe p.jsonl",
+        "which learns nothing from true scores: choose adaptive",
+    ),
+    ("--sample_filter adaptive --sample_filter_probe p.jsonl", "a local reward model gives none: name a reward_func"),
+    ("--sample_filter adaptive --sample_filter_probe_every 3", "has no effect without --sample_filter_probe DATA"),
+    (
+        "--sample_filter adaptive --sample_filter_probe p.jsonl --sample_filter_probe_score absent.py",
+        "absent.py gives no reward_func (FileNotFoundError",
+    ),
 ]
 
 GOOD = [

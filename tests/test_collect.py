@@ -11,7 +11,8 @@ pytest.importorskip("openrlhf")
 from openrlhf.utils.config import hierarchize
 from rollouts import rollout_of
 
-from openrlhf_pf.training.collect import TrueScore, check_arguments, chunks, load_reward_func
+from openrlhf_pf.training.collect import check_arguments, chunks
+from openrlhf_pf.training.sampling import TrueScore, load_reward_func
 
 TOKENIZER = SimpleNamespace(decode=lambda tokens, skip_special_tokens: " ".join(map(str, tokens)))
 
@@ -114,4 +115,4 @@ def test_the_true_score_is_the_functions_scores_or_else_its_rewards():
 def test_a_score_file_is_loaded(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def reward_func(queries, prompts, labels):\n    return {'rewards': [len(queries)]}\n")
-    assert load_reward_func(str(file))(["a"], ["b"], ["c"]) == {"rewards": [1]}
+    assert load_reward_func(str(file), "--flag")(["a"], ["b"], ["c"]) == {"rewards": [1]}

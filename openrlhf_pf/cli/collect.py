@@ -4,15 +4,20 @@ import argparse
 from types import SimpleNamespace
 from typing import Any
 
-from openrlhf_pf.training import arguments, collect, launch
+from openrlhf_pf.training import arguments, launch
 
 
+# Imported when called: collecting needs an OpenRLHF that launch has found to be a supported one.
 def _add_flags(parser: argparse.ArgumentParser) -> None:
+    from openrlhf_pf.training import collect
+
     arguments.add_arguments(parser)
     collect.add_arguments(parser)
 
 
 def _prepare(args: SimpleNamespace, entry: Any) -> None:
+    from openrlhf_pf.training import collect
+
     collect.check_arguments(args)
     entry.train = collect.collect
 

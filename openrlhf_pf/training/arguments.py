@@ -16,7 +16,7 @@ DROPS = ("none", "flat")
 RANKINGS = ("reward", "ensemble_mean", "lower_bound")
 
 #: Flags (without --sample_filter_) that shape the choice, so that they would do nothing with --sample_filter none.
-_OF_A_FILTER = ("keep", "mode", "weights", "low", "high", "power", "options", "baseline", "rank_by")
+_OF_A_FILTER = ("keep", "mode", "weights", "low", "high", "power", "options", "baseline", "rank_by", "probe")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +72,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "deviation) of --sample_filter_reward_models; the reward trains in any case (default: reward)",
         choices=RANKINGS,
     )
+    add(
+        "_probe",
+        "for adaptive: prompts that are sampled and scored for its sake alone, any data set that OpenRLHF reads",
+        metavar="DATA",
+    )
+    add("_probe_every", "steps from one look at the probe to the next (default: 10)", type=int, metavar="M")
+    add(
+        "_probe_score",
+        "file whose reward_func returns the true score of the probe's samples; needed where a local reward model "
+        "gives the rewards",
+        metavar="FILE.py",
+    )
     add("_log", "directory for the rollout log: every scored sample, one Parquet file a step", metavar="DIR")
     add("_seed", "seed of tie-breaking and draws (default: --train.seed)", type=int, metavar="SEED")
 
@@ -98,8 +110,9 @@ def with_absolute_paths(args: argparse.Namespace | SimpleNamespace) -> None:
     place, colon, name = args.sample_filter.rpartition(":")
     if place.endswith(".py"):
         args.sample_filter = str(Path(place).resolve()) + colon + name
-    if args.sample_filter_log:
-        args.sample_filter_log = str(Path(args.sample_filter_log).resolve())
+    for flag in ("sample_filter_log", "sample_filter_probe_score"):
+        if getattr(args, flag):
+            setattr(args, flag, str(Path(getattr(args, flag)).resolve()))
 
 
 def filter_from_args(args: SimpleNamespace) -> SampleFilter:
@@ -162,6 +175,7 @@ def check_arguments(args: SimpleNamespace) -> None:
     sample_filter = filter_from_args(args)
     _check_estimator(args, sample_filter)
     _check_reward_models(args)
+    _check_probe(args, sample_filter)
     _check_batches(args, sample_filter)
     if args.sample_filter_log:
         check_directory(args.sample_filter_log)
@@ -230,6 +244,30 @@ def _check_reward_models(args: SimpleNamespace) -> None:
             "--sample_filter_reward_models scores with the workers of a local reward model, but rewards come from "
             "--reward.remote_url or an agent: give --reward.model_name_or_path instead, or return each model's score "
             "in the reward function's extra_logs, where a filter of your own reads them."
+        )
+
+
+def _check_probe(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
+    if args.sample_filter_probe is None:
+        flag = _given(args, "probe_every", "probe_score")
+        if flag:
+            raise ValueError(f"{flag} has no effect without --sample_filter_probe DATA: add it or leave the flag out.")
+        return
+    if not hasattr(sample_filter, "observe"):
+        raise ValueError(
+            f"--sample_filter_probe has no effect with --sample_filter {args.sample_filter}, which learns nothing "
+            "from true scores: choose adaptive, or leave the flag out."
+        )
+    if args.sample_filter_probe_every is not None and args.sample_filter_probe_every < 1:
+        raise ValueError(f"--sample_filter_probe_every must be 1 or more, got {args.sample_filter_probe_every}.")
+    if args.sample_filter_probe_score:
+        from openrlhf_pf.training.sampling import load_reward_func
+
+        load_reward_func(args.sample_filter_probe_score, "--sample_filter_probe_score")
+    elif not (args.reward.remote_url or args.train.agent_func_path):
+        raise ValueError(
+            "the samples of --sample_filter_probe need true scores, and a local reward model gives none: name a "
+            "reward_func with --sample_filter_probe_score FILE.py."
         )
 
 

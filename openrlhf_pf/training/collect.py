@@ -5,22 +5,29 @@ sampling, vLLM engines, reward model or reward function. The models that only tr
 """
 
 import argparse
-import importlib.util
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import ray
 import torch
-from openrlhf.trainer.ppo_utils.experience import Experience
+from openrlhf.trainer.ray import create_vllm_engines
+from openrlhf.trainer.ray.launcher import RayActorGroup
+from openrlhf.utils import get_strategy
+from openrlhf.utils.utils import get_tokenizer
+from ray.util.placement_group import placement_group
 
 from openrlhf_pf.filters import Draw
+from openrlhf_pf.training.experience_maker import FilteringExperienceMaker
+from openrlhf_pf.training.rollout import Rollout
 from openrlhf_pf.training.rollout_log import check_directory, table_of, write_table
+from openrlhf_pf.training.sampling import PromptSampler, TrueScore, load_prompts, load_reward_func
+from openrlhf_pf.training.trainer import reward_worker
 
 #: What decides the responses and their scores: a directory is continued only under the same.
 _DECISIVE = ("actor", "data", "rollout", "reward", "collect", "sample_filter_reward_models")
@@ -63,7 +70,7 @@ def check_arguments(args: SimpleNamespace) -> None:
             "function with --reward.remote_url."
         )
     if args.collect.score:
-        load_reward_func(args.collect.score)
+        load_reward_func(args.collect.score, "--collect.score")
     if args.collect.max_prompts is not None and args.collect.max_prompts < 1:
         raise ValueError(f"--collect.max_prompts must be 1 or more, got {args.collect.max_prompts}.")
     if args.collect.workers < 1:
@@ -98,58 +105,6 @@ def settings_of(args: SimpleNamespace) -> dict[str, Any]:
     return json.loads(json.dumps(flat, default=str))
 
 
-def load_reward_func(file: str) -> Callable:
-    """Import ``reward_func`` from a file.
-
-    Raises:
-        ValueError: the file does not import, or has no such function.
-    """
-    spec = importlib.util.spec_from_file_location(f"openrlhf_pf_score_{Path(file).stem}", file)
-    try:
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.reward_func
-    except Exception as error:
-        raise ValueError(
-            f"--collect.score {file} gives no reward_func ({type(error).__name__}: {error}): name a Python file that "
-            "defines reward_func(queries, prompts, labels)."
-        ) from error
-
-
-class TrueScore:
-    """Calls a user's ``reward_func``, a sample at a time as OpenRLHF does, several at once; counts what fails."""
-
-    def __init__(self, function: Callable, workers: int) -> None:
-        self.function = function
-        self.pool = ThreadPoolExecutor(workers)
-        self.failed = 0
-        self.last_error = ""
-
-    def __call__(self, samples: list[Experience], tokenizer: Any) -> None:
-        """Set ``scores`` of every sample, and put its extra logs into ``info``; a call that fails leaves NaN."""
-
-        def score(sample: Experience) -> dict[str, Any] | Exception:
-            query = tokenizer.decode(sample.sequences[0].tolist(), skip_special_tokens=False)
-            try:
-                return self.function([query], sample.prompts, sample.labels)
-            except Exception as error:  # whatever a user's function raises, the other samples are worth keeping
-                return error
-
-        for sample, result in zip(samples, self.pool.map(score, samples)):
-            sample.scores = torch.tensor([math.nan])
-            if isinstance(result, Exception):
-                self.failed += 1
-                self.last_error = f"{type(result).__name__}: {result}"
-                continue
-            value = result.get("scores")
-            sample.scores = _first(result["rewards"] if value is None else value)
-            sample.info |= {name: _first(value) for name, value in (result.get("extra_logs") or {}).items()}
-
-
-def _first(value: Any) -> torch.Tensor:
-    return torch.as_tensor(value, dtype=torch.float64).reshape(-1)[:1]
-
-
 def chunks(n_prompts: int, size: int, done: set[int]) -> Iterator[tuple[int, range]]:
     """Number (from 1) and prompts of each chunk that is not done."""
     for number, start in enumerate(range(0, n_prompts, size), start=1):
@@ -161,36 +116,21 @@ class Collector:
     """The stages of collecting: prompts in order, responses, rewards, true scores, one file a chunk."""
 
     def __init__(self, args: SimpleNamespace) -> None:
-        from openrlhf.datasets.utils import blending_datasets
-        from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
-        from openrlhf.utils import get_strategy
-        from openrlhf.utils.utils import get_tokenizer
-
-        from openrlhf_pf.training.experience_maker import FilteringExperienceMaker
-
         self.args = args
         self.directory = Path(args.collect.output)
         strategy = get_strategy(args)
         self.tokenizer = get_tokenizer(
             args.actor.model_name_or_path, None, "left", strategy, use_fast=not args.data.disable_fast_tokenizer
         )
-        data = args.data
-        self.prompts = blending_datasets(
-            data.prompt_dataset,
-            data.prompt_probs,
-            strategy,
-            args.train.seed,
-            max_count=data.max_samples,
-            dataset_split=data.prompt_split,
-        )
-        most = min(data.max_samples, len(self.prompts), args.collect.max_prompts or len(self.prompts))
-        self.n_prompts = int(most)
+        self.prompts = load_prompts(args.data.prompt_dataset, args, strategy)
+        most = args.collect.max_prompts or len(self.prompts)
+        self.n_prompts = int(min(args.data.max_samples, len(self.prompts), most))
         engines, rewards = start_models(args, strategy)
-        self.generator = SamplesGenerator(strategy, None, None, self.tokenizer, engines)
+        self.sample = PromptSampler(strategy, self.tokenizer, engines)
         self.maker = FilteringExperienceMaker(None, None, rewards, None, None, strategy, self.tokenizer)
         self.true_score = None
         if args.collect.score:
-            self.true_score = TrueScore(load_reward_func(args.collect.score), args.collect.workers)
+            self.true_score = TrueScore(load_reward_func(args.collect.score, "--collect.score"), args.collect.workers)
 
     def run(self) -> None:
         """Collect what is not there yet, and say how it goes."""
@@ -213,9 +153,7 @@ class Collector:
 
     def collect(self, number: int, places: range) -> None:
         """Sample and score the prompts at these places of the data set, and write their file."""
-        from openrlhf_pf.training.rollout import Rollout
-
-        samples = self._sample([self.prompts[place] for place in places])
+        samples = self.sample([self.prompts[place] for place in places])
         rollout = Rollout(samples, self.maker.filter.n_samples)
         self.maker.score(rollout)
         if self.true_score is not None:
@@ -230,40 +168,9 @@ class Collector:
         rows["group"] = [places.start + group for group in rows["group"]]
         write_table(self.directory / f"part-{number:06d}.parquet", table_of(0, rows))
 
-    def _sample(self, data: list[dict]) -> list[Experience]:
-        from openrlhf.datasets.prompts_dataset import preprocess_data
-        from openrlhf.trainer.ray.vllm_engine import batch_vllm_engine_call
-
-        args, settings = self.args, self.args.data
-        template = self.tokenizer.apply_chat_template if settings.apply_chat_template else None
-        how = (settings.input_template, settings.input_key, settings.label_key, template)
-        pairs = [preprocess_data(row, *how) for row in data]
-        kwargs = {
-            "max_len": settings.max_len,
-            "max_new_tokens": args.rollout.max_new_tokens,
-            "temperature": args.rollout.temperature,
-            "top_p": args.rollout.top_p,
-        }
-        if args.vllm.enable_sleep:
-            batch_vllm_engine_call(self.generator.vllm_engines, "wake_up")
-        prompts, labels = map(list, zip(*pairs))
-        samples, _, _ = self.generator._generate_vllm(
-            iter([(None, prompts, labels, [row.get(settings.image_key) for row in data])]), len(data), False, **kwargs
-        )
-        if args.vllm.enable_sleep:
-            batch_vllm_engine_call(self.generator.vllm_engines, "sleep")
-        return samples
-
 
 def start_models(args: SimpleNamespace, strategy: Any) -> tuple[list, Any]:
     """Start vLLM's engines and, where rewards come from one, the reward model's workers."""
-    import ray
-    from openrlhf.trainer.ray import create_vllm_engines
-    from openrlhf.trainer.ray.launcher import RayActorGroup
-    from ray.util.placement_group import placement_group
-
-    from openrlhf_pf.training.trainer import reward_worker
-
     if not ray.is_initialized():
         ray.init(
             runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "true")}}

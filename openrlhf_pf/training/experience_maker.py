@@ -184,6 +184,22 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             rollout.model_names = names
             rollout.model_rewards = torch.stack(scored).double().reshape(len(names), -1, rollout.n_samples)
 
+    def observe(self, samples: list[Experience], true_score: Any = None) -> None:
+        """Score samples that do not train and show them to a filter that learns.
+
+        Args:
+            samples: N of each prompt, side by side.
+            true_score: a :class:`~openrlhf_pf.training.sampling.TrueScore`, where the samples have no scores yet.
+        """
+        rollout = Rollout(samples, self.filter.n_samples)
+        self.score(rollout)
+        if true_score is not None:
+            true_score(rollout.samples, self.tokenizer)
+            rollout.truly_scored = True
+        generator = torch.Generator().manual_seed(_mix(self.seed, self.step))
+        rank_by = self.given.sample_filter_rank_by or "reward"
+        self.filter.observe(rollout.filter_batch(rank_by, generator, self.step, self.tokenizer))
+
     def _forward_rewards(self, samples: list[Experience], model: str | None = None) -> Tensor:
         """(samples,) the scores of a reward model: OpenRLHF's, or the one of the ensemble that is named."""
         ranks = _ranks_of(self.reward_model_group)

@@ -1,5 +1,6 @@
 """OpenRLHF's trainers with a sample filter: what they inherit is OpenRLHF's, what is here is the difference."""
 
+import os
 import sys
 from typing import Any
 
@@ -17,6 +18,7 @@ from openrlhf_pf.training.experience_maker import (
     NothingToTrain,
     with_samples_per_prompt,
 )
+from openrlhf_pf.training.sampling import PromptSampler, TrueScore, load_prompts, load_reward_func
 
 logger = init_logger(__name__)
 
@@ -36,6 +38,26 @@ class FilteredSchedule:
         return samples // args.train.batch_size * args.train.num_episodes * args.train.max_epochs
 
 
+class Probe:
+    """Prompts that are sampled and scored every M steps for the sake of a filter that learns from true scores."""
+
+    def __init__(self, trainer: Any) -> None:
+        args = trainer.args
+        self.maker = trainer.experience_maker
+        self.every = args.sample_filter_probe_every or 10
+        self.sample = PromptSampler(trainer.strategy, trainer.tokenizer, trainer.vllm_engines)
+        self.rows = list(load_prompts(args.sample_filter_probe, args, trainer.strategy))
+        self.true_score = None
+        if args.sample_filter_probe_score:
+            function = load_reward_func(args.sample_filter_probe_score, "--sample_filter_probe_score")
+            self.true_score = TrueScore(function, workers=os.cpu_count())
+
+    def look(self, global_step: int) -> None:
+        """Sample and score the probe if its turn has come."""
+        if global_step % self.every == 0:
+            self.maker.observe(self.sample(self.rows), self.true_score)
+
+
 class FilteringTrainer:
     """For a subclass of ``BasePPOTrainer``: filter each rollout, and report on it."""
 
@@ -52,6 +74,7 @@ class FilteringTrainer:
         )
         # What the trainer itself reads from this number is the samples of a step that the KL controller counts.
         per_prompt = trained_per_prompt(self.args, self.experience_maker.filter)
+        self.probe = Probe(self) if self.args.sample_filter_probe else None
         self.args = with_samples_per_prompt(self.args, per_prompt)
 
     def fit(self, global_step: int = 0) -> None:
@@ -63,6 +86,8 @@ class FilteringTrainer:
 
     def train_step(self, rollout_samples: list, global_step: int) -> tuple[dict, int]:
         self.experience_maker.step = global_step
+        if self.probe is not None:
+            self.probe.look(global_step)
         try:
             status, next_step = super().train_step(rollout_samples, global_step)
         except NothingToTrain as reason:

@@ -163,6 +163,25 @@ def test_an_agent_reweighted_with_dynamic_filtering_and_evaluation(stack, tmp_pa
     assert 0 < run.samples("PolicyModelActor", "forward") <= scored * 3 / 4
 
 
+def test_adaptive_learns_from_a_probe_that_does_not_train(stack, tmp_path):
+    """16 prompts in 4 asynchronous steps; 6 prompts of a probe are sampled and scored before steps 1 and 3."""
+    probe = write_prompts(tmp_path / "probe.jsonl", 6)
+    run = stack.train(
+        tmp_path / "run",
+        16,
+        "--sample_filter adaptive --sample_filter_options candidates=best_worst,best_random patience=1 "
+        f"--sample_filter_probe {probe} --sample_filter_probe_every 2 "
+        f"--sample_filter_probe_score {HERE / 'true_score.py'} --reward.model_name_or_path {stack.reward} "
+        "--train.async_enable --algo.advantage.estimator reinforce --algo.kl.init_coef 0 --rollout.batch_size 4",
+    )
+    assert list(run.steps) == [1, 2, 3, 4]
+    assert run.samples("RewardModelActor", "forward") == (16 + 2 * 6) * 4
+    assert run.samples("PolicyModelActor", "forward") == run.samples("ActorPPOTrainer", "train") == 16 * 2
+    first, second, third, _ = (step["filter/r2_best_worst"] for step in run.steps.values())
+    assert 0 <= first <= 1 and first == second != third
+    assert run.steps[4]["rollout/num_samples"] == 16 and run.steps[4]["filter/strategy"] in (0, 1)
+
+
 def test_a_killed_run_resumes_where_it_was_and_so_does_its_filter(stack, tmp_path):
     """Four steps with a checkpoint after each and an HTTP reward; killed after the second, then started again."""
     names = ["best_worst", "best_of_n", "shortest", "best_random"]
