@@ -16,17 +16,18 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from examples.micro_code import score  # noqa: E402
+from examples.micro_code import score, true_score  # noqa: E402
 from examples.micro_code.commands import environment  # noqa: E402
 from examples.micro_code.config import PRESETS, override  # noqa: E402
 from examples.micro_code.families import FAMILIES, INPUTS  # noqa: E402
 from examples.micro_code.pairs import preference_pairs  # noqa: E402
 from examples.micro_code.phases import settings_of  # noqa: E402
-from examples.micro_code.policy import build_tokenizer, check_lossless, task_texts  # noqa: E402
+from examples.micro_code.policy import EOS, build_tokenizer, check_lossless, task_texts  # noqa: E402
 from examples.micro_code.report import verdict  # noqa: E402
 from examples.micro_code.run import kept_record, prepare  # noqa: E402
 from examples.micro_code.sampling import bootstrap_interval  # noqa: E402
 from examples.micro_code.tasks import Task, TaskConfig, add_bug, check_disjoint, demonstrations, generate  # noqa: E402
+from examples.micro_code.true_score import reward_func  # noqa: E402
 
 SMALL = TaskConfig(demonstrations=120, prompts=60, heldout=30)
 
@@ -273,3 +274,11 @@ def test_over_optimisation_needs_a_rising_reward_and_a_falling_score(last, inter
 def test_trainers_find_the_environments_own_ninja_first(tmp_path):
     """Another one than compiled DeepSpeed's operators would compile them again, for a minute or more."""
     assert environment(tmp_path)["PATH"].split(":")[0] == str(Path(sys.executable).parent)
+
+
+def test_the_true_score_as_a_reward_function(splits):
+    task = splits["heldout"][0]
+    label = json.dumps({"solution": task.solution, "kind": task.kind})
+    right, wrong = f"{task.prompt}{task.solution} {EOS}", f"{task.prompt}def f(*a):\n    while True: pass{EOS}"
+    assert reward_func([right, wrong], [task.prompt] * 2, [label] * 2) == {"rewards": [1.0, 0.0]}
+    assert true_score.EOS == EOS

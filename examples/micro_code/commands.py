@@ -105,6 +105,36 @@ def ppo(study: Study, run: PPOConfig, policy: Path, reward: Path, prompts: Path,
     return [sys.executable, "-m", entry, *_flags(values | one_process | _DEEPSPEED)]
 
 
+def collect(study: Study, policy: Path, reward: Path, prompts: Path, output: Path) -> list[str]:
+    """Samples of the policy with rewards and true scores, under the settings that PPO would sample with."""
+    values = {
+        "actor.model_name_or_path": policy,
+        "reward.model_name_or_path": reward,
+        "reward.num_gpus_per_node": 1,
+        "data.prompt_dataset": prompts,
+        "data.input_key": "input",
+        "data.label_key": "label",
+        "data.max_len": study.evaluation.max_length,
+        "rollout.max_new_tokens": study.evaluation.max_new_tokens,
+        "rollout.batch_size": 100,
+        "rollout.n_samples_per_prompt": study.ppo.samples,
+        "rollout.micro_batch_size": study.ppo.micro_batch_size,
+        "train.seed": study.seed,
+        "vllm.num_engines": 1,
+        "vllm.tensor_parallel_size": 1,
+        "vllm.enforce_eager": True,
+        "collect.output": output,
+        "collect.score": Path(__file__).parent / "true_score.py",
+        "collect.checkpoint": "SFT",
+    }
+    return [sys.executable, "-m", "openrlhf_pf.cli.collect", *_flags(values | _DEEPSPEED)]
+
+
+def analyze(samples: Path, output: Path) -> list[str]:
+    """How well the rewards of these samples predict their true scores, and the filter that suits them."""
+    return [sys.executable, "-m", "openrlhf_pf.cli.analyze", str(samples), "--output", str(output)]
+
+
 def single_process() -> dict[str, str]:
     """The variables that train_sft and train_rm expect of a launcher, for one process alone."""
     with socket.socket() as free:

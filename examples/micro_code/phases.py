@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
@@ -162,6 +163,21 @@ def _scale_rewards(model: Path, factor: float) -> None:
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
 
 
+def measure_reliability(run: Run) -> dict[str, Any]:
+    """Is the reward model right, and where? On samples of the SFT policy for prompts that it has never seen."""
+    study = run.study
+    _, held = run.reward_tasks()
+    prompts, samples, output = run.path("data", "reliability.jsonl"), run.path("samples"), run.path("reliability")
+    rows = [{"input": t.prompt, "label": json.dumps({"solution": t.solution, "kind": t.kind})} for t in held]
+    _write_rows(prompts, rows)
+    shutil.rmtree(samples, ignore_errors=True)
+    policy, reward = run.path("models", "sft"), run.path("models", "reward")
+    _train(run, "collect", commands.collect(study, policy, reward, prompts, samples))
+    _train(run, "analyze", commands.analyze(samples, output))
+    report = json.loads((output / "report.json").read_text())
+    return {"recommendation": report["recommendation"]["text"], "report": str(output / "report.html")}
+
+
 def train_ppo(run: Run, name: str) -> dict[str, Any]:
     """One PPO run; its curves come from OpenRLHF's own TensorBoard log, its sample counts from its console log."""
     config = run.study.ppo_runs()[name]
@@ -244,6 +260,7 @@ def phases_of(study: Study) -> dict[str, tuple[str, Callable[[Run], dict[str, An
         "sft": ("train the policy (openrlhf.cli.train_sft)", train_sft),
         "pairs": ("sample preference pairs from the policy", make_pairs),
         "reward": ("train the reward model (openrlhf.cli.train_rm)", train_reward_model),
+        "reliability": ("measure the reward model (openrlhf_pf.cli.collect, analyze)", measure_reliability),
         **ppo,
         "evaluate": ("score held-out tasks by running their tests", evaluate_all),
     }
@@ -254,6 +271,7 @@ def settings_of(study: Study, phase: str) -> dict[str, Any]:
     parts = {"task": ["seed", "task", "model"]}
     parts["sft"] = [*parts["task"], "sft", "evaluation"]
     parts["pairs"] = parts["reward"] = [*parts["sft"], "reward"]
+    parts["reliability"] = [*parts["reward"], "ppo"]
     parts |= {name: [*parts["reward"], name] for name in ("ppo", "overoptimised")}
     settings = study.as_dict()
     return {part: settings[part] for part in parts.get(phase, list(settings))}

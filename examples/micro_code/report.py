@@ -26,6 +26,7 @@ def summarise(run: Run, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "task": records["task"]["result"],
         "pairs": records["pairs"]["result"],
         "reward_model": records["reward"]["result"],
+        "reliability": records["reliability"]["result"],
         "policies": {"sft": _pass_rates(scores, "sft")},
     }
     for name, config in run.study.ppo_runs().items():
@@ -93,6 +94,8 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     console.print(f"Reward model: {summary['reward_model']['heldout_accuracy']:.3f} of held-out pairs ranked right.")
+    console.print(f"Its reliability: {summary['reliability']['recommendation']}")
+    console.print(f"The whole report: {summary['reliability']['report']}", highlight=False)
     for name in [name for name in summary["policies"] if name != "sft"]:
         per_step = summary["policies"][name]["samples_per_step"]
         text = {key: ", ".join(map(str, values)) for key, values in per_step.items()}

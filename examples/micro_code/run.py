@@ -38,7 +38,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="run directory; an earlier run in it is replaced")
     parser.add_argument("--resume", action="store_true", help="keep the finished phases whose settings are unchanged")
     parser.add_argument(
-        "--until", metavar="PHASE", help="stop after this phase: task, sft, pairs, reward, ppo, overoptimised"
+        "--until",
+        metavar="PHASE",
+        help="stop after this phase: task, sft, pairs, reward, reliability, ppo, overoptimised",
     )
     return parser.parse_args(argv)
 

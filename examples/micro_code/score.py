@@ -133,7 +133,8 @@ def passes(candidate: str, solution: str, kind: str) -> bool:
     return outputs is not None and expected is not None and _same(outputs, expected)
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
+    """For the start of a worker process: huge values raise MemoryError in it."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
 
 
@@ -147,7 +148,7 @@ def score_all(items: Iterable[tuple[str, str, str]], workers: int = 2, chunk_siz
     unique = list(dict.fromkeys(items))
     chunks = [unique[i : i + chunk_size] for i in range(0, len(unique), chunk_size)]
     # spawn: a fork would inherit torch's threads and its address space, which the memory limit counts.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_limit_memory) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=limit_memory) as pool:
         futures = [pool.submit(_score_chunk, chunk) for chunk in chunks]
         # Each candidate stops itself at TIME_LIMIT; the outer limit only turns a bug of ours into an error instead of
         # a hang.
