@@ -13,7 +13,7 @@ from openrlhf_pf.training.experience_maker import FilteringExperienceMaker
 
 FLAGS = """
 keep mode weights low high power options baseline drop drop_tolerance reward_models rank_by
-probe probe_every probe_score log seed
+probe probe_every probe_score log seed report
 """.split()
 
 

@@ -110,7 +110,24 @@ BAD = [
     ),
 ]
 
+REPORTS = Path(__file__).parent / "reports"
+BAD += [
+    ("--sample_filter auto", "takes the filter from a report on the reward model"),
+    ("--sample_filter best_worst --sample_filter_report r.json", "has no effect without --sample_filter auto"),
+    ("--sample_filter auto --sample_filter_report absent.json", "'absent.json' cannot be read"),
+    (f"--sample_filter auto --sample_filter_report {REPORTS / 'undecided.json'}", "recommends no sample filter"),
+    (
+        f"--sample_filter auto --sample_filter_report {REPORTS / 'decided.json'} --sample_filter_high 1",
+        "--sample_filter_high cannot be combined with --sample_filter auto",
+    ),
+    (
+        f"--sample_filter auto --sample_filter_report {REPORTS / 'decided.json'} --algo.advantage.estimator rloo",
+        "--sample_filter top_bottom draws from the whole batch",
+    ),
+]
+
 GOOD = [
+    f"--sample_filter auto --sample_filter_report {REPORTS / 'decided.json'}",
     "--sample_filter best_worst",
     "--sample_filter best_of_n --sample_filter_baseline group --algo.advantage.estimator rloo --train.batch_size 8",
     "--sample_filter best_random --sample_filter_mode reweight --train.batch_size 32",
@@ -169,7 +186,7 @@ def test_a_filter_puts_our_trainers_in_place(launched, extra):
 
 def test_several_reward_models_put_our_worker_in_place(launched):
     assert "EnsembleRewardModelActor" in launched[GOOD[-1]][0]
-    assert "EnsembleRewardModelActor" not in launched[GOOD[0]][0]
+    assert "EnsembleRewardModelActor" not in launched[GOOD[1]][0]
 
 
 def test_none_leaves_openrlhfs_own_trainers_in_place(launched):

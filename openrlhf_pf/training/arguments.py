@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from openrlhf_pf.filters import DRAWS, FILTERS, SampleFilter, build_filter
+from openrlhf_pf.reliability.choose import read_recommendation
 from openrlhf_pf.training.rollout_log import check_directory
 
 #: Estimators that take a baseline from the other samples of a prompt: with one sample there is none.
@@ -31,10 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add(
         "",
-        f"which samples of a prompt train: {', '.join(FILTERS)}, or package.module:Class or "
-        "path/to/file.py:Class (default: none, which is OpenRLHF unchanged)",
+        f"which samples of a prompt train: {', '.join(FILTERS)}, auto, or package.module:Class "
+        "or path/to/file.py:Class (default: none, which is OpenRLHF unchanged)",
         default="none",
         metavar="NAME",
+    )
+    add(
+        "_report",
+        "for auto: the report.json of openrlhf_pf.cli.analyze, whose recommendation is taken",
+        metavar="FILE",
     )
     add("_keep", "samples a prompt that train (default: 1 for best_of_n, else 2)", type=int, metavar="K")
     add(
@@ -105,14 +111,44 @@ def reward_models(args: SimpleNamespace) -> list[str]:
     return args.sample_filter_reward_models.split(",") if args.sample_filter_reward_models else []
 
 
-def with_absolute_paths(args: argparse.Namespace | SimpleNamespace) -> None:
-    """Name files so that Ray's workers, which start in another folder, find them."""
+def resolve(args: argparse.Namespace | SimpleNamespace) -> None:
+    """Put the report's recommendation in the place of ``auto``, and name files so that Ray's workers find them.
+
+    Raises:
+        ValueError: ``auto`` without a report, or with one that cannot be used.
+    """
+    _resolve_auto(args)
     place, colon, name = args.sample_filter.rpartition(":")
     if place.endswith(".py"):
         args.sample_filter = str(Path(place).resolve()) + colon + name
     for flag in ("sample_filter_log", "sample_filter_probe_score"):
         if getattr(args, flag):
             setattr(args, flag, str(Path(getattr(args, flag)).resolve()))
+
+
+def _resolve_auto(args: argparse.Namespace | SimpleNamespace) -> None:
+    report = args.sample_filter_report
+    if args.sample_filter != "auto":
+        if report is not None:
+            raise ValueError("--sample_filter_report has no effect without --sample_filter auto: leave it out.")
+        return
+    if report is None:
+        raise ValueError(
+            "--sample_filter auto takes the filter from a report on the reward model: make one with python -m "
+            "openrlhf_pf.cli.collect and analyze, and give it with --sample_filter_report report.json."
+        )
+    flag = _given(args, *(flag for flag in _OF_A_FILTER if flag not in ("keep", "mode", "baseline")))
+    if flag:
+        raise ValueError(f"{flag} cannot be combined with --sample_filter auto, which brings its own: leave it out.")
+    recommended = read_recommendation(report)
+    args.sample_filter = recommended["name"]
+    if args.sample_filter_keep is None:
+        args.sample_filter_keep = recommended["keep"]
+    args.sample_filter_options = [
+        f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in recommended["options"].items()
+    ] or None
+    args.sample_filter_report = None
 
 
 def filter_from_args(args: SimpleNamespace) -> SampleFilter:

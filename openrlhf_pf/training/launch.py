@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from openrlhf_pf.training.arguments import add_arguments, check_arguments, is_active, with_absolute_paths
+from openrlhf_pf.training.arguments import add_arguments, check_arguments, is_active, resolve
 from openrlhf_pf.training.compatibility import check_openrlhf
 
 ENTRY_MODULE = "openrlhf.cli.train_ppo_ray"
@@ -42,10 +42,10 @@ def run(add_flags: Callable[[argparse.ArgumentParser], None], prepare: Callable[
         argparse.ArgumentParser.parse_args = parse_args
         add_flags(parser)
         flat = parse_args(parser, *args, **kwargs)
-        with_absolute_paths(flat)
         from openrlhf.utils.config import hierarchize
 
         try:
+            resolve(flat)
             prepare(hierarchize(flat), sys.modules["__main__"])
         except ValueError as error:
             _refuse(error)
