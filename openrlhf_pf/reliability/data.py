@@ -244,7 +244,9 @@ def _codes(array: pa.Array | None) -> tuple[NDArray[np.int64], int]:
 def _ensemble(array: pa.Array) -> Floats | None:
     """(S, M) rewards by model from maps or structs; None unless at least two models scored every sample."""
     if pa.types.is_struct(array.type):
-        models = [pc.cast(array.field(i), pa.float64()).to_numpy(zero_copy_only=False) for i in range(array.type.num_fields)]
+        models = [
+            pc.cast(array.field(i), pa.float64()).to_numpy(zero_copy_only=False) for i in range(array.type.num_fields)
+        ]
         scores = np.stack(models, axis=1) if models else np.zeros((len(array), 0))
     elif pa.types.is_map(array.type):
         keys, count = _codes(array.keys)

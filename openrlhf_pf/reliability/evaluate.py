@@ -5,7 +5,7 @@ R repetitions; B bins; M reward cells; K score levels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ class Result:
         estimates: metric to value; ``binned_r2`` and ``sample_r2`` as signed correlations, whose squares they are.
         draws: metric to (R,) values of the repetitions, likewise.
         points: (2, B) the binned points of the estimate.
+        cells: (M, 3) sums of weight, weight times reward and weight times score, from which other points can be made.
         kept: expected number of samples that train.
         threshold: the reward above which F1 is largest.
         twin: label of an earlier strategy that weighs all samples the same, or "".
@@ -44,6 +45,7 @@ class Result:
     estimates: dict[str, float] = field(default_factory=dict)
     draws: dict[str, Floats] = field(default_factory=dict)
     points: Floats | None = None
+    cells: Floats | None = None
     kept: float = 0.0
     threshold: float = np.nan
     twin: str = ""
@@ -115,14 +117,14 @@ def evaluate(
         twin = next(twins, None)
         if twin is not None:
             kept = _kept(strategy, table, checkpoint)
-            results.append(
-                Result(strategy, twin.estimates, twin.draws, twin.points, kept, twin.threshold, twin.strategy.label)
-            )
+            results.append(replace(twin, strategy=strategy, kept=kept, twin=twin.twin or twin.strategy.label))
             continue
         result = Result(strategy, kept=_kept(strategy, table, checkpoint))
         if samples.take.size and (weight := table.ravel()[samples.take]).any():
             _fill(result, *samples.weighing(weight), bootstrap, bins, only)
         results.append(result)
+    if not only or "equal_spread_r2" in only:
+        _fill_equal_spread(results, samples, bootstrap)
     if not only or "pairwise_accuracy" in only:
         _fill_pairwise(results, checkpoint, weights, bootstrap)
     return results
@@ -150,7 +152,7 @@ def _fill(
 
     def put(prefix: dict[str, Floats], target: dict) -> None:
         for name, values in prefix.items():
-            if name in METRICS and (not only or name in only):
+            if name in (*METRICS, "slope", "variance") and (not only or name in only):
                 target[name] = float(values[0]) if target is result.estimates else values
 
     reward, score = samples.reward, samples.score
@@ -158,11 +160,8 @@ def _fill(
     centre = (float(weight @ reward / total), float(weight @ score / total))
     r, s = reward - centre[0], score - centre[1]
     weighed = [weight, weight * r, weight * s]
-    if only == ("binned_r2",):
-        squares = []
-    else:
-        squares = [weighed[1] * r, weighed[2] * s, weighed[1] * s, weight * weight]
-        columns = [*weighed, *squares]
+    if tuple(only) != ("binned_r2",):
+        columns = [*weighed, weighed[1] * r, weighed[2] * s, weighed[1] * s, weight * weight]
         put(metrics.from_sums(np.array([[c.sum() for c in columns]]), centre), result.estimates)
         put(metrics.from_sums(bootstrap.sums(samples.block, columns)[:, 0], centre), result.draws)
     correct = weight * samples.correct
@@ -174,8 +173,12 @@ def _fill(
     repeated = bootstrap.sums(samples.block, [*weighed, correct], cell, n_cells)
     if len(exact) >= 3 and len(weight) >= 2 * bins:
         put({"binned_r2": metrics.correlation_of_points(result.points[None])}, result.estimates)
-        put({"binned_r2": metrics.correlation_of_points(metrics.points_of_cells(repeated[..., :3], bins))}, result.draws)
-    if only == ("binned_r2",):
+        put(
+            {"binned_r2": metrics.correlation_of_points(metrics.points_of_cells(repeated[..., :3], bins))},
+            result.draws,
+        )
+    result.cells = np.stack([np.bincount(cell, column) for column in weighed], axis=-1)
+    if tuple(only) == ("binned_r2",):
         return
     best = metrics.threshold_metrics(exact[None, :, 0], exact[None, :, 3])
     result.threshold = float(np.unique(reward)[best["cell"][0]])
@@ -219,9 +222,20 @@ def cells(unit: NDArray[np.int64], weight: Floats, most: int) -> tuple[NDArray[n
     return dense, int(dense[-1]) + 1
 
 
-def _fill_pairwise(
-    results: list[Result], checkpoint: Checkpoint, weights: list[Floats], bootstrap: Bootstrap
-) -> None:
+def _fill_equal_spread(results: list[Result], samples: Samples, bootstrap: Bootstrap) -> None:
+    if not samples.take.size:
+        return
+    r = samples.reward - samples.reward.mean()
+    sums = bootstrap.sums(samples.block, [np.ones_like(r), r, r * r])[:, 0]
+    of_all = {"estimates": np.array([r.var()]), "draws": sums[:, 2] / sums[:, 0] - (sums[:, 1] / sums[:, 0]) ** 2}
+    for result in results:
+        if "slope" in result.estimates:
+            kept = {name: np.array([value]) for name, value in result.estimates.items()}
+            result.estimates["equal_spread_r2"] = float(metrics.equal_spread(kept, of_all["estimates"])[0])
+            result.draws["equal_spread_r2"] = metrics.equal_spread(result.draws, of_all["draws"])
+
+
+def _fill_pairwise(results: list[Result], checkpoint: Checkpoint, weights: list[Floats], bootstrap: Bootstrap) -> None:
     known = checkpoint.known
     reward, score = np.where(known, checkpoint.reward, np.nan), np.where(known, checkpoint.score, np.nan)
     sums = metrics.pairwise_sums(reward, score, weights)

@@ -29,8 +29,13 @@ class Metric(NamedTuple):
 METRICS = {
     "binned_r2": Metric("R², binned", "r2", "how well a straight line through the group means fits; 1 is perfect"),
     "sample_r2": Metric("R², samples", "r2", "share of the single scores' variance that the reward explains"),
+    "equal_spread_r2": Metric(
+        "R², equal spread", "r2", "R² of the samples if their rewards were spread like all rewards: no range effect"
+    ),
     "spearman": Metric("Spearman", "correlation", "do rewards and scores rank all samples alike? 1 yes, 0 at random"),
-    "kendall": Metric("Kendall τ-b", "correlation", "pairs ranked alike less pairs ranked the other way, without ties"),
+    "kendall": Metric(
+        "Kendall τ-b", "correlation", "pairs ranked alike less pairs ranked the other way, without ties"
+    ),
     "pairwise_accuracy": Metric(
         "pairwise accuracy", "share", "share of pairs of one prompt whose better response has the higher reward"
     ),
@@ -128,7 +133,8 @@ def from_sums(sums: Floats, centre: tuple[float, float]) -> dict[str, Floats]:
 
     Returns:
         (R,) each: ``sample_r2`` (as the signed correlation), ``mse``, ``mean_score``, ``mean_reward``,
-        ``effective_samples`` (Kish: squared sum of the weights by the sum of their squares).
+        ``effective_samples`` (Kish: squared sum of the weights by the sum of their squares), and for
+        :func:`equal_spread` ``slope`` and ``variance`` of the rewards.
     """
     w, wr, ws, wrr, wss, wrs, ww = np.moveaxis(sums, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -144,7 +150,24 @@ def from_sums(sums: Floats, centre: tuple[float, float]) -> dict[str, Floats]:
         "mean_score": mean_s + centre[1],
         "mean_reward": mean_r + centre[0],
         "effective_samples": effective,
+        "slope": r * np.sqrt(var_s / np.where(var_r > 0, var_r, np.nan)),
+        "variance": var_r,
     }
+
+
+def equal_spread(kept: dict[str, Floats], variance: Floats) -> Floats:
+    """Correlation at the spread of all rewards: Thorndike's case 2 correction of range restriction.
+
+    Slope and residual variance of the kept samples are taken as they are, the variance of the rewards as that of all
+    samples, so that two strategies differ by how right the rewards are, not by how far apart they lie.
+
+    Args:
+        kept: what :func:`from_sums` returned for a strategy.
+        variance: (R,) variance of all rewards.
+    """
+    explained = kept["slope"] * np.sqrt(variance)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return explained / np.sqrt(explained**2 + kept["mse"])
 
 
 # ── From tables of reward cells and score levels ──
