@@ -9,8 +9,8 @@ textbook bootstrap:
   spread wrong in relation (too narrow by up to an eighth in the logarithm of 1 - R², by a short calculation); half the
   noise leaves an error of a twentieth at most.
 * **Deviations only.** The repetitions' median is moved onto the estimate, on a scale where the metric is close to
-  normal (Fisher's z, log odds, logarithm). The binned R² falls with noise in the bins, and repetitions have more of it.
-  So an interval speaks of what the same procedure gives on average for this many prompts.
+  normal (Fisher's z, log odds, logarithm). The binned R² falls with noise in the bins, and repetitions have more
+  noise. So an interval speaks of what the same procedure gives on average for this many prompts.
 * **Blocks.** Beyond 2,000 prompts, each is put into one of 2,000 blocks at random and blocks are drawn. Blocks of
   independent prompts are independent and alike, so the standard error is the same; it is known to 1.6% of itself.
   Then a repetition is one row of a matrix product with sums over blocks, which is why a million samples take seconds.

@@ -175,12 +175,12 @@ def _named(result: Result) -> str:
 def _why(best: Result, next_: dict, comparisons: list[dict], confidence: float, level: float) -> str:
     low = min(comparisons, key=lambda c: c["difference"]["low"])["label"]
     return (
-        f"the next is {next_['label']} with {next_['r2']:.3f}. On the same resampled prompts it is ahead of every other "
-        f"strategy, and no {level:.0%} interval of a difference reaches 0 (the closest is against {low}); it stays the "
-        f"best in {_share(confidence)} of the repetitions. Use {best.strategy.name} with k = {best.strategy.keep}. What "
-        "would change this: another reward model, another k, or a policy that has moved on, so analyse later "
-        "checkpoints, too. A high R² says that the rewards of the kept samples are right, not that training will "
-        "gain. "
+        f"the next is {next_['label']} with {next_['r2']:.3f}. On the same resampled prompts it is ahead of every "
+        f"other strategy, and no {level:.0%} interval of a difference reaches 0 (the closest is against {low}); it "
+        f"stays the best in {_share(confidence)} of the repetitions. Use {best.strategy.name} with k = "
+        f"{best.strategy.keep}. What would change this: another reward model, another k, or a policy that has moved "
+        "on, so analyse later checkpoints, too. A high R² says that the rewards of the kept samples are right, not "
+        "that training will gain. "
     )
 
 
@@ -193,8 +193,8 @@ def _why_not(lead: str, close: list[str], comparisons: list[dict], confidence: f
     )
     return (
         f"{lead}, but these data cannot tell it from {_listed(close)}: on the same resampled prompts, the {level:.0%} "
-        f"interval of the difference holds 0. It is the best in {_share(confidence)} of the repetitions. {more} To have "
-        "fewer rivals, compare only strategies that you would use (--strategies)."
+        f"interval of the difference holds 0. It is the best in {_share(confidence)} of the repetitions. {more} To "
+        "have fewer rivals, compare only strategies that you would use (--strategies)."
     )
 
 

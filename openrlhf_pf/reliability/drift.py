@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 MOST_WINDOWS = 10
 #: A line through fewer is no trend.
 FEWEST_WINDOWS = 3
-#: The first that can be computed gives the verdict: within prompts, the shifting mix of easy and hard ones cannot show.
+#: The first that can be computed gives the verdict: within prompts, a shifting mix of easy and hard ones cannot show.
 MEASURES = ("pairwise_accuracy", "auc", "sample_r2")
 
 

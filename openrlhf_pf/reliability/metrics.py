@@ -220,12 +220,12 @@ def threshold_metrics(total: Floats, correct: Floats) -> dict[str, Floats]:
     f1 = 2 * hits / np.maximum(called + n_correct[:, None], np.finfo(float).tiny)
     cell = f1.argmax(axis=1)
     hits, called = (np.take_along_axis(a, cell[:, None], axis=1)[:, 0] for a in (hits, called))
-    any_correct = np.where(n_correct > 0, 1.0, np.nan)
+    known = np.where(n_correct > 0, 1.0, np.nan)
     return {
         "auc": _ratio(wins, n_correct * n_wrong),
-        "precision": _ratio(hits, called) * any_correct,
+        "precision": _ratio(hits, called) * known,
         "recall": _ratio(hits, n_correct),
-        "f1": f1.max(axis=1) * any_correct,
+        "f1": f1.max(axis=1) * known,
         "cell": cell,
     }
 
