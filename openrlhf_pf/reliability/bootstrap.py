@@ -55,7 +55,19 @@ class Bootstrap:
         chances = np.full(self.n_blocks, 1.0 / self.n_blocks)
         self.counts = rng.multinomial(DRAWS * self.n_blocks, chances, size=repetitions) / DRAWS
 
-    def sums(self, block: NDArray, columns: Sequence[Floats], cell: NDArray | None = None, n_cells: int = 1) -> Floats:
+    def halves(self, number: int, seed: int = 0) -> Floats:
+        """(number, J) 0 or 1: random halves of the blocks, as ``counts`` of :meth:`sums`."""
+        rng = np.random.default_rng(seed)
+        return np.stack([rng.permutation(self.n_blocks) % 2 for _ in range(number)]).astype(float)
+
+    def sums(
+        self,
+        block: NDArray,
+        columns: Sequence[Floats],
+        cell: NDArray | None = None,
+        n_cells: int = 1,
+        counts: Floats | None = None,
+    ) -> Floats:
         """Sums over the samples of each repetition.
 
         Args:
@@ -63,14 +75,16 @@ class Bootstrap:
             columns: (S,) values each, to be summed.
             cell: (S,) sum each cell by itself; None for a single one.
             n_cells: number of cells.
+            counts: (R, J) how much each block counts; None for the repetitions.
 
         Returns:
             (R, cells, columns).
         """
+        counts = self.counts if counts is None else counts
         place = block if cell is None else block * n_cells + cell
         tables = [np.bincount(place, c, minlength=self.n_blocks * n_cells) for c in columns]
         table = np.stack(tables, axis=-1).reshape(self.n_blocks, -1)
-        return (self.counts @ table).reshape(len(self.counts), n_cells, len(columns))
+        return (counts @ table).reshape(len(counts), n_cells, len(columns))
 
 
 def deviations(estimate: float, draws: Floats, kind: str, n_units: int) -> Floats:

@@ -169,6 +169,8 @@ def _r2(result: Result) -> float:
 
 
 def _named(result: Result) -> str:
+    if result.strategy.name == "none":
+        return "none (all responses)"
     return f"{result.strategy.label} (k = {result.strategy.keep})"
 
 
@@ -177,8 +179,8 @@ def _why(best: Result, next_: dict, comparisons: list[dict], confidence: float, 
     return (
         f"the next is {next_['label']} with {next_['r2']:.3f}. On the same resampled prompts it is ahead of every "
         f"other strategy, and no {level:.0%} interval of a difference reaches 0 (the closest is against {low}); it "
-        f"stays the best in {_share(confidence)} of the repetitions. Use {best.strategy.name} with k = "
-        f"{best.strategy.keep}. What would change this: another reward model, another k, or a policy that has moved "
+        f"stays the best in {_share(confidence)} of the repetitions. Use {_named(best)}. "
+        "What would change this: another reward model, another k, or a policy that has moved "
         "on, so analyse later checkpoints, too. A high R² says that the rewards of the kept samples are right, not "
         "that training will gain. "
     )
@@ -239,7 +241,8 @@ def read_recommendation(path: str | os.PathLike[str]) -> dict[str, Any]:
         path: report.json, or the directory that holds it.
 
     Returns:
-        ``name``, ``keep`` and ``options``, as ``build_filter(name, n_samples, keep, **options)`` takes them.
+        ``name``, ``keep`` and ``options``, as ``build_filter(name, n_samples, keep, **options)`` takes them; ``keep``
+        is None for ``none``.
 
     Raises:
         ValueError: there is no report, it is not one, or it is undecided; the message is one sentence.
@@ -263,4 +266,5 @@ def read_recommendation(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"the report {str(file)!r} recommends no sample filter (the data do not tell {close} apart): name one "
             "yourself, or score more prompts and analyse again."
         )
-    return {"name": name, "keep": keep, "options": options}
+    # N may be another in training, and all are kept in any case.
+    return {"name": name, "keep": None if name == "none" else keep, "options": options}
