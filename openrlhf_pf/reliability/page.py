@@ -11,7 +11,9 @@ PAGE = """<!DOCTYPE html>
 body { margin: 0 auto; max-width: 60rem; padding: 1rem; color: #1d1d1f; background: #fff;
        font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
-figure { margin: 0 0 1.5rem; } figure img { max-width: 100%; height: auto; display: block; }
+figure { margin: 0 0 1.5rem; } figcaption { margin-top: .5rem; }
+figure div { overflow-x: auto; } figure img { max-width: 100%; height: auto; display: block; }
+figure img.wide { max-width: none; width: 100%; min-width: 44rem; }
 .verdict { border-left: .4rem solid #0072B2; background: #eef5fa; padding: .6rem 1rem; border-radius: .3rem; }
 .verdict.open { border-color: #E69F00; background: #fdf6e7; }
 .verdict strong { font-size: 1.1rem; }
@@ -53,7 +55,8 @@ line describes the groups' mean score by their mean reward (1 is perfect). Small
 </table></div>
 
 {% for figure in figures %}<h2>{{ figure.title }}</h2>
-<figure><img alt="{{ figure.title }}" src="data:image/png;base64,{{ figure.data }}">
+<figure><div><img{% if figure.wide %} class="wide"{% endif %} alt="{{ figure.title }}"
+src="data:image/png;base64,{{ figure.data }}"></div>
 <figcaption>{{ figure.caption }}</figcaption></figure>
 {% endfor %}
 

@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 #: Told apart by readers with any colour vision (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 WRONG, RIGHT, GREY = "#D55E00", "#0072B2", "#666666"
+#: Inches of a figure that a phone can show whole.
+NARROW = 5.6
 #: Lines of the reliability figure: random halves of the prompts.
 HALVES = 10
 
@@ -52,7 +54,8 @@ CAPTIONS = {
     ),
     "drift": (
         "Reliability over the training steps",
-        "A falling line means that the policy has found responses that the reward model judges wrongly.",
+        "Where the line falls, the reward model judges the responses of the newer policy less well than those of the "
+        "older one.",
     ),
 }
 
@@ -70,12 +73,14 @@ def figures(analysis: Analysis) -> "dict[str, Figure]":
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def _new(columns: int = 1, width: float = 7.0, height: float = 4.2, **options: object) -> "tuple[Figure, list[Axes]]":
+def _new(
+    columns: int = 1, width: float = NARROW, height: float = 3.9, **options: object
+) -> "tuple[Figure, list[Axes]]":
     # Not pyplot: no display is opened and no figure is kept.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, columns, squeeze=False, **options)[0]
     for ax in axes:
@@ -88,7 +93,7 @@ def _by_checkpoint(analysis: Analysis, draw: object, share_y: bool = False) -> "
     some = [a for a in analysis.analysed if a.checkpoint.known.any()]
     if not some:
         return None
-    figure, axes = _new(len(some), 7.0 if len(some) == 1 else 4.6 * len(some), sharey=share_y)
+    figure, axes = _new(len(some), NARROW if len(some) == 1 else 4.6 * len(some), sharey=share_y)
     for number, (ax, a) in enumerate(zip(axes, some)):
         draw(ax, a, analysis, number)
         if len(some) > 1:

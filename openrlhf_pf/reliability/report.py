@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FORMAT = 1
+#: Pixels beyond which a figure scrolls on a phone instead of shrinking; a PNG has its width in bytes 16 to 19.
+WIDE = 1000
 #: Columns of the terminal's table, which must fit 120 characters.
 TERMINAL = ("binned_r2", "equal_spread_r2", "pairwise_accuracy", "auc", "mse", "mean_score", "effective_samples")
 
@@ -160,7 +162,12 @@ def html(analysis: Analysis, images: dict[str, bytes]) -> str:
         for i, s in enumerate(analysis.strategies)
     ]
     figures = [
-        {"title": CAPTIONS[name][0], "caption": CAPTIONS[name][1], "data": base64.b64encode(image).decode()}
+        {
+            "title": CAPTIONS[name][0],
+            "caption": CAPTIONS[name][1],
+            "data": base64.b64encode(image).decode(),
+            "wide": int.from_bytes(image[16:20], "big") > WIDE,
+        }
         for name, image in images.items()
     ]
     page = Environment(autoescape=True).from_string(PAGE)
