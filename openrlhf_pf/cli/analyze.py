@@ -1,0 +1,80 @@
+"""Which filter suits a reward model: measure where its rewards agree with true scores.
+
+    python -m openrlhf_pf.cli.analyze PATH... --output DIR
+
+PATH is a rollout log (the directory that --sample_filter_log wrote, or one of its files), or any JSONL or Parquet file
+with the columns prompt_id, reward and score; response_tokens, model_rewards, step and checkpoint are used when there.
+Several checkpoints (a column, or one for each PATH) are analysed side by side; the recommendation is for the first.
+
+DIR gets report.html (for people), report.json (for --sample_filter auto) and the figures as PNG. Exit code 0: written,
+decided or not. 2: refused in one sentence, and nothing was written.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(
+        prog="python -m openrlhf_pf.cli.analyze",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = found.add_argument
+    add("paths", nargs="+", metavar="PATH", help="rollout log, JSONL or Parquet file")
+    add("--output", required=True, metavar="DIR", help="where the report goes")
+    add("--strategies", nargs="+", default=(), metavar="NAME", help="compare only these (all that the data allow)")
+    add("--keep", type=int, metavar="K", help="k, samples a prompt that train (each filter's own default)")
+    add("--bins", type=int, default=20, help="groups of equal count for R² (%(default)s)")
+    add("--bootstrap", type=int, default=1000, help="repetitions over prompts (%(default)s)")
+    add("--seed", type=int, default=0, help="of the bootstrap (%(default)s)")
+    add("--level", type=float, default=0.95, help="of the intervals (%(default)s)")
+    add("--threshold", type=float, default=0.5, help="a score above it is correct (%(default)s)")
+    add("--low", type=float, help="for top_bottom (lower quartile of the rewards)")
+    add("--high", type=float, help="for top, top_random, top_bottom (upper quartile of the rewards)")
+    add("--power", type=float, nargs="+", default=(1.0, 2.0, 3.0), help="for reward_power (1 2 3)")
+    add("--weights", type=float, nargs="+", help="for rank_weights: the weight of each rank, best first")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Analyse, print and write; returns the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        from rich.console import Console
+
+        from openrlhf_pf.reliability import Settings, analyse, report
+    except ModuleNotFoundError as error:
+        print(f'analyze: {error.name} is not installed: pip install "openrlhf-pf[analyze]".', file=sys.stderr)
+        return 2
+    # Without a terminal (a log file), lines must not be cut at 80.
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    try:
+        settings = Settings(
+            keep=options.keep,
+            bins=options.bins,
+            repetitions=options.bootstrap,
+            seed=options.seed,
+            level=options.level,
+            threshold=options.threshold,
+            low=options.low,
+            high=options.high,
+            powers=tuple(options.power),
+            weights=tuple(options.weights) if options.weights else None,
+            strategies=tuple(options.strategies),
+        )
+        analysis = analyse(options.paths, settings, lambda line: print(f"analyze: {line}", file=sys.stderr))
+        files = report.write(analysis, Path(options.output))
+    except ValueError as error:
+        print(f"analyze: {error}", file=sys.stderr)
+        return 2
+    report.show(analysis, console)
+    console.print(f"{files[0]} and {len(files) - 1} more files are written.", soft_wrap=True, highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

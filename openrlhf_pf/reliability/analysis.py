@@ -1,0 +1,180 @@
+"""The whole analysis: files in, everything that a report says out."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from openrlhf_pf.reliability.bootstrap import Bootstrap
+from openrlhf_pf.reliability.calibration import Calibration, calibrate
+from openrlhf_pf.reliability.choose import FEWEST_PROMPTS, Recommendation, choose
+from openrlhf_pf.reliability.data import Checkpoint, Rollouts, load
+from openrlhf_pf.reliability.drift import Trend, drift
+from openrlhf_pf.reliability.evaluate import Result, evaluate
+from openrlhf_pf.reliability.strategies import POWERS, Strategy, strategies_for
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may choose.
+
+    Attributes:
+        keep: k; None for each filter's own default.
+        bins: groups of the binned R².
+        repetitions: of the bootstrap.
+        seed: of the bootstrap.
+        level: of the intervals, between 0 and 1.
+        threshold: a score above it is correct.
+        low, high: thresholds of the threshold filters; None for the quartiles of the first checkpoint's rewards.
+        powers: exponents of ``reward_power``.
+        weights: rank weights, best first; None leaves ``rank_weights`` out.
+        strategies: names to compare; empty for all that the data allow.
+    """
+
+    keep: int | None = None
+    bins: int = 20
+    repetitions: int = 1000
+    seed: int = 0
+    level: float = 0.95
+    threshold: float = 0.5
+    low: float | None = None
+    high: float | None = None
+    powers: tuple[float, ...] = POWERS
+    weights: tuple[float, ...] | None = None
+    strategies: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.bins < 3:
+            raise ValueError(f"bins must be at least 3, got {self.bins}: two points are always on a line.")
+        if self.repetitions < 100:
+            raise ValueError(
+                f"bootstrap must be at least 100, got {self.repetitions}: fewer repetitions do not tell the ends of "
+                "an interval."
+            )
+        if not 0.5 <= self.level < 1:
+            raise ValueError(f"level must be at least 0.5 and below 1, got {self.level}: 0.95 is usual.")
+
+
+@dataclass
+class Analysed:
+    """One checkpoint: its samples, repetitions and results."""
+
+    checkpoint: Checkpoint
+    bootstrap: Bootstrap
+    results: list[Result]
+    calibration: Calibration | None
+    trends: dict[str, Trend]
+
+
+@dataclass
+class Analysis:
+    """What a report is made of."""
+
+    settings: Settings
+    strategies: list[Strategy]
+    analysed: list[Analysed]
+    recommendation: Recommendation
+    warnings: list[str] = field(default_factory=list)
+
+
+def analyse(
+    paths: Sequence[str | os.PathLike[str]],
+    settings: Settings | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Analysis:
+    """Read files and analyse them; see :func:`openrlhf_pf.reliability.data.load` and :func:`analyse_rollouts`."""
+    say("reading " + ", ".join(map(str, paths)))
+    return analyse_rollouts(load(paths), settings, say)
+
+
+def analyse_rollouts(
+    rollouts: Rollouts, settings: Settings | None = None, say: Callable[[str], None] = lambda line: None
+) -> Analysis:
+    """Analyse checkpoints side by side and recommend a strategy for the first.
+
+    Args:
+        rollouts: the checkpoints, first the one that training starts from.
+        settings: defaults without it.
+        say: called with a line on what is being done.
+
+    Raises:
+        ValueError: a setting that does not fit the data; the message is one sentence.
+    """
+    settings = settings or Settings()
+    strategies = _common_strategies(rollouts.checkpoints, settings)
+    analysed = []
+    for checkpoint in rollouts.checkpoints:
+        say(f"{checkpoint.name}: {checkpoint.n_prompts:,} prompts, {int(checkpoint.known.sum()):,} scored samples")
+        bootstrap = Bootstrap(checkpoint.n_prompts, settings.repetitions, settings.seed)
+        analysed.append(
+            Analysed(
+                checkpoint,
+                bootstrap,
+                evaluate(checkpoint, strategies, bootstrap, settings.bins, settings.threshold),
+                calibrate(checkpoint, bootstrap, settings.bins, settings.level),
+                drift(checkpoint, bootstrap, settings.threshold, settings.level),
+            )
+        )
+    first, *others = analysed
+    recommendation = choose(
+        first.results,
+        [(a.checkpoint.name, a.results, a.bootstrap.n_blocks) for a in others],
+        first.bootstrap.n_blocks,
+        settings.bins,
+        settings.level,
+    )
+    notes = [*rollouts.warnings, *_warnings(analysed, strategies, settings)]
+    return Analysis(settings, strategies, analysed, recommendation, notes)
+
+
+def _common_strategies(checkpoints: Sequence[Checkpoint], settings: Settings) -> list[Strategy]:
+    """Those that every checkpoint allows, with thresholds from the first."""
+
+    def allowed(checkpoint: Checkpoint) -> list[Strategy]:
+        s = settings
+        return strategies_for(checkpoint, s.strategies, s.keep, s.low, s.high, s.powers, s.weights)
+
+    names = [{strategy.name for strategy in allowed(checkpoint)} for checkpoint in checkpoints]
+    return [strategy for strategy in allowed(checkpoints[0]) if all(strategy.name in found for found in names)]
+
+
+def _warnings(analysed: Sequence[Analysed], strategies: Sequence[Strategy], settings: Settings) -> list[str]:
+    """One sentence for everything that a reader must know before using a number."""
+    notes = []
+    for a in analysed:
+        name, known = a.checkpoint.name, a.checkpoint.known
+        if a.checkpoint.n_prompts < FEWEST_PROMPTS:
+            notes.append(
+                f"{name}: {a.checkpoint.n_prompts} prompts are too few for intervals to be relied on; score at least "
+                f"{FEWEST_PROMPTS}."
+            )
+        correct = a.checkpoint.score[known] > settings.threshold
+        if correct.all() or not correct.any():
+            notes.append(
+                f"{name}: {'all' if correct.all() else 'no'} scores are above {settings.threshold:g}, so there is no "
+                "ROC-AUC; choose another --threshold."
+            )
+        for result in a.results:
+            if not result.twin and np.isnan(result.estimates.get("binned_r2", np.nan)) and np.ptp(correct):
+                notes.append(
+                    f"{name}: {result.strategy.label} has no binned R², because it keeps fewer than "
+                    f"{2 * settings.bins} samples or fewer than 3 different rewards, or its scores are all equal."
+                )
+        if any(s.name == "reward_power" for s in strategies) and np.nanmax(np.abs(a.checkpoint.reward)) > 1:
+            notes.append(
+                f"{name}: some rewards lie outside [-1, 1], for which reward_power is meant; its numbers hold only "
+                "if 0 is between good and bad."
+            )
+    labels = {r.strategy.label: r.twin for r in analysed[0].results if r.twin}
+    notes += [
+        f"{label} weighs all samples as {twin} does here; they are one strategy." for label, twin in labels.items()
+    ]
+    names = {s.name for s in strategies}
+    if "best_of_n" in names:
+        notes.append(
+            "R² of best_of_n is low in part because its rewards lie close together, and R² of best_worst, top_bottom "
+            "and reward_power is high in part because theirs lie far apart (range restriction): 'R², equal spread', "
+            "pairwise accuracy and MSE stand beside it."
+        )
+    return notes

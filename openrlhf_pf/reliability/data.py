@@ -1,0 +1,351 @@
+"""Scored samples from files: a rollout log, or any JSONL or Parquet file with prompt_id, reward and score.
+
+What cannot be used is left out with one sentence in ``Rollouts.warnings``; what leaves nothing to analyse is a
+``ValueError``.
+
+Notation used for shapes: S samples (rows), G groups (one prompt in one rollout), N samples a group at most, M reward
+models.
+"""
+
+import io
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from openrlhf_pf.training import rollout_log
+
+Floats = NDArray[np.float64]
+
+NEEDED = ("prompt_id", "reward", "score")
+#: Columns of a rollout log that are read, and what else a file may call them.
+COLUMNS = {
+    "prompt_id": ("prompt_id", "prompt"),
+    "reward": ("reward",),
+    "score": ("score",),
+    "checkpoint": ("checkpoint",),
+    "step": ("step",),
+    "group": ("group",),
+    "length": ("response_tokens", "response_length", "length"),
+    "model_rewards": ("model_rewards",),
+}
+SUFFIXES = (".parquet", ".jsonl", ".json")
+#: Groups of very different sizes are padded to the largest; more padding than this for each sample is refused.
+MOST_PADDING = 50
+
+
+@dataclass
+class Checkpoint:
+    """The scored samples of one policy, as a table with a row a group; NaN stands for what is missing.
+
+    Attributes:
+        name: what to call it.
+        reward: (G, N) rewards.
+        score: (G, N) true scores.
+        prompt: (G,) number of the prompt, 0 to ``n_prompts - 1``; the same prompt may have several groups.
+        step: (G,) training step, or None.
+        length: (G, N) int64 tokens of the responses, or None.
+        model_rewards: (M, G, N), or None.
+    """
+
+    name: str
+    reward: Floats
+    score: Floats
+    prompt: NDArray[np.int64]
+    step: NDArray[np.int64] | None = None
+    length: NDArray[np.int64] | None = None
+    model_rewards: Floats | None = None
+
+    @property
+    def n_prompts(self) -> int:
+        """How many different prompts there are."""
+        return int(self.prompt.max()) + 1 if len(self.prompt) else 0
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(G, N) bool: both reward and score are there."""
+        return np.isfinite(self.reward) & np.isfinite(self.score)
+
+
+@dataclass
+class Rollouts:
+    """Everything that was read: checkpoints in the order given, and what had to be left out."""
+
+    checkpoints: list[Checkpoint]
+    warnings: list[str] = field(default_factory=list)
+
+
+def load(paths: Sequence[str | os.PathLike[str]]) -> Rollouts:
+    """Read files or directories.
+
+    Args:
+        paths: rollout-log directories, Parquet or JSONL files. Samples without a ``checkpoint`` get the name of their
+            path when there are several paths.
+
+    Raises:
+        ValueError: a path does not exist, a column is missing, or no sample has both a reward and a score; the
+            message is one sentence.
+    """
+    notes: list[str] = []
+    parts: list[tuple[str, dict[str, NDArray]]] = []
+    names = _names([Path(path) for path in paths])
+    for path, name in zip(paths, names):
+        columns = _columns(_read(Path(path), notes), str(path))
+        for checkpoint, rows in _by_checkpoint(columns, name if len(names) > 1 else "all samples"):
+            parts.append((checkpoint, {key: values[rows] for key, values in columns.items() if values is not None}))
+    if not any(len(columns["reward"]) for _, columns in parts):
+        raise ValueError(f"there are no samples in {', '.join(map(str, paths))}: give files with at least one row.")
+    return Rollouts([_checkpoint(name, columns, notes) for name, columns in parts if len(columns["reward"])], notes)
+
+
+def _names(paths: list[Path]) -> list[str]:
+    short = [path.stem if path.suffix in SUFFIXES else path.resolve().name for path in paths]
+    return short if len(set(short)) == len(short) else [str(path) for path in paths]
+
+
+# ── Files ──
+
+
+def _read(path: Path, notes: list[str]) -> pa.Table:
+    if not path.exists():
+        raise ValueError(f"there is no file or directory {str(path)!r}: check the path.")
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and not file.name.startswith("."))
+        if not files:
+            raise ValueError(
+                f"the directory {str(path)!r} holds no .parquet or .jsonl file: give the directory of a rollout log "
+                "whose first step is finished."
+            )
+    tables = []
+    for file in files:
+        try:
+            tables.append(_read_file(file, notes))
+        except (OSError, pa.ArrowException) as error:
+            cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if len(files) == 1:
+                raise ValueError(f"{str(file)!r} cannot be read ({cause}): give a Parquet or JSONL file.") from error
+            notes.append(f"{file.name} was left out, it cannot be read ({cause}).")
+    if not tables:
+        raise ValueError(f"no file in {str(path)!r} can be read: all {len(files)} are damaged or unfinished.")
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _read_file(file: Path, notes: list[str]) -> pa.Table:
+    if file.stat().st_size == 0:
+        raise pa.ArrowInvalid("it is empty")
+    if file.suffix != ".parquet":
+        return _read_json(file, notes)
+    schema = pq.read_schema(file)
+    wanted = [name for others in COLUMNS.values() for name in others if name in schema.names]
+    if rollout_log.FORMAT.keys() <= {key.decode() for key in schema.metadata or {}}:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                return rollout_log.read(file, [name for name in wanted if name != "prompt"])
+            except ValueError as error:
+                cause = str(caught[0].message) if caught else str(error)
+                raise pa.ArrowInvalid(cause.rpartition("rollout log: ")[2]) from error
+    return pq.read_table(file, columns=_without_prompt(wanted))
+
+
+def _without_prompt(names: list[str]) -> list[str]:
+    """Texts of prompts are long, and of no use beside their ids."""
+    return [name for name in names if name != "prompt" or "prompt_id" not in names]
+
+
+def _read_json(file: Path, notes: list[str]) -> pa.Table:
+    content = file.read_bytes()
+    try:
+        table = pj.read_json(io.BytesIO(content), parse_options=pj.ParseOptions(newlines_in_values=False))
+    except pa.ArrowInvalid:
+        # NaN, a line that is not finished, or numbers and nulls in an order that Arrow does not follow.
+        table = _read_json_lines(content, file, notes)
+    wanted = [name for others in COLUMNS.values() for name in others if name in table.column_names]
+    return table.select(_without_prompt(wanted))
+
+
+def _read_json_lines(content: bytes, file: Path, notes: list[str]) -> pa.Table:
+    wanted = {name for others in COLUMNS.values() for name in others}
+    rows, lines = [], content.splitlines()
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            assert isinstance(row, dict)
+        except (ValueError, AssertionError):
+            if number < len(lines) - 1:
+                raise pa.ArrowInvalid(f"line {number + 1} is not a JSON object") from None
+            notes.append(f"the last line of {file.name} was left out: it is not finished.")
+            continue
+        rows.append({name: row[name] for name in wanted & row.keys()})
+    names = set().union(*rows) if rows else set()
+    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+
+
+# ── Columns ──
+
+
+def _columns(table: pa.Table, path: str) -> dict[str, NDArray | None]:
+    """(S,) arrays by our names: strings as numbers in ``prompt_id``, None for a column that is not there."""
+    found = {}
+    for name, others in COLUMNS.items():
+        there = [other for other in others if other in table.column_names]
+        found[name] = table[there[0]].combine_chunks() if there else None
+    missing = [name for name in NEEDED if found[name] is None]
+    if missing and len(table):
+        raise ValueError(
+            f"{path} has no column {' and no column '.join(missing)}, it has {', '.join(table.column_names)}: "
+            f"a sample needs {', '.join(NEEDED)}; score is the true score, of unit tests for instance."
+        )
+    columns: dict[str, NDArray | None] = {name: None for name in COLUMNS}
+    for name in ("reward", "score", "step", "group", "length"):
+        columns[name] = _numbers(found[name], name, path)
+    for name in ("reward", "score"):
+        columns[name] = np.zeros(0) if columns[name] is None else columns[name]
+    columns["prompt_id"] = _codes(found["prompt_id"])[0]
+    if found["checkpoint"] is not None and found["checkpoint"].null_count < len(table):
+        columns["checkpoint"] = np.asarray(found["checkpoint"].cast(pa.string()).to_pylist(), dtype=object)
+    if found["model_rewards"] is not None:
+        columns["model_rewards"] = _ensemble(found["model_rewards"])
+    return columns
+
+
+def _numbers(array: pa.Array | None, name: str, path: str) -> Floats | None:
+    if array is None or array.null_count == len(array):
+        # A score that is nowhere is told apart from a column that is not there by what is said about it later.
+        return None if array is None or name not in ("reward", "score") else np.full(len(array), np.nan)
+    try:
+        numbers = pc.cast(array, pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowException as error:
+        raise ValueError(f"column {name} of {path} holds {array.type}: it must hold numbers.") from error
+    return np.where(np.isfinite(numbers), numbers, np.nan)
+
+
+def _codes(array: pa.Array | None) -> tuple[NDArray[np.int64], int]:
+    """Number the different values in the order of their first appearance; a missing one is a value of its own."""
+    if array is None:
+        return np.zeros(0, np.int64), 0
+    encoded = pc.dictionary_encode(array, null_encoding="encode")
+    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), len(encoded.dictionary)
+
+
+def _ensemble(array: pa.Array) -> Floats | None:
+    """(S, M) rewards by model from maps or structs; None unless at least two models scored every sample."""
+    if pa.types.is_struct(array.type):
+        models = [
+            pc.cast(array.field(i), pa.float64()).to_numpy(zero_copy_only=False) for i in range(array.type.num_fields)
+        ]
+        scores = np.stack(models, axis=1) if models else np.zeros((len(array), 0))
+    elif pa.types.is_map(array.type):
+        keys, count = _codes(array.keys)
+        if count < 2 or len(keys) != count * len(array):
+            return None
+        order = np.lexsort((keys, np.repeat(np.arange(len(array)), count)))
+        scores = array.items.to_numpy(zero_copy_only=False)[order].reshape(len(array), count)
+    else:
+        return None
+    return scores if scores.shape[1] >= 2 and np.isfinite(scores).all() else None
+
+
+def _by_checkpoint(columns: dict[str, NDArray | None], default: str) -> list[tuple[str, NDArray | slice]]:
+    names = columns.pop("checkpoint", None)
+    if names is None:
+        return [(default, slice(None))]
+    names = np.where(names == None, default, names)  # noqa: E711 (elementwise)
+    return [(str(name), names == name) for name in dict.fromkeys(names)]
+
+
+# ── Groups ──
+
+
+def _checkpoint(name: str, columns: dict[str, NDArray], notes: list[str]) -> Checkpoint:
+    """Put the samples of one policy into a table with a row a group, and note what is odd about them."""
+    reward, score = columns["reward"], columns["score"]
+    if not np.isfinite(score).any():
+        raise ValueError(
+            f"no sample of {name!r} has a score: whether rewards are right cannot be told without true scores; have "
+            "the reward function return them, or run the unit tests of the responses."
+        )
+    if not (np.isfinite(reward) & np.isfinite(score)).any():
+        raise ValueError(f"no sample of {name!r} has both a reward and a score: check the columns reward and score.")
+    steps = columns.get("step")
+    steps = None if steps is None or np.isnan(steps).any() else steps
+    by = [columns["prompt_id"] if "group" not in columns else columns["group"]]
+    by += [] if steps is None else [steps]
+    group, sizes = _group_numbers(by)
+    n_groups, n_samples = len(sizes), int(sizes.max())
+    if n_groups * n_samples > MOST_PADDING * len(reward):
+        raise ValueError(
+            f"a prompt of {name!r} has {n_samples} responses and most have far fewer (median "
+            f"{int(np.median(sizes))}): split the file, or give every prompt a prompt_id of its own."
+        )
+    order = np.argsort(group, kind="stable")
+    start = np.concatenate([[0], sizes.cumsum()[:-1]])
+    place = np.empty(len(group), np.int64)
+    place[order] = np.arange(len(group)) - np.repeat(start, sizes)
+    slot = group * n_samples + place
+
+    def table(values: NDArray, blank: float) -> NDArray:
+        filled = np.full(n_groups * n_samples, blank, dtype=values.dtype)
+        filled[slot] = values
+        return filled.reshape(n_groups, n_samples)
+
+    first = order[start]
+    length, models = columns.get("length"), columns.get("model_rewards")
+    result = Checkpoint(
+        name,
+        table(reward, np.nan),
+        table(score, np.nan),
+        np.unique(columns["prompt_id"][first], return_inverse=True)[1],
+        None if steps is None else steps[first].astype(np.int64),
+        None if length is None or np.isnan(length).any() else table(length.astype(np.int64), 0),
+        None if models is None else np.stack([table(model, np.nan) for model in models.T]),
+    )
+    notes += _oddities(result, sizes, reward, score)
+    return result
+
+
+def _group_numbers(by: list[NDArray]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(S,) the group of each sample, and (G,) how many samples it has."""
+    key = np.zeros(len(by[0]), np.int64)
+    for values in by:
+        values = np.unique(values, return_inverse=True)[1]
+        key = key * (int(values.max()) + 1) + values
+    _, group, sizes = np.unique(key, return_inverse=True, return_counts=True)
+    return group, sizes
+
+
+def _oddities(checkpoint: Checkpoint, sizes: NDArray, reward: Floats, score: Floats) -> list[str]:
+    """One sentence for each thing that limits what can be said."""
+    name, notes = checkpoint.name, []
+    for what, values, then in (
+        ("reward", reward, "they rank nowhere and count nowhere"),
+        ("score", score, "they rank, but no metric counts them"),
+    ):
+        if lost := int(np.isnan(values).sum()):
+            notes.append(f"{name}: {lost} of {len(values)} samples have no finite {what}; {then}.")
+    if sizes.max() == 1:
+        notes.append(f"{name}: every prompt has one sample, so there is nothing to choose from but 'none'.")
+    elif sizes.min() < sizes.max():
+        notes.append(
+            f"{name}: prompts have {sizes.min()} to {sizes.max()} samples; where one has fewer than a strategy keeps, "
+            "the strategy leaves it out."
+        )
+    known = checkpoint.known
+    if np.ptp(checkpoint.score[known]) == 0:
+        notes.append(f"{name}: all scores are {checkpoint.score[known][0]:g}, so no reward can be right or wrong.")
+    if np.ptp(checkpoint.reward[known]) <= 1e-9 * np.abs(checkpoint.reward[known]).max():
+        notes.append(f"{name}: all rewards are {checkpoint.reward[known][0]:g}, so they tell nothing.")
+    return notes

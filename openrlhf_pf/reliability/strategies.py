@@ -1,0 +1,175 @@
+"""Which strategies the data allow, and how often each sample trains under them, in expectation.
+
+Notation used for shapes: G groups (one prompt in one rollout), N samples a group at most.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from openrlhf_pf.filters import FILTERS, FilterBatch, KeyFilter, NoFilter, RankFilter, SampleFilter, build_filter
+from openrlhf_pf.filters.threshold import TopRandom
+from openrlhf_pf.filters.variance import MaxVariance
+from openrlhf_pf.reliability.data import Checkpoint
+
+Floats = NDArray[np.float64]
+
+#: Where the thresholds lie when the user gives none: shares of the rewards below them.
+LOW_QUANTILE, HIGH_QUANTILE = 0.25, 0.75
+POWERS = (1.0, 2.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A filter with its settings, as training would be told them.
+
+    Attributes:
+        name: a key of ``FILTERS``.
+        keep: k, samples a prompt that train.
+        options: the filter's further settings.
+    """
+
+    name: str
+    keep: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call it."""
+        return f"reward_power {self.options['power']:g}" if self.name == "reward_power" else self.name
+
+    def build(self, n_samples: int) -> SampleFilter:
+        """The filter for N samples a group."""
+        # A group of fewer than N samples is dropped when all N are to be kept; without a filter, it is not.
+        keep = 1 if self.name == "none" else self.keep
+        return build_filter(self.name, n_samples, keep, **self.options)
+
+
+def strategies_for(
+    checkpoint: Checkpoint,
+    names: Sequence[str] = (),
+    keep: int | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    powers: Sequence[float] = POWERS,
+    weights: Sequence[float] | None = None,
+) -> list[Strategy]:
+    """List the strategies that the samples of a checkpoint allow, in the order of ``FILTERS``.
+
+    Args:
+        checkpoint: the samples.
+        names: only these; empty for all.
+        keep: k; None for each filter's own default. ``none`` keeps all in any case.
+        low, high: thresholds on the reward; None for the quartiles of the rewards.
+        powers: exponents of ``reward_power``.
+        weights: rank weights, best first.
+
+    Raises:
+        ValueError: an unknown name, a strategy asked for by name that these samples do not allow, or settings that
+            do not fit; the message is one sentence.
+    """
+    n_samples = checkpoint.reward.shape[1]
+    lacking = _lacking(checkpoint, weights)
+    for name in names:
+        if name not in FILTERS:
+            raise ValueError(f"there is no strategy {name!r}: choose from {', '.join(FILTERS)}.")
+        if name in lacking:
+            raise ValueError(f"strategy {name!r} cannot be analysed: {lacking[name]}.")
+    known = checkpoint.reward[np.isfinite(checkpoint.reward)]
+    quartiles = np.quantile(known, [LOW_QUANTILE, HIGH_QUANTILE]) if len(known) else (0.0, 0.0)
+    low, high = (float(q) if given is None else given for given, q in zip((low, high), quartiles))
+    options: dict[str, list[dict[str, Any]]] = {
+        "rank_weights": [{"weights": list(weights or ())}],
+        "top": [{"high": high}],
+        "top_random": [{"high": high}],
+        "top_bottom": [{"low": low, "high": high}] if low < high else [],
+        "reward_power": [{"power": power} for power in powers],
+    }
+    found = []
+    for name, cls in FILTERS.items():
+        if name in lacking or (names and name not in names):
+            continue
+        k = cls.default_keep(n_samples) if keep is None or cls is NoFilter else keep
+        for chosen in options.get(name, [{}]):
+            found.append(Strategy(name, k, chosen))
+            found[-1].build(n_samples)
+    return found
+
+
+def _lacking(checkpoint: Checkpoint, weights: Sequence[float] | None) -> dict[str, str]:
+    """Strategies that cannot be analysed, and why."""
+    reasons = {}
+    if checkpoint.reward.shape[1] < 2:
+        reasons = {name: "every prompt has a single response" for name in FILTERS if name != "none"}
+    if weights is None:
+        reasons.setdefault("rank_weights", "no rank weights were given, give them with --weights")
+    if checkpoint.length is None:
+        reasons |= dict.fromkeys(("shortest", "reward_per_token"), "the samples have no response lengths")
+    if checkpoint.model_rewards is None:
+        reasons.setdefault("ensemble_agreement", "the samples have no rewards of several models")
+    return reasons
+
+
+def expected_weights(strategies: Sequence[Strategy], checkpoint: Checkpoint) -> list[Floats]:
+    """How often each sample trains, in expectation over ties and coins, up to a factor.
+
+    Group scope: weights of a group sum to 1, or to 0 where it has fewer than k usable samples. Batch scope: the weight
+    before scaling, because a factor that is common to all samples changes no metric.
+
+    Args:
+        strategies: what :func:`strategies_for` returned.
+        checkpoint: the samples.
+
+    Returns:
+        (G, N) for each strategy; 0 where there is no sample or no usable reward.
+    """
+    columns = {}
+    if checkpoint.length is not None:
+        columns["response_lengths"] = torch.from_numpy(checkpoint.length)
+    if checkpoint.model_rewards is not None:
+        columns["model_rewards"] = torch.from_numpy(checkpoint.model_rewards)
+    generator = torch.Generator().manual_seed(0)
+    batch = FilterBatch(torch.from_numpy(checkpoint.reward), generator, **columns)
+    return [_weights(strategy.build(checkpoint.reward.shape[1]), batch) for strategy in strategies]
+
+
+def _weights(sample_filter: SampleFilter, batch: FilterBatch) -> Floats:
+    if isinstance(sample_filter, TopRandom):
+        weights = torch.where(batch.rewards > sample_filter.high, 1.0, 0.5) * batch.usable
+        return weights.double().numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rewards beyond [-1, 1] are a warning of the report's own
+        weights = sample_filter(batch).numpy()
+    if isinstance(sample_filter, (RankFilter, MaxVariance)):
+        return average_ties(weights, batch.rewards.numpy())
+    if isinstance(sample_filter, KeyFilter):
+        return average_ties(weights, torch.where(batch.usable, sample_filter.key(batch), torch.nan).numpy())
+    return weights / weights.max() if weights.max() > 0 else weights
+
+
+def average_ties(weights: Floats, keys: Floats) -> Floats:
+    """Spread the weight of samples with equal keys evenly over them: what random tie-breaking does in expectation.
+
+    Args:
+        weights: (G, N).
+        keys: (G, N) what the samples of a group were ranked by.
+    """
+    order = np.argsort(keys, axis=1, kind="stable")
+    ranked = np.take_along_axis(keys, order, axis=1)
+    new = np.ones(ranked.shape, dtype=bool)
+    new[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+    tied = ~new.all(axis=1)
+    if not tied.any():
+        return weights
+    order, run = order[tied], new[tied].cumsum().reshape(-1, keys.shape[1]) - 1
+    by_rank = np.take_along_axis(weights[tied], order, axis=1)
+    means = np.bincount(run.ravel(), by_rank.ravel()) / np.bincount(run.ravel())
+    spread, result = np.empty_like(by_rank), weights.copy()
+    np.put_along_axis(spread, order, means[run], axis=1)
+    result[tied] = spread
+    return result
