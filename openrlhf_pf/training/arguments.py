@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from openrlhf_pf.filters import DRAWS, FILTERS, SampleFilter, build_filter
-from openrlhf_pf.reliability.choose import read_recommendation
 from openrlhf_pf.training.rollout_log import check_directory
 
 #: Estimators that take a baseline from the other samples of a prompt: with one sample there is none.
@@ -140,6 +139,9 @@ def _resolve_auto(args: argparse.Namespace | SimpleNamespace) -> None:
     flag = _given(args, *(flag for flag in _OF_A_FILTER if flag not in ("keep", "mode", "baseline")))
     if flag:
         raise ValueError(f"{flag} cannot be combined with --sample_filter auto, which brings its own: leave it out.")
+    # Here, because it brings the statistics packages along, which training without it does not need.
+    from openrlhf_pf.reliability.choose import read_recommendation
+
     recommended = read_recommendation(report)
     args.sample_filter = recommended["name"]
     if args.sample_filter_keep is None:
