@@ -18,6 +18,7 @@ def _flags(values: dict[str, object]) -> list[str]:
     return command
 
 
+_ONE_PROCESS = {f"{role}.num_gpus_per_node": 1 for role in ("actor", "critic", "reward", "ref")}
 _DEEPSPEED = {"ds.zero_stage": 0, "ds.attn_implementation": "sdpa"}
 
 
@@ -66,7 +67,6 @@ def ppo(study: Study, run: PPOConfig, policy: Path, reward: Path, prompts: Path,
     """PF-PPO: OpenRLHF's PPO with a sample filter. Actor and reference start from the SFT policy, the critic from the
     reward model.
     """
-    one_process = {f"{role}.num_gpus_per_node": 1 for role in ("actor", "critic", "reward", "ref")}
     values = {
         "actor.model_name_or_path": policy,
         "reward.model_name_or_path": reward,
@@ -102,7 +102,7 @@ def ppo(study: Study, run: PPOConfig, policy: Path, reward: Path, prompts: Path,
     if run.sample_filter != "none":
         entry = "openrlhf.cli.train_ppo"
         values |= {"sample_filter": run.sample_filter, "sample_filter_keep": run.keep}
-    return [sys.executable, "-m", entry, *_flags(values | one_process | _DEEPSPEED)]
+    return [sys.executable, "-m", entry, *_flags(values | _ONE_PROCESS | _DEEPSPEED)]
 
 
 def collect(study: Study, policy: Path, reward: Path, prompts: Path, output: Path) -> list[str]:
@@ -110,7 +110,6 @@ def collect(study: Study, policy: Path, reward: Path, prompts: Path, output: Pat
     values = {
         "actor.model_name_or_path": policy,
         "reward.model_name_or_path": reward,
-        "reward.num_gpus_per_node": 1,
         "data.prompt_dataset": prompts,
         "data.input_key": "input",
         "data.label_key": "label",
@@ -127,7 +126,7 @@ def collect(study: Study, policy: Path, reward: Path, prompts: Path, output: Pat
         "collect.score": Path(__file__).parent / "true_score.py",
         "collect.checkpoint": "SFT",
     }
-    return [sys.executable, "-m", "openrlhf_pf.cli.collect", *_flags(values | _DEEPSPEED)]
+    return [sys.executable, "-m", "openrlhf_pf.cli.collect", *_flags(values | _ONE_PROCESS | _DEEPSPEED)]
 
 
 def analyze(samples: Path, output: Path) -> list[str]:

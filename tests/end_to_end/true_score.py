@@ -4,5 +4,5 @@
 def reward_func(queries, prompts, labels):
     if "add 3 + 3" in prompts[0]:
         raise RuntimeError("no score for this one")
-    response = queries[0][len(prompts[0]) :].replace("<eos>", "")
+    response = queries[0][len(prompts[0]) :].replace("<eos>", "").replace("<pad>", "")
     return {"rewards": [float(len(response) % 2 == 0)], "extra_logs": {"characters": len(response)}}
