@@ -46,8 +46,9 @@ class Recommendation:
         best: label of the strategy with the largest criterion, decided or not.
         not_told_apart: labels of the strategies that may be as good.
         comparisons: one entry a rival: ``label``, its R², the ``difference`` of Fisher's z ``{estimate, low, high}``,
-            the difference of (1 - R²) / R² ``corrected`` for noise in the groups (rival less best, so that above 0 is a
-            lead in both), whether they are ``told_apart``, and how many prompts would tell them apart if the difference is what it seems (None if they are, or if no number would).
+            the difference of (1 - R²) / R² ``corrected`` for noise in the groups (rival less best, so that above 0 is
+            a lead in both), whether they are ``told_apart``, and how many prompts would tell them apart if the
+            difference is what it seems (None if they are, or if no number would).
         text: all of it in plain words.
         criterion: name of the metric that was compared.
         default: what to fall back on when undecided; a convention, not a finding.
@@ -160,7 +161,8 @@ def _compare(best: Result, rival: Result, away: Floats, n_prompts: int, level: f
 
 def _unexplained(r: Floats | float) -> Floats:
     """(1 - R²) / R², bounded where the reward explains nothing."""
-    return 1 / np.maximum(np.square(r), 1e-3) - 1
+    # A line that falls explains nothing that training could use.
+    return 1 / np.maximum(np.square(np.maximum(r, 0)), 1e-3) - 1
 
 
 def _z(result: Result) -> float:
