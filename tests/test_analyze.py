@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -258,3 +260,11 @@ def test_the_same_seed_gives_the_same_report(tmp_path):
     for name in ("one", "two"):
         assert run(file, "--output", tmp_path / name, "--seed", 3) == 0
     assert report_of(tmp_path / "one") == report_of(tmp_path / "two")
+
+
+def test_the_analysis_needs_none_of_the_training_stack():
+    code = (
+        "import sys, openrlhf_pf.reliability.report, openrlhf_pf.reliability.plots, openrlhf_pf.cli.analyze\n"
+        "print(sorted({'ray', 'vllm', 'deepspeed', 'openrlhf', 'transformers'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
