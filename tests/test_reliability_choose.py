@@ -58,8 +58,8 @@ def test_nothing_is_recommended_where_strategies_are_equal():
     # `shortest` keeps a random third here: the same R², but for the noise of fewer samples.
     found = [recommended(even(seed), ("none", "shortest"), seed).decided for seed in range(100)]
     assert sum(found) <= 10
-    found = [recommended(even(seed), ("shortest", "none", "reward_power"), seed).decided for seed in range(40)]
-    assert sum(found) <= 4
+    found = [recommended(even(seed), ("shortest", "none", "reward_power"), seed).decided for seed in range(20)]
+    assert sum(found) <= 2
 
 
 def test_an_open_choice_names_the_rivals_and_no_strategy():
@@ -233,12 +233,12 @@ def drifting(seed, amount, n_steps=20, n_prompts=600):
 
 def test_a_falling_reliability_is_seen_and_a_steady_one_is_not():
     falling, steady = [], []
-    for seed in range(60):
+    for seed in range(30):
         bootstrap = Bootstrap(300, 200, seed)
         falling.append(drift(drifting(seed, 0.9), bootstrap)["pairwise_accuracy"].verdict)
         steady.append(drift(drifting(seed, 0.0), bootstrap)["pairwise_accuracy"].verdict)
-    assert falling.count("falling") >= 57
-    assert steady.count("no evidence of change") >= 53
+    assert falling.count("falling") >= 28
+    assert steady.count("no evidence of change") >= 26
 
 
 def test_the_verdict_in_words():
