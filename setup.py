@@ -13,9 +13,16 @@ EXTRAS = {
     "openrlhf": ["openrlhf>=0.11.2,<0.12"],
     "cpu": ["patch-ng>=1.19,<2"],
     "plot": ["matplotlib>=3.8", "rich>=13"],
-    "test": ["hypothesis>=6.100", "pandas>=2", "pytest>=8", "scipy>=1.11"],
+    "analyze": ["jinja2>=3.1", "matplotlib>=3.8", "numpy>=1.26", "rich>=13", "scipy>=1.12"],
+    "test": ["hypothesis>=6.100", "pandas>=2", "pytest>=8", "scikit-learn>=1.4", "scipy>=1.11"],
 }
-EXTRAS["dev"] = EXTRAS["cpu"] + EXTRAS["plot"] + EXTRAS["test"] + ["black>=25", "isort>=6", "pre-commit", "ruff>=0.9"]
+EXTRAS["dev"] = (
+    EXTRAS["cpu"]
+    + EXTRAS["plot"]
+    + EXTRAS["analyze"]
+    + EXTRAS["test"]
+    + ["black>=25", "isort>=6", "pre-commit", "ruff>=0.9"]
+)
 
 
 class DistributionWithData(Distribution):

@@ -107,7 +107,9 @@ def test_r2_of_the_papers_table_3_goes_with_its_pass_rates():
 @pytest.mark.parametrize("centre", [(0.0, 0.0), (5.0, 0.3)])
 def test_sums_give_what_scikit_learn_gives_with_sample_weight(centre):
     reward, score, weight = samples()
-    found = {name: float(x[0]) for name, x in metrics.from_sums(sums_of(reward, score, weight, centre), centre).items()}
+    found = {
+        name: float(x[0]) for name, x in metrics.from_sums(sums_of(reward, score, weight, centre), centre).items()
+    }
     line = linear_model.LinearRegression().fit(reward[:, None], score, sample_weight=weight)
     predicted = line.predict(reward[:, None])
     assert found["sample_r2"] ** 2 == pytest.approx(sklearn_metrics.r2_score(score, predicted, sample_weight=weight))

@@ -155,8 +155,9 @@ def _warnings(analysed: Sequence[Analysed], strategies: Sequence[Strategy], sett
                 f"{name}: {'all' if correct.all() else 'no'} scores are above {settings.threshold:g}, so there is no "
                 "ROC-AUC; choose another --threshold."
             )
-        for result in a.results:
-            if not result.twin and np.isnan(result.estimates.get("binned_r2", np.nan)) and np.ptp(correct):
+        odd = any(np.ptp(x[known]) == 0 for x in (a.checkpoint.reward, a.checkpoint.score))
+        for result in [] if odd else a.results:
+            if not result.twin and np.isnan(result.estimates.get("binned_r2", np.nan)):
                 notes.append(
                     f"{name}: {result.strategy.label} has no binned R², because it keeps fewer than "
                     f"{2 * settings.bins} samples or fewer than 3 different rewards, or its scores are all equal."

@@ -120,6 +120,10 @@ def interval(estimate: float, draws: Floats, kind: str, n_units: int, level: flo
     if kind == "r2":
         # A line that may as well rise as fall explains nothing.
         return (0.0 if low < 0 < high else min(low**2, high**2)), max(low**2, high**2)
+    if kind == "share" and not _EDGE < estimate < 1 - _EDGE:
+        # No repetition leaves an estimate of 0 or 1: what n prompts without an exception rule out is wider.
+        least = ((1 - level) / 2) ** (1 / n_units)
+        low, high = (min(low, least), high) if estimate > 0.5 else (low, max(high, 1 - least))
     return low, high
 
 

@@ -4,6 +4,10 @@ The criterion is the paper's: R² of binned reward against true score (PF-PPO, S
 paired differences: both are computed on the same resampled prompts, in Fisher's z of the correlation, whose square is
 R².
 
+A group's mean is noisy, which lowers R² the more the fewer samples a strategy keeps; that alone must not decide. So a
+lead counts only if it holds after a correction, too: repetitions of the bootstrap add half of the noise once more and
+show by how much that raises (1 - R²) / R², which is linear in the noise, and twice that much is taken off.
+
 Notation used for shapes: C strategies that compete, R repetitions.
 """
 
@@ -18,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openrlhf_pf.reliability import metrics
-from openrlhf_pf.reliability.bootstrap import deviations, to_scale
+from openrlhf_pf.reliability.bootstrap import DRAWS, deviations, to_scale
 from openrlhf_pf.reliability.evaluate import Result
 from openrlhf_pf.reliability.strategies import Strategy
 
@@ -41,8 +45,10 @@ class Recommendation:
         confidence: share of the repetitions in which the best strategy stays the best, decided or not.
         best: label of the strategy with the largest criterion, decided or not.
         not_told_apart: labels of the strategies that may be as good.
-        comparisons: one entry a rival: ``label``, its R², the difference of Fisher's z ``{estimate, low, high}``, and
-            how many prompts would tell the two apart if the difference is what it seems (None if they are told apart).
+        comparisons: one entry a rival: ``label``, its R², the ``difference`` of Fisher's z ``{estimate, low, high}``,
+            the difference of (1 - R²) / R² ``corrected`` for noise in the groups (rival less best, so that above 0 is
+            a lead in both), whether they are ``told_apart``, and how many prompts would tell them apart if the
+            difference is what it seems (None if they are, or if no number would).
         text: all of it in plain words.
         criterion: name of the metric that was compared.
         default: what to fall back on when undecided; a convention, not a finding.
@@ -88,10 +94,9 @@ def choose(
     order, z, away = _ranked(rivals, n_prompts)
     best = rivals[order[0]]
     confidence = float(((z[:, None] + away).argmax(axis=0) == order[0]).mean())
-    comparisons = [
-        _compare(rivals[i], z[order[0]] - z[i], away[order[0]] - away[i], n_prompts, level) for i in order[1:]
-    ]
-    close = [c["label"] for c in comparisons if c["difference"]["low"] <= 0]
+    rest = order[1:]
+    comparisons = [_compare(best, rivals[i], away[order[0]] - away[i], n_prompts, level) for i in rest]
+    close = [c["label"] for c in comparisons if not c["told_apart"]]
     evidence = (best.strategy.label, confidence, comparisons)
     lead = f"{_named(best)} has the largest R² of {bins} reward groups, {_r2(best):.3f}"
     lowest = z[order[0]] + np.quantile(away[order[0]], (1 - level) / 2)
@@ -122,26 +127,46 @@ def _competitors(results: Sequence[Result]) -> list[Result]:
 
 def _ranked(rivals: Sequence[Result], n_prompts: int) -> tuple[list[int], Floats, Floats]:
     """Best first: their numbers; (C,) Fisher's z and (C, R) its deviations in the repetitions."""
-    z = np.array([float(to_scale(np.array(r.estimates[CRITERION]), "r2")) for r in rivals])
+    z = np.array([_z(r) for r in rivals])
     away = np.stack([deviations(r.estimates[CRITERION], r.draws[CRITERION], "r2", n_prompts) for r in rivals])
     return [int(i) for i in np.argsort(-z, kind="stable")], z, np.nan_to_num(away)
 
 
-def _compare(rival: Result, difference: float, away: Floats, n_prompts: int, level: float) -> dict[str, Any]:
-    low, high = difference + np.quantile(away - np.median(away), [(1 - level) / 2, (1 + level) / 2])
-    needed = None
-    if low <= 0:
-        # Intervals shrink with the root of the number of prompts.
-        ratio = (difference - low) / difference if difference > 0 else np.inf
-        needed = int(np.ceil(n_prompts * ratio**2)) if ratio < 100 else None
+def _compare(best: Result, rival: Result, away: Floats, n_prompts: int, level: float) -> dict[str, Any]:
+    differences, told_apart, ratios = {}, True, []
+    noisy = _unexplained(rival.draws[CRITERION]) - _unexplained(best.draws[CRITERION])
+    plain = float(_unexplained(rival.estimates[CRITERION]) - _unexplained(best.estimates[CRITERION]))
+    raw_away = deviations(plain, noisy, "plain", n_prompts)
+    for name, estimate, moved in (
+        ("difference", _z(best) - _z(rival), away),
+        ("corrected", plain + DRAWS * (plain - float(np.nanmedian(noisy))), np.nan_to_num(raw_away)),
+    ):
+        low, high = np.quantile(moved - np.median(moved), [(1 - level) / 2, (1 + level) / 2])
+        differences[name] = {"estimate": estimate, "low": float(estimate + low), "high": float(estimate + high)}
+        told_apart &= bool(estimate + low > 0)
+        ratios.append(-low / estimate if estimate > 0 else np.inf)
+    # Intervals shrink with the root of the number of prompts.
+    reachable = not told_apart and max(ratios) < 100
+    needed = int(np.ceil(n_prompts * max(ratios) ** 2)) if reachable else None
     return {
         "label": rival.strategy.label,
         "strategy": rival.strategy.name,
         "options": dict(rival.strategy.options),
         "r2": _r2(rival),
-        "difference": {"estimate": float(difference), "low": float(low), "high": float(high)},
+        **differences,
+        "told_apart": told_apart,
         "prompts_needed": needed,
     }
+
+
+def _unexplained(r: Floats | float) -> Floats:
+    """(1 - R²) / R², bounded where the reward explains nothing."""
+    # A line that falls explains nothing that training could use.
+    return 1 / np.maximum(np.square(np.maximum(r, 0)), 1e-3) - 1
+
+
+def _z(result: Result) -> float:
+    return float(to_scale(np.array(result.estimates[CRITERION]), "r2"))
 
 
 def _better_there(strategy: Strategy, results: Sequence[Result], n_prompts: int, level: float) -> str | None:
@@ -150,13 +175,10 @@ def _better_there(strategy: Strategy, results: Sequence[Result], n_prompts: int,
     labels = [r.strategy.label for r in rivals]
     if strategy.label not in labels:
         return None
-    order, z, away = _ranked(rivals, n_prompts)
+    order, _, away = _ranked(rivals, n_prompts)
     mine = labels.index(strategy.label)
     for i in order:
-        if (
-            i != mine
-            and _compare(rivals[i], z[i] - z[mine], away[i] - away[mine], n_prompts, level)["difference"]["low"] > 0
-        ):
+        if i != mine and _compare(rivals[i], rivals[mine], away[i] - away[mine], n_prompts, level)["told_apart"]:
             return labels[i]
     return None
 
@@ -195,8 +217,9 @@ def _why_not(lead: str, close: list[str], comparisons: list[dict], confidence: f
     )
     return (
         f"{lead}, but these data cannot tell it from {_listed(close)}: on the same resampled prompts, the {level:.0%} "
-        f"interval of the difference holds 0. It is the best in {_share(confidence)} of the repetitions. {more} To "
-        "have fewer rivals, compare only strategies that you would use (--strategies)."
+        f"interval of the difference holds 0, or does once noise in the groups is allowed for. It is the best in "
+        f"{_share(confidence)} of the repetitions. {more} To have fewer rivals, compare only strategies that you "
+        "would use (--strategies)."
     )
 
 

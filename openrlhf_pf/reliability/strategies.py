@@ -82,12 +82,13 @@ def strategies_for(
             raise ValueError(f"strategy {name!r} cannot be analysed: {lacking[name]}.")
     known = checkpoint.reward[np.isfinite(checkpoint.reward)]
     quartiles = np.quantile(known, [LOW_QUANTILE, HIGH_QUANTILE]) if len(known) else (0.0, 0.0)
+    same = low is None and high is None and quartiles[0] == quartiles[1]
     low, high = (float(q) if given is None else given for given, q in zip((low, high), quartiles))
     options: dict[str, list[dict[str, Any]]] = {
         "rank_weights": [{"weights": list(weights or ())}],
         "top": [{"high": high}],
         "top_random": [{"high": high}],
-        "top_bottom": [{"low": low, "high": high}] if low < high else [],
+        "top_bottom": [] if same else [{"low": low, "high": high}],
         "reward_power": [{"power": power} for power in powers],
     }
     found = []

@@ -1,0 +1,270 @@
+"""The command: what it writes, and what it says to every kind of bad input."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from openrlhf_pf.cli.analyze import main
+from openrlhf_pf.reliability import Settings, load, read_recommendation
+from openrlhf_pf.training.rollout_log import RolloutLog, prompt_id
+
+FIGURES = {"reliability", "strategies", "histogram", "rank", "calibration"}
+
+
+def columns_of(n_prompts=60, n=4, seed=0, **changed):
+    """Rewards that are right at both ends and noise in the middle."""
+    rng = np.random.default_rng(seed)
+    reward = rng.uniform(-1, 1, n_prompts * n)
+    score = np.where(np.abs(reward) > 0.5, reward > 0, rng.random(len(reward)) < 0.5).astype(float)
+    names = np.repeat([f"p{i}" for i in range(n_prompts)], n)
+    return {"prompt_id": names, "reward": reward, "score": score} | changed
+
+
+def parquet(path, **columns):
+    pq.write_table(pa.table({name: pa.array(values) for name, values in columns.items() if values is not None}), path)
+    return path
+
+
+def jsonl(path, columns):
+    rows = [dict(zip(columns, row)) for row in zip(*(list(map(plain, values)) for values in columns.values()))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def plain(value):
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def run(*arguments):
+    return main([*map(str, arguments), "--bootstrap", "100"])
+
+
+def report_of(directory):
+    return json.loads((directory / "report.json").read_text())
+
+
+# ── What comes out ──
+
+
+def test_the_report_of_a_parquet_file(tmp_path, capsys):
+    file = parquet(tmp_path / "sft.parquet", **columns_of(), response_tokens=np.tile([9, 8, 7, 6], 60))
+    assert run(file, "--output", tmp_path / "out") == 0
+    report = report_of(tmp_path / "out")
+    (checkpoint,) = report["checkpoints"]
+    assert (checkpoint["n_prompts"], checkpoint["n_scored"], checkpoint["samples_per_prompt"]) == (60, 240, 4)
+    labels = [strategy["label"] for strategy in checkpoint["strategies"]]
+    assert {"none", "best_worst", "reward_power 3", "shortest", "reward_per_token"} < set(labels)
+    assert not {"rank_weights", "ensemble_agreement"} & set(labels)
+    none = checkpoint["strategies"][0]
+    assert (none["keep"], none["kept_samples"], len(none["points"]["reward"])) == (4, 240, 20)
+    for name, values in none["metrics"].items():
+        assert values["low"] - 1e-9 <= values["estimate"] <= values["high"] + 1e-9, name
+    assert report["settings"]["bins"] == 20 and report["settings"]["level"] == 0.95
+    assert set(report["recommendation"]) >= {"decided", "strategy", "keep", "options", "confidence", "text"}
+    printed = capsys.readouterr().out
+    assert "20 groups of equal count" in printed and "recommendation:" in printed
+    assert report["recommendation"]["text"][:40] in printed
+
+
+def test_the_page_stands_alone_and_shows_every_figure(tmp_path):
+    file = parquet(tmp_path / "log.parquet", **columns_of(), step=np.repeat(np.arange(6), 40))
+    assert run(file, "--output", tmp_path / "out") == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    images = re.findall(r'<img[^>]*src="([^"]{30})', page)
+    assert len(images) == len(FIGURES | {"drift"}) and all(i.startswith("data:image/png;base64,") for i in images)
+    assert {f.stem for f in (tmp_path / "out").glob("*.png")} == FIGURES | {"drift"}
+    assert not re.search(r'(?:src|href)="(?!data:)|url\(|@import|<script|<link|https?://', page)
+    assert '<meta name="viewport" content="width=device-width' in page
+    assert report_of(tmp_path / "out")["recommendation"]["text"].split(":")[0] in page
+
+
+def test_a_decided_report_goes_back_into_training(tmp_path):
+    file = parquet(tmp_path / "a.parquet", **columns_of(2000, 6))
+    names = ["--strategies", "none", "best_random", "best_worst"]
+    assert run(file, "--output", tmp_path / "out", *names) == 0
+    assert read_recommendation(tmp_path / "out") == {"name": "best_worst", "keep": 2, "options": {}}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Use best_worst, k = 2." in page and page.count('<tr class="best">') == 2
+
+
+def test_names_from_files_do_not_become_markup(tmp_path):
+    file = parquet(tmp_path / "a.parquet", **columns_of(), checkpoint=["<b>[red]x"] * 240)
+    assert run(file, "--output", tmp_path / "out") == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "&lt;b&gt;[red]x" in page and "<b>[red]x" not in page
+
+
+def test_checkpoints_are_analysed_side_by_side(tmp_path):
+    files = [parquet(tmp_path / f"{name}.parquet", **columns_of(seed=i)) for i, name in enumerate(("sft", "final"))]
+    assert run(*files, "--output", tmp_path / "out") == 0
+    assert [c["name"] for c in report_of(tmp_path / "out")["checkpoints"]] == ["sft", "final"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<th>sft</th><th>final</th>" in page
+    both = parquet(tmp_path / "both.parquet", **columns_of(), checkpoint=["mid"] * 120 + ["sft"] * 120)
+    assert [c.name for c in load([both]).checkpoints] == ["mid", "sft"]
+
+
+def test_a_rollout_log_of_training(tmp_path):
+    rng = np.random.default_rng(0)
+    with RolloutLog(tmp_path / "log", buffer=9) as log:
+        for step in range(4):
+            reward = rng.normal(size=30)
+            text = [f"p{step % 2}-{i // 3}" for i in range(30)]
+            rows = {"prompt_id": list(map(prompt_id, text)), "prompt": text, "response": text}
+            rows |= {name: [1] * 30 for name in ("prompt_tokens", "response_tokens", "draws")}
+            rows |= {"group": [i // 3 for i in range(30)], "weight": [0.5] * 30, "kept": [True] * 30}
+            rows |= {"reward": reward.tolist(), "score": (reward > 0).astype(float).tolist()}
+            rows |= {"model_rewards": [{"a": float(r), "b": float(-r)} for r in reward]}
+            log.write(step, lambda rows=rows: rows)
+    (checkpoint,) = load([tmp_path / "log"]).checkpoints
+    # Two data sets of 10 prompts, each seen twice: 20 prompts, 40 groups of 3.
+    assert (checkpoint.n_prompts, checkpoint.reward.shape) == (20, (40, 3))
+    assert sorted(set(checkpoint.step.tolist())) == [0, 1, 2, 3]
+    assert checkpoint.model_rewards[1].ravel() == pytest.approx(-checkpoint.reward.ravel())
+    assert checkpoint.length.tolist() == [[1] * 3] * 40
+
+
+def test_a_log_that_is_still_written(tmp_path):
+    folder = tmp_path / "log"
+    folder.mkdir()
+    parquet(folder / "step-000000.parquet", **columns_of())
+    whole = (folder / "step-000000.parquet").read_bytes()
+    (folder / "step-000001.parquet").write_bytes(whole[: len(whole) // 2])
+    (folder / ".step-000002.parquet.77.tmp").write_bytes(whole[:99])
+    rollouts = load([folder])
+    assert rollouts.checkpoints[0].known.sum() == 240
+    assert len(rollouts.warnings) == 1 and rollouts.warnings[0].startswith(
+        "step-000001.parquet was left out, it cannot"
+    )
+
+
+def test_jsonl_with_nan_and_a_torn_last_line(tmp_path):
+    columns = columns_of(10)
+    columns["reward"][3] = np.nan
+    file = jsonl(tmp_path / "a.jsonl", columns)
+    file.write_text(file.read_text() + '{"prompt_id": "p1", "rew')
+    rollouts = load([file])
+    (checkpoint,) = rollouts.checkpoints
+    assert checkpoint.reward.shape == (10, 4) and np.isnan(checkpoint.reward[0, 3])
+    assert rollouts.warnings[0] == "the last line of a.jsonl was left out: it is not finished."
+    assert "1 of 40 samples have no finite reward" in rollouts.warnings[1]
+
+
+# ── Bad input ──
+
+
+@pytest.mark.parametrize(
+    "changed, sentence",
+    [
+        ({"score": None}, "has no column score, it has prompt_id, reward: a sample needs prompt_id, reward, score"),
+        ({"reward": None, "score": None}, "has no column reward and no column score"),
+        ({"score": [None] * 240}, "no sample of 'all samples' has a score: whether rewards are right cannot be told"),
+        ({"score": [1.0] + [None] * 239, "reward": [None] + [1.0] * 239}, "has both a reward and a score: check"),
+        ({"reward": ["good"] * 240}, "holds string: it must hold numbers"),
+        ({"prompt_id": [], "reward": [], "score": []}, "there are no samples in"),
+    ],
+)
+def test_what_leaves_nothing_to_analyse_is_one_sentence(tmp_path, capsys, changed, sentence):
+    file = parquet(tmp_path / "a.parquet", **columns_of(**changed))
+    assert run(file, "--output", tmp_path / "out") == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "reading" not in line]
+    assert len(lines) == 1 and lines[0].startswith("analyze: ") and sentence in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (None, "there is no file or directory"),
+        (b"", "cannot be read (it is empty): give a Parquet or JSONL file."),
+        (b'{"prompt_id": 1}\nnothing\n{"prompt_id": 2}\n', "cannot be read (line 2 is not a JSON object)"),
+    ],
+)
+def test_paths_and_files_that_cannot_be_read(tmp_path, capsys, content, sentence):
+    file = tmp_path / "a.jsonl"
+    if content is not None:
+        file.write_bytes(content)
+    assert run(file, "--output", tmp_path / "out") == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_an_empty_directory_and_one_with_damaged_files_only(tmp_path, capsys):
+    assert run(tmp_path, "--output", tmp_path / "out") == 2
+    assert "holds no .parquet or .jsonl file" in capsys.readouterr().err
+    for name in "ab":
+        (tmp_path / f"{name}.parquet").write_bytes(b"PAR1")
+    assert run(tmp_path, "--output", tmp_path / "out") == 2
+    assert "can be read: all 2 are damaged or unfinished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changed, warning, defined",
+    [
+        ({"score": np.ones(240)}, "all scores are 1, so no reward can be right or wrong", {"mean_reward", "mse"}),
+        ({"reward": np.full(240, 0.1)}, "all rewards are 0.1, so they tell nothing", {"mean_score", "mse"}),
+        ({"prompt_id": np.arange(240)}, "every prompt has one sample", {"binned_r2", "auc", "kendall"}),
+        ({"prompt_id": np.repeat(np.arange(80), [1, 5] * 40)}, "prompts have 1 to 5 samples", {"pairwise_accuracy"}),
+        ({"reward": [np.nan, *np.linspace(0, 1, 239)]}, "1 of 240 samples have no finite reward", {"binned_r2"}),
+        ({"score": [None, *([0.0, 1.0] * 119), 1.0]}, "1 of 240 samples have no finite score", {"binned_r2"}),
+    ],
+)
+def test_odd_data_give_what_they_can_and_one_sentence(tmp_path, changed, warning, defined):
+    file = parquet(tmp_path / "a.parquet", **columns_of(**changed))
+    assert run(file, "--output", tmp_path / "out") == 0
+    report = report_of(tmp_path / "out")
+    assert sum(warning in line for line in report["warnings"]) == 1
+    found = report["checkpoints"][0]["strategies"][0]["metrics"]
+    for name in defined:
+        assert found[name]["estimate"] is not None, name
+    if "all " in warning or "one sample" in warning:
+        assert not report["recommendation"]["decided"]
+    if "all " in warning:
+        assert found["binned_r2"]["estimate"] is None and found["spearman"]["estimate"] is None
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--bins", "2"], "bins must be at least 3, got 2"),
+        (["--level", "1"], "level must be at least 0.5 and below 1, got 1.0"),
+        (["--strategies", "best"], "there is no strategy 'best': choose from none"),
+        (["--strategies", "shortest"], "'shortest' cannot be analysed: the samples have no response lengths"),
+        (["--keep", "9"], "keep must lie between 1 and the 4 samples of a prompt, got 9"),
+        (["--weights", "1", "2"], "needs one weight for each of the 4 samples of a prompt, got 2"),
+        (["--low", "1", "--high", "0"], "low must be below high, got low 1.0 and high 0.0"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_sentence(tmp_path, capsys, arguments, sentence):
+    file = parquet(tmp_path / "a.parquet", **columns_of())
+    assert run(file, "--output", tmp_path / "out", *arguments) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_few_repetitions_and_an_output_that_is_a_file_are_refused(tmp_path, capsys):
+    with pytest.raises(ValueError, match="bootstrap must be at least 100, got 10"):
+        Settings(repetitions=10)
+    file = parquet(tmp_path / "a.parquet", **columns_of())
+    assert run(file, "--output", file) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_the_same_seed_gives_the_same_report(tmp_path):
+    file = parquet(tmp_path / "a.parquet", **columns_of())
+    for name in ("one", "two"):
+        assert run(file, "--output", tmp_path / name, "--seed", 3) == 0
+    assert report_of(tmp_path / "one") == report_of(tmp_path / "two")
+
+
+def test_the_analysis_needs_none_of_the_training_stack():
+    code = (
+        "import sys, openrlhf_pf.reliability.report, openrlhf_pf.reliability.plots, openrlhf_pf.cli.analyze\n"
+        "print(sorted({'ray', 'vllm', 'deepspeed', 'openrlhf', 'transformers'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
