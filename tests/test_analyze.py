@@ -268,3 +268,15 @@ def test_the_analysis_needs_none_of_the_training_stack():
         "print(sorted({'ray', 'vllm', 'deepspeed', 'openrlhf', 'transformers'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_settings_beside_the_samples_of_a_collection_are_no_samples(tmp_path):
+    """A policy's name in the column checkpoint, and collect.json with the settings in the same directory."""
+    columns = columns_of() | {"checkpoint": ["sft"] * 240}
+    parquet(tmp_path / "part-000001.parquet", **columns)
+    (tmp_path / "collect.json").write_text(
+        json.dumps({"actor.model_name_or_path": "policy", "train.seed": 42}, indent=2)
+    )
+    assert run(tmp_path, "--output", tmp_path / "out") == 0
+    (checkpoint,) = report_of(tmp_path / "out")["checkpoints"]
+    assert (checkpoint["name"], checkpoint["n_scored"]) == ("sft", 240)

@@ -120,7 +120,9 @@ def _read(path: Path, notes: list[str]) -> pa.Table:
         raise ValueError(f"there is no file or directory {str(path)!r}: check the path.")
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and not file.name.startswith("."))
+        there = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and not file.name.startswith("."))
+        # Beside Parquet files, as collecting and training write them, JSON holds settings, not samples.
+        files = [file for file in there if file.suffix == ".parquet"] or there
         if not files:
             raise ValueError(
                 f"the directory {str(path)!r} holds no .parquet or .jsonl file: give the directory of a rollout log "

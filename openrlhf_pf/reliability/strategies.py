@@ -104,9 +104,9 @@ def strategies_for(
 
 def _lacking(checkpoint: Checkpoint, weights: Sequence[float] | None) -> dict[str, str]:
     """Strategies that cannot be analysed, and why."""
-    reasons = {}
+    reasons = {"adaptive": "it chooses among others while it trains"}
     if checkpoint.reward.shape[1] < 2:
-        reasons = {name: "every prompt has a single response" for name in FILTERS if name != "none"}
+        reasons |= {name: "every prompt has a single response" for name in FILTERS if name != "none"}
     if weights is None:
         reasons.setdefault("rank_weights", "no rank weights were given, give them with --weights")
     if checkpoint.length is None:
