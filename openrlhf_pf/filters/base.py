@@ -273,7 +273,11 @@ class KeyFilter(SampleFilter):
         """Return (G, N) numbers, the highest is best."""
 
     def weigh(self, batch: FilterBatch) -> Tensor:
-        best = batch.ranking(self.key(batch))[:, : self.keep]
+        return self.weights_of_best(batch, self.key(batch))
+
+    def weights_of_best(self, batch: FilterBatch, keys: Tensor) -> Tensor:
+        """(G, N) 1/k for the k samples with the highest keys (G, N), 0 for the others."""
+        best = batch.ranking(keys)[:, : self.keep]
         return torch.zeros(best.shape[0], self.n_samples, dtype=torch.float64).scatter_(1, best, 1.0 / self.keep)
 
 
