@@ -61,7 +61,7 @@ class Remote:
             codec.send(self._talk, (number, operation, *arguments), 2 * codec.MAX_BYTES)
             answer = codec.receive(self._talk)
         except codec.Closed:
-            self.verdict("crashed", "the program ended before it answered")
+            self.verdict("gone", "the program ended before it answered")
         except codec.NotPlain as error:
             self.verdict("crashed", f"an answer that is none: {error}")
         if type(answer) is tuple and len(answer) == 3 and answer[:2] == (number, "value"):

@@ -42,6 +42,7 @@ class Jail:
     without: frozenset[str] = frozenset()
     weaknesses: list[str] = field(default_factory=list)
     user: int | None = None  # programs run as this one
+    user_mapped: bool = False  # a user namespace, in which our user has no rights outside
     private_disk: bool = False
     processes_hidden: bool = False
 
@@ -72,7 +73,7 @@ def enter(packages: list[str], disk_bytes: int, without: frozenset[str]) -> Jail
         jail.give_up("no namespaces: other processes, files and kernel objects of this host are not hidden", error)
         return jail
     if user_namespace:
-        jail.user = None  # one user is mapped, and it has no rights outside
+        jail.user, jail.user_mapped = None, True
     _wait_outside()
     jail.processes_hidden = True
     return jail
@@ -190,6 +191,9 @@ def _kill_children() -> None:
 
 def check_programs_side(jail: Jail) -> None:
     """Try in a child what :func:`confine` does, and note what the kernel refuses."""
+    kernel.bound_capabilities()
+    with contextlib.suppress(OSError):
+        kernel.seccomp_filter()  # made once, here, and inherited
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -207,7 +211,7 @@ def check_programs_side(jail: Jail) -> None:
 
 def _steps(jail: Jail) -> list[tuple[str, Any]]:
     return [
-        ("programs run as this user", lambda: _change_user(jail)),
+        ("programs run as the same user as their caller", lambda: _change_user(jail)),
         ("capabilities are kept", kernel.drop_capabilities),
         ("new privileges can be gained", kernel.no_new_privileges),
         *([] if jail.private_disk else [("no Landlock: files of this host can be read", lambda: _landlock(jail))]),
@@ -216,10 +220,10 @@ def _steps(jail: Jail) -> list[tuple[str, Any]]:
 
 
 def _change_user(jail: Jail) -> None:
+    if jail.user_mapped:
+        return
     if jail.user is None:
-        if jail.processes_hidden or os.geteuid() != 0:
-            return
-        raise OSError(1, "switched off")
+        raise OSError(1, "switched off" if os.geteuid() == 0 else "only root can change it")
     os.setgroups([])
     for user in (jail.user, _OVERFLOW_USER):
         try:

@@ -10,6 +10,7 @@ import platform
 import struct
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
     0x00020000,
@@ -130,14 +131,18 @@ def no_new_privileges() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def drop_capabilities() -> None:
-    """Empty every capability set of this process; no core dump, no tracing by its own user."""
-    clear_all = 4
+def bound_capabilities() -> None:
+    """Let this process and its children never gain a capability that they do not have."""
     for capability in range(64):
         try:
             _prctl(_PR_CAPBSET_DROP, capability)
         except OSError:
             break  # the kernel knows no more of them, or there is nothing that we may drop
+
+
+def drop_capabilities() -> None:
+    """Empty the capability sets of this process; no core dump, no tracing by its own user."""
+    clear_all = 4
     try:
         _prctl(_PR_CAP_AMBIENT, clear_all)
     finally:
@@ -150,7 +155,8 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
-def _filter() -> bytes:
+@lru_cache
+def seccomp_filter() -> bytes:
     """The BPF program: each instruction is (code, jump if true, jump if false, constant)."""
     machine = platform.machine()
     if machine not in _ARCHITECTURES or sys.byteorder != "little":
@@ -187,7 +193,7 @@ def _filter() -> bytes:
 
 def deny_system_calls() -> None:
     """No new process, program, signal to others, socket, mount, namespace, tracing, limit; threads stay possible."""
-    instructions = _filter()
+    instructions = seccomp_filter()
     program = _Program(len(instructions) // 8, instructions)
     filter_mode = 2
     _check(_libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(filter_mode), ctypes.byref(program), 0, 0), "seccomp")
@@ -202,7 +208,9 @@ def landlock(readable: Iterable[str]) -> None:
     execute, read_file, read_directory = 1, 4, 8
     handled = (1 << {1: 13, 2: 14}.get(version, 15)) - 1
     handled_network = 3 if version >= 4 else 0
-    rules = struct.pack("QQ", handled, handled_network)[: 16 if version >= 4 else 8]
+    no_signals_or_abstract_sockets = 3  # to processes that are not confined like this
+    rules = struct.pack("QQQ", handled, handled_network, no_signals_or_abstract_sockets)
+    rules = rules[: 24 if version >= 6 else 16 if version >= 4 else 8]
     ruleset = _syscall("landlock", _LANDLOCK_CREATE, rules, ctypes.c_size_t(len(rules)), ctypes.c_uint(0))
     try:
         for path in readable:

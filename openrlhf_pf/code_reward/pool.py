@@ -31,6 +31,7 @@ _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 _START_SECONDS = 120.0  # an interpreter that imports numpy on a machine that does much else
 _STOP_SECONDS = 60.0
 _SIGKILL = -9
+_GONE = "gone"  # the checker's word for a program that closed its socket
 
 
 class Unavailable(Exception):
@@ -74,10 +75,13 @@ class _Half:
             files = [connection.fileno() for connection in connections]
             socket.send_fds(self.control, [json.dumps({"limits": limits}).encode()], files)
 
-    def stop(self) -> dict[str, Any]:
-        """Have the child killed with all that it started; how it ended, and what it used."""
+    def stop(self, gone: bool = False) -> dict[str, Any]:
+        """Have the child killed with all that it started; how it ended, and what it used.
+
+        A child that is ``gone`` has closed its socket: it is asked for its own end first.
+        """
         with _or_unavailable(f"the {self.role} worker"):
-            self.control.send(b"stop")
+            self.control.send(b"gone" if gone else b"stop")
         return self._receive(_STOP_SECONDS)
 
     def _receive(self, seconds: float) -> dict[str, Any]:
@@ -142,7 +146,8 @@ class _Worker:
             for connection in (talk_in, talk_out, theirs):
                 connection.close()  # so that the end of one process is the end of file for the other
             answer = self._converse(ours, source, problem, limits.wall_seconds)
-        ends = candidate.stop(), checker.stop()
+        gone = type(answer) is tuple and answer[0] == _GONE
+        ends = candidate.stop(gone), checker.stop(gone=True)
         return _judge(answer, *ends, limits)
 
     def _converse(self, ours: socket.socket, source: str, problem: Problem, seconds: float) -> Any:
@@ -172,14 +177,14 @@ def _judge(answer: Any, candidate: dict[str, Any], checker: dict[str, Any], limi
             return Result(Verdict.TIMEOUT, detail="comparing the answers took too long", **used)
         raise Unavailable(f"the checker ended without a word, with status {checker['status']}")
     verdict, test, detail, calls = answer
-    result = Result(Verdict(verdict), test, detail, calls, **used)
-    if result.verdict is Verdict.CRASHED and candidate["status"] == _SIGKILL:
+    if verdict != _GONE:
+        return Result(Verdict(verdict), test, detail, calls, **used)
+    if candidate["ended_itself"] and candidate["status"] == _SIGKILL:
         if candidate["cpu_seconds"] >= limits.cpu_seconds * 0.9:
-            return replace(
-                result, verdict=Verdict.TIMEOUT, detail=f"{limits.cpu_seconds} seconds of CPU time are over"
-            )
+            detail = f"{limits.cpu_seconds} seconds of CPU time are over"
+            return Result(Verdict.TIMEOUT, test, detail, calls, **used)
         raise Unavailable("the program was killed from outside")
-    return result
+    return Result(Verdict.CRASHED, test, f"{detail} (status {candidate['status']})", calls, **used)
 
 
 def find_packages(names: Iterable[str]) -> dict[str, list[str]]:

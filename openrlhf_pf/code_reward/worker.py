@@ -14,6 +14,7 @@ import random
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -94,15 +95,28 @@ def _serve_one(box: jail.Jail, control: socket.socket, configuration: dict[str, 
         _become_program(box, control, configuration["role"], message["limits"], connections)
     for connection in connections:
         connection.close()
-    control.recv(_MESSAGE_BYTES)  # "stop", or nothing because the caller is gone: the same
-    ended, status, usage = os.wait4(child, os.WNOHANG)
-    if not ended:
-        os.kill(child, signal.SIGKILL)
-        _, status, usage = os.wait4(child, 0)
+    word = control.recv(_MESSAGE_BYTES)  # nothing if the caller is gone: the same as "stop"
+    ended, status, usage = _end(child, 0.1 if word == b"gone" else 0.0)
     jail.clean(box)
     used = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "memory_bytes": usage.ru_maxrss * 1024}
-    control.send(json.dumps({"status": os.waitstatus_to_exitcode(status), **used}).encode())
+    report = {"status": os.waitstatus_to_exitcode(status), "ended_itself": ended, **used}
+    control.send(json.dumps(report).encode())
     return True
+
+
+def _end(child: int, patience: float) -> tuple[bool, int, Any]:
+    """Kill the child if it has not ended; with patience, wait for one that has closed its socket and may be about to
+    end.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        pid, status, usage = os.wait4(child, os.WNOHANG)
+        if pid and not os.WIFSTOPPED(status):
+            return True, status, usage
+        if time.monotonic() >= deadline:
+            os.kill(child, signal.SIGKILL)
+            return False, *os.wait4(child, 0)[1:]
+        time.sleep(0.001)
 
 
 def _become_program(
