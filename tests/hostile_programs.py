@@ -290,11 +290,22 @@ def f(n):
     "hang: in C, a regular expression": _CALL.format("import re; re.match(r'(a+)+$', 'a' * 60 + 'b')"),
     "hang: asleep": _CALL.format("import time; time.sleep(1e6)"),
     "hang: a lock": _CALL.format("import threading; x = threading.Lock(); x.acquire(); x.acquire()"),
-    "hang: swallows everything": "def f(n):\n    while True:\n        try:\n            while True: pass\n        except BaseException: pass\n",
+    "hang: swallows everything": """
+def f(n):
+    while True:
+        try:
+            while True: pass
+        except BaseException: pass
+""",
     "hang: reads": _CALL.format("import os; r, w = os.pipe(); os.read(r, 1)"),
     "hang: while loading": "while True: pass\n",
     "recursion: endless": "def f(n):\n    return f(n)\n",
-    "recursion: without limit": "import sys\nsys.setrecursionlimit(10 ** 9)\ndef f(n):\n    return [f(n)] + sorted([n], key=f)\n",
+    "recursion: without limit": """
+import sys
+sys.setrecursionlimit(10 ** 9)
+def f(n):
+    return [f(n)] + sorted([n], key=f)
+""",
     "recursion: in the parser": "def f(n):\n    return " + "(" * 50000 + ")" * 50000 + "\n",
     "recursion: in compile": _CALL.format("eval('-' * 1000000 + '1')"),
     "recursion: in the result": "def f(n):\n    x = []\n    for _ in range(100000): x = [x]\n    return x\n",

@@ -104,9 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     for name in [name for name in summary if name.startswith("pass@") and not name.endswith("_interval")]:
         low, high = summary[f"{name}_interval"] or (float("nan"), float("nan"))
-        print(
-            f"{name} {summary[name] or 0.0:.4f}  95% interval {low:.4f} to {high:.4f}, {summary['problems_scored']} problems"
-        )
+        interval = f"95% interval {low:.4f} to {high:.4f}, {summary['problems_scored']} problems"
+        print(f"{name} {summary[name] or 0.0:.4f}  {interval}")
     print(", ".join(f"{verdict} {count}" for verdict, count in summary["verdicts"].items()))
     return 1 if summary["infrastructure_failures"] else 0
 

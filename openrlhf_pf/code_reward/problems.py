@@ -19,8 +19,9 @@ from openrlhf_pf.code_reward.extract import extract_code
 from openrlhf_pf.code_reward.results import Problem
 
 LEETCODE_IMPORTS = """
-import math, re, sys, copy, datetime, itertools, collections, heapq, functools, hashlib, string, bisect, operator,
-random from typing import *
+import math, re, sys, copy, datetime, itertools, collections, heapq, functools, hashlib, string
+import bisect, operator, random
+from typing import *
 from collections import *
 from functools import *
 from itertools import *
@@ -61,10 +62,9 @@ class Task:
         if not self.completes:
             return f"{self.preamble}{code}\n"
         if self.entry_point and defines(code, self.entry_point):
-            # The prompt's own body is a docstring: it runs as it stands and gives its imports and helpers.
-            return (
-                f"{self.preamble}{self.prompt}\n\n{code}\n" if defines(self.prompt, self.entry_point) else f"{code}\n"
-            )
+            # A prompt that parses (its own body is a docstring) gives its imports and helpers.
+            helpers = f"{self.prompt}\n\n" if defines(self.prompt, self.entry_point) else ""
+            return f"{self.preamble}{helpers}{code}\n"
         return f"{self.preamble}{self.prompt}{code}\n"
 
 
