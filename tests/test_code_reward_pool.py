@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,3 +205,36 @@ def test_a_closed_pool_says_so(pool):
 def test_what_cannot_be_sent_is_a_failure_of_the_program(pool):
     assert pool.check("x" * (17 << 20), SAME).verdict is Verdict.FAILED
     assert pool.check(GOOD, SAME).passed
+
+
+OTHER_USERS = {
+    # Root of a user namespace: may build the whole jail, but has no second user to give programs.
+    "unshare -Ur": ["as the same user"],
+    # Root without capabilities, as in many containers.
+    "setpriv --bounding-set -all --inh-caps -all": ["no namespaces", "as the same user"],
+}
+
+
+@pytest.mark.parametrize("prefix, weaknesses", OTHER_USERS.items(), ids=OTHER_USERS)
+def test_with_fewer_rights(prefix, weaknesses):
+    if os.geteuid() or not shutil.which(prefix.split()[0]):
+        pytest.skip(f"needs root and {prefix.split()[0]}")
+    script = """
+from openrlhf_pf.code_reward import Pool
+from test_code_reward_pool import BAD, GOOD, SAME
+with Pool(1, packages=()) as pool:
+    print(*pool.weaknesses, sep=";")
+    programs = [GOOD, BAD, "import os; os._exit(0)", "import os\\nwhile True: os.fork()", "open('/tmp/x', 'w').write('x')"]
+    print([result.reward for result in pool.check_all((program, SAME) for program in programs)])
+""".replace("\\\\", "\\")
+    folder = os.path.dirname(__file__)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(folder), folder])}
+    run = subprocess.run(
+        [*prefix.split(), sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment
+    )
+    if not run.stdout:
+        pytest.skip(f"{prefix} is refused here: {run.stderr[-200:]}")
+    lines = run.stdout.splitlines()
+    assert len(lines[0].split(";")) == len(weaknesses), lines
+    assert all(text in lines[0] for text in weaknesses)
+    assert lines[1] == "[1.0, 0.0, 0.0, 0.0, 0.0]"

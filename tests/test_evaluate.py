@@ -57,7 +57,7 @@ def test_pass_at_1_and_every_verdict(command):
 
 def test_several_answers_a_problem(command, capsys):
     wrong = [{"task_id": row["task_id"], "solution": "def nothing(): pass"} for row in GOOD]
-    code, result = command([*GOOD, *GOOD[:2], *wrong, *wrong[2:]], "--k", "1", "2")
+    _, result = command([*GOOD, *GOOD[:2], *wrong, *wrong[2:]], "--k", "1", "2")
     # Problems 0 and 1: 2 of 3 pass, pass@2 = 1 - C(1,2)/C(3,2) = 1. Problems 2 and 3: 1 of 3, 1 - C(2,2)/C(3,2) = 2/3.
     assert result["pass@1"] == pytest.approx((2 / 3 + 2 / 3 + 1 / 3 + 1 / 3) / 4)
     assert result["pass@2"] == pytest.approx((1 + 1 + 2 / 3 + 2 / 3) / 4)
@@ -90,7 +90,7 @@ def test_the_samples_file_is_evalplus_s(command):
             "test_list": ["assert neg(1) == -1"],
         }
     ]
-    code, result = command(
+    _, result = command(
         [{"task_id": "Mbpp/11", "completion": "def neg(x):\n    return -x"}], rows=rows, benchmark="mbpp"
     )
     assert result["pass@1"] == 1.0

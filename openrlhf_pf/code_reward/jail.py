@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,10 +65,11 @@ def enter(packages: list[str], disk_bytes: int, without: frozenset[str]) -> Jail
     """
     jail = Jail(readable_paths(packages), packages, disk_bytes, without)
     if os.geteuid() == 0 and "user" not in without:
-        jail.user = _FIRST_USER + os.getpid()
+        jail.user = next(filter(_is_mapped, (_FIRST_USER + os.getpid(), _OVERFLOW_USER)), None)
     kernel.adopt_orphans()
     user_namespace = False
     try:
+        _try_in_a_child(lambda: _unshare(without))  # a failure half-way would leave us in a namespace of no use
         user_namespace = _unshare(without)
     except OSError as error:
         jail.give_up("no namespaces: other processes, files and kernel objects of this host are not hidden", error)
@@ -77,6 +79,32 @@ def enter(packages: list[str], disk_bytes: int, without: frozenset[str]) -> Jail
     _wait_outside()
     jail.processes_hidden = True
     return jail
+
+
+def _try_in_a_child(step: Callable[[], object]) -> None:
+    """Raise the ``OSError`` that this step raises, without taking it ourselves."""
+    child = os.fork()
+    if child == 0:
+        number = 255
+        with contextlib.suppress(BaseException):
+            try:
+                step()
+                number = 0
+            except OSError as error:
+                number = error.errno or 255
+        os._exit(number)
+    if number := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        raise OSError(number, os.strerror(number))
+
+
+def _is_mapped(user: int) -> bool:
+    """Whether this user exists in our user namespace, as a user and as a group."""
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/self/{name}") as file:
+            ranges = [tuple(map(int, line.split())) for line in file]
+        if not any(first <= user < first + count for first, _, count in ranges):
+            return False
+    return True
 
 
 def _unshare(without: frozenset[str]) -> bool:
@@ -223,16 +251,10 @@ def _change_user(jail: Jail) -> None:
     if jail.user_mapped:
         return
     if jail.user is None:
-        raise OSError(1, "switched off" if os.geteuid() == 0 else "only root can change it")
+        raise OSError(1, "only root can change it, to a user that exists")
     os.setgroups([])
-    for user in (jail.user, _OVERFLOW_USER):
-        try:
-            os.setresgid(user, user, user)
-            os.setresuid(user, user, user)
-            return
-        except OSError as error:
-            refusal = error
-    raise refusal
+    os.setresgid(jail.user, jail.user, jail.user)
+    os.setresuid(jail.user, jail.user, jail.user)
 
 
 def _landlock(jail: Jail) -> None:

@@ -63,10 +63,7 @@ class _Half:
     def wait_until_ready(self) -> list[str]:
         """Returns what the jail lacks."""
         if self.weaknesses is None:
-            message = self._receive(_START_SECONDS)
-            if "failed" in message:
-                raise Unavailable(f"the {self.role} worker cannot start: {message['failed']}")
-            self.weaknesses = message["weaknesses"]
+            self.weaknesses = self._receive(_START_SECONDS)["weaknesses"]
         return self.weaknesses
 
     def start(self, limits: dict[str, Any], connections: Sequence[socket.socket]) -> None:
@@ -89,9 +86,10 @@ class _Half:
             self.control.settimeout(seconds)
             message = self.control.recv(1 << 16)
             self.control.settimeout(None)
-            if message:
-                return json.loads(message)
-        raise Unavailable(f"the {self.role} worker is gone")
+            report = json.loads(message) if message else {"failed": "gone"}
+        if "failed" not in report:
+            return report
+        raise Unavailable(f"the {self.role} worker failed: {report['failed']}")
 
     def close(self) -> None:
         """Kill it and wait for its end; its PID namespace dies with it."""

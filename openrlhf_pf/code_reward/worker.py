@@ -54,9 +54,12 @@ def main(argument: str) -> None:
         control.send(json.dumps({"failed": traceback.format_exc()[-4000:]}).encode())
         os._exit(1)
     control.send(json.dumps({"ready": True, "weaknesses": box.weaknesses}).encode())
-    with contextlib.suppress(OSError):
+    try:
         while _serve_one(box, control, configuration):
             pass
+    except BaseException:
+        with contextlib.suppress(OSError):
+            control.send(json.dumps({"failed": traceback.format_exc()[-4000:]}).encode())
     os._exit(0)  # as the first process of its PID namespace it takes everything with it
 
 
