@@ -224,7 +224,7 @@ from openrlhf_pf.code_reward import Pool
 from test_code_reward_pool import BAD, GOOD, SAME
 with Pool(1, packages=()) as pool:
     print(*pool.weaknesses, sep=";")
-    programs = [GOOD, BAD, "import os; os._exit(0)", "import os\\nwhile True: os.fork()", "open('/tmp/x', 'w').write('x')"]
+    programs = [GOOD, BAD, "import os; os._exit(0)", "import os\\nwhile True: os.fork()", "open('/tmp/x', 'w')"]
     print([result.reward for result in pool.check_all((program, SAME) for program in programs)])
 """.replace("\\\\", "\\")
     folder = os.path.dirname(__file__)

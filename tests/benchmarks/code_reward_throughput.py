@@ -120,8 +120,8 @@ def endure(count, workers):
             rate = done / (time.perf_counter() - start)
             files = len(os.listdir("/proc/self/fd"))
             print(
-                f"{done} programs, {rate:.0f}/s: this process {own:.1f} MB at most, workers {memory_of(children()):.1f} MB, "
-                f"{files} descriptors, {len(children())} processes",
+                f"{done} programs, {rate:.0f}/s: this process {own:.1f} MB at most, workers {memory_of(children()):.1f} "
+                f"MB, {files} descriptors, {len(children())} processes",
                 flush=True,
             )
 
