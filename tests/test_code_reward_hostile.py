@@ -162,7 +162,7 @@ SECCOMP_ALONE = {
         (["namespaces"], set()),
         (["mounts"], set()),
         (["landlock"], set()),
-        (["user"], set()),
+        (["user"], {"group: user"}),  # to the one it is already
         (["seccomp"], SECCOMP_ALONE),
         (["namespaces", "seccomp"], SECCOMP_ALONE | {"group: new group"}),
     ],

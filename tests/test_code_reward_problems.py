@@ -136,6 +136,13 @@ MEMBER = (
         (LEETCODE, MEMBER.replace("or 0", "or 1"), "failed"),
         ({"asserts": ["assert add(1, 2) == 3"], "setup": "x = 1"}, ADD, "passed"),
         ({"asserts": ["x = add(1, 2)", "assert x == 3 and x != 4"]}, ADD, "passed"),
+        ({"asserts": ["x = [1]", "assert add(x, [2]) == [1, 2]"]}, ADD, "passed"),
+        (
+            SANITIZED,
+            "from __future__ import annotations\ndef similar(a: X, b):\n    return sorted({*a} & {*b})",
+            "passed",
+        ),
+        (HUMAN_EVAL, f"from __future__ import annotations\n{ADD}", "passed"),
         ({"asserts": ["assert True"]}, ADD, "infrastructure"),  # proves nothing about the program
     ],
 )

@@ -6,6 +6,7 @@ comes here.
 
 import contextlib
 import io
+import re
 import socket
 import sys
 import types
@@ -15,6 +16,7 @@ from typing import Any
 from openrlhf_pf.code_reward import codec
 
 MODULE = "solution"
+_FUTURE = re.compile(r"^from __future__ import [\w, ]+$", re.M)
 MAX_MESSAGE = 300
 
 
@@ -54,8 +56,14 @@ def _text(error: BaseException) -> str:
         return ""
 
 
+def _futures_first(source: str) -> str:
+    """``from __future__`` has to come first, also where imports were put before the program."""
+    futures = _FUTURE.findall(source)
+    return "\n".join([*futures, _FUTURE.sub("", source)]) if futures else source
+
+
 def _load(source: str, module: types.ModuleType) -> None:
-    exec(compile(source, "<solution>", "exec"), module.__dict__)
+    exec(compile(_futures_first(source), "<solution>", "exec"), module.__dict__)
 
 
 def _call(module: types.ModuleType, path: list[str], args: Any, kwargs: dict[str, Any]) -> Any:

@@ -199,9 +199,12 @@ def _check_asserts(remote: Remote, source: str, data: dict[str, Any]) -> None:
     if data["setup"].strip():
         remote.load(data["setup"])
     space["__remote__"] = remote.evaluate
+    on_both_sides = set(space)
     for remote.test, text in enumerate(data["asserts"]):
         tree = ast.parse(text)
-        calls = _OutermostCalls(set(space) | set(dir(builtins)), set(data["names"]), _bound_names(tree))
+        # What earlier tests have assigned is here, and only here.
+        bound = _bound_names(tree) | (set(space) - on_both_sides)
+        calls = _OutermostCalls(set(space) | set(dir(builtins)), set(data["names"]), bound)
         changed = calls.visit(tree)
         if calls.needs_proxies:
             changed = ast.parse(text)

@@ -120,7 +120,7 @@ def endure(count, workers):
             rate = done / (time.perf_counter() - start)
             files = len(os.listdir("/proc/self/fd"))
             print(
-                f"{done} programs, {rate:.0f}/s: this process {own:.1f} MB at most, workers {memory_of(children()):.1f} "
+                f"{done} programs, {rate:.0f}/s: ours {own:.1f} MB at most, workers {memory_of(children()):.1f} "
                 f"MB, {files} descriptors, {len(children())} processes",
                 flush=True,
             )
