@@ -1,5 +1,6 @@
 """The pool's own promises: order, bounds, retries, what is left when something dies."""
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -73,6 +74,15 @@ def test_what_fails_again_and_again_is_no_wrong_answer(pool, monkeypatch):
     assert result.detail == "OSError: [Errno 24] Too many open files"
     monkeypatch.undo()
     assert pool.check(GOOD, SAME).passed
+
+
+def test_a_new_worker_must_be_as_strong_as_the_first(pool, monkeypatch):
+    monkeypatch.setattr(pool, "_setup", dataclasses.replace(pool._setup, without=frozenset({"mounts"})))
+    for pid in descendants(os.getpid()):
+        os.kill(pid, signal.SIGKILL)
+    result = pool.check(GOOD, SAME)
+    assert result.verdict is Verdict.INFRASTRUCTURE
+    assert "a new worker is weaker than the first: no file system of its own" in result.detail
 
 
 def test_a_program_killed_from_outside_is_run_again(pool, caplog):

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from openrlhf_pf.cli import evaluate
-from openrlhf_pf.code_reward import Pool, Result, Verdict
+from openrlhf_pf.code_reward import Pool, Result, Verdict, generation
 from openrlhf_pf.code_reward.evaluation import bootstrap_interval, pass_at_k, summarize
+from openrlhf_pf.code_reward.problems import humaneval, mbpp
 
 ROWS = [
     {
@@ -161,3 +162,28 @@ def test_what_the_sandbox_lost_counts_neither_way():
     nothing = summarize({"a": [lost]})
     assert (nothing["pass@1"], nothing["problems_scored"]) == (None, 0)
     assert not math.isnan(summary["pass@1"])
+
+
+def model_arguments(*more):
+    given = ["--benchmark", "humaneval", "--data", "x", "--output", "y", "--model", "z", *more]
+    return evaluate.parser().parse_args(given)
+
+
+def test_prompts_of_a_model():
+    code = humaneval(ROWS[1])
+    assert generation.plain_prompt(code) == ROWS[1]["prompt"]
+    assert "```python\n" + ROWS[1]["prompt"].rstrip() + "\n```" in generation.chat_prompt(code)
+    text = mbpp({"task_id": 1, "text": "Negate.", "code": "", "test_list": ["assert neg(1) == -1"]})
+    assert generation.plain_prompt(text) == '"""\nNegate.\nassert neg(1) == -1\n"""\n'
+    assert generation.chat_prompt(text).startswith(
+        "Negate. Your code should pass these tests:\n\nassert neg(1) == -1\n"
+    )
+
+
+def test_sampling_of_a_model():
+    greedy = generation.sampling_settings(model_arguments())
+    assert (greedy["n"], greedy["temperature"], "stop" in greedy) == (1, 0.0, False)
+    drawn = generation.sampling_settings(model_arguments("--n_samples", "5", "--temperature", "0.8", "--plain"))
+    assert (drawn["n"], drawn["temperature"], drawn["stop"]) == (5, 0.8, generation.STOPS)
+    with pytest.raises(ValueError, match="5 greedy answers would be the same: give a --temperature above 0"):
+        generation.sampling_settings(model_arguments("--n_samples", "5"))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_pf.code_reward import evaluation
-from openrlhf_pf.code_reward.pool import Pool
+from openrlhf_pf.code_reward.pool import Pool, Unavailable
 from openrlhf_pf.code_reward.problems import BENCHMARKS
 from openrlhf_pf.code_reward.results import Limits
 
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s %(message)s")
     try:
         summary = run(parser().parse_args(argv))
-    except ValueError as error:
+    except (ValueError, Unavailable) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
     for name in [name for name in summary if name.startswith("pass@") and not name.endswith("_interval")]:

@@ -39,9 +39,16 @@ Not covered:
 import importlib
 from typing import Any
 
-_PUBLIC = {"Limits": "results", "Pool": "pool", "Problem": "results", "Result": "results", "Verdict": "results"}
+_PUBLIC = {
+    "Limits": "results",
+    "Pool": "pool",
+    "Problem": "results",
+    "Result": "results",
+    "Unavailable": "pool",
+    "Verdict": "results",
+}
 
-__all__ = ["Limits", "Pool", "Problem", "Result", "Verdict"]
+__all__ = ["Limits", "Pool", "Problem", "Result", "Unavailable", "Verdict"]
 
 
 def __getattr__(name: str) -> Any:

@@ -148,6 +148,16 @@ def build_root(jail: Jail) -> None:
     if "mounts" in jail.without:
         jail.give_up("no file system of its own", "switched off")
         return
+    try:
+        _try_in_a_child(lambda: (kernel.unshare(kernel.NEWNS), _replace_root(jail)))
+    except OSError as error:
+        jail.give_up("no file system of its own", error)
+        return
+    _replace_root(jail)
+    jail.private_disk = True
+
+
+def _replace_root(jail: Jail) -> None:
     kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
     base, old = "/tmp", "/.old"
     kernel.mount("jail", base, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
@@ -162,7 +172,6 @@ def build_root(jail: Jail) -> None:
     os.rmdir(old)
     kernel.make_read_only("/")
     _mount_home(jail)
-    jail.private_disk = True
 
 
 def _show(old: str, path: str) -> None:

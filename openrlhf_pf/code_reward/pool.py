@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +210,7 @@ class Pool:
 
     Raises:
         ValueError: an argument is out of its range, or ``require_isolation`` cannot be had.
+        Unavailable: no worker starts at all.
     """
 
     def __init__(
@@ -232,7 +233,7 @@ class Pool:
         self._queue: queue.Queue = queue.Queue(queue_size)
         self._closed = False
         self._lock = threading.Lock()
-        first = self._start_worker()
+        first = _Worker(self._setup)
         self.weaknesses: tuple[str, ...] = tuple(first.weaknesses)
         self._report(first)
         places: list[_Worker | None] = [first, *[None] * (workers - 1)]
@@ -244,14 +245,11 @@ class Pool:
         _open_pools.add(self)
 
     def _start_worker(self) -> _Worker:
-        try:
-            return _Worker(self._setup)
-        except Unavailable as error:
-            if "mounts" in self._setup.without:
-                raise
-            logger.warning("the sandbox cannot change the file system that it sees: %s", error)
-            self._setup = replace(self._setup, without=self._setup.without | {"mounts"})
-            return _Worker(self._setup)
+        started = _Worker(self._setup)
+        if not set(started.weaknesses) <= set(self.weaknesses):
+            started.close()
+            raise Unavailable(f"a new worker is weaker than the first: {'; '.join(started.weaknesses)}")
+        return started
 
     def _report(self, first: _Worker) -> None:
         if not self.weaknesses:
