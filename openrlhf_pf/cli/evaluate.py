@@ -52,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
     sampling.add_argument("--top_p", type=float, default=1.0)
     sampling.add_argument("--max_new_tokens", type=int, default=1024)
     sampling.add_argument("--plain", action="store_true", help="the prompt as it stands, without the chat template")
+    sampling.add_argument("--tensor_parallel_size", type=int, default=1, help="GPUs that share the model")
+    sampling.add_argument("--max_model_len", type=int, help="tokens of prompt and answer; the model's own without it")
+    sampling.add_argument("--enforce_eager", action="store_true", help="start sooner, write slower")
     sampling.add_argument("--seed", type=int, default=0)
     return built
 

@@ -67,7 +67,8 @@ def answers(arguments: argparse.Namespace, tasks: Mapping[str, Task]) -> dict[st
         from vllm import LLM, SamplingParams
     except ImportError as error:
         raise ValueError(f"--model needs vLLM ({error}): install it, or give --solutions.") from error
-    llm = LLM(model=arguments.model, seed=arguments.seed)
+    names = ("model", "seed", "tensor_parallel_size", "max_model_len", "enforce_eager")
+    llm = LLM(**{name: getattr(arguments, name) for name in names})
     how = SamplingParams(**settings)
     if arguments.plain:
         outputs = llm.generate([plain_prompt(task) for task in tasks.values()], how)

@@ -58,6 +58,13 @@ def readable_paths(packages: list[str]) -> list[str]:
     return [*sorted(standard), *_SYSTEM_LIBRARIES, *packages]
 
 
+def _other_packages() -> list[str]:
+    """Folders inside the readable ones in which packages lie that no program was promised."""
+    standard = sysconfig.get_path("stdlib")
+    parents = [standard, "/usr/lib/python3", "/usr/local/lib/" + os.path.basename(standard)]
+    return [os.path.join(parent, name) for parent in parents for name in ("site-packages", "dist-packages")]
+
+
 def enter(packages: list[str], disk_bytes: int, without: frozenset[str]) -> Jail:
     """Put this process into namespaces of its own; returns in the process that is alone in there.
 
@@ -166,7 +173,12 @@ def _replace_root(jail: Jail) -> None:
     kernel.pivot_root(base, base + old)
     os.chdir("/")
     for path in jail.readable:
-        _show(old, path)
+        if path not in jail.packages:
+            _show(old, path)
+    for folder in filter(os.path.isdir, _other_packages()):
+        kernel.mount("hidden", folder, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
+    for package in jail.packages:
+        _show(old, package)
     os.makedirs(HOME, exist_ok=True)
     kernel.unmount(old)
     os.rmdir(old)
@@ -175,22 +187,19 @@ def _replace_root(jail: Jail) -> None:
 
 
 def _show(old: str, path: str) -> None:
-    source = os.path.realpath(path) if not os.path.islink(old + path) else old + path
-    if os.path.islink(old + path):  # /lib is a link to usr/lib on most systems
-        if not os.path.lexists(path):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            os.symlink(os.readlink(source), path)
+    """Make a file or folder of the old root visible in the new one, under its own path."""
+    source = old + path
+    if os.path.islink(path) or not os.path.lexists(source):
         return
-    if not os.path.exists(old + path) or (
-        os.path.lexists(path) and os.listdir(path) if os.path.isdir(path) else False
-    ):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if os.path.islink(source):  # /lib is a link to usr/lib on most systems
+        os.symlink(os.readlink(source), path)
         return
-    if os.path.isdir(old + path):
+    if os.path.isdir(source):
         os.makedirs(path, exist_ok=True)
     else:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
-    kernel.mount(old + path, path, flags=kernel.MS_BIND | kernel.MS_REC)
+    kernel.mount(source, path, flags=kernel.MS_BIND | kernel.MS_REC)
 
 
 def _mount_home(jail: Jail) -> None:
