@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 from hostile_programs import CHECK, FOOL_NAIVE, FORGED, HARM, PROBES, SOLUTION
@@ -96,7 +97,8 @@ def test_the_other_kinds_of_tests_are_not_fooled_either(pool, problem):
     ],
 )
 def test_the_verdict_names_what_happened(pool, name, verdict):
-    assert pool.check(HOSTILE[name], FUNCTION).verdict.value == verdict
+    limits = LIMITS if name == "hang: asleep" else replace(LIMITS, wall_seconds=40.0)
+    assert pool.check(HOSTILE[name], FUNCTION, limits).verdict.value == verdict
 
 
 def probe_program(port, secret, names):
@@ -182,6 +184,12 @@ def test_what_is_left_of_the_jail_still_holds(bait, without, open_doors, caplog)
             assert pool.check(HOSTILE[name], FUNCTION).reward == 0.0
             assert pool.check(SOLUTION, FUNCTION, PATIENT).passed
     assert descendants(os.getpid()) == before
+
+
+def test_a_program_that_kills_itself_is_no_failure_of_the_sandbox():
+    with Pool(1, LIMITS, packages=(), without=["seccomp"]) as pool:
+        result = pool.check("import os\nos.kill(os.getpid(), 9)\n", FUNCTION)
+    assert (result.verdict, result.reward) == (Verdict.CRASHED, 0.0)
 
 
 def test_a_weak_jail_can_be_refused():

@@ -38,6 +38,10 @@ class Unavailable(Exception):
     """The sandbox itself failed: no statement about any program."""
 
 
+class _Killed(Unavailable):
+    """Somebody has killed the program, and it was not us: the kernel short of memory, an operator, or itself."""
+
+
 class _Half:
     """One of a worker's two processes."""
 
@@ -72,13 +76,16 @@ class _Half:
             files = [connection.fileno() for connection in connections]
             socket.send_fds(self.control, [json.dumps({"limits": limits}).encode()], files)
 
-    def stop(self, gone: bool = False) -> dict[str, Any]:
-        """Have the child killed with all that it started; how it ended, and what it used.
+    def stop(self, gone: bool = False) -> None:
+        """Have the child killed with all that it started.
 
-        A child that is ``gone`` has closed its socket: it is asked for its own end first.
+        A child that is ``gone`` has closed its socket: it is given a moment to come to its own end.
         """
         with _or_unavailable(f"the {self.role} worker"):
             self.control.send(b"gone" if gone else b"stop")
+
+    def report(self) -> dict[str, Any]:
+        """After :meth:`stop`: how the child ended, and what it used."""
         return self._receive(_STOP_SECONDS)
 
     def _receive(self, seconds: float) -> dict[str, Any]:
@@ -145,8 +152,9 @@ class _Worker:
                 connection.close()  # so that the end of one process is the end of file for the other
             answer = self._converse(ours, source, problem, limits.wall_seconds)
         gone = type(answer) is tuple and answer[0] == _GONE
-        ends = candidate.stop(gone), checker.stop(gone=True)
-        return _judge(answer, *ends, limits)
+        candidate.stop(gone)
+        checker.stop(gone=True)
+        return _judge(answer, candidate.report(), checker.report(), limits)
 
     def _converse(self, ours: socket.socket, source: str, problem: Problem, seconds: float) -> Any:
         """The checker's word, or None if it has not spoken: out of time, or dead."""
@@ -181,7 +189,7 @@ def _judge(answer: Any, candidate: dict[str, Any], checker: dict[str, Any], limi
         if candidate["cpu_seconds"] >= limits.cpu_seconds * 0.9:
             detail = f"{limits.cpu_seconds} seconds of CPU time are over"
             return Result(Verdict.TIMEOUT, test, detail, calls, **used)
-        raise Unavailable("the program was killed from outside")
+        raise _Killed("the program was killed from outside")
     return Result(Verdict.CRASHED, test, f"{detail} (status {candidate['status']})", calls, **used)
 
 
@@ -301,8 +309,9 @@ class Pool:
             except Exception as error:  # whatever it is, it says nothing about the program
                 detail = f"{type(error).__name__}: {error}"
                 logger.warning("the code sandbox failed, attempt %s of %s: %s", attempt + 1, 1 + self._retries, detail)
-                place = self._discard(place)
-        return Result(Verdict.INFRASTRUCTURE, detail=detail), None
+                place, killed = self._discard(place), isinstance(error, _Killed)
+        # What kills this program every time is the program's own doing.
+        return Result(Verdict.CRASHED if killed else Verdict.INFRASTRUCTURE, detail=detail), None
 
     @staticmethod
     def _discard(place: _Worker | None) -> None:

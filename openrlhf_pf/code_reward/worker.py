@@ -38,9 +38,10 @@ _MESSAGE_BYTES = 65536
 
 def bootstrap(package_root: str) -> str:
     """Code that starts a worker in a bare interpreter."""
+    # Last, so that no package beside ours stands in for a module of the standard library.
     return (
-        f"import sys; sys.path[0] = {package_root!r}; "
-        "from openrlhf_pf.code_reward import worker; sys.path.pop(0); worker.main(sys.argv[1])"
+        f"import sys; sys.path[:] = [*sys.path[1:], {package_root!r}]; "
+        "from openrlhf_pf.code_reward import worker; sys.path.pop(); worker.main(sys.argv[1])"
     )
 
 
