@@ -103,9 +103,11 @@ def children():
     found, new = [], [os.getpid()]
     while new:
         pid = new.pop()
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children") as file:
-            below = list(map(int, file.read().split()))
-            found, new = found + below, new + below
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{task}/children") as file:
+                    below = list(map(int, file.read().split()))
+                found, new = found + below, new + below
     return found
 
 
