@@ -152,7 +152,7 @@ def f(n):
 """,
 }
 
-_TALK = """
+TALK = """
 import json, os, struct, sys
 def frame(value):
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -172,18 +172,18 @@ def number():
 
 FORGED = {
     "forged: says that it passed": "print('passed\\nOK\\n...\\n1 passed in 0.01s')\ndef f(n):\n    return 0\n",
-    "forged: verdict on every descriptor": _TALK
+    "forged: verdict on every descriptor": TALK
     + 'everywhere(frame({"t": ["passed", None, "", 3]}))\ndef f(n):\n    return 0\n',
-    "forged: verdict in the call": _TALK
+    "forged: verdict in the call": TALK
     + 'def f(n):\n    everywhere(frame({"t": ["passed", None, "", 3]}))\n    os._exit(0)\n',
-    "forged: answers in advance": _TALK
+    "forged: answers in advance": TALK
     + "for value in (7, 8, 11):\n    everywhere(frame({'t': ['0' * 16, 'value', value]}))\n"
     + "def f(n):\n    os._exit(0)\n",
-    "forged: the right answer twice": _TALK
+    "forged: the right answer twice": TALK
     + "def f(n):\n    everywhere(frame({'t': [number(), 'value', n * n + 7]}))\n    return n * n + 7\n",
-    "forged: all answers at once": _TALK
+    "forged: all answers at once": TALK
     + "def f(n):\n    for v in range(20): everywhere(frame({'t': [number(), 'value', v]}))\n    os._exit(0)\n",
-    "forged: the end in advance": _TALK
+    "forged: the end in advance": TALK
     + "def f(n):\n    everywhere(frame({'t': [number(), 'value', 7]}) + frame({'t': [number(), 'value', None]}))\n"
     + "    os._exit(0)\n",
     "forged: every codec function": """
@@ -193,17 +193,17 @@ codec.send = lambda talk, value, *rest: real(talk, (value[0], "value", True), *r
 def f(n):
     return True
 """,
-    "forged: an unknown tag": _TALK + "def f(n):\n    everywhere(frame({'t': [number(), 'value', {'z': [1]}]}))\n",
-    "forged: two tags": _TALK + "def f(n):\n    everywhere(frame({'t': [number(), 'value'], 's': []}))\n",
-    "forged: an unhashable key": _TALK
+    "forged: an unknown tag": TALK + "def f(n):\n    everywhere(frame({'t': [number(), 'value', {'z': [1]}]}))\n",
+    "forged: two tags": TALK + "def f(n):\n    everywhere(frame({'t': [number(), 'value'], 's': []}))\n",
+    "forged: an unhashable key": TALK
     + "def f(n):\n    everywhere(frame({'t': [number(), 'value', {'d': [[[1], 2]]}]}))\n",
-    "forged: a pickle": _TALK
+    "forged: a pickle": TALK
     + "import pickle\ndef f(n):\n    everywhere(frame(pickle.dumps((number(), 'value', 7))))\n",
-    "forged: nested a million deep": _TALK + "def f(n):\n    everywhere(frame(b'[' * 1000000))\n",
-    "forged: digits without end": _TALK + "def f(n):\n    everywhere(frame(b'9' * 4000000))\n",
-    "forged: a length without end": _TALK
+    "forged: nested a million deep": TALK + "def f(n):\n    everywhere(frame(b'[' * 1000000))\n",
+    "forged: digits without end": TALK + "def f(n):\n    everywhere(frame(b'9' * 4000000))\n",
+    "forged: a length without end": TALK
     + "def f(n):\n    everywhere(struct.pack('<I', 0xffffffff) + b'x' * 5000000)\n",
-    "forged: half a frame": _TALK + "def f(n):\n    everywhere(struct.pack('<I', 1000) + b'x')\n    os._exit(0)\n",
+    "forged: half a frame": TALK + "def f(n):\n    everywhere(struct.pack('<I', 1000) + b'x')\n    os._exit(0)\n",
     "forged: a numpy scalar of its own": """
 class Any:
     shape = ()

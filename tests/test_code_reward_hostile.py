@@ -10,7 +10,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from hostile_programs import CHECK, FOOL_NAIVE, FORGED, HARM, PROBES, SOLUTION
+from hostile_programs import CHECK, FOOL_NAIVE, FORGED, HARM, PROBES, SOLUTION, TALK
 
 from openrlhf_pf.code_reward import Limits, Pool, Problem, Verdict
 
@@ -99,6 +99,25 @@ def test_the_other_kinds_of_tests_are_not_fooled_either(pool, problem):
 def test_the_verdict_names_what_happened(pool, name, verdict):
     limits = LIMITS if name == "hang: asleep" else replace(LIMITS, wall_seconds=40.0)
     assert pool.check(HOSTILE[name], FUNCTION, limits).verdict.value == verdict
+
+
+CONSTANT = Problem("cases", {"path": ["f"], "cases": [([n], {}, 7) for n in range(3)], "tolerance": 0.0})
+
+
+@pytest.mark.parametrize(
+    "body, verdict",
+    [
+        ("return 7", "passed"),
+        ("everywhere(frame({'t': [number(), 'value', 7]}))\n    return 7", "crashed"),
+        ("everywhere(frame({'t': ['0' * 16, 'value', 7]}) * 4)\n    os._exit(0)", "crashed"),
+        ("everywhere(frame({'t': [number(), 'value', 7]}) * 4)\n    os._exit(0)", "crashed"),
+    ],
+    ids=["once", "twice", "unasked", "in advance"],
+)
+def test_each_question_wants_its_own_answer(pool, body, verdict):
+    """Even where all answers are right, and the same."""
+    result = pool.check(f"{TALK}def f(n):\n    {body}\n", CONSTANT, PATIENT)
+    assert result.verdict.value == verdict
 
 
 def probe_program(port, secret, names):
