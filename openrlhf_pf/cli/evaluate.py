@@ -1,0 +1,117 @@
+"""pass@k of code: given solutions, or a checkpoint's, on HumanEval, MBPP or LeetCode Contest.
+
+    python -m openrlhf_pf.cli.evaluate --benchmark humaneval --data HumanEval.jsonl.gz --solutions answers.jsonl
+    --output result.json
+
+Beside OUTPUT come OUTPUT.log.jsonl, a line a program, from which a broken run goes on, and OUTPUT.samples.jsonl for
+EvalPlus. Exit code 0: scored. 1: scored, but the sandbox failed on some programs. 2: refused, with one sentence.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from openrlhf_pf.code_reward import evaluation
+from openrlhf_pf.code_reward.pool import Pool, Unavailable
+from openrlhf_pf.code_reward.problems import BENCHMARKS
+from openrlhf_pf.code_reward.results import Limits
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    built = argparse.ArgumentParser("python -m openrlhf_pf.cli.evaluate", description=__doc__.split("\n")[0])
+    built.add_argument("--benchmark", required=True, choices=list(BENCHMARKS))
+    built.add_argument("--data", required=True, help="the benchmark's own file: .jsonl, .jsonl.gz or .json")
+    source = built.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--solutions", help="JSON lines with task_id and completion (or solution); several a task are samples"
+    )
+    source.add_argument("--model", help="a checkpoint that vLLM writes the solutions with")
+    built.add_argument("--output", required=True, help="the result, as JSON")
+    built.add_argument("--k", type=int, nargs="+", default=[1], help="which pass@k to report")
+    built.add_argument("--workers", type=int, default=2, help="programs at a time")
+    built.add_argument(
+        "--cpu_seconds", type=int, default=Limits.cpu_seconds, help="CPU time of a program with all its tests"
+    )
+    built.add_argument(
+        "--memory_mb", type=int, default=Limits.memory_bytes >> 20, help="memory that a program may add"
+    )
+    built.add_argument(
+        "--require_isolation", action="store_true", help="refuse to run with less than the whole sandbox"
+    )
+    sampling = built.add_argument_group("with --model")
+    sampling.add_argument("--n_samples", type=int, default=1, help="answers a problem")
+    sampling.add_argument("--temperature", type=float, default=0.0, help="0: greedy")
+    sampling.add_argument("--top_p", type=float, default=1.0)
+    sampling.add_argument("--max_new_tokens", type=int, default=1024)
+    sampling.add_argument("--plain", action="store_true", help="the prompt as it stands, without the chat template")
+    sampling.add_argument("--tensor_parallel_size", type=int, default=1, help="GPUs that share the model")
+    sampling.add_argument("--max_model_len", type=int, help="tokens of prompt and answer; the model's own without it")
+    sampling.add_argument("--enforce_eager", action="store_true", help="start sooner, write slower")
+    sampling.add_argument("--seed", type=int, default=0)
+    return built
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Score, write the three files, and return what OUTPUT holds.
+
+    Raises:
+        ValueError: in one sentence, what is wrong with the arguments or the files.
+    """
+    tasks = evaluation.read_tasks(arguments.benchmark, arguments.data)
+    output = Path(arguments.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.model:
+        from openrlhf_pf.code_reward import generation
+
+        answers = generation.answers(arguments, tasks)
+    else:
+        answers = evaluation.read_answers(arguments.solutions, tasks)
+    fewest = min(len(found) for found in answers.values() if found)
+    if max(arguments.k) > fewest or min(arguments.k) < 1:
+        raise ValueError(f"--k {max(arguments.k)} needs so many answers of each problem: the fewest are {fewest}.")
+    evaluation.write_samples(Path(f"{output}.samples.jsonl"), arguments.benchmark, tasks, answers)
+    limits = Limits(
+        cpu_seconds=arguments.cpu_seconds,
+        wall_seconds=4.0 * arguments.cpu_seconds,
+        memory_bytes=arguments.memory_mb << 20,
+    )
+    with Pool(arguments.workers, limits, arguments.require_isolation) as pool:
+        results = evaluation.score(pool, tasks, answers, Path(f"{output}.log.jsonl"))
+        about = {"benchmark": arguments.benchmark, "limits": asdict(limits), "sandbox_weaknesses": pool.weaknesses}
+    summary = {**evaluation.summarize(results, arguments.k), **about}
+    _write_whole(output, json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _write_whole(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8") as file:
+        file.write(text)
+    os.replace(file.name, path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    logging.basicConfig(format="%(levelname)s %(message)s")
+    try:
+        summary = run(parser().parse_args(argv))
+    except (ValueError, Unavailable) as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 2
+    for name in [name for name in summary if name.startswith("pass@") and not name.endswith("_interval")]:
+        low, high = summary[f"{name}_interval"] or (float("nan"), float("nan"))
+        interval = f"95% interval {low:.4f} to {high:.4f}, {summary['problems_scored']} problems"
+        print(f"{name} {summary[name] or 0.0:.4f}  {interval}")
+    print(", ".join(f"{verdict} {count}" for verdict, count in summary["verdicts"].items()))
+    return 1 if summary["infrastructure_failures"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""The inside: runs a program in this confined process and answers calls with plain data.
+
+Nothing here is trusted by anybody. The program can replace all of it and still not learn an expected value, for none
+comes here.
+"""
+
+import contextlib
+import io
+import re
+import socket
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+from openrlhf_pf.code_reward import codec
+
+MODULE = "solution"
+_FUTURE = re.compile(r"^from __future__ import [\w, ]+$", re.M)
+MAX_MESSAGE = 300
+
+
+def serve(talk: socket.socket) -> None:
+    """Answer requests ``(number, operation, *arguments)`` by ``(number, "value", value)`` or ``(number, "error",
+    kind, text)``.
+    """
+    module = types.ModuleType(MODULE)
+    sys.modules[MODULE] = module
+    operations: dict[str, Callable[..., Any]] = {
+        "load": lambda source: _load(source, module),
+        "call": lambda path, args, kwargs: _call(module, path, args, kwargs),
+        "eval": lambda source: eval(compile(source, "<test>", "eval"), module.__dict__),
+        "run": lambda source, text, limit: _run(source, text, limit),
+        "end": lambda: None,
+    }
+    while True:
+        number, operation, *arguments = codec.receive(talk, 2 * codec.MAX_BYTES)
+        try:
+            answer = (number, "value", operations[operation](*arguments))
+            codec.encode(answer)
+        except BaseException as error:
+            answer = (number, "error", _kind(error), _text(error))
+        codec.send(talk, answer)
+        if operation == "end":
+            return
+
+
+def _kind(error: BaseException) -> str:
+    return type(error).__name__ if isinstance(error, Exception) else f"exit:{type(error).__name__}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)[:MAX_MESSAGE]
+    except BaseException:
+        return ""
+
+
+def _futures_first(source: str) -> str:
+    """``from __future__`` has to come first, also where imports were put before the program."""
+    futures = _FUTURE.findall(source)
+    return "\n".join([*futures, _FUTURE.sub("", source)]) if futures else source
+
+
+def _load(source: str, module: types.ModuleType) -> None:
+    exec(compile(_futures_first(source), "<solution>", "exec"), module.__dict__)
+
+
+def _call(module: types.ModuleType, path: list[str], args: Any, kwargs: dict[str, Any]) -> Any:
+    """Call ``path``: ``[function]``, or ``[class, method]``, which gets an instance of its own."""
+    target = getattr(module, path[0])
+    for name in path[1:]:
+        target = getattr(target(), name)
+    return target(*args, **kwargs)
+
+
+class _Bounded(io.StringIO):
+    """What a program prints, up to a limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(newline="")
+        self.room = limit
+
+    def write(self, text: str) -> int:
+        self.room -= len(text)
+        if self.room < 0:
+            raise OSError("the program prints too much")
+        return super().write(text)
+
+
+def _run(source: str, text: str, limit: int) -> str:
+    """Run a whole program on standard input; what it printed. A program may well end itself here: its output is the
+    answer.
+    """
+    code = compile(source, "<solution>", "exec")
+    standard_input = io.TextIOWrapper(io.BytesIO(text.encode("utf-8", "surrogatepass")), "utf-8", "surrogatepass")
+    output = _Bounded(limit)
+    previous, sys.stdin = sys.stdin, standard_input
+    try:
+        with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+            exec(code, {"__name__": "__main__", "__builtins__": __builtins__})
+    finally:
+        sys.stdin = previous
+    return output.getvalue()

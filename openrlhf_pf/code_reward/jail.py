@@ -1,0 +1,339 @@
+"""The jail: built once around a worker (:func:`enter`), closed for good around each program it forks
+(:func:`confine`).
+
+What the kernel refuses is left out and named, never silently: :func:`enter` returns the weaknesses, one sentence each.
+Standard library only.
+"""
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from openrlhf_pf.code_reward import kernel
+
+PARTS = ("namespaces", "mounts", "seccomp", "landlock", "user")
+HOME = "/tmp"  # the one directory that can be written to, inside the jail
+
+_SYSTEM_LIBRARIES = (
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/etc/ld.so.cache",
+    "/usr/share/zoneinfo",
+)
+_OVERFLOW_USER = 65534
+_FIRST_USER = 0x70000000  # far above any account; one user a worker, so that no two can touch each other
+
+
+@dataclass
+class Jail:
+    """What a worker knows about the jail it sits in."""
+
+    readable: list[str]
+    packages: list[str]
+    disk_bytes: int
+    without: frozenset[str] = frozenset()
+    weaknesses: list[str] = field(default_factory=list)
+    user: int | None = None  # programs run as this one
+    user_mapped: bool = False  # a user namespace, in which our user has no rights outside
+    private_disk: bool = False
+    processes_hidden: bool = False
+
+    def give_up(self, what: str, reason: object) -> None:
+        """Note a part of the jail that is missing."""
+        self.weaknesses.append(f"{what} ({reason})")
+
+
+def readable_paths(packages: list[str]) -> list[str]:
+    """What Python needs to import: the standard library, shared libraries, and the packages' own folders."""
+    standard = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+    return [*sorted(standard), *_SYSTEM_LIBRARIES, *packages]
+
+
+def _other_packages() -> list[str]:
+    """Folders inside the readable ones in which packages lie that no program was promised."""
+    standard = sysconfig.get_path("stdlib")
+    parents = [standard, "/usr/lib/python3", "/usr/local/lib/" + os.path.basename(standard)]
+    return [os.path.join(parent, name) for parent in parents for name in ("site-packages", "dist-packages")]
+
+
+def enter(packages: list[str], disk_bytes: int, without: frozenset[str]) -> Jail:
+    """Put this process into namespaces of its own; returns in the process that is alone in there.
+
+    The calling process stays outside, waits, and ends when that one does.
+    """
+    jail = Jail(readable_paths(packages), packages, disk_bytes, without)
+    if os.geteuid() == 0 and "user" not in without:
+        jail.user = next(filter(_is_mapped, (_FIRST_USER + os.getpid(), _OVERFLOW_USER)), None)
+    kernel.adopt_orphans()
+    user_namespace = False
+    try:
+        _try_in_a_child(lambda: _unshare(without))  # a failure half-way would leave us in a namespace of no use
+        user_namespace = _unshare(without)
+    except OSError as error:
+        jail.give_up("no namespaces: other processes, files and kernel objects of this host are not hidden", error)
+        return jail
+    if user_namespace:
+        jail.user, jail.user_mapped = None, True
+    _wait_outside()
+    jail.processes_hidden = True
+    return jail
+
+
+def _try_in_a_child(step: Callable[[], object]) -> None:
+    """Raise the ``OSError`` that this step raises, without taking it ourselves."""
+    child = os.fork()
+    if child == 0:
+        number = 255
+        with contextlib.suppress(BaseException):
+            try:
+                step()
+                number = 0
+            except OSError as error:
+                number = error.errno or 255
+        os._exit(number)
+    if number := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        raise OSError(number, os.strerror(number))
+
+
+def _is_mapped(user: int) -> bool:
+    """Whether this user exists in our user namespace, as a user and as a group."""
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/self/{name}") as file:
+            ranges = [tuple(map(int, line.split())) for line in file]
+        if not any(first <= user < first + count for first, _, count in ranges):
+            return False
+    return True
+
+
+def _unshare(without: frozenset[str]) -> bool:
+    """Returns whether it took a user namespace."""
+    if "namespaces" in without:
+        raise OSError(1, "switched off")
+    spaces = kernel.NEWNS | kernel.NEWPID | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWCGROUP
+    user, group = os.geteuid(), os.getegid()
+    if user == 0:
+        with contextlib.suppress(OSError):
+            kernel.unshare(spaces)
+            return False
+    kernel.unshare(spaces | kernel.NEWUSER)
+    for name, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(line)
+    return True
+
+
+def _wait_outside() -> None:
+    child = os.fork()
+    if child == 0:
+        kernel.die_with_parent(signal.SIGKILL)
+        return
+    os.closerange(0, 256)
+    while True:
+        with contextlib.suppress(InterruptedError):
+            pid, _ = os.wait()
+            if pid == child:
+                os._exit(0)
+
+
+def build_root(jail: Jail) -> None:
+    """Replace the file system by an empty one that shows the readable paths, read-only, and a private directory.
+
+    To be called once all is imported. Without a mount namespace there is nothing to do here: Landlock and the limit on
+    file sizes stand in for it (:func:`confine`).
+    """
+    if not jail.processes_hidden:
+        return
+    if "mounts" in jail.without:
+        jail.give_up("no file system of its own", "switched off")
+        return
+    try:
+        _try_in_a_child(lambda: (kernel.unshare(kernel.NEWNS), _replace_root(jail)))
+    except OSError as error:
+        jail.give_up("no file system of its own", error)
+        return
+    _replace_root(jail)
+    jail.private_disk = True
+
+
+def _replace_root(jail: Jail) -> None:
+    kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+    base, old = "/tmp", "/.old"
+    kernel.mount("jail", base, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
+    os.mkdir(base + old)
+    os.chdir(base)
+    kernel.pivot_root(base, base + old)
+    os.chdir("/")
+    for path in jail.readable:
+        if path not in jail.packages:
+            _show(old, path)
+    for folder in filter(os.path.isdir, _other_packages()):
+        kernel.mount("hidden", folder, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
+    for package in jail.packages:
+        _show(old, package)
+    os.makedirs(HOME, exist_ok=True)
+    kernel.unmount(old)
+    os.rmdir(old)
+    kernel.make_read_only("/")
+    _mount_home(jail)
+
+
+def _show(old: str, path: str) -> None:
+    """Make a file or folder of the old root visible in the new one, under its own path."""
+    source = old + path
+    if os.path.islink(path) or not os.path.lexists(source):
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if os.path.islink(source):  # /lib is a link to usr/lib on most systems
+        os.symlink(os.readlink(source), path)
+        return
+    if os.path.isdir(source):
+        os.makedirs(path, exist_ok=True)
+    else:
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+    kernel.mount(source, path, flags=kernel.MS_BIND | kernel.MS_REC)
+
+
+def _mount_home(jail: Jail) -> None:
+    options = f"size={jail.disk_bytes},nr_inodes=1024,mode=700"
+    if jail.user is not None:
+        options += f",uid={jail.user},gid={jail.user}"
+    kernel.mount("home", HOME, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
+
+
+def clean(jail: Jail) -> None:
+    """Leave nothing of the last program: no process, no file."""
+    if jail.processes_hidden:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)  # all in this PID namespace but ourselves
+    while True:
+        if not jail.processes_hidden:
+            _kill_children()
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            break
+    if jail.private_disk and os.listdir(HOME):
+        kernel.unmount(HOME)
+        _mount_home(jail)
+
+
+def _kill_children() -> None:
+    """Children and, since we adopt orphans, in the end all descendants, whatever group or session they are in."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
+            parent = int(file.read().rpartition(")")[2].split()[1])
+            if parent == os.getpid():
+                os.kill(int(name), signal.SIGKILL)
+
+
+def check_programs_side(jail: Jail) -> None:
+    """Try in a child what :func:`confine` does, and note what the kernel refuses."""
+    kernel.bound_capabilities()
+    with contextlib.suppress(OSError):
+        kernel.seccomp_filter()  # made once, here, and inherited
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        for what, step in _steps(jail):
+            try:
+                step()
+            except OSError as error:
+                os.write(write, f"{what} ({error})\n".encode())
+        os._exit(0)
+    os.close(write)
+    with open(read) as lines:
+        jail.weaknesses += lines.read().splitlines()
+    os.waitpid(child, 0)
+
+
+def _steps(jail: Jail) -> list[tuple[str, Any]]:
+    return [
+        ("programs run as the same user as their caller", lambda: _change_user(jail)),
+        ("capabilities are kept", kernel.drop_capabilities),
+        ("new privileges can be gained", kernel.no_new_privileges),
+        *([] if jail.private_disk else [("no Landlock: files of this host can be read", lambda: _landlock(jail))]),
+        ("no seccomp filter: processes can be started", lambda: _seccomp(jail)),
+    ]
+
+
+def _change_user(jail: Jail) -> None:
+    if jail.user_mapped:
+        return
+    if jail.user is None:
+        raise OSError(1, "only root can change it, to a user that exists")
+    os.setgroups([])
+    os.setresgid(jail.user, jail.user, jail.user)
+    os.setresuid(jail.user, jail.user, jail.user)
+
+
+def _landlock(jail: Jail) -> None:
+    if "landlock" in jail.without:
+        raise OSError(1, "switched off")
+    kernel.landlock(path for path in jail.readable if path != HOME)
+
+
+def _seccomp(jail: Jail) -> None:
+    if "seccomp" in jail.without:
+        raise OSError(1, "switched off")
+    kernel.deny_system_calls()
+
+
+def confine(jail: Jail, limits: dict[str, int]) -> None:
+    """Close the jail around this process, which must be single-threaded: limits, user, capabilities, files, system
+    calls.
+
+    What the kernel refuses here was named when the worker started.
+    """
+    address_space = _virtual_bytes() + limits["memory_bytes"]
+    for what, value in (
+        (resource.RLIMIT_CPU, limits["cpu_seconds"]),
+        (resource.RLIMIT_AS, address_space),
+        (resource.RLIMIT_NOFILE, limits["open_files"]),
+        # Where there is no disk of its own to fill, nothing is written at all.
+        (resource.RLIMIT_FSIZE, limits["disk_bytes"] if jail.private_disk else 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_NPROC, limits["threads"]),
+    ):
+        resource.setrlimit(what, (value, value))
+    for _, step in _steps(jail):
+        with contextlib.suppress(OSError):
+            step()
+
+
+def _virtual_bytes() -> int:
+    """Of this process as it stands; the jail has no /proc, so the worker notes it before it moves in."""
+    return _measured_bytes
+
+
+_measured_bytes = 512 << 20
+
+
+def measure() -> None:
+    """Note the size of this process's address space, which limits are added to."""
+    global _measured_bytes
+    with contextlib.suppress(OSError), open("/proc/self/statm") as file:
+        _measured_bytes = int(file.read().split()[0]) * resource.getpagesize() + (8 << 20)
+
+
+def environment() -> dict[str, str]:
+    """The whole environment of a worker: nothing of the caller's; hashes and threads that do not vary."""
+    single = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return {"PATH": "/usr/bin:/bin", "HOME": HOME, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"} | dict.fromkeys(
+        single, "1"
+    )
+
+
+def interpreter(code: str) -> list[str]:
+    """The command that runs code in a bare interpreter: no user site, no site-packages, no byte code written."""
+    return [sys.executable, "-s", "-S", "-B", "-c", code]

@@ -1,0 +1,79 @@
+"""What goes in and what comes out: limits, problems as plain data, results."""
+
+import enum
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+class Verdict(str, enum.Enum):
+    """How a program ended. Only ``PASSED`` is a pass; ``INFRASTRUCTURE`` says nothing about the program."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SYNTAX_ERROR = "syntax_error"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    CRASHED = "crashed"
+    INFRASTRUCTURE = "infrastructure"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one program may use.
+
+    CPU time is the limit that is meant; wall time only ends those that sleep, and is long so that a busy machine
+    fails nobody.
+    """
+
+    cpu_seconds: int = 10
+    wall_seconds: float = 40.0
+    memory_bytes: int = 1 << 30
+    disk_bytes: int = 16 << 20
+    open_files: int = 64
+    threads: int = 32
+    output_bytes: int = 1 << 20  # of a program that is tested by what it prints; otherwise its output goes nowhere
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise ValueError(f"the limit {name} is {value}: give a number above 0.")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a program is checked against, as plain data; the builders in :mod:`problems` make it.
+
+    Attributes:
+        kind: ``cases``, ``stdio``, ``function`` or ``asserts``, a checker of :mod:`checker`.
+        data: what that checker needs.
+    """
+
+    kind: str
+    data: dict[str, Any] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one program.
+
+    Attributes:
+        test: the test that failed, from 0, where there is one.
+        calls: how many answers of the program were looked at.
+    """
+
+    verdict: Verdict
+    test: int | None = None
+    detail: str = ""
+    calls: int = 0
+    cpu_seconds: float = 0.0
+    memory_bytes: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether every test ran to its end and was right."""
+        return self.verdict is Verdict.PASSED
+
+    @property
+    def reward(self) -> float:
+        """1 for a pass, 0 for a failure, NaN where the sandbox failed."""
+        return float("nan") if self.verdict is Verdict.INFRASTRUCTURE else float(self.passed)

@@ -1,0 +1,73 @@
+"""Evaluating a checkpoint: vLLM writes the programs, the sandbox runs them; killed and started again."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from real_stack import stack_environment
+
+pytestmark = pytest.mark.end_to_end
+
+PROBLEMS = 12
+
+
+def write_problems(path):
+    """Rows in HumanEval's form, short enough for a model of 128 positions."""
+    rows = [
+        {
+            "task_id": f"Tiny/{i}",
+            "prompt": f"def f{i}(x):\n",
+            "entry_point": f"f{i}",
+            "canonical_solution": f"    return x + {i}\n",
+            "test": f"def check(candidate):\n    assert candidate(1) == {1 + i}\n    assert candidate(5) == {5 + i}\n",
+        }
+        for i in range(PROBLEMS)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def start(data, output, *source):
+    command = [
+        *(sys.executable, "-m", "openrlhf_pf.cli.evaluate", "--benchmark", "humaneval", "--data", str(data)),
+        *("--k", "1", "3", "--output", str(output), *map(str, source)),
+    ]
+    log = open(f"{output}.txt", "a")
+    return subprocess.Popen(command, env=stack_environment(), stdout=log, stderr=subprocess.STDOUT)
+
+
+def test_a_killed_evaluation_gives_the_same_numbers_when_it_is_started_again(stack, tmp_path):
+    data, output = write_problems(tmp_path / "tiny.jsonl"), tmp_path / "result.json"
+    model = ("--model", stack.policy, "--plain", "--max_new_tokens", 24, "--max_model_len", 96, "--enforce_eager")
+    sampling = ("--n_samples", 3, "--temperature", 0.8)
+    process = start(data, output, *model, *sampling)
+    log = tmp_path / "result.json.log.jsonl"
+    deadline = time.monotonic() + 600
+    while not (log.exists() and log.read_text().count("\n") >= 3):
+        assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "result.json.txt").read_text()[
+            -3000:
+        ]
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    answers = tmp_path / "result.json.answers.jsonl"
+    before = answers.read_text()
+    assert start(data, output, *model, *sampling).wait(600) == 0, (tmp_path / "result.json.txt").read_text()[-3000:]
+    assert answers.read_text() == before and len(set(before.splitlines())) > PROBLEMS, "other answers, or one only"
+
+    unbroken = tmp_path / "unbroken.json"
+    assert start(data, unbroken, "--solutions", answers).wait(600) == 0
+    first, second = (json.loads(file.read_text()) for file in (output, unbroken))
+    assert first["verdicts"] == second["verdicts"] and sum(first["verdicts"].values()) == 3 * PROBLEMS
+    assert first["pass@1"] == second["pass@1"] == first["pass@3"] == 0, "random bytes solved a problem"
+    assert first["problems_scored"] == PROBLEMS
+
+    # The reference solutions, by the same command.
+    solutions = tmp_path / "solutions.jsonl"
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    solved = [{"task_id": row["task_id"], "completion": row["canonical_solution"]} for row in rows for _ in range(3)]
+    solutions.write_text("".join(json.dumps(row) + "\n" for row in solved))
+    assert start(data, tmp_path / "solved.json", "--solutions", solutions).wait(600) == 0
+    assert json.loads((tmp_path / "solved.json").read_text())["pass@1"] == 1.0

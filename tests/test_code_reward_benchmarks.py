@@ -1,0 +1,117 @@
+"""HumanEval and LeetCode Contest as they stand: what is right passes, what is not does not, whatever it does to get
+there.
+"""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from openrlhf_pf.code_reward import Pool
+from openrlhf_pf.code_reward.problems import humaneval, leetcode
+
+DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="needs the benchmarks' data beside the repository")
+
+LINKED_LISTS = {
+    "doubleIt": """
+class Solution:
+    def doubleIt(self, head):
+        digits = []
+        while head:
+            digits.append(str(head.val))
+            head = head.next
+        for digit in reversed(str(2 * int("".join(digits)))):
+            head = ListNode(int(digit), head)
+        return head
+""",
+    "insertGreatestCommonDivisors": """
+class Solution:
+    def insertGreatestCommonDivisors(self, head: Optional[ListNode]) -> Optional[ListNode]:
+        node = head
+        while node and node.next:
+            node.next = ListNode(math.gcd(node.val, node.next.val), node.next)
+            node = node.next.next
+        return head
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with Pool(2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def human_eval():
+    with gzip.open(DATA / "HumanEval.jsonl.gz", "rt") as file:
+        rows = [json.loads(line) for line in file]
+    return [(humaneval(row), row) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def contest():
+    with open(DATA / "leetcode-20240121-Jul.jsonl", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return [(leetcode(row), row) for row in rows]
+
+
+def passed(pool, programs):
+    return sum(result.passed for result in pool.check_all(programs))
+
+
+def whole(row):
+    return row["prompt"] + row["canonical_solution"]
+
+
+ALWAYS_EQUAL = """
+class Any(int):
+    __eq__ = __ne__ = __lt__ = __gt__ = __le__ = __ge__ = lambda self, other: True
+    __sub__ = __rsub__ = __abs__ = __len__ = __iter__ = lambda self, *other: self
+    __hash__ = int.__hash__
+{name} = lambda *_: Any()
+"""
+
+
+@pytest.mark.parametrize(
+    "wrap, expected",
+    [
+        (lambda row: row["canonical_solution"], 164),
+        (lambda row: f"Here it is:\n\n```python\n{whole(row)}```\nIt works because ...", 164),
+        (lambda row: "    return None\n", 0),
+        (lambda row: "    pass\n", 0),
+        (lambda row: f"    import sys\n    sys.exit(0)\n{row['canonical_solution']}", 0),
+        (lambda row: f"```\nimport sys\nsys.exit(0)\n{whole(row)}```", 0),
+        (lambda row: f"```\nimport os\nos._exit(0)\n{whole(row)}```", 0),
+        (lambda row: f"```\n{whole(row)}\n{ALWAYS_EQUAL.format(name=row['entry_point'])}```", 0),
+    ],
+    ids=["continued", "fenced", "None", "pass", "exit in the function", "sys.exit", "os._exit", "always equal"],
+)
+def test_human_eval(pool, human_eval, wrap, expected):
+    assert len(human_eval) == 164
+    assert passed(pool, ((task.program(wrap(row)), task.problem) for task, row in human_eval)) == expected
+
+
+def test_leetcode_with_the_answers_looked_up(pool, contest):
+    programs = []
+    for task, _ in contest:
+        if task.problem.kind == "cases":
+            method = task.problem.data["path"][1]
+            table = [(arguments, expected) for _, arguments, expected in task.problem.data["cases"]]
+            body = f"return next(expected for arguments, expected in {table!r} if arguments == asked)"
+            program = f"class Solution:\n    def {method}(self, **asked):\n        {body}\n"
+        else:
+            program = next(text for name, text in LINKED_LISTS.items() if name in task.prompt)
+        programs.append((task.program(program), task.problem))
+    assert passed(pool, programs) == 180
+
+
+def test_leetcode_without_a_solution(pool, contest):
+    assert passed(pool, ((task.program(f"{row['prompt']}return None"), task.problem) for task, row in contest)) == 0
+
+
+def test_every_leetcode_test_is_there(contest):
+    counts = [len(task.problem.data.get("cases") or task.problem.data["asserts"]) for task, _ in contest]
+    assert counts == [100] * 180

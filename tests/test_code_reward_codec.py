@@ -1,0 +1,146 @@
+"""Plain data comes back as it was, in exact types; anything else does not come back."""
+
+import math
+import socket
+from collections import Counter, OrderedDict, namedtuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openrlhf_pf.code_reward import codec
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+hashable = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3)
+)
+plain = st.recursive(
+    hashable | st.complex_numbers(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(hashable, inner, max_size=4)
+    | st.sets(hashable, max_size=4),
+)
+
+
+def types_in(value):
+    """The types of a value and of all in it, in an order that both sides share."""
+    if isinstance(value, dict):
+        return [type(value), *(types_in(part) for pair in value.items() for part in pair)]
+    if isinstance(value, (list, tuple)):
+        return [type(value), *map(types_in, value)]
+    return [type(value)]
+
+
+@given(plain)
+def test_round_trip(value):
+    back = codec.decode(codec.encode(value))
+    assert back == value
+    assert types_in(back) == types_in(value)
+
+
+def test_subclasses_become_what_they_are_made_of():
+    class Liar(int):
+        def __eq__(self, other):
+            return True
+
+        __hash__ = int.__hash__
+
+    class Text(str):
+        pass
+
+    pair = namedtuple("pair", "a b")(Liar(1), Text("x"))
+    back = codec.decode(codec.encode([pair, Counter("aab"), OrderedDict(a=1), bytearray(b"x")]))
+    assert back == [(1, "x"), {"a": 2, "b": 1}, {"a": 1}, b"x"]
+    assert [type(back[0]), type(back[0][0]), type(back[0][1]), *map(type, back[1:])] == [
+        tuple,
+        int,
+        str,
+        dict,
+        dict,
+        bytes,
+    ]
+
+
+def test_numpy_scalars_become_numbers():
+    numpy = pytest.importorskip("numpy")
+    back = codec.decode(codec.encode([numpy.int64(3), numpy.float32(0.5), numpy.bool_(True)]))
+    assert back == [3, 0.5, True]
+    assert list(map(type, back)) == [int, float, bool]
+
+
+def test_special_numbers():
+    back = codec.decode(codec.encode([math.inf, -math.inf, -0.0, 10**5000, -(2**63), 2**63, "\ud800"]))
+    assert back == [math.inf, -math.inf, 0.0, 10**5000, -(2**63), 2**63, "\ud800"]
+    assert math.copysign(1, back[2]) == -1
+    assert math.isnan(codec.decode(codec.encode(math.nan)))
+
+
+def nested(depth):
+    value = 0
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def cyclic():
+    value = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [object(), len, int, (x for x in ()), range(3), nested(101), cyclic(), "x" * codec.MAX_BYTES, {1: object()}],
+    ids=["object", "function", "type", "generator", "range", "deep", "cyclic", "large", "inside"],
+)
+def test_what_is_not_plain_is_not_sent(value):
+    with pytest.raises(codec.NotPlain):
+        codec.encode(value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *b"""{ [1 {"x":[]} {"t":[],"s":[]} {} {"t":1} {"s":[[1]]} {"d":[[[1],2]]} {"d":[1]} {"i":"x"} {"i":1} {"b":"0"}
+        {"c":["1","2"]} {"c":[1.0]} {"d":[[{"d":[]},1]]}""".split(),
+        *[b"", b"\x80\x04K\x07.", b"[" * 100000, b"9" * 10000, '"é"'.encode()],
+    ],
+)
+def test_what_encode_never_writes_is_refused(data):
+    with pytest.raises(codec.NotPlain):
+        codec.decode(data)
+
+
+def test_frames():
+    left, right = socket.socketpair()
+    with left, right:
+        codec.send(left, [1, (2, {3})])
+        codec.send(left, "next")
+        assert codec.receive(right) == [1, (2, {3})]
+        assert codec.receive(right) == "next"
+        left.sendall(b"\xff\xff\xff\xff")
+        with pytest.raises(codec.NotPlain, match="a frame of 4294967295 bytes"):
+            codec.receive(right)
+        left.sendall(b"\x05\x00\x00\x00x")
+        left.close()
+        with pytest.raises(codec.Closed):
+            codec.receive(right)
+
+
+@pytest.mark.parametrize(
+    "left, right, tolerance, equal",
+    [
+        (1, 1.0, 0.0, True),
+        ([1], (1,), 0.0, False),
+        (0.1 + 0.2, 0.3, 0.0, False),
+        (0.1 + 0.2, 0.3, 1e-6, True),
+        ([0.1 + 0.2, {"a": (1.0,)}], [0.3, {"a": (1.0000001,)}], 1e-6, True),
+        ([1.0], [1.0, 2.0], 1e-6, False),
+        (math.nan, 1.0, 1e-6, False),
+        (math.inf, math.inf, 1e-6, True),
+        ("1.0", 1.0, 1e-6, False),
+        ({"a": 1.0}, {"b": 1.0}, 1e-6, False),
+    ],
+)
+def test_equality(left, right, tolerance, equal):
+    assert codec.same(left, right, tolerance) is equal

@@ -1,0 +1,250 @@
+"""The pool's own promises: order, bounds, retries, what is left when something dies."""
+
+import dataclasses
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from test_code_reward_hostile import descendants
+
+from openrlhf_pf.code_reward import Limits, Pool, Problem, Verdict
+from openrlhf_pf.code_reward import pool as pool_module
+
+
+def returns(expected):
+    return Problem("cases", {"path": ["f"], "cases": [([1], {}, expected)], "tolerance": 0.0})
+
+
+SAME = returns(1)
+GOOD = "def f(x):\n    return x\n"
+BAD = "def f(x):\n    return 2\n"
+SLOW = "import time\ndef f(x):\n    time.sleep(0.3)\n    return x\n"
+
+
+@pytest.fixture
+def pool():
+    with Pool(1, packages=()) as pool:
+        yield pool
+
+
+def test_results_come_in_order():
+    with Pool(2, packages=()) as pool:
+        results = pool.check_all((source, SAME) for source in [SLOW, BAD, GOOD, BAD, SLOW, GOOD])
+    assert [result.reward for result in results] == [1, 0, 1, 0, 1, 1]
+
+
+def test_submit_waits_while_the_queue_is_full():
+    with Pool(1, packages=(), queue_size=1) as pool:
+        done = []
+        waiting = threading.Thread(target=lambda: done.extend(pool.submit(SLOW, SAME) for _ in range(4)))
+        first = pool.submit(SLOW, SAME)
+        waiting.start()
+        assert first.result().passed
+        assert len(done) < 4  # one runs, one waits in the queue, one waits for its place
+        waiting.join()
+        assert [future.result().passed for future in done] == [True] * 4
+
+
+def test_a_worker_that_dies_is_replaced(pool, caplog):
+    assert pool.check(GOOD, SAME).passed
+    before = descendants(os.getpid())
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    with caplog.at_level(logging.WARNING):
+        assert pool.check(GOOD, SAME).passed
+    assert "the code sandbox failed, attempt 1 of 3" in caplog.text
+    assert not before & descendants(os.getpid())
+
+
+def test_what_fails_again_and_again_is_no_wrong_answer(pool, monkeypatch):
+    calls = []
+
+    def broken(self, *program):
+        calls.append(1)
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(pool_module._Worker, "run", broken)
+    result = pool.check(GOOD, SAME)
+    assert (result.verdict, result.reward != result.reward, len(calls)) == (Verdict.INFRASTRUCTURE, True, 3)
+    assert result.detail == "OSError: [Errno 24] Too many open files"
+    monkeypatch.undo()
+    assert pool.check(GOOD, SAME).passed
+
+
+def test_a_new_worker_must_be_as_strong_as_the_first(pool, monkeypatch):
+    monkeypatch.setattr(pool, "_setup", dataclasses.replace(pool._setup, without=frozenset({"mounts"})))
+    for pid in descendants(os.getpid()):
+        os.kill(pid, signal.SIGKILL)
+    result = pool.check(GOOD, SAME)
+    assert result.verdict is Verdict.INFRASTRUCTURE
+    assert "a new worker is weaker than the first: no file system of its own" in result.detail
+
+
+def test_a_program_killed_from_outside_is_run_again(pool, caplog):
+    assert pool.check(GOOD, SAME).passed
+    future = pool.submit("import time\ndef f(x):\n    time.sleep(2)\n    return x\n", SAME)
+    before = descendants(os.getpid())
+    while len(children := descendants(os.getpid()) - before) < 2:
+        pass
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+    assert future.result().passed
+    assert "attempt 1 of 3" in caplog.text
+
+
+def test_no_environment_memory_or_descriptor_of_ours_is_inside(pool, monkeypatch):
+    secret = "not for programs"
+    monkeypatch.setenv("TEST_SECRET", secret)
+    look = """
+import gc, os
+def f(x):
+    found = [name for name, value in os.environ.items() if "not for" in value]
+    for file in range(256):
+        try:
+            kind = os.fstat(file).st_mode
+        except OSError:
+            continue
+        found.append(file)
+    return found
+"""
+    only_standard_files_and_the_talk = Problem(
+        "cases", {"path": ["f"], "cases": [([1], {}, [0, 1, 2, 3])], "tolerance": 0.0}
+    )
+    assert pool.check(look, only_standard_files_and_the_talk).passed
+
+
+def test_two_runs_of_a_program_see_the_same_world(pool):
+    draw = "import random\ndef f(x):\n    return [random.random(), sorted({'a', 'b'}, key=hash), list({'a', 'b'})]\n"
+    details = {pool.check(draw, SAME).detail for _ in range(3)}
+    assert len(details) == 1
+
+
+def test_nothing_of_one_program_reaches_the_next(pool):
+    leave = """
+import builtins, os, json, sys
+open("/tmp/x", "w").write("x")
+builtins.left = sys.left = json.left = 1
+os.environ["LEFT"] = "1"
+def f(x):
+    return x
+"""
+    look = """
+import builtins, os, json, sys
+def f(x):
+    return [os.listdir("/tmp"), *(hasattr(module, "left") for module in (builtins, sys, json)), "LEFT" in os.environ]
+"""
+    clean = returns([[], False, False, False, False])
+    assert pool.check(leave, SAME).passed
+    assert pool.check(look, clean).passed
+
+
+def test_numpy_is_there_where_it_is_installed():
+    pytest.importorskip("numpy")
+    with Pool(1) as pool:
+        program = "import numpy as np\ndef f(x):\n    return np.arange(3)[x]\n"
+        assert pool.check(program, SAME).passed
+        other = pool.check("import torch\ndef f(x):\n    return x\n", SAME)
+        assert other.detail == "ModuleNotFoundError: No module named 'torch'"
+
+
+@pytest.mark.parametrize(
+    "death", ["os._exit(0)", "os.kill(os.getpid(), 9)", "sys.exit(1)", "pool.close()", "raise ValueError"]
+)
+def test_workers_end_with_their_owner_however_it_ends(death):
+    owner = f"""
+import os, sys
+from openrlhf_pf.code_reward import Pool, Problem
+pool = Pool(1, packages=())
+if "kill" in {death!r}:
+    pool.submit("while True: pass", Problem("cases", {{"path": ["f"], "cases": [], "tolerance": 0.0}}))
+from test_code_reward_hostile import descendants
+print(*descendants(os.getpid()), flush=True)
+{death}
+"""
+    folder = os.path.dirname(__file__)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(folder), folder])}
+    run = subprocess.run([sys.executable, "-c", owner], capture_output=True, text=True, timeout=120, env=environment)
+    pids = set(map(int, run.stdout.split()))
+    assert len(pids) >= 4, run.stderr
+    deadline = threading.Event()
+    for _ in range(100):
+        left = {pid for pid in pids if _runs(pid)}
+        if not left:
+            break
+        deadline.wait(0.1)
+    assert left == set()
+
+
+def _runs(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"workers": 0}, "workers >= 1"),
+        ({"without": ["walls"]}, "'walls' is no part of the jail: choose from namespaces"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Pool(**arguments)
+
+
+def test_limits_are_numbers_above_zero():
+    with pytest.raises(ValueError, match="the limit cpu_seconds is 0: give a number above 0"):
+        Limits(cpu_seconds=0)
+
+
+def test_a_closed_pool_says_so(pool):
+    pool.close()
+    pool.close()
+    with pytest.raises(ValueError, match="the pool is closed"):
+        pool.submit(GOOD, SAME)
+
+
+def test_what_cannot_be_sent_is_a_failure_of_the_program(pool):
+    assert pool.check("x" * (17 << 20), SAME).verdict is Verdict.FAILED
+    assert pool.check(GOOD, SAME).passed
+
+
+OTHER_USERS = {
+    # Root of a user namespace: may build the whole jail, but has no second user to give programs.
+    "unshare -Ur": ["as the same user"],
+    # Root without capabilities, as in many containers.
+    "setpriv --bounding-set -all --inh-caps -all": ["no namespaces", "as the same user"],
+}
+
+
+@pytest.mark.parametrize("prefix, weaknesses", OTHER_USERS.items(), ids=OTHER_USERS)
+def test_with_fewer_rights(prefix, weaknesses):
+    if os.geteuid() or not shutil.which(prefix.split()[0]):
+        pytest.skip(f"needs root and {prefix.split()[0]}")
+    script = """
+from openrlhf_pf.code_reward import Pool
+from test_code_reward_pool import BAD, GOOD, SAME
+with Pool(1, packages=()) as pool:
+    print(*pool.weaknesses, sep=";")
+    programs = [GOOD, BAD, "import os; os._exit(0)", "import os\\nwhile True: os.fork()", "open('/tmp/x', 'w')"]
+    print([result.reward for result in pool.check_all((program, SAME) for program in programs)])
+""".replace("\\\\", "\\")
+    folder = os.path.dirname(__file__)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(folder), folder])}
+    run = subprocess.run(
+        [*prefix.split(), sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment
+    )
+    if not run.stdout:
+        pytest.skip(f"{prefix} is refused here: {run.stderr[-200:]}")
+    lines = run.stdout.splitlines()
+    assert len(lines[0].split(";")) == len(weaknesses), lines
+    assert all(text in lines[0] for text in weaknesses)
+    assert lines[1] == "[1.0, 0.0, 0.0, 0.0, 0.0]"

@@ -1,0 +1,189 @@
+"""``python -m openrlhf_pf.cli.evaluate``: pass@k of given solutions, its log, its files, its refusals."""
+
+import gzip
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from openrlhf_pf.cli import evaluate
+from openrlhf_pf.code_reward import Pool, Result, Verdict, generation
+from openrlhf_pf.code_reward.evaluation import bootstrap_interval, pass_at_k, summarize
+from openrlhf_pf.code_reward.problems import humaneval, mbpp
+
+ROWS = [
+    {
+        "task_id": f"Toy/{n}",
+        "prompt": f'def add{n}(x):\n    """Add {n}."""\n',
+        "entry_point": f"add{n}",
+        "test": f"def check(candidate):\n    for x in range(4):\n        assert candidate(x) == x + {n}\n",
+    }
+    for n in range(4)
+]
+GOOD = [{"task_id": f"Toy/{n}", "completion": f"    return x + {n}"} for n in range(4)]
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Runs the command on these rows and answers; returns its exit code and what it wrote."""
+    data, given, output = tmp_path / "data.jsonl.gz", tmp_path / "solutions.jsonl", tmp_path / "out" / "result.json"
+
+    def run(answers, *more, rows=ROWS, benchmark="humaneval"):
+        data.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+        given.write_text("\n".join(map(json.dumps, answers)))
+        arguments = ["--benchmark", benchmark, "--data", data, "--solutions", given, "--output", output]
+        code = evaluate.main([*map(str, arguments), "--workers", "1", *more])
+        return code, json.loads(output.read_text()) if output.exists() else None
+
+    run.output = output
+    return run
+
+
+def test_pass_at_1_and_every_verdict(command):
+    answers = [GOOD[0], {"task_id": "Toy/1", "completion": "    import os; os._exit(0)"}, GOOD[2]]
+    code, result = command(answers)
+    assert code == 0
+    assert result["pass@1"] == 0.5  # two of four: a problem without an answer is a failure
+    assert result["verdicts"] == {"crashed": 1, "passed": 2}
+    assert result["unanswered"] == ["Toy/3"]
+    assert [[sample["verdict"] for sample in result["problems"][f"Toy/{n}"]] for n in range(4)] == [
+        ["passed"],
+        ["crashed"],
+        ["passed"],
+        [],
+    ]
+    assert (result["problems_scored"], result["infrastructure_failures"]) == (4, 0)
+
+
+def test_several_answers_a_problem(command, capsys):
+    wrong = [{"task_id": row["task_id"], "solution": "def nothing(): pass"} for row in GOOD]
+    _, result = command([*GOOD, *GOOD[:2], *wrong, *wrong[2:]], "--k", "1", "2")
+    # Problems 0 and 1: 2 of 3 pass, pass@2 = 1 - C(1,2)/C(3,2) = 1. Problems 2 and 3: 1 of 3, 1 - C(2,2)/C(3,2) = 2/3.
+    assert result["pass@1"] == pytest.approx((2 / 3 + 2 / 3 + 1 / 3 + 1 / 3) / 4)
+    assert result["pass@2"] == pytest.approx((1 + 1 + 2 / 3 + 2 / 3) / 4)
+    assert "pass@2 0.8333  95% interval 0.6667 to 1.0000, 4 problems" in capsys.readouterr().out
+
+
+def test_a_second_run_checks_only_what_is_new(command, monkeypatch):
+    command(GOOD[:2])
+    log = Path(f"{command.output}.log.jsonl")
+    first = log.read_text()
+    log.write_text(first + '{"task_id": "Toy/2", "pro')  # killed in the middle of a line
+    checked = []
+    submit = Pool.submit
+    monkeypatch.setattr(Pool, "submit", lambda self, *program: checked.append(1) or submit(self, *program))
+    code, result = command(GOOD)
+    assert (code, result["pass@1"], len(checked)) == (0, 1.0, 2)
+    assert log.read_text().startswith(first)
+    command([*GOOD[:3], {"task_id": "Toy/3", "completion": "    return 0"}])
+    assert len(checked) == 3
+    command(GOOD, "--cpu_seconds", "9")  # other limits, other results
+    assert len(checked) == 7
+
+
+def test_the_samples_file_is_evalplus_s(command):
+    rows = [
+        {
+            "task_id": 11,
+            "text": "Negate.",
+            "code": "def neg(x):\r\n    return -x",
+            "test_list": ["assert neg(1) == -1"],
+        }
+    ]
+    _, result = command(
+        [{"task_id": "Mbpp/11", "completion": "def neg(x):\n    return -x"}], rows=rows, benchmark="mbpp"
+    )
+    assert result["pass@1"] == 1.0
+    (line,) = Path(f"{command.output}.samples.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"task_id": "Mbpp/11", "solution": "def neg(x):\n    return -x\n"}
+
+
+def test_a_json_array_is_read_too(command, tmp_path):
+    path = tmp_path / "sanitized.json"
+    path.write_text(
+        json.dumps([{"task_id": 2, "prompt": "", "code": "", "test_imports": [], "test_list": ["assert f(1) == 1"]}])
+    )
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text('{"task_id": 2, "completion": "def f(x): return x"}\n')
+    arguments = ["--benchmark", "mbpp_sanitized", "--data", str(path), "--solutions", str(answers)]
+    assert evaluate.main([*arguments, "--output", str(tmp_path / "out.json"), "--workers", "1"]) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["pass@1"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "answers, more, message",
+    [
+        (
+            [{"task_id": "Toy/9", "completion": ""}],
+            [],
+            "answers 'Toy/9', which the benchmark's data file does not have",
+        ),
+        ([{"task_id": "Toy/1"}], [], "has no completion for 'Toy/1'"),
+        ([], [], "is not to be read as JSON lines with a task_id: no records"),
+        (GOOD, ["--k", "2"], "--k 2 needs so many answers of each problem: the fewest are 1"),
+        (GOOD, ["--cpu_seconds", "0"], "the limit cpu_seconds is 0"),
+        (GOOD, ["--data", "/nowhere.jsonl"], "'/nowhere.jsonl' is not to be read"),
+        (GOOD, ["--benchmark", "mbpp"], "does not hold rows of mbpp: 'test_list' is missing"),
+    ],
+)
+def test_refusals(command, capsys, answers, more, message):
+    code, result = command(answers, *more)
+    assert (code, result) == (2, None)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "samples, passed, k, expected",
+    [(1, 1, 1, 1.0), (1, 0, 1, 0.0), (10, 3, 1, 0.3), (5, 1, 2, 0.4), (5, 4, 2, 1.0), (200, 1, 100, 0.5)],
+)
+def test_pass_at_k(samples, passed, k, expected):
+    assert pass_at_k(samples, passed, k) == pytest.approx(expected)
+
+
+def test_pass_at_k_needs_k_samples():
+    with pytest.raises(ValueError, match="pass@3 needs at least 3 samples"):
+        pass_at_k(2, 2, 3)
+
+
+def test_the_interval_is_that_of_a_mean():
+    low, high = bootstrap_interval([1.0] * 50 + [0.0] * 50)
+    # Normal approximation: 0.5 +- 1.96 * 0.5 / sqrt(100).
+    assert (low, high) == (pytest.approx(0.402, abs=0.02), pytest.approx(0.598, abs=0.02))
+    assert bootstrap_interval([1.0] * 9) == (1.0, 1.0)
+
+
+def test_what_the_sandbox_lost_counts_neither_way():
+    passed, failed, lost = (Result(Verdict(name)) for name in ("passed", "failed", "infrastructure"))
+    summary = summarize({"a": [passed, lost], "b": [lost], "c": [failed], "d": []})
+    assert summary["pass@1"] == pytest.approx(1 / 3)  # a, c and d
+    assert (summary["problems_scored"], summary["infrastructure_failures"]) == (3, 2)
+    assert summary["unanswered"] == ["d"]
+    nothing = summarize({"a": [lost]})
+    assert (nothing["pass@1"], nothing["problems_scored"]) == (None, 0)
+    assert not math.isnan(summary["pass@1"])
+
+
+def model_arguments(*more):
+    given = ["--benchmark", "humaneval", "--data", "x", "--output", "y", "--model", "z", *more]
+    return evaluate.parser().parse_args(given)
+
+
+def test_prompts_of_a_model():
+    code = humaneval(ROWS[1])
+    assert generation.plain_prompt(code) == ROWS[1]["prompt"]
+    assert "```python\n" + ROWS[1]["prompt"].rstrip() + "\n```" in generation.chat_prompt(code)
+    text = mbpp({"task_id": 1, "text": "Negate.", "code": "", "test_list": ["assert neg(1) == -1"]})
+    assert generation.plain_prompt(text) == '"""\nNegate.\nassert neg(1) == -1\n"""\n'
+    assert generation.chat_prompt(text).startswith(
+        "Negate. Your code should pass these tests:\n\nassert neg(1) == -1\n"
+    )
+
+
+def test_sampling_of_a_model():
+    greedy = generation.sampling_settings(model_arguments())
+    assert (greedy["n"], greedy["temperature"], "stop" in greedy) == (1, 0.0, False)
+    drawn = generation.sampling_settings(model_arguments("--n_samples", "5", "--temperature", "0.8", "--plain"))
+    assert (drawn["n"], drawn["temperature"], drawn["stop"]) == (5, 0.8, generation.STOPS)
+    with pytest.raises(ValueError, match="5 greedy answers would be the same: give a --temperature above 0"):
+        generation.sampling_settings(model_arguments("--n_samples", "5"))
