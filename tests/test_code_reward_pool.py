@@ -12,8 +12,7 @@ import threading
 import pytest
 from test_code_reward_hostile import descendants
 
-from openrlhf_pf.code_reward import Limits, Pool, Problem, Verdict
-from openrlhf_pf.code_reward import pool as pool_module
+from openrlhf_pf.code_reward import Limits, Pool, Problem, Verdict, driver
 
 
 def returns(expected):
@@ -68,7 +67,7 @@ def test_what_fails_again_and_again_is_no_wrong_answer(pool, monkeypatch):
         calls.append(1)
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(pool_module._Worker, "run", broken)
+    monkeypatch.setattr(driver.Worker, "run", broken)
     result = pool.check(GOOD, SAME)
     assert (result.verdict, result.reward != result.reward, len(calls)) == (Verdict.INFRASTRUCTURE, True, 3)
     assert result.detail == "OSError: [Errno 24] Too many open files"

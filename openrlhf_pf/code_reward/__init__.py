@@ -44,7 +44,7 @@ _PUBLIC = {
     "Pool": "pool",
     "Problem": "results",
     "Result": "results",
-    "Unavailable": "pool",
+    "Unavailable": "driver",
     "Verdict": "results",
 }
 
