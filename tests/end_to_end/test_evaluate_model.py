@@ -18,7 +18,7 @@ def write_problems(path):
     rows = [
         {
             "task_id": f"Tiny/{i}",
-            "prompt": f"def f{i}(x):\n",
+            "prompt": f'def f{i}(x):\n    """Add {i}."""\n',
             "entry_point": f"f{i}",
             "canonical_solution": f"    return x + {i}\n",
             "test": f"def check(candidate):\n    assert candidate(1) == {1 + i}\n    assert candidate(5) == {5 + i}\n",
