@@ -199,8 +199,17 @@ class Stack:
         return Run(folder, (folder / "log.txt").read_text(), process.returncode)
 
     def train(self, folder: Path, prompts: int, flags: str, entry: tuple[str, str] = ENTRY, **environment: str) -> Run:
-        """Train to the end; fails the test with the end of the log when the run fails or hangs."""
+        """Train to the end; fails the test with the end of the log when the run fails or hangs.
+
+        One failure is tried again, once: OpenRLHF looks for a free port when a worker starts and listens on it much
+        later, and now and then another process has taken it in between.
+        """
         run = self.finish(self.start(folder, prompts, flags, entry, **environment), folder)
+        if run.returncode != 0 and "EADDRINUSE" in run.log:
+            print("the port that OpenRLHF had chosen was taken meanwhile: one more try")
+            for seen in ("observed", "tensorboard"):
+                shutil.rmtree(folder / seen, ignore_errors=True)
+            run = self.finish(self.start(folder, prompts, flags, entry, **environment), folder)
         assert run.returncode == 0, run.log[-6000:]
         return run
 
