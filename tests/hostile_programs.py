@@ -163,11 +163,15 @@ def everywhere(data):
             os.write(file, data)
         except OSError:
             pass
-def number():
+def local(name):
     frame = sys._getframe(1)
-    while "number" not in frame.f_locals:
+    while name not in frame.f_locals:
         frame = frame.f_back
-    return frame.f_locals["number"]
+    return frame.f_locals[name]
+def number():
+    return local("number")
+def place():
+    return local("place")
 """
 
 FORGED = {
@@ -177,28 +181,31 @@ FORGED = {
     "forged: verdict in the call": TALK
     + 'def f(n):\n    everywhere(frame({"t": ["passed", None, "", 3]}))\n    os._exit(0)\n',
     "forged: answers in advance": TALK
-    + "for value in (7, 8, 11):\n    everywhere(frame({'t': ['0' * 16, 'value', value]}))\n"
+    + "for value in (7, 8, 11):\n    everywhere(frame({'t': ['0' * 16, 0, 'value', value]}))\n"
     + "def f(n):\n    os._exit(0)\n",
     "forged: the right answer twice": TALK
-    + "def f(n):\n    everywhere(frame({'t': [number(), 'value', n * n + 7]}))\n    return n * n + 7\n",
+    + "def f(n):\n    everywhere(frame({'t': [number(), place(), 'value', n * n + 7]}))\n    return n * n + 7\n",
     "forged: all answers at once": TALK
-    + "def f(n):\n    for v in range(20): everywhere(frame({'t': [number(), 'value', v]}))\n    os._exit(0)\n",
+    + "def f(n):\n    for v in range(20): everywhere(frame({'t': [number(), place(), 'value', v]}))\n"
+    + "    os._exit(0)\n",
     "forged: the end in advance": TALK
-    + "def f(n):\n    everywhere(frame({'t': [number(), 'value', 7]}) + frame({'t': [number(), 'value', None]}))\n"
+    + "def f(n):\n    everywhere(frame({'t': [number(), place(), 'value', 7]}))\n"
+    + "    everywhere(frame({'t': [number(), place() + 1, 'value', None]}))\n"
     + "    os._exit(0)\n",
     "forged: every codec function": """
 import openrlhf_pf.code_reward.codec as codec
-real = codec.send
-codec.send = lambda talk, value, *rest: real(talk, (value[0], "value", True), *rest)
+real = codec.encode
+codec.encode = lambda value, *rest: real((*value[:2], "value", True), *rest)
 def f(n):
     return True
 """,
-    "forged: an unknown tag": TALK + "def f(n):\n    everywhere(frame({'t': [number(), 'value', {'z': [1]}]}))\n",
-    "forged: two tags": TALK + "def f(n):\n    everywhere(frame({'t': [number(), 'value'], 's': []}))\n",
+    "forged: an unknown tag": TALK
+    + "def f(n):\n    everywhere(frame({'t': [number(), place(), 'value', {'z': [1]}]}))\n",
+    "forged: two tags": TALK + "def f(n):\n    everywhere(frame({'t': [number(), place(), 'value'], 's': []}))\n",
     "forged: an unhashable key": TALK
-    + "def f(n):\n    everywhere(frame({'t': [number(), 'value', {'d': [[[1], 2]]}]}))\n",
+    + "def f(n):\n    everywhere(frame({'t': [number(), place(), 'value', {'d': [[[1], 2]]}]}))\n",
     "forged: a pickle": TALK
-    + "import pickle\ndef f(n):\n    everywhere(frame(pickle.dumps((number(), 'value', 7))))\n",
+    + "import pickle\ndef f(n):\n    everywhere(frame(pickle.dumps((number(), place(), 'value', 7))))\n",
     "forged: nested a million deep": TALK + "def f(n):\n    everywhere(frame(b'[' * 1000000))\n",
     "forged: digits without end": TALK + "def f(n):\n    everywhere(frame(b'9' * 4000000))\n",
     "forged: a length without end": TALK
@@ -371,5 +378,9 @@ PROBES = {
     "limits: by prlimit": "import os, resource; resource.prlimit(os.getpid(), resource.RLIMIT_AS, (-1, -1))",
     "signals: to others": "import os; os.kill(os.getppid(), 0)",
     "signals: to the first": "import os; os.kill(1, 0)",
+    "signals: of a file": "import fcntl; fcntl.fcntl(3, 8, 1)",
+    "signals: of a file, chosen": "import fcntl; fcntl.fcntl(3, 10, 9)",
+    "signals: of a socket": "import fcntl, struct; fcntl.ioctl(3, 0x8901, struct.pack('i', 1))",
     "priority": "import os; os.nice(-5)",
+    "priority: processors": "import os; os.sched_setaffinity(0, os.sched_getaffinity(0))",
 }

@@ -88,9 +88,9 @@ def test_a_program_killed_from_outside_is_run_again(pool, caplog):
     assert pool.check(GOOD, SAME).passed
     future = pool.submit("import time\ndef f(x):\n    time.sleep(2)\n    return x\n", SAME)
     before = descendants(os.getpid())
-    while len(children := descendants(os.getpid()) - before) < 2:
+    while not (program := descendants(os.getpid()) - before):
         pass
-    for pid in children:
+    for pid in program:
         os.kill(pid, signal.SIGKILL)
     assert future.result().passed
     assert "attempt 1 of 3" in caplog.text
@@ -140,6 +140,60 @@ def f(x):
     clean = returns([[], False, False, False, False])
     assert pool.check(leave, SAME).passed
     assert pool.check(look, clean).passed
+
+
+def checks(test):
+    return Problem("function", {"preamble": "", "test": test, "entry_point": "f", "function": "check"})
+
+
+def test_a_test_that_swallows_everything_does_not_pass_what_has_ended(pool):
+    swallows = """
+def check(candidate):
+    for n in range(3):
+        try:
+            assert candidate(n) == n
+        except BaseException:
+            pass
+"""
+    assert pool.check("import os\ndef f(x):\n    os._exit(0)\n", checks(swallows)).verdict is Verdict.CRASHED
+    assert pool.check(GOOD, checks(swallows)).passed
+
+
+def test_a_test_that_an_answer_keeps_busy_ends_and_hurts_no_other(pool):
+    """As long as the program says, inside of C code: no exception would end that."""
+    counts = checks("def check(candidate):\n    assert sum(range(candidate(1))) == 0\n")
+    limits = Limits(cpu_seconds=1)
+    result = pool.check("def f(x):\n    return 10 ** 15\n", counts, limits)
+    assert (result.verdict, result.detail) == (Verdict.TIMEOUT, "comparing the answers took too long")
+    assert pool.check("def f(x):\n    return 1\n", counts, limits).passed
+
+
+def test_a_test_that_sleeps_ends_too(pool, monkeypatch):
+    monkeypatch.setattr(driver, "_GRACE_SECONDS", 0.5)
+    sleeps = checks("import time\ndef check(candidate):\n    time.sleep(candidate(1))\n")
+    result = pool.check("def f(x):\n    return 3600\n", sleeps, Limits(wall_seconds=0.5))
+    assert (result.verdict, result.detail) == (Verdict.TIMEOUT, "the tests have no end within 0.5 seconds")
+    assert pool.check("def f(x):\n    return 0\n", sleeps).passed
+
+
+def test_a_checker_is_replaced_after_some_programs(pool, monkeypatch):
+    monkeypatch.setattr(driver, "_PROGRAMS_A_CHECKER", 2)
+    counts = checks(
+        "import sys\ndef check(candidate):\n    sys.seen = getattr(sys, 'seen', 0) + 1\n    assert candidate(sys.seen)"
+    )
+    first_and_second = "def f(x):\n    return x == {}\n"
+    found = [pool.check(first_and_second.format(n), counts).passed for n in (1, 2, 1, 2, 1)]
+    assert found == [True] * 5
+
+
+def test_rare_imports_burden_only_those_that_name_them(pool):
+    program = "import sys\nloaded = 'async' + 'io' in sys.modules\n{}\ndef f(x):\n    return loaded\n"
+    assert pool.check(program.format(""), returns(False)).passed
+    assert pool.check(program.format("__import__('async' + 'io').run"), returns(False)).passed  # at its own cost
+    before = descendants(os.getpid())
+    assert pool.check(program.format("import asyncio"), returns(True)).passed
+    assert len(descendants(os.getpid()) - before) >= 2  # a process of their own, in its jail
+    assert pool.check(program.format(""), returns(False)).passed
 
 
 def test_numpy_is_there_where_it_is_installed():

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_pf.code_reward import evaluation
-from openrlhf_pf.code_reward.driver import Unavailable
+from openrlhf_pf.code_reward.control import Unavailable
 from openrlhf_pf.code_reward.pool import Pool
 from openrlhf_pf.code_reward.problems import BENCHMARKS
 from openrlhf_pf.code_reward.results import Limits

@@ -44,7 +44,7 @@ _PUBLIC = {
     "Pool": "pool",
     "Problem": "results",
     "Result": "results",
-    "Unavailable": "driver",
+    "Unavailable": "control",
     "Verdict": "results",
 }
 

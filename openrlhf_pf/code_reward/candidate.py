@@ -21,8 +21,8 @@ MAX_MESSAGE = 300
 
 
 def serve(talk: socket.socket) -> None:
-    """Answer requests ``(number, operation, *arguments)`` by ``(number, "value", value)`` or ``(number, "error",
-    kind, text)``.
+    """Answer messages ``(number, [(operation, *arguments), ...])``, each question by a message of its own, ``(number,
+    place, "value", value)`` or ``(number, place, "error", kind, text)``.
     """
     module = types.ModuleType(MODULE)
     sys.modules[MODULE] = module
@@ -30,19 +30,18 @@ def serve(talk: socket.socket) -> None:
         "load": lambda source: _load(source, module),
         "call": lambda path, args, kwargs: _call(module, path, args, kwargs),
         "eval": lambda source: eval(compile(source, "<test>", "eval"), module.__dict__),
-        "run": lambda source, text, limit: _run(source, text, limit),
+        "run": _run,
         "end": lambda: None,
     }
-    while True:
-        number, operation, *arguments = codec.receive(talk, 2 * codec.MAX_BYTES)
-        try:
-            answer = (number, "value", operations[operation](*arguments))
-            codec.encode(answer)
-        except BaseException as error:
-            answer = (number, "error", _kind(error), _text(error))
-        codec.send(talk, answer)
-        if operation == "end":
-            return
+    operation = None
+    while operation != "end":
+        number, questions = codec.receive(talk, 2 * codec.MAX_BYTES)
+        for place, (operation, *arguments) in enumerate(questions):
+            try:
+                answer = codec.encode((number, place, "value", operations[operation](*arguments)))
+            except BaseException as error:
+                answer = codec.encode((number, place, "error", _kind(error), _text(error)))
+            codec.send_encoded(talk, answer)
 
 
 def _kind(error: BaseException) -> str:
@@ -58,8 +57,9 @@ def _text(error: BaseException) -> str:
 
 def _futures_first(source: str) -> str:
     """``from __future__`` has to come first, also where imports were put before the program."""
-    futures = _FUTURE.findall(source)
-    return "\n".join([*futures, _FUTURE.sub("", source)]) if futures else source
+    if "__future__" not in source:
+        return source
+    return "\n".join([*_FUTURE.findall(source), _FUTURE.sub("", source)])
 
 
 def _load(source: str, module: types.ModuleType) -> None:

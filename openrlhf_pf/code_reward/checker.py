@@ -1,24 +1,32 @@
 """The trusted side of one program: sends inputs, takes plain data back, compares, and alone says whether it passed.
 
-It runs in a confined process of its own, since test code of a data set is code too and may hang on what it gets. The
-tested program has no way to this process but its answers, which :mod:`codec` rebuilds from exact built-in types.
+It runs in a confined process of its own, since test code of a data set is code too and may hang on what it gets; one
+such process checks many programs, one after the other. A tested program has no way to it but its answers, which
+:mod:`codec` rebuilds from exact built-in types.
 """
 
 import ast
 import builtins
-import os
 import random
 import secrets
+import signal
 import socket
 import sys
+import time
 import traceback
 import types
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from openrlhf_pf.code_reward import codec
+from openrlhf_pf.code_reward.control import Control
 
 MAX_MESSAGE = 300
+MAX_TASK_BYTES = 4 * codec.MAX_BYTES
+KILLED = "killed"  # beside the verdicts of results.py: somebody has killed the program, and it was not us
+_GONE = "gone"  # the program closed its socket; how it ended decides what that means
 
 _ERROR_VERDICTS = {"MemoryError": "memory"}
 _SYNTAX_ERRORS = {"SyntaxError", "IndentationError", "TabError"}
@@ -32,43 +40,99 @@ class CandidateError(Exception):
         self.kind = kind
 
 
+Question = tuple[Any, ...]  # an operation of candidate.py and its arguments
+_FORESEEN_BYTES = 1 << 16
+
+
+class _Decided(BaseException):
+    """There is a verdict; no test goes on after it."""
+
+
 class Remote:
-    """The tested program, seen from outside. What it cannot answer ends this process with a verdict: no test can
-    swallow that.
+    """The tested program, seen from outside.
+
+    What it cannot answer decides the verdict. The first verdict stands, and every later question raises again: no
+    test can swallow that.
     """
 
-    def __init__(self, caller: socket.socket, talk: socket.socket) -> None:
-        self._caller, self._talk = caller, talk
+    def __init__(self, talk: socket.socket, wall_seconds: float) -> None:
+        self._talk = talk
+        self._wall_seconds = wall_seconds
+        self._deadline = time.monotonic() + wall_seconds
         self.calls = 0
         self.test: int | None = None
+        self.decision: tuple[str, int | None, str] | None = None
+        self._foreseen: deque[str] = deque()  # questions that are sent, their answers not yet read
+        self._number, self._place = "", 0
 
     def verdict(self, verdict: str, detail: str = "") -> NoReturn:
-        """Tell the caller and end."""
-        test = self.test if verdict != "passed" else None
-        codec.send(self._caller, (verdict, test, detail[:MAX_MESSAGE], self.calls))
-        os._exit(0)
+        """Decide, unless it is decided."""
+        if self.decision is None:
+            self.decision = verdict, self.test if verdict != "passed" else None, detail[:MAX_MESSAGE]
+        raise _Decided
+
+    def foresee(self, questions: Iterable[Question]) -> None:
+        """Send questions that will be asked next, in this order, so that the program need not wait for each.
+
+        Only the first ones, as far as they are small; the others are sent when they are asked.
+        """
+        room, sent = _FORESEEN_BYTES, []
+        for question in questions:
+            text = repr(question)
+            room -= len(text)
+            if room < 0:
+                break
+            sent.append((text, question))
+        if len(sent) > 1 and not self._foreseen:
+            self._send([question for _, question in sent])
+            self._foreseen.extend(text for text, _ in sent)
 
     def request(self, operation: str, *arguments: Any) -> Any:
-        """One question, one answer. The number is not to be guessed, so that no answer can be prepared or given
-        twice.
-        """
-        number = secrets.token_hex(8)
+        """One question, one answer."""
+        if self.decision:
+            raise _Decided
+        if self._foreseen:
+            if self._foreseen.popleft() == repr((operation, *arguments)):
+                return self._answer()
+            self._answer(needed=False)
+            while self._foreseen:
+                self._foreseen.popleft()
+                self._answer(needed=False)
+        self._send([(operation, *arguments)])
+        return self._answer()
+
+    def _send(self, questions: list[Question]) -> None:
+        # Not to be guessed, so that no answer can be prepared or given twice.
+        self._number, self._place = secrets.token_hex(8), 0
         try:
-            codec.encode(arguments)
+            message = codec.encode((self._number, questions), 2 * codec.MAX_BYTES)
         except codec.NotPlain as error:
             self.verdict("failed", f"an argument of the test's: {error}")
+        self._exchange(codec.send_encoded, message)
+
+    def _answer(self, needed: bool = True) -> Any:
+        answer = self._exchange(codec.receive)
+        expected = (self._number, self._place)
+        self._place += 1
+        if type(answer) is tuple and answer[:2] == expected:
+            if len(answer) == 4 and answer[2] == "value":
+                return answer[3]
+            if len(answer) == 5 and answer[2] == "error":
+                if not needed:
+                    return None
+                raise CandidateError(str(answer[3])[:80], str(answer[4])[:MAX_MESSAGE])
+        self.verdict("crashed", "an answer to another question")
+
+    def _exchange(self, step: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            codec.send(self._talk, (number, operation, *arguments), 2 * codec.MAX_BYTES)
-            answer = codec.receive(self._talk)
+            self._talk.settimeout(max(0.001, self._deadline - time.monotonic()))
+            return step(self._talk, *arguments)
         except codec.Closed:
-            self.verdict("gone", "the program ended before it answered")
+            self.verdict(_GONE, "the program ended before it answered")
+        except TimeoutError:
+            self.verdict("timeout", f"no end within {self._wall_seconds} seconds")
         except codec.NotPlain as error:
             self.verdict("crashed", f"an answer that is none: {error}")
-        if type(answer) is tuple and len(answer) == 3 and answer[:2] == (number, "value"):
-            return answer[2]
-        if type(answer) is tuple and len(answer) == 4 and answer[:2] == (number, "error"):
-            raise CandidateError(str(answer[2])[:80], str(answer[3])[:MAX_MESSAGE])
-        self.verdict("crashed", "an answer to another question")
 
     def load(self, source: str) -> None:
         """Have the program's top level run."""
@@ -89,10 +153,15 @@ class Remote:
 
         def candidate(*args: Any, **kwargs: Any) -> Any:
             self.calls += 1
-            return self.request("call", list(path), args, kwargs)
+            return self.request(*call_of(path, args, kwargs))
 
         candidate.__name__ = candidate.__qualname__ = path[-1]
         return candidate
+
+
+def call_of(path: Sequence[str], args: Sequence[Any], kwargs: dict[str, Any]) -> Question:
+    """The question for what a call of the program's function returns."""
+    return "call", list(path), tuple(args), kwargs
 
 
 def _is_syntax(source: str) -> bool:
@@ -103,23 +172,67 @@ def _is_syntax(source: str) -> bool:
     return False
 
 
-def serve(caller: socket.socket, talk: socket.socket) -> None:
-    """Take ``(source, kind, test data)`` from the caller, check, and send ``(verdict, test, detail, calls)``."""
-    source, kind, data = codec.receive(caller, 4 * codec.MAX_BYTES)
-    remote = Remote(caller, talk)
+def serve(caller: socket.socket, *programs: socket.socket) -> None:
+    """Take ``(source, kind, test data, limits, place)`` from the caller, have ``programs[place]`` fork a process for
+    the source, check it, and send ``(verdict, test, detail, calls, what it used)``, until the caller is gone.
+    """
+    controls = [Control(connection, "the candidate worker") for connection in programs]
+    while True:
+        try:
+            *task, place = codec.receive(caller, MAX_TASK_BYTES)
+        except codec.Closed:
+            return
+        codec.send(caller, _check_one(controls[place], *task))
+
+
+def _check_one(control: Control, source: str, kind: str, data: dict[str, Any], limits: dict[str, Any]) -> tuple:
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            control.start(limits, [theirs])
+        remote = Remote(ours, limits["wall_seconds"])
+        # Ends this process where comparing takes for ever, even inside of C code, which no exception would.
+        signal.setitimer(signal.ITIMER_PROF, limits["cpu_seconds"])
+        verdict, test, detail = _decide(remote, CHECKS[kind], source, data)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    control.stop(gone=verdict == _GONE)
+    report = control.report()
+    if verdict == _GONE:
+        verdict, detail = _how_it_ended(report, detail, limits["cpu_seconds"])
+    used = {name: report[name] for name in ("cpu_seconds", "memory_bytes")}
+    return verdict, test, detail, remote.calls, used
+
+
+def _decide(remote: Remote, check: "Check", source: str, data: dict[str, Any]) -> tuple[str, int | None, str]:
+    random.seed(0)  # the same program gets the same verdict twice
     try:
-        CHECKS[kind](remote, source, data)
-    except CandidateError as error:
-        remote.verdict(_ERROR_VERDICTS.get(error.kind, "failed"), str(error))
-    except AssertionError as error:
-        remote.verdict("failed", f"assertion failed in {_place(error)}")
-    except BaseException as error:
-        remote.verdict("failed", f"{type(error).__name__} in {_place(error)}: {_text(error)}")
-    if not remote.calls:
-        remote.test = None
-        remote.verdict("infrastructure", "the tests never call the program")
-    remote.request("end")  # an answer given twice would arrive here
-    remote.verdict("passed")
+        try:
+            check(remote, source, data)
+        except CandidateError as error:
+            remote.verdict(_ERROR_VERDICTS.get(error.kind, "failed"), str(error))
+        except AssertionError as error:
+            remote.verdict("failed", f"assertion failed in {_place(error)}")
+        except _Decided:
+            raise
+        except BaseException as error:
+            remote.verdict("failed", f"{type(error).__name__} in {_place(error)}: {_text(error)}")
+        if not remote.calls:
+            remote.test = None
+            remote.verdict("infrastructure", "the tests never call the program")
+        remote.request("end")  # an answer given twice would arrive here
+        remote.verdict("passed")
+    except (_Decided, CandidateError):
+        # An error in answer to "end" is a program that has taken the place of our side of it.
+        return remote.decision or ("crashed", None, "an answer to another question")
+
+
+def _how_it_ended(report: dict[str, Any], detail: str, cpu_seconds: float) -> tuple[str, str]:
+    """What it means that a program closed its socket."""
+    if report["ended_itself"] and report["status"] == -signal.SIGKILL:
+        if report["cpu_seconds"] >= cpu_seconds * 0.9:
+            return "timeout", f"{cpu_seconds} seconds of CPU time are over"
+        return KILLED, "the program was killed from outside"
+    return "crashed", f"{detail} (status {report['status']})"
 
 
 def _text(error: BaseException) -> str:
@@ -134,20 +247,30 @@ def _place(error: BaseException) -> str:
     return f"line {lines[-1]} of the test" if lines else "the test"
 
 
+@lru_cache(maxsize=512)
+def _compiled(source: str) -> types.CodeType:
+    """Test code; the samples of one prompt come one after the other, and have the same."""
+    return compile(source, "<test>", "exec")
+
+
 def _namespace(*sources: str) -> dict[str, Any]:
     """A module in which trusted sources have run."""
     module = types.ModuleType("checker")
     sys.modules["checker"] = module
     for source in sources:
-        exec(compile(source, "<test>", "exec"), module.__dict__)
+        exec(_compiled(source), module.__dict__)
     return module.__dict__
 
 
 def _check_cases(remote: Remote, source: str, data: dict[str, Any]) -> None:
     """Input/output pairs: ``path``, ``cases`` of (args, kwargs, expected), ``tolerance``."""
+    path, cases = data["path"], data["cases"]
+    calls = [call_of(path, args, kwargs) for args, kwargs, _ in cases]
+    remote.foresee([("load", source), *calls, ("end",)])
     remote.load(source)
-    call = remote.proxy(*data["path"])
-    for remote.test, (args, kwargs, expected) in enumerate(data["cases"]):
+    call = remote.proxy(*path)
+    for remote.test, (args, kwargs, expected) in enumerate(cases):
+        remote.foresee([*calls[remote.test :], ("end",)])
         got = call(*args, **kwargs)
         if not codec.same(got, expected, data["tolerance"]):
             remote.verdict("failed", f"returned {got!r:.100}")
@@ -175,12 +298,13 @@ def _lines(text: str) -> list[str]:
 
 def _check_function(remote: Remote, source: str, data: dict[str, Any]) -> None:
     """A checker ``check(candidate)``: ``preamble``, ``test``, ``entry_point``, ``function``."""
+    foreseen = [call_of([data["entry_point"]], *call) for call in _calls_for_sure(data["test"], data["function"])]
+    remote.foresee([("load", source), *foreseen])
     remote.load(source)
     space = _namespace(data["preamble"])
     # Before and after: the test may use the program under its own name, or define something of that name.
     space[data["entry_point"]] = candidate = remote.proxy(data["entry_point"])
-    exec(compile(data["test"], "<test>", "exec"), space)
-    random.seed(0)
+    exec(_compiled(data["test"]), space)
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         remote.test = remote.calls
@@ -188,6 +312,43 @@ def _check_function(remote: Remote, source: str, data: dict[str, Any]) -> None:
 
     counted.__name__ = data["entry_point"]
     space[data["function"]](counted)
+
+
+@lru_cache(maxsize=512)
+def _calls_for_sure(test: str, function: str) -> list[tuple[list[Any], dict[str, Any]]]:
+    """Arguments of the calls that ``function(candidate)`` makes first, whatever they return: those with literal
+    arguments, in straight code.
+    """
+    found: list[tuple[list[Any], dict[str, Any]]] = []
+    try:
+        for definition in ast.parse(test).body:
+            if isinstance(definition, ast.FunctionDef) and definition.name == function:
+                (name,) = (argument.arg for argument in definition.args.args)
+                for statement in definition.body:
+                    if not isinstance(statement, (ast.Assert, ast.Expr, ast.Assign, ast.Import, ast.ImportFrom)):
+                        break
+                    found += _literal_calls(statement.test if isinstance(statement, ast.Assert) else statement, name)
+    except (SyntaxError, ValueError):
+        pass  # from here on, or about this test, nothing is sure
+    return found
+
+
+def _literal_calls(node: ast.AST, name: str) -> list[tuple[list[Any], dict[str, Any]]]:
+    """The calls of a name in a piece of code, in the order in which they are made.
+
+    Raises:
+        ValueError: one of them has other arguments, or may be left out, or the name is used in another way.
+    """
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+        kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+        return [([ast.literal_eval(argument) for argument in node.args], kwargs)]
+    if isinstance(node, ast.Name) and node.id == name:
+        raise ValueError("no call")
+    found = [call for child in ast.iter_child_nodes(node) for call in _literal_calls(child, name)]
+    maybe = (ast.BoolOp, ast.IfExp, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    if found and (isinstance(node, maybe) or (isinstance(node, ast.Compare) and len(node.ops) > 1)):
+        raise ValueError("not for sure")
+    return found
 
 
 def _check_asserts(remote: Remote, source: str, data: dict[str, Any]) -> None:
@@ -254,7 +415,8 @@ class _OutermostCalls(ast.NodeTransformer):
         return self._ask(node) if self._is_foreign(node.id) else node
 
 
-CHECKS: dict[str, Callable[[Remote, str, dict[str, Any]], None]] = {
+Check = Callable[[Remote, str, dict[str, Any]], None]
+CHECKS: dict[str, Check] = {
     "cases": _check_cases,
     "stdio": _check_stdio,
     "function": _check_function,

@@ -16,6 +16,8 @@ MAX_DEPTH = 100
 _SMALL = 1 << 63  # larger integers travel in hexadecimal, which has no quadratic conversion
 
 _SCALARS = {type(None), bool, str, float}
+_LENGTH = struct.Struct("<I")
+_TEXT = json.JSONEncoder(separators=(",", ":"))
 
 
 class NotPlain(ValueError):
@@ -90,6 +92,9 @@ def _untag(pairs: list[tuple[str, Any]]) -> Any:
     raise NotPlain(f"unknown tag {tag!r}")
 
 
+_VALUE = json.JSONDecoder(object_pairs_hook=_untag)
+
+
 def encode(value: Any, max_bytes: int = MAX_BYTES) -> bytes:
     """Plain data as bytes.
 
@@ -97,7 +102,7 @@ def encode(value: Any, max_bytes: int = MAX_BYTES) -> bytes:
         NotPlain: the value holds something else, or is larger than ``max_bytes`` or deeper than ``MAX_DEPTH``.
     """
     try:
-        data = json.dumps(_tag(value, 0), separators=(",", ":")).encode()
+        data = _TEXT.encode(_tag(value, 0)).encode()
     except (TypeError, RecursionError, RuntimeError) as error:
         raise NotPlain(str(error)) from None
     if len(data) > max_bytes:
@@ -112,7 +117,7 @@ def decode(data: bytes) -> Any:
         NotPlain: these bytes are nothing that ``encode`` writes.
     """
     try:
-        return json.loads(data.decode("ascii"), object_pairs_hook=_untag)
+        return _VALUE.decode(data.decode("ascii"))
     except NotPlain:
         raise
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
@@ -120,10 +125,21 @@ def decode(data: bytes) -> Any:
 
 
 def send(connection: socket.socket, value: Any, max_bytes: int = MAX_BYTES) -> None:
-    """Send one value as a frame: its length in 4 bytes, then the value."""
-    data = encode(value, max_bytes)
+    """Send one value, see :func:`encode` and :func:`send_encoded`."""
+    send_encoded(connection, encode(value, max_bytes))
+
+
+def send_encoded(connection: socket.socket, data: bytes) -> None:
+    """Send what :func:`encode` made as a frame: its length in 4 bytes, then the value.
+
+    Raises:
+        Closed: the other side is gone.
+        TimeoutError: the connection's own time limit was over.
+    """
     try:
-        connection.sendall(struct.pack("<I", len(data)) + data)
+        connection.sendall(_LENGTH.pack(len(data)) + data)
+    except TimeoutError:
+        raise
     except OSError as error:
         raise Closed(str(error)) from None
 
@@ -136,7 +152,7 @@ def receive(connection: socket.socket, max_bytes: int = MAX_BYTES) -> Any:
         NotPlain: it sent something else than one frame of plain data.
         TimeoutError: the connection's own time limit was over.
     """
-    (length,) = struct.unpack("<I", _exactly(connection, 4))
+    (length,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
     if length > max_bytes:
         raise NotPlain(f"a frame of {length} bytes, more than {max_bytes}")
     return decode(_exactly(connection, length))
@@ -153,6 +169,8 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
             raise Closed(str(error)) from None
         if not part:
             raise Closed("end of file")
+        if len(part) == count:
+            return part
         data += part
     return bytes(data)
 

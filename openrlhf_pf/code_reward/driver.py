@@ -1,27 +1,27 @@
-"""One worker as its owner sees it: two processes, driven through one program at a time, and what became of it."""
+"""One worker as its owner sees it: processes that are driven through one program at a time.
 
-import contextlib
+One forks the tested programs; another forks a checker, which has the first fork a process for each program, examines
+it, and says what became of it. A third, started when it is first needed, forks programs that want numpy or other rare
+imports.
+"""
+
 import json
+import signal
 import socket
 import subprocess
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from openrlhf_pf.code_reward import codec, jail, worker
+from openrlhf_pf.code_reward import checker, codec, jail, worker
+from openrlhf_pf.code_reward.control import Control, Unavailable
 from openrlhf_pf.code_reward.results import Limits, Problem, Result, Verdict
 
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 _START_SECONDS = 120.0  # an interpreter that imports numpy on a machine that does much else
-_STOP_SECONDS = 60.0
-_SIGKILL = -9
-_GONE = "gone"  # the checker's word for a program that closed its socket
-
-
-class Unavailable(Exception):
-    """The sandbox itself failed: no statement about any program."""
+_GRACE_SECONDS = 10.0  # for the checker to speak after a program's time is over
+_CHECKER_MEMORY = 2 << 30
+_PROGRAMS_A_CHECKER = 1000  # a data set's test code may leave something behind in its process: not for ever
 
 
 class Killed(Unavailable):
@@ -29,17 +29,23 @@ class Killed(Unavailable):
 
 
 class _Half:
-    """One of a worker's two processes."""
+    """One of a worker's processes."""
 
-    def __init__(self, role: str, packages: dict[str, list[str]], disk_bytes: int, without: Iterable[str]) -> None:
-        self.role = role
+    def __init__(self, role: str, setup: "Setup", imports: Sequence[str] = ()) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        configuration = {"role": role, "control": theirs.fileno(), "packages": packages, "disk_bytes": disk_bytes}
+        configuration = {
+            "role": role,
+            "control": theirs.fileno(),
+            "packages": setup.packages,
+            "imports": list(imports),
+            "disk_bytes": setup.limits.disk_bytes,
+            "without": sorted(setup.without),
+        }
         command = jail.interpreter(worker.bootstrap(_PACKAGE_ROOT))
-        self.control = ours
+        self.control = Control(ours, f"the {role} worker")
         with theirs:
             self.process = subprocess.Popen(
-                [*command, json.dumps(configuration | {"without": sorted(without)})],
+                [*command, json.dumps(configuration)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -48,55 +54,12 @@ class _Half:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # an interrupt at the terminal is ours, not theirs
             )
-        self.weaknesses: list[str] | None = None
-
-    def wait_until_ready(self) -> list[str]:
-        """Returns what the jail lacks."""
-        if self.weaknesses is None:
-            self.weaknesses = self._receive(_START_SECONDS)["weaknesses"]
-        return self.weaknesses
-
-    def start(self, limits: dict[str, Any], connections: Sequence[socket.socket]) -> None:
-        """Have it fork a child that holds these connections."""
-        with _or_unavailable(f"the {self.role} worker"):
-            files = [connection.fileno() for connection in connections]
-            socket.send_fds(self.control, [json.dumps({"limits": limits}).encode()], files)
-
-    def stop(self, gone: bool = False) -> None:
-        """Have the child killed with all that it started.
-
-        A child that is ``gone`` has closed its socket: it is given a moment to come to its own end.
-        """
-        with _or_unavailable(f"the {self.role} worker"):
-            self.control.send(b"gone" if gone else b"stop")
-
-    def report(self) -> dict[str, Any]:
-        """After :meth:`stop`: how the child ended, and what it used."""
-        return self._receive(_STOP_SECONDS)
-
-    def _receive(self, seconds: float) -> dict[str, Any]:
-        with _or_unavailable(f"the {self.role} worker"):
-            self.control.settimeout(seconds)
-            message = self.control.recv(1 << 16)
-            self.control.settimeout(None)
-            report = json.loads(message) if message else {"failed": "gone"}
-        if "failed" not in report:
-            return report
-        raise Unavailable(f"the {self.role} worker failed: {report['failed']}")
 
     def close(self) -> None:
         """Kill it and wait for its end; its PID namespace dies with it."""
-        self.control.close()
+        self.control.connection.close()
         self.process.kill()
         self.process.wait()
-
-
-@contextlib.contextmanager
-def _or_unavailable(who: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise Unavailable(f"{who}: {error}") from error
 
 
 @dataclass
@@ -110,73 +73,83 @@ class Setup:
 
 
 class Worker:
-    """Runs one program after the other."""
+    """Runs one program after the other.
+
+    Attributes:
+        weaknesses: what its jail lacks, a sentence each.
+        spent: it is to be closed, and another one to be started.
+    """
 
     def __init__(self, setup: Setup) -> None:
+        self.spent = False
         self._setup = setup
-        disk_bytes = setup.limits.disk_bytes
-        roles = ("candidate", "checker")
+        self._rare_imports = [*worker.RARE_IMPORTS, *setup.packages]
         self._halves: list[_Half] = []
+        self._checker: socket.socket | None = None
+        self._programs_left = 0
         try:
-            for role in roles:
-                self._halves.append(_Half(role, setup.packages, disk_bytes, setup.without))
-            self.weaknesses = sorted({line for half in self._halves for line in half.wait_until_ready()})
+            for role in ("checker", "candidate"):
+                self._halves.append(_Half(role, setup))
+            ready = [half.control.report(_START_SECONDS)["weaknesses"] for half in self._halves]
+            self.weaknesses = sorted({line for lines in ready for line in lines})
         except BaseException:
             self.close()
             raise
 
     def run(self, source: str, problem: Problem, limits: Limits) -> Result:
-        """Raises ``Unavailable``; the worker is of no use after that."""
-        candidate, checker = self._halves
-        numbers = asdict(limits)
-        with contextlib.ExitStack() as stack:
-            pairs = [socket.socketpair() for _ in range(2)]
-            for connection in (*pairs[0], *pairs[1]):
-                stack.enter_context(connection)
-            (talk_in, talk_out), (ours, theirs) = pairs
-            candidate.start(numbers, [talk_in])
-            checker.start(numbers | {"memory_bytes": max(2 << 30, limits.memory_bytes)}, [theirs, talk_out])
-            for connection in (talk_in, talk_out, theirs):
-                connection.close()  # so that the end of one process is the end of file for the other
-            answer = self._converse(ours, source, problem, limits.wall_seconds)
-        gone = type(answer) is tuple and answer[0] == _GONE
-        candidate.stop(gone)
-        checker.stop(gone=True)
-        return _judge(answer, candidate.report(), checker.report(), limits)
+        """Raises ``Unavailable``; the worker is of no use after that.
 
-    def _converse(self, ours: socket.socket, source: str, problem: Problem, seconds: float) -> Any:
-        """The checker's word, or None if it has not spoken: out of time, or dead."""
-        deadline = time.monotonic() + seconds
+        Raises ``codec.NotPlain`` before anything has happened.
+        """
+        place = 1 if any(name in source for name in self._rare_imports) else 0
+        task = codec.encode((source, problem.kind, problem.data, asdict(limits), place), checker.MAX_TASK_BYTES)
+        connection = self._running_checker(with_rare_imports=bool(place))
         try:
-            ours.settimeout(seconds)
-            codec.send(ours, (source, problem.kind, problem.data), 4 * codec.MAX_BYTES)
-            ours.settimeout(max(0.01, deadline - time.monotonic()))
-            return codec.receive(ours)
+            connection.settimeout(limits.wall_seconds + _GRACE_SECONDS)
+            codec.send_encoded(connection, task)
+            verdict, test, detail, calls, used = codec.receive(connection)
         except TimeoutError:
-            return "timeout"
-        except codec.Closed as closed:
-            return "timeout" if isinstance(closed.__context__, TimeoutError) else None
+            self.spent = True
+            return Result(Verdict.TIMEOUT, detail=f"the tests have no end within {limits.wall_seconds} seconds")
+        except codec.Closed:
+            return self._checker_is_gone()
+        if verdict == checker.KILLED:
+            raise Killed(detail)
+        self._programs_left -= 1
+        return Result(Verdict(verdict), test, detail, calls, **used)
+
+    def _running_checker(self, with_rare_imports: bool) -> socket.socket:
+        if with_rare_imports and len(self._halves) < 3:
+            self._halves.append(_Half("candidate", self._setup, self._rare_imports))
+            if not set(self._halves[-1].control.report(_START_SECONDS)["weaknesses"]) <= set(self.weaknesses):
+                raise Unavailable("a process is weaker than the ones before")
+            self._programs_left = 0
+        checkers, *candidates = (half.control for half in self._halves)
+        if self._checker and not self._programs_left:
+            self._checker.close()
+            checkers.stop(gone=True)
+            checkers.report()
+            self._checker = None
+        if self._checker is None:
+            self._checker, theirs = socket.socketpair()
+            with theirs:
+                limits = asdict(Limits(memory_bytes=_CHECKER_MEMORY)) | {"cpu_seconds": None}
+                checkers.start(limits, [theirs, *(control.connection for control in candidates)])
+            self._programs_left = _PROGRAMS_A_CHECKER
+        return self._checker
+
+    def _checker_is_gone(self) -> Result:
+        checkers = self._halves[0].control
+        checkers.stop(gone=True)
+        status = checkers.report()["status"]
+        if status != -signal.SIGPROF:
+            raise Unavailable(f"the checker ended without a word, with status {status}")
+        self.spent = True
+        return Result(Verdict.TIMEOUT, detail="comparing the answers took too long")
 
     def close(self) -> None:
-        """Kill both processes and wait for their ends."""
+        """Kill all its processes and wait for their ends."""
+        if self._checker:
+            self._checker.close()
         for half in self._halves:
             half.close()
-
-
-def _judge(answer: Any, candidate: dict[str, Any], checker: dict[str, Any], limits: Limits) -> Result:
-    used = {name: candidate[name] for name in ("cpu_seconds", "memory_bytes")}
-    if answer == "timeout":
-        return Result(Verdict.TIMEOUT, detail=f"no end within {limits.wall_seconds} seconds", **used)
-    if answer is None:
-        if checker["status"] == _SIGKILL and checker["cpu_seconds"] >= limits.cpu_seconds * 0.9:
-            return Result(Verdict.TIMEOUT, detail="comparing the answers took too long", **used)
-        raise Unavailable(f"the checker ended without a word, with status {checker['status']}")
-    verdict, test, detail, calls = answer
-    if verdict != _GONE:
-        return Result(Verdict(verdict), test, detail, calls, **used)
-    if candidate["ended_itself"] and candidate["status"] == _SIGKILL:
-        if candidate["cpu_seconds"] >= limits.cpu_seconds * 0.9:
-            detail = f"{limits.cpu_seconds} seconds of CPU time are over"
-            return Result(Verdict.TIMEOUT, test, detail, calls, **used)
-        raise Killed("the program was killed from outside")
-    return Result(Verdict.CRASHED, test, f"{detail} (status {candidate['status']})", calls, **used)

@@ -46,6 +46,7 @@ class Jail:
     user_mapped: bool = False  # a user namespace, in which our user has no rights outside
     private_disk: bool = False
     processes_hidden: bool = False
+    steps: list[Callable[[], None]] = field(default_factory=list)  # of confine, those that the kernel grants
 
     def give_up(self, what: str, reason: object) -> None:
         """Note a part of the jail that is missing."""
@@ -235,34 +236,69 @@ def _kill_children() -> None:
                 os.kill(int(name), signal.SIGKILL)
 
 
-def check_programs_side(jail: Jail) -> None:
-    """Try in a child what :func:`confine` does, and note what the kernel refuses."""
+def settle(jail: Jail) -> None:
+    """Give up what neither this process nor a child of its needs any more; then try in a child what :func:`confine`
+    will do. What the kernel refuses is noted.
+    """
     kernel.bound_capabilities()
-    with contextlib.suppress(OSError):
-        kernel.seccomp_filter()  # made once, here, and inherited
+    for what in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
+        resource.setrlimit(what, (0, 0))
+    _try(jail, "new privileges can be gained", kernel.no_new_privileges)
+    filtered = _try(jail, _NO_FILTER, lambda: _seccomp(jail, kernel.deny_to_all))
+    steps = _steps(jail)
+    if filtered:
+        steps.append((_NO_FILTER, lambda: _seccomp(jail, kernel.deny_to_programs)))
+        kernel.filter_for_programs()  # made once, here, and inherited
+        # No program can do anything to another process then, not even to one of its own user.
+        _try(jail, *_to_its_user(jail))
+    else:
+        steps.insert(0, _to_its_user(jail))
+    refused = _refused(steps)
+    jail.weaknesses += [f"{steps[place][0]} ({error})" for place, error in refused.items()]
+    jail.steps = [step for place, (_, step) in enumerate(steps) if place not in refused]
+
+
+_Step = tuple[str, Callable[[], None]]  # what is missing where it is refused, and the step
+_NO_FILTER = "no seccomp filter: processes can be started"
+
+
+def _try(jail: Jail, what: str, step: Callable[[], None]) -> bool:
+    try:
+        step()
+    except OSError as error:
+        jail.give_up(what, error)
+        return False
+    return True
+
+
+def _refused(steps: list[_Step]) -> dict[int, str]:
+    """The places of the steps that fail, and their errors."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        for what, step in _steps(jail):
+        for place, (_, step) in enumerate(steps):
             try:
                 step()
             except OSError as error:
-                os.write(write, f"{what} ({error})\n".encode())
+                os.write(write, f"{place} {error}\n".encode())
         os._exit(0)
     os.close(write)
     with open(read) as lines:
-        jail.weaknesses += lines.read().splitlines()
+        found = [line.rstrip("\n").split(" ", 1) for line in lines]
     os.waitpid(child, 0)
+    return {int(place): error for place, error in found}
 
 
-def _steps(jail: Jail) -> list[tuple[str, Any]]:
+def _steps(jail: Jail) -> list[_Step]:
     return [
-        ("programs run as the same user as their caller", lambda: _change_user(jail)),
         ("capabilities are kept", kernel.drop_capabilities),
-        ("new privileges can be gained", kernel.no_new_privileges),
         *([] if jail.private_disk else [("no Landlock: files of this host can be read", lambda: _landlock(jail))]),
-        ("no seccomp filter: processes can be started", lambda: _seccomp(jail)),
+        ("no process group for a program", lambda: os.setpgid(0, 0)),
     ]
+
+
+def _to_its_user(jail: Jail) -> _Step:
+    return "programs run as the same user as their caller", lambda: _change_user(jail)
 
 
 def _change_user(jail: Jail) -> None:
@@ -270,9 +306,7 @@ def _change_user(jail: Jail) -> None:
         return
     if jail.user is None:
         raise OSError(1, "only root can change it, to a user that exists")
-    os.setgroups([])
-    os.setresgid(jail.user, jail.user, jail.user)
-    os.setresuid(jail.user, jail.user, jail.user)
+    kernel.become(jail.user)
 
 
 def _landlock(jail: Jail) -> None:
@@ -281,34 +315,29 @@ def _landlock(jail: Jail) -> None:
     kernel.landlock(path for path in jail.readable if path != HOME)
 
 
-def _seccomp(jail: Jail) -> None:
+def _seccomp(jail: Jail, deny: Callable[[], None]) -> None:
     if "seccomp" in jail.without:
         raise OSError(1, "switched off")
-    kernel.deny_system_calls()
+    deny()
 
 
-def confine(jail: Jail, limits: dict[str, int]) -> None:
-    """Close the jail around this process, which must be single-threaded: limits, user, capabilities, files, system
-    calls.
+def confine(jail: Jail, limits: dict[str, Any]) -> None:
+    """Close the jail around this process, which must be single-threaded: limits, capabilities, files, system calls.
 
-    What the kernel refuses here was named when the worker started.
+    Raises:
+        OSError: the kernel refuses what it has granted when the worker started; nothing may run here.
     """
-    address_space = _virtual_bytes() + limits["memory_bytes"]
     for what, value in (
-        (resource.RLIMIT_CPU, limits["cpu_seconds"]),
-        (resource.RLIMIT_AS, address_space),
+        (resource.RLIMIT_CPU, limits["cpu_seconds"] or resource.RLIM_INFINITY),
+        (resource.RLIMIT_AS, _virtual_bytes() + limits["memory_bytes"]),
         (resource.RLIMIT_NOFILE, limits["open_files"]),
         # Where there is no disk of its own to fill, nothing is written at all.
         (resource.RLIMIT_FSIZE, limits["disk_bytes"] if jail.private_disk else 0),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_NPROC, limits["threads"]),
     ):
         resource.setrlimit(what, (value, value))
-    for _, step in _steps(jail):
-        with contextlib.suppress(OSError):
-            step()
+    for step in jail.steps:
+        step()
 
 
 def _virtual_bytes() -> int:

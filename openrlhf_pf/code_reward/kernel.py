@@ -9,8 +9,9 @@ import os
 import platform
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from typing import Any
 
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
     0x00020000,
@@ -27,31 +28,39 @@ MNT_DETACH = 2
 _CLONE_THREAD = 0x00010000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 4, 22, 24
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 36, 38, 47
+_CAPABILITY_VERSION = 0x20080522
 _EPERM, _ENOSYS = 1, 38
 
 # Audit number of the architecture, place of its system call numbers in the table below.
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
-# name, number on x86_64, number on aarch64. Processes, other processes, mounts and namespaces, the network, limits,
-# keys and tracing, modules and clocks, memory that no limit counts.
+# name, number on x86_64, number on aarch64. Other programs, other processes, namespaces, the network, tracing, keys,
+# modules and clocks, memory that no limit counts: nothing that a worker needs once it is in its jail.
 _DENIED = """
-fork 57 - vfork 58 - execve 59 221 execveat 322 281 kill 62 129 tkill 200 130 tgkill 234 131 rt_sigqueueinfo 129 138
-rt_tgsigqueueinfo 297 240 pidfd_open 434 434 pidfd_send_signal 424 424 pidfd_getfd 438 438 ptrace 101 117
-process_vm_readv 310 270 process_vm_writev 311 271 process_madvise 440 440 kcmp 312 272 setpgid 109 154 setsid 112 157
-mount 165 40 umount2 166 39 pivot_root 155 41 chroot 161 51 move_mount 429 429 open_tree 428 428 fsopen 430 430
-fsconfig 431 431 fsmount 432 432 fspick 433 433 mount_setattr 442 442 unshare 272 97 setns 308 268 mknod 133 -
-mknodat 259 33 name_to_handle_at 303 264 open_by_handle_at 304 265 quotactl 179 60 quotactl_fd 443 443
-fanotify_init 300 262 socket 41 198 connect 42 203 bind 49 200 listen 50 201 accept 43 202 accept4 288 242
-setrlimit 160 164 sched_setscheduler 144 119 sched_setattr 314 274 setpriority 141 140 ioprio_set 251 30
-migrate_pages 256 238 move_pages 279 239 keyctl 250 219 add_key 248 217 request_key 249 218 bpf 321 280
-perf_event_open 298 241 userfaultfd 323 282 io_uring_setup 425 425 io_uring_enter 426 426 io_uring_register 427 427
-kexec_load 246 104 kexec_file_load 320 294 init_module 175 105 finit_module 313 273 delete_module 176 106
-reboot 169 142 swapon 167 224 swapoff 168 225 syslog 103 116 acct 163 89 personality 135 92 ioperm 173 - iopl 172 -
-modify_ldt 154 - uselib 134 - vhangup 153 58 sethostname 170 161 setdomainname 171 162 settimeofday 164 170
-clock_settime 227 112 clock_adjtime 305 266 adjtimex 159 171 memfd_create 319 279 memfd_secret 447 447 shmget 29 194
-shmat 30 196 msgget 68 186 semget 64 190 mq_open 240 180
+execve 59 221 execveat 322 281 rt_sigqueueinfo 129 138 rt_tgsigqueueinfo 297 240 pidfd_open 434 434
+pidfd_send_signal 424 424 pidfd_getfd 438 438 ptrace 101 117 process_vm_readv 310 270 process_vm_writev 311 271
+process_madvise 440 440 process_mrelease 448 448 kcmp 312 272 setsid 112 157 pivot_root 155 41 chroot 161 51
+move_mount 429 429 open_tree 428 428 fsopen 430 430 fsconfig 431 431 fsmount 432 432 fspick 433 433
+mount_setattr 442 442 unshare 272 97 setns 308 268 mknod 133 - mknodat 259 33 name_to_handle_at 303 264
+open_by_handle_at 304 265 quotactl 179 60 quotactl_fd 443 443 fanotify_init 300 262 socket 41 198 connect 42 203
+bind 49 200 listen 50 201 accept 43 202 accept4 288 242 sched_setscheduler 144 119 sched_setparam 142 118
+sched_setaffinity 203 122 sched_setattr 314 274 setpriority 141 140 ioprio_set 251 30 migrate_pages 256 238
+move_pages 279 239 keyctl 250 219 add_key 248 217 request_key 249 218 bpf 321 280 perf_event_open 298 241
+userfaultfd 323 282 io_uring_setup 425 425 io_uring_enter 426 426 io_uring_register 427 427 kexec_load 246 104
+kexec_file_load 320 294 init_module 175 105 finit_module 313 273 delete_module 176 106 reboot 169 142 swapon 167 224
+swapoff 168 225 syslog 103 116 acct 163 89 personality 135 92 ioperm 173 - iopl 172 - modify_ldt 154 - uselib 134 -
+vhangup 153 58 sethostname 170 161 setdomainname 171 162 settimeofday 164 170 clock_settime 227 112
+clock_adjtime 305 266 adjtimex 159 171 memfd_create 319 279 memfd_secret 447 447 shmget 29 194 shmat 30 196
+msgget 68 186 semget 64 190 mq_open 240 180
 """.split()
-_CLONE, _CLONE3, _PRLIMIT = (56, 220), (435, 435), (302, 261)
+# What a worker does with and for its programs, and they must not do: processes, signals, limits, the private disk.
+_DENIED_TO_PROGRAMS = """
+fork 57 - vfork 58 - kill 62 129 tkill 200 130 tgkill 234 131 setpgid 109 154 mount 165 40 umount2 166 39
+setrlimit 160 164
+""".split()
+_CLONE, _CLONE3, _PRLIMIT, _FCNTL, _IOCTL = (56, 220), (435, 435), (302, 261), (72, 25), (16, 29)
+# Who gets the signals of a file, and which: another way to send one.
+_FCNTL_SIGNALS, _IOCTL_SIGNALS = (8, 10, 15), (0x8901, 0x8902)  # F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP
 
 # The same number on every architecture.
 _MOUNT_SETATTR = 442
@@ -59,6 +68,7 @@ _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_fork = ctypes.PyDLL(None, use_errno=True).fork
 
 
 def _check(result: int, what: str) -> int:
@@ -70,6 +80,15 @@ def _check(result: int, what: str) -> int:
 
 def _syscall(what: str, number: int, *arguments: object) -> int:
     return _check(_libc.syscall(ctypes.c_long(number), *arguments), what)
+
+
+def fork() -> int:
+    """As ``os.fork``, for a process with one thread: without the hooks that Python and its modules run in the child.
+
+    With one thread there is nothing for them to repair, and they touch 200 pages, each of which the kernel has to
+    copy: as much time as all the rest of a fork.
+    """
+    return _check(_fork(), "fork")
 
 
 def unshare(flags: int) -> None:
@@ -111,9 +130,15 @@ def make_read_only(target: str) -> None:
     )
 
 
-def _prctl(option: int, value: int = 0, third: int = 0) -> None:
-    unused = ctypes.c_ulong(0)
-    _check(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), ctypes.c_ulong(third), unused, unused), "prctl")
+def _prctl_arguments(option: int, second: object = 0, third: object = 0) -> tuple[Any, ...]:
+    def pointer_or_long(value: object) -> Any:
+        return ctypes.c_ulong(value) if isinstance(value, int) else value
+
+    return (ctypes.c_int(option), pointer_or_long(second), pointer_or_long(third), *[ctypes.c_ulong(0)] * 2)
+
+
+def _prctl(option: int, second: object = 0) -> None:
+    _check(_libc.prctl(*_prctl_arguments(option, second)), "prctl")
 
 
 def die_with_parent(signal_number: int) -> None:
@@ -132,7 +157,7 @@ def no_new_privileges() -> None:
 
 
 def bound_capabilities() -> None:
-    """Let this process and its children never gain a capability that they do not have."""
+    """Let this process and its children never gain a capability that they do not have, nor hand one on."""
     for capability in range(64):
         try:
             _prctl(_PR_CAPBSET_DROP, capability)
@@ -140,63 +165,107 @@ def bound_capabilities() -> None:
             break  # the kernel knows no more of them, or there is nothing that we may drop
 
 
+def become(user: int) -> None:
+    """Change to a user and its group for good, but keep the capabilities of root."""
+    keep_capabilities = 8
+    _prctl(keep_capabilities, 1)
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    header, sets = struct.pack("Ii", _CAPABILITY_VERSION, 0), ctypes.create_string_buffer(24)
+    _check(_libc.capget(header, sets), "capget")
+    _, low, _, _, high, _ = struct.unpack("6I", sets)  # two times effective, permitted, inheritable
+    _check(_libc.capset(header, struct.pack("6I", low, low, 0, high, high, 0)), "capset")
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+# What every tested program calls is built once, here or at the first call, and inherited.
+_NO_AMBIENT_CAPABILITIES = _prctl_arguments(_PR_CAP_AMBIENT, 4)
+_NO_CAPABILITIES = (struct.pack("Ii", _CAPABILITY_VERSION, 0), bytes(24))
+_NOT_DUMPABLE = _prctl_arguments(_PR_SET_DUMPABLE, 0)
+
+
 def drop_capabilities() -> None:
     """Empty the capability sets of this process; no core dump, no tracing by its own user."""
-    clear_all = 4
-    try:
-        _prctl(_PR_CAP_AMBIENT, clear_all)
-    finally:
-        header, data = struct.pack("Ii", 0x20080522, 0), bytes(24)
-        _check(_libc.capset(header, data), "capset")
-        _prctl(_PR_SET_DUMPABLE, 0)
+    _check(_libc.prctl(*_NO_AMBIENT_CAPABILITIES), "prctl")
+    _check(_libc.capset(*_NO_CAPABILITIES), "capset")
+    _check(_libc.prctl(*_NOT_DUMPABLE), "prctl")
 
 
 class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
-@lru_cache
-def seccomp_filter() -> bytes:
-    """The BPF program: each instruction is (code, jump if true, jump if false, constant)."""
+_LOAD, _EQUAL, _AT_LEAST, _TEST, _LEAVE = 0x20, 0x15, 0x35, 0x45, 0x06
+_ALLOW, _DENY, _ABSENT, _KILL = 0x7FFF0000, 0x00050000 | _EPERM, 0x00050000 | _ENOSYS, 0x80000000
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
+_Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, constant
+
+
+def _denials(table: list[str], column: int) -> list[_Instruction]:
+    numbers = [int(number) for number in table[1 + column :: 3] if number != "-"]
+    return [line for number in numbers for line in ((_EQUAL, 0, 1, number), (_LEAVE, 0, 0, _DENY))]
+
+
+def _without_argument(call: int, place: int, values: Iterable[int]) -> list[_Instruction]:
+    """Deny a system call if an argument has one of these values."""
+    checks = [line for value in values for line in ((_EQUAL, 0, 1, value), (_LEAVE, 0, 0, _DENY))]
+    load = [(_LOAD, 0, 0, _ARGUMENTS + 8 * place), *checks, (_LEAVE, 0, 0, _ALLOW)]
+    return [(_EQUAL, 0, len(load), call), *load]
+
+
+def _filter(denials: Callable[[int], list[_Instruction]]) -> tuple[Any, ...]:
+    """The system call that installs a BPF program: these denials, given the column of the tables."""
     machine = platform.machine()
     if machine not in _ARCHITECTURES or sys.byteorder != "little":
         raise OSError(_ENOSYS, f"seccomp: no table of system calls for {machine}")
     audit, column = _ARCHITECTURES[machine]
-    load, equal, at_least, test, leave = 0x20, 0x15, 0x35, 0x45, 0x06
-    allow, deny, absent, kill = 0x7FFF0000, 0x00050000 | _EPERM, 0x00050000 | _ENOSYS, 0x80000000
-    number, architecture, first, third = 0, 4, 16, 32  # offsets in struct seccomp_data
-    program = [(load, 0, 0, architecture), (equal, 1, 0, audit), (leave, 0, 0, kill), (load, 0, 0, number)]
+    program = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, audit), (_LEAVE, 0, 0, _KILL), (_LOAD, 0, 0, _NUMBER)]
     # The numbers of the 32-bit-pointer ABI would slip through a list of 64-bit ones.
-    program += [(at_least, 0, 1, 0x40000000), (leave, 0, 0, kill)] if machine == "x86_64" else []
-    numbers = [n for n in _DENIED[1 + column :: 3] if n != "-"]
-    for denied in map(int, numbers):
-        program += [(equal, 0, 1, denied), (leave, 0, 0, deny)]
-    program += [(equal, 0, 1, _CLONE3[column]), (leave, 0, 0, absent)]  # libc then takes clone, whose flags we can see
-    namespaces = NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET
-    program += [
-        (equal, 0, 5, _CLONE[column]),
-        (load, 0, 0, first),
-        (test, 2, 0, namespaces),
-        (test, 0, 1, _CLONE_THREAD),
-        (leave, 0, 0, allow),
-        (leave, 0, 0, deny),
-        (equal, 0, 5, _PRLIMIT[column]),
-        (load, 0, 0, third),  # the new limit: reading limits is allowed, setting them is not
-        (equal, 0, 2, 0),
-        (load, 0, 0, third + 4),
-        (equal, 1, 0, 0),
-        (leave, 0, 0, deny),
-        (leave, 0, 0, allow),
-    ]
-    return b"".join(struct.pack("HBBI", *instruction) for instruction in program)
-
-
-def deny_system_calls() -> None:
-    """No new process, program, signal to others, socket, mount, namespace, tracing, limit; threads stay possible."""
-    instructions = seccomp_filter()
-    program = _Program(len(instructions) // 8, instructions)
+    program += [(_AT_LEAST, 0, 1, 0x40000000), (_LEAVE, 0, 0, _KILL)] if machine == "x86_64" else []
+    program += [*denials(column), (_LEAVE, 0, 0, _ALLOW)]
+    instructions = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
     filter_mode = 2
-    _check(_libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(filter_mode), ctypes.byref(program), 0, 0), "seccomp")
+    return _prctl_arguments(_PR_SET_SECCOMP, filter_mode, ctypes.byref(_Program(len(program), instructions)))
+
+
+@lru_cache
+def filter_for_programs() -> tuple[Any, ...]:
+    """The system call that :func:`deny_to_programs` makes."""
+    namespaces = NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET
+
+    def denials(column: int) -> list[_Instruction]:
+        return [
+            *_denials(_DENIED_TO_PROGRAMS, column),
+            (_EQUAL, 0, 1, _CLONE3[column]),
+            (_LEAVE, 0, 0, _ABSENT),  # libc then takes clone, whose flags we can see
+            *_without_argument(_FCNTL[column], 1, _FCNTL_SIGNALS),
+            *_without_argument(_IOCTL[column], 1, _IOCTL_SIGNALS),
+            (_EQUAL, 0, 5, _CLONE[column]),
+            (_LOAD, 0, 0, _ARGUMENTS),
+            (_TEST, 2, 0, namespaces),
+            (_TEST, 0, 1, _CLONE_THREAD),
+            (_LEAVE, 0, 0, _ALLOW),
+            (_LEAVE, 0, 0, _DENY),
+            (_EQUAL, 0, 5, _PRLIMIT[column]),
+            (_LOAD, 0, 0, _ARGUMENTS + 16),  # the new limit: reading limits is allowed, setting them is not
+            (_EQUAL, 0, 2, 0),
+            (_LOAD, 0, 0, _ARGUMENTS + 20),
+            (_EQUAL, 1, 0, 0),
+            (_LEAVE, 0, 0, _DENY),
+        ]
+
+    return _filter(denials)
+
+
+def deny_to_all() -> None:
+    """No new program, socket, namespace, tracing, for this process and all its children."""
+    _check(_libc.prctl(*_filter(lambda column: _denials(_DENIED, column))), "seccomp")
+
+
+def deny_to_programs() -> None:
+    """No new process, signal to others, limit, mount; threads stay possible."""
+    _check(_libc.prctl(*filter_for_programs()), "seccomp")
 
 
 def landlock(readable: Iterable[str]) -> None:

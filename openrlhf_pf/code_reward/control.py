@@ -1,0 +1,61 @@
+"""How a worker's process (:mod:`worker`) is told to fork a child, to end it, and says what became of it.
+
+Spoken by the pool's side (:mod:`driver`) to the process that forks checkers, and by a checker to the process that
+forks the tested programs.
+"""
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+MESSAGE_BYTES = 65536
+STOP_SECONDS = 60.0
+
+
+class Unavailable(Exception):
+    """The sandbox itself failed: no statement about any program."""
+
+
+class Control:
+    """One end of a ``SOCK_SEQPACKET`` connection to a worker's process, called ``who`` in errors.
+
+    Every method raises ``Unavailable``; the worker is of no use after that.
+    """
+
+    def __init__(self, connection: socket.socket, who: str) -> None:
+        self.connection = connection
+        self._who = who
+
+    def start(self, limits: dict[str, Any], connections: Sequence[socket.socket]) -> None:
+        """Have it fork a child that holds these connections."""
+        with self._or_unavailable():
+            files = [connection.fileno() for connection in connections]
+            socket.send_fds(self.connection, [json.dumps({"limits": limits}).encode()], files)
+
+    def stop(self, gone: bool = False) -> None:
+        """Have the child killed with all that it started.
+
+        A child that is ``gone`` has closed its socket: it is given a moment to come to its own end.
+        """
+        with self._or_unavailable():
+            self.connection.send(b"gone" if gone else b"stop")
+
+    def report(self, seconds: float = STOP_SECONDS) -> dict[str, Any]:
+        """After :meth:`stop`: how the child ended, and what it used. At the very first: what the jail lacks."""
+        with self._or_unavailable():
+            self.connection.settimeout(seconds)
+            message = self.connection.recv(MESSAGE_BYTES)
+            self.connection.settimeout(None)
+            report = json.loads(message) if message else {"failed": "gone"}
+        if "failed" not in report:
+            return report
+        raise Unavailable(f"{self._who} failed: {report['failed']}")
+
+    @contextlib.contextmanager
+    def _or_unavailable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            raise Unavailable(f"{self._who}: {error}") from error
