@@ -49,6 +49,17 @@ BAD = [
     ("--sample_filter best_worst --sample_filter_weights 1 0 0 0 1", "takes no weights"),
     ("--sample_filter none --sample_filter_keep 2", "--sample_filter_keep has no effect with --sample_filter none"),
     ("--sample_filter_seed 3", "--sample_filter_seed has no effect"),
+    ("--sample_filter_probe_every 3", "--sample_filter_probe_every has no effect with --sample_filter none"),
+    ("--sample_filter_probe_score s.py", "--sample_filter_probe_score has no effect with --sample_filter none"),
+    (
+        "--sample_filter top --sample_filter_high 0 --sample_filter_keep 2 --sample_filter_mode reweight",
+        "--sample_filter_keep has no effect with --sample_filter top and --sample_filter_mode reweight",
+    ),
+    (
+        "--sample_filter top --sample_filter_high 0.5 --sample_filter_options high=1",
+        "sample filter 'top' is given high twice: leave one out",
+    ),
+    ("--sample_filter top --sample_filter_options high=1 high=2", "sample filter 'top' is given high twice"),
     ("--sample_filter best_worst --train.batch_size 12", "gives 16 samples, which is not a whole number of"),
     ("--sample_filter best_of_n", "gives 8 samples, which is not a whole number of --train.batch_size 16"),
     ("--sample_filter best_worst --train.micro_batch_size 16", "must be a multiple of 32"),

@@ -1,6 +1,7 @@
 """Collecting: its checks, the true score, and what is left to do; nothing here starts Ray."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ pytest.importorskip("openrlhf")
 from openrlhf.utils.config import hierarchize
 from rollouts import rollout_of
 
+from openrlhf_pf.training import collect
 from openrlhf_pf.training.collect import check_arguments, chunks
 from openrlhf_pf.training.sampling import TrueScore, load_reward_func
 
@@ -29,10 +31,13 @@ def arguments(output, **flat):
         "train.seed": 42,
         "train.agent_func_path": None,
         "collect.output": str(output),
-        "collect.score": None,
+        "collect.score": str(Path(__file__).parent / "end_to_end" / "true_score.py"),
         "collect.checkpoint": None,
         "collect.max_prompts": None,
         "collect.workers": 2,
+        "sample_filter": "none",
+        "sample_filter_log": None,
+        "sample_filter_rank_by": None,
         "sample_filter_reward_models": None,
     }
     return hierarchize(SimpleNamespace(**{**values, **flat}))
@@ -58,6 +63,11 @@ def test_a_directory_with_other_samples_is_left_alone(tmp_path):
         ({"reward.model_name_or_path": None}, "there is nothing to measure: give the reward model"),
         ({"collect.score": "absent.py"}, "absent.py gives no reward_func (FileNotFoundError"),
         ({"collect.score": __file__}, "gives no reward_func (AttributeError"),
+        ({"collect.score": None}, "name a reward_func that returns the true score with --collect.score FILE.py"),
+        (
+            {"reward.remote_url": "reward.py", "sample_filter_reward_models": "a,b"},
+            "--sample_filter_reward_models scores with the workers of a local reward model, but",
+        ),
         ({"collect.max_prompts": 0}, "--collect.max_prompts must be 1 or more, got 0"),
         ({"collect.workers": 0}, "--collect.workers must be 1 or more, got 0"),
     ],
@@ -67,6 +77,25 @@ def test_a_bad_flag_gets_one_sentence_and_leaves_no_record(tmp_path, flat, words
         check_arguments(arguments(tmp_path / "out", **flat))
     assert words in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "out" / "collect.json").exists()
+
+
+def test_a_reward_function_may_bring_the_true_score_itself(tmp_path):
+    check_arguments(arguments(tmp_path / "out", **{"collect.score": None, "reward.remote_url": "reward.py"}))
+
+
+def test_the_filter_of_a_training_command_touches_nothing(monkeypatch, tmp_path):
+    """So that the command can be given as it is; above all no rollout log is opened."""
+    seen = []
+    monkeypatch.setattr(collect, "Collector", lambda args: seen.append(args) or SimpleNamespace(run=lambda: None))
+    flat = {"sample_filter": "best_worst", "sample_filter_log": "log", "sample_filter_reward_models": "a,b"}
+    collect.collect(arguments(tmp_path, **flat))
+    found = {name: value for name, value in vars(seen[0]).items() if name.startswith("sample_filter")}
+    assert found == {
+        "sample_filter": "none",
+        "sample_filter_log": None,
+        "sample_filter_rank_by": None,
+        "sample_filter_reward_models": "a,b",
+    }
 
 
 @pytest.mark.parametrize(

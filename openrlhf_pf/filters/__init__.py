@@ -93,7 +93,10 @@ def build_filter(
     cls = filter_class(name)
     takes = options_of(cls)
     given = {option: value for option, value in options.items() if value is not None}
-    given |= parse_options(cls, name, texts)
+    parsed = parse_options(cls, name, texts)
+    if given.keys() & parsed:
+        raise ValueError(f"sample filter '{name}' is given {_listed(given.keys() & parsed)} twice: leave one out.")
+    given |= parsed
     if given.keys() - takes:
         raise ValueError(f"sample filter '{name}' takes no {_listed(given.keys() - takes)}: leave it out.")
     needed = {option for option, parameter in takes.items() if parameter.default is inspect.Parameter.empty}

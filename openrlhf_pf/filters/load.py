@@ -99,7 +99,8 @@ def parse_options(cls: type[SampleFilter], name: str, pairs: Sequence[str]) -> d
     A parameter without a type takes a Python literal, or else the text as it stands. A sequence is comma-separated.
 
     Raises:
-        ValueError: no ``=``, an option that the filter does not take, or text that is not of the declared type.
+        ValueError: no ``=``, an option that the filter does not take, one that is given twice, or text that is not of
+            the declared type.
     """
     takes = options_of(cls)
     hints = _declared_types(cls) if pairs else {}
@@ -112,6 +113,8 @@ def parse_options(cls: type[SampleFilter], name: str, pairs: Sequence[str]) -> d
             raise ValueError(
                 f"sample filter '{name}' takes no {key}; it takes {', '.join(takes) or 'no options'}: leave it out."
             )
+        if key in options:
+            raise ValueError(f"sample filter '{name}' is given {key} twice: leave one out.")
         try:
             options[key] = _typed(text, hints.get(key, Any))
         except ValueError:

@@ -16,7 +16,10 @@ DROPS = ("none", "flat")
 RANKINGS = ("reward", "ensemble_mean", "lower_bound")
 
 #: Flags (without --sample_filter_) that shape the choice, so that they would do nothing with --sample_filter none.
-_OF_A_FILTER = ("keep", "mode", "weights", "low", "high", "power", "options", "baseline", "rank_by", "probe")
+_OF_A_FILTER = (
+    *("keep", "mode", "weights", "low", "high", "power", "options", "baseline", "rank_by"),
+    *("probe", "probe_every", "probe_score"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -211,8 +214,9 @@ def check_arguments(args: SimpleNamespace) -> None:
     if not is_active(args):
         return
     sample_filter = filter_from_args(args)
+    _check_keep(args, sample_filter)
     _check_estimator(args, sample_filter)
-    _check_reward_models(args)
+    check_reward_models(args)
     _check_probe(args, sample_filter)
     _check_batches(args, sample_filter)
     if args.sample_filter_log:
@@ -239,6 +243,14 @@ def _check_nothing_inert(args: SimpleNamespace) -> None:
         raise ValueError(f"--sample_filter_drop_tolerance must be 0 or more, in units of the reward, got {tolerance}.")
 
 
+def _check_keep(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
+    if args.sample_filter_keep is not None and sample_filter.scope == "batch" and draw_mode(args) == "reweight":
+        raise ValueError(
+            f"--sample_filter_keep has no effect with --sample_filter {args.sample_filter} and --sample_filter_mode "
+            "reweight, which trains every sample of the batch that has weight: leave it out, or choose select."
+        )
+
+
 def _check_estimator(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
     estimator, keep = args.algo.advantage.estimator, sample_filter.keep
     if estimator not in GROUP_ESTIMATORS:
@@ -262,7 +274,12 @@ def _check_estimator(args: SimpleNamespace, sample_filter: SampleFilter) -> None
         )
 
 
-def _check_reward_models(args: SimpleNamespace) -> None:
+def check_reward_models(args: SimpleNamespace) -> None:
+    """Check ``--sample_filter_reward_models`` and what asks for it.
+
+    Raises:
+        ValueError: one sentence that says what was given, what is allowed and what to do.
+    """
     models = reward_models(args)
     if not models:
         if args.sample_filter_rank_by not in (None, "reward") or args.sample_filter == "ensemble_agreement":

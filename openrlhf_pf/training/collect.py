@@ -23,6 +23,7 @@ from openrlhf.utils.utils import get_tokenizer
 from ray.util.placement_group import placement_group
 
 from openrlhf_pf.filters import Draw
+from openrlhf_pf.training.arguments import check_reward_models
 from openrlhf_pf.training.experience_maker import FilteringExperienceMaker
 from openrlhf_pf.training.rollout import Rollout
 from openrlhf_pf.training.rollout_log import check_directory, table_of, write_table
@@ -37,7 +38,11 @@ _FREE = ("micro_batch_size", "num_nodes", "num_gpus_per_node", "offload", "outpu
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of collecting to OpenRLHF's parser, in a group of their own."""
-    group = parser.add_argument_group("collecting (openrlhf_pf)", "Sample and score, without training.")
+    group = parser.add_argument_group(
+        "collecting (openrlhf_pf)",
+        "Sample and score, without training. What only training needs is accepted and has no effect, and so are the "
+        "--sample_filter flags but --sample_filter_reward_models.",
+    )
     group.add_argument("--collect.output", required=True, metavar="DIR", help="where the samples go, as Parquet files")
     group.add_argument(
         "--collect.score",
@@ -71,6 +76,12 @@ def check_arguments(args: SimpleNamespace) -> None:
         )
     if args.collect.score:
         load_reward_func(args.collect.score, "--collect.score")
+    elif not (args.reward.remote_url or args.train.agent_func_path):
+        raise ValueError(
+            "a local reward model does not say how right it is: name a reward_func that returns the true score with "
+            "--collect.score FILE.py."
+        )
+    check_reward_models(args)
     if args.collect.max_prompts is not None and args.collect.max_prompts < 1:
         raise ValueError(f"--collect.max_prompts must be 1 or more, got {args.collect.max_prompts}.")
     if args.collect.workers < 1:
@@ -155,10 +166,7 @@ class Collector:
         """Sample and score the prompts at these places of the data set, and write their file."""
         samples = self.sample([self.prompts[place] for place in places])
         rollout = Rollout(samples, self.maker.filter.n_samples)
-        self.maker.score(rollout)
-        if self.true_score is not None:
-            self.true_score(rollout.samples, self.tokenizer)
-            rollout.truly_scored = True
+        self.maker.score(rollout, self.true_score)
         generator = torch.Generator().manual_seed(number)
         batch = rollout.filter_batch("reward", generator, number, self.tokenizer)
         nothing = torch.zeros(batch.rewards.shape)  # no filter has weighed them, and none of them trains
@@ -210,7 +218,11 @@ def start_models(args: SimpleNamespace, strategy: Any) -> tuple[list, Any]:
 
 
 def collect(args: SimpleNamespace) -> None:
-    """Stand in for OpenRLHF's ``train(args)``: collect instead."""
+    """Stand in for OpenRLHF's ``train(args)``: collect instead, what no filter has touched and no rollout log sees."""
+    args.sample_filter = "none"
+    for name in [name for name in vars(args) if name.startswith("sample_filter_")]:
+        if name != "sample_filter_reward_models":
+            setattr(args, name, None)
     Collector(args).run()
 
 

@@ -17,7 +17,6 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience import make_experience_batch as stack_experiences
 from openrlhf.trainer.ppo_utils.experience import remove_padding_in_sequences, split_experience_batch
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
-from openrlhf.trainer.ppo_utils.length_penalty import apply_length_penalties
 from openrlhf.utils.logging_utils import init_logger
 from torch import Tensor
 
@@ -34,6 +33,7 @@ from openrlhf_pf.training.baselines import centred
 from openrlhf_pf.training.metrics import filter_metrics
 from openrlhf_pf.training.rollout import Rollout
 from openrlhf_pf.training.rollout_log import RolloutLog
+from openrlhf_pf.training.sampling import TrueScore
 
 logger = init_logger(__name__)
 
@@ -149,12 +149,10 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         """
         self.rollout = rollout = Rollout(rollout_samples, self.filter.n_samples)
         self.score(rollout)
-        generator = torch.Generator().manual_seed(_mix(self.seed, self.step))
-        rank_by = self.given.sample_filter_rank_by or "reward"
-        batch = rollout.filter_batch(rank_by, generator, self.step, self.tokenizer)
+        batch = self._batch_of(rollout)
         weights, flat = self._weigh(batch)
-        drawn = draw(self.mode, weights, self.filter.keep, self.filter.scope, batch.order, generator)
-        drawn = drawn._replace(counts=self._trim(drawn.counts, generator))
+        drawn = draw(self.mode, weights, self.filter.keep, self.filter.scope, batch.order, batch.generator)
+        drawn = drawn._replace(counts=self._trim(drawn.counts, batch.generator))
         self._weights, self._drawn = weights, drawn
         self.metrics = filter_metrics(batch, drawn.counts, rollout.scores, rollout.rewards) | flat | self._of_filter()
         kept = self._keep(batch)
@@ -169,8 +167,16 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             raise NothingToTrain(self._why_nothing(batch))
         return super().make_experience_batch(filled_up(kept, self._ranks))
 
-    def score(self, rollout: Rollout) -> None:
-        """Let the reward models score every sample, unless a reward function or an agent has done so."""
+    def score(self, rollout: Rollout, true_score: TrueScore | None = None) -> None:
+        """Let the reward models score every sample, unless a reward function or an agent has done so; then the true
+        score, where the samples bring none.
+        """
+        self._score_by_models(rollout)
+        if true_score is not None:
+            true_score(rollout.samples, self.tokenizer)
+            rollout.truly_scored = True
+
+    def _score_by_models(self, rollout: Rollout) -> None:
         samples = rollout.samples
         if self.reward_model_group is None or all(sample.rewards is not None for sample in samples):
             return
@@ -184,21 +190,17 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             rollout.model_names = names
             rollout.model_rewards = torch.stack(scored).double().reshape(len(names), -1, rollout.n_samples)
 
-    def observe(self, samples: list[Experience], true_score: Any = None) -> None:
-        """Score samples that do not train and show them to a filter that learns.
-
-        Args:
-            samples: N of each prompt, side by side.
-            true_score: a :class:`~openrlhf_pf.training.sampling.TrueScore`, where the samples have no scores yet.
-        """
+    def observe(self, samples: list[Experience], true_score: TrueScore | None = None) -> None:
+        """Score samples that do not train, N of each prompt side by side, and show them to a filter that learns."""
         rollout = Rollout(samples, self.filter.n_samples)
-        self.score(rollout)
-        if true_score is not None:
-            true_score(rollout.samples, self.tokenizer)
-            rollout.truly_scored = True
+        self.score(rollout, true_score)
+        self.filter.observe(self._batch_of(rollout))
+
+    def _batch_of(self, rollout: Rollout) -> FilterBatch:
+        """What the filter sees, with the random numbers of this step."""
         generator = torch.Generator().manual_seed(_mix(self.seed, self.step))
         rank_by = self.given.sample_filter_rank_by or "reward"
-        self.filter.observe(rollout.filter_batch(rank_by, generator, self.step, self.tokenizer))
+        return rollout.filter_batch(rank_by, generator, self.step, self.tokenizer)
 
     def _forward_rewards(self, samples: list[Experience], model: str | None = None) -> Tensor:
         """(samples,) the scores of a reward model: OpenRLHF's, or the one of the ensemble that is named."""
@@ -322,18 +324,11 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
 
     # ── Baselines over the whole group, or over weighted samples ──
 
-    def shaped_samples(self) -> list[Experience]:
-        """Copies of the samples with a usable reward, with the length penalties that training sees in it."""
-        usable = [s for s in self.rollout.samples if s.rewards is not None and bool(s.rewards.isfinite())]
-        shaped = [replace(s, rewards=s.rewards.clone().float(), info={"reward": s.rewards}) for s in usable]
-        apply_length_penalties(shaped, self.given)
-        return shaped
-
     def shaped_rewards(self) -> Tensor:
         """(G, N) float32 rewards after length penalties, NaN where one is not usable."""
         rewards = self.rollout.rewards.float()
         usable = rewards.isfinite()
-        rewards[usable] = torch.cat([sample.rewards for sample in self.shaped_samples()])
+        rewards[usable] = torch.cat([sample.rewards for sample in self.rollout.shaped_samples(self.given)])
         return rewards.masked_fill(~usable, math.nan)
 
     def _centred(self, shaped: Tensor) -> Tensor:

@@ -8,10 +8,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
+from openrlhf.trainer.ppo_utils.length_penalty import apply_length_penalties
 from torch import Tensor
 
 from openrlhf_pf.filters import Draw, FilterBatch
@@ -51,19 +53,31 @@ class Rollout:
         self.model_names: Sequence[str] = ()
         #: Whether the scores are known to be true ones, even where they are the rewards' equals.
         self.truly_scored = False
+        self._shaped: list[Experience] | None = None
 
     def _table(self, values: Sequence[Any], dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.tensor(values, dtype=dtype).reshape(-1, self.n_samples)
 
-    @property
+    @cached_property
     def rewards(self) -> Tensor:
-        """(G, N) float64, NaN where one is missing."""
+        """(G, N) float64, NaN where one is missing; only once all are scored."""
         return self._table([_number(sample.rewards) for sample in self.samples])
+
+    def _by_usable_reward(self, wanted: bool) -> list[Experience]:
+        usable = self.rewards.isfinite().flatten().tolist()
+        return [sample for sample, use in zip(self.samples, usable) if use == wanted]
 
     def samples_without_reward(self) -> list[Experience]:
         """Copies of those without a usable reward, without what is known of the others."""
-        usable = self.rewards.isfinite().flatten().tolist()
-        return [replace(sample, info={}) for sample, use in zip(self.samples, usable) if not use]
+        return [replace(sample, info={}) for sample in self._by_usable_reward(False)]
+
+    def shaped_samples(self, args: SimpleNamespace) -> list[Experience]:
+        """Copies of those with a usable reward, with the length penalties that training sees in it; made once."""
+        if self._shaped is None:
+            usable = self._by_usable_reward(True)
+            self._shaped = [replace(s, rewards=s.rewards.clone().float(), info={"reward": s.rewards}) for s in usable]
+            apply_length_penalties(self._shaped, args)
+        return self._shaped
 
     @cached_property
     def scores(self) -> Tensor | None:

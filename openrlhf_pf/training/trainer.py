@@ -72,9 +72,9 @@ class FilteringTrainer:
             self.strategy,
             self.tokenizer,
         )
+        self.probe = Probe(self) if self.args.sample_filter_probe else None
         # What the trainer itself reads from this number is the samples of a step that the KL controller counts.
         per_prompt = trained_per_prompt(self.args, self.experience_maker.filter)
-        self.probe = Probe(self) if self.args.sample_filter_probe else None
         self.args = with_samples_per_prompt(self.args, per_prompt)
 
     def fit(self, global_step: int = 0) -> None:
@@ -99,7 +99,7 @@ class FilteringTrainer:
     def _compute_rollout_stats(self, experiences: list) -> dict:
         """The statistics of all N samples, kept or not, with the length penalties that training would see."""
         maker = self.experience_maker
-        scored = maker.shaped_samples()
+        scored = maker.rollout.shaped_samples(maker.given)
         if not scored:
             return {}
         unscored = maker.rollout.samples_without_reward()
