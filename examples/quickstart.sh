@@ -10,6 +10,7 @@
 #
 # Options go to examples/micro_code/run.py. VENV names the environment (default: .venv in the repository root).
 set -euo pipefail
+unset PYTHONDONTWRITEBYTECODE # what setup.sh has not imported is compiled once, not in every worker
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV="${VENV:-.venv}"
 

@@ -12,6 +12,8 @@
 #     PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS    where pip finds the CPU build of PyTorch, if its usual index has another one
 #     PIP_INDEX_URL, PIP_CERT, PIP_CACHE_DIR, PIP_DEFAULT_TIMEOUT ...      as pip reads them
 set -euo pipefail
+# Byte code is written at the first import, below: without it, every Ray worker would compile vLLM anew.
+unset PYTHONDONTWRITEBYTECODE
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$(realpath -m "${1:-$ROOT/.venv}")

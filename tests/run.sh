@@ -5,6 +5,7 @@
 # run, so that one call tells everything. Exit code 0: all passed. 1: the last line says which part did not.
 #     VENV=...    the environment to use, default .venv in the repository root
 set -uo pipefail
+unset PYTHONDONTWRITEBYTECODE # what setup.sh has not imported is compiled once, not in every worker
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$(realpath -m "${VENV:-$ROOT/.venv}")
