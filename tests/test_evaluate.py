@@ -3,12 +3,14 @@
 import gzip
 import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from openrlhf_pf.cli import evaluate
-from openrlhf_pf.code_reward import Pool, Result, Verdict, generation
+from openrlhf_pf.code_reward import Pool, Result, Verdict, evaluation, generation
 from openrlhf_pf.code_reward.evaluation import bootstrap_interval, pass_at_k, summarize
 from openrlhf_pf.code_reward.problems import humaneval, mbpp
 
@@ -187,3 +189,51 @@ def test_sampling_of_a_model():
     assert (drawn["n"], drawn["temperature"], drawn["stop"]) == (5, 0.8, generation.STOPS)
     with pytest.raises(ValueError, match="5 greedy answers would be the same: give a --temperature above 0"):
         generation.sampling_settings(model_arguments("--n_samples", "5"))
+
+
+def test_a_broken_off_generation_goes_on_and_asks_nothing_twice(monkeypatch, tmp_path):
+    arguments = model_arguments("--n_samples", "2", "--temperature", "0.5", "--plain")
+    arguments.output = str(tmp_path / "result.json")
+    tasks = {row["task_id"]: humaneval(row) for row in ROWS}
+    asked = []
+
+    def generator(arguments, settings):
+        def generate(prompts):
+            if len(asked) == 2:
+                raise KeyboardInterrupt
+            asked.extend(prompts)
+            return [[f"{prompt}, {place}" for place in range(arguments.n_samples)] for prompt in prompts]
+
+        return generate
+
+    monkeypatch.setattr(generation, "_generator", generator)
+    monkeypatch.setattr(generation, "_AT_A_TIME", 2)
+    with pytest.raises(KeyboardInterrupt):
+        generation.answers(arguments, tasks)
+    file = tmp_path / "result.json.answers.jsonl"
+    file.write_text(file.read_text() + '{"task_id": "Toy/2", "comple')  # the line that was being written
+    asked.append("from here on it works")
+    found = generation.answers(arguments, tasks)
+    assert asked[3:] == [row["prompt"] for row in ROWS[2:]]
+    assert found == {row["task_id"]: [f"{row['prompt']}, {place}" for place in (0, 1)] for row in ROWS}
+    assert evaluation.read_answers(file, tasks) == found
+    asked.clear()
+    assert generation.answers(arguments, tasks) == found and not asked
+    arguments.temperature = 0.9  # another setting, other answers
+    monkeypatch.setattr(generation, "_AT_A_TIME", 100)
+    generation.answers(arguments, tasks)
+    assert len(asked) == len(ROWS)
+
+
+def test_a_checkpoint_without_a_chat_template_is_refused_before_it_is_loaded(monkeypatch, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setitem(sys.modules, "vllm", None)  # importing it fails
+    arguments = model_arguments("--output", str(tmp_path / "result.json"))
+    tokenizer = SimpleNamespace(chat_template=None)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda path: tokenizer)
+    with pytest.raises(ValueError, match="the checkpoint 'z' has no chat template: give --plain."):
+        generation.answers(arguments, {"Toy/0": humaneval(ROWS[0])})
+    tokenizer.chat_template = "{{ messages }}"
+    with pytest.raises(ValueError, match="--model needs vLLM .*: install it, or give --solutions."):
+        generation.answers(arguments, {"Toy/0": humaneval(ROWS[0])})
+    assert not list(tmp_path.iterdir())

@@ -10,7 +10,6 @@ EvalPlus. Exit code 0: scored. 1: scored, but the sandbox failed on some program
 import argparse
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -87,14 +86,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         results = evaluation.score(pool, tasks, answers, Path(f"{output}.log.jsonl"))
         about = {"benchmark": arguments.benchmark, "limits": asdict(limits), "sandbox_weaknesses": pool.weaknesses}
     summary = {**evaluation.summarize(results, arguments.k), **about}
-    _write_whole(output, json.dumps(summary, indent=1) + "\n")
+    with evaluation.whole(output) as text:
+        text.write(json.dumps(summary, indent=1) + "\n")
     return summary
-
-
-def _write_whole(path: Path, text: str) -> None:
-    unfinished = Path(f"{path}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,8 @@ Covered:
 - *A forged pass.* The verdict comes from another process (:mod:`checker`), which has sent inputs, has received plain
   data (:mod:`codec`: exact built-in types, rebuilt, never pickle) and has compared them. Expected values never enter
   the program's process, nor the one that it is forked from. Exit codes, prints and exceptions count for nothing; a
-  pass needs every answer, each under a random number of its question, and an answer to the last question, "end".
+  pass needs every answer, each under the random number of the message that asked for it and its place there, and an
+  answer to the last question, "end".
 - *Harm to the host or to other programs.* Namespaces (mount, PID, network, IPC, UTS, cgroup; with a user namespace
   where there is no root), a root that shows only what Python needs to import, read-only, and a private tmpfs; a user
   without rights, no capabilities, ``no_new_privs``; a seccomp filter against new processes, programs, sockets,
@@ -31,7 +32,10 @@ Not covered:
   or tests that compare the program with itself. For data that has to be built by the program's or the test's own
   classes (linked lists in LeetCode, objects in MBPP), conversion to plain data runs beside the program, which can
   tamper with it, but still has to come up with the expected value.
-- In whole programs (``stdin`` and ``stdout``), cases share one process, and so can share state.
+- A program sees inputs of later tests while it answers earlier ones, and all tests of a program share one process,
+  and so can share state.
+- Test code is trusted not to lie, and not to leave something behind: one checker process examines up to 1,000
+  programs, one after the other. It is confined all the same, and ends where a test takes too long.
 - Without namespaces: names and attributes of host files can be seen (not their contents); without Landlock and
   seccomp as well, what the trainer's user may read can be read.
 """

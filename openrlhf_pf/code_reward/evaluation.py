@@ -1,5 +1,6 @@
 """pass@k of given solutions on a benchmark: a log that a broken run goes on from, and a file that EvalPlus reads."""
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -7,9 +8,9 @@ import math
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from openrlhf_pf.code_reward.pool import Pool
 from openrlhf_pf.code_reward.problems import BENCHMARKS, Task
@@ -34,6 +35,15 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         return rows
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{str(path)!r} is not to be read as JSON lines with a task_id: {error}.") from error
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[TextIO]:
+    """A text file to write, which takes its place when it is finished, or not at all."""
+    unfinished = Path(f"{path}.tmp")
+    with unfinished.open("w", encoding="utf-8") as file:
+        yield file
+    os.replace(unfinished, path)
 
 
 def task_key(task_id: object) -> str:

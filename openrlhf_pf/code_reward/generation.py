@@ -3,12 +3,17 @@ continuation.
 """
 
 import argparse
+import contextlib
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from openrlhf_pf.code_reward.evaluation import whole
 from openrlhf_pf.code_reward.problems import Task
+
+_AT_A_TIME = 64  # prompts, after which the answers are written down
 
 # Where a base model's continuation of a function is over: the next statement at the top level.
 STOPS = ["\ndef ", "\nclass ", "\nif ", "\nprint(", "\nassert ", "\n@", "\n#", "\n```", '\n"""']
@@ -59,25 +64,72 @@ def sampling_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 def answers(arguments: argparse.Namespace, tasks: Mapping[str, Task]) -> dict[str, list[str]]:
     """Have the checkpoint answer every task; kept in OUTPUT.answers.jsonl, which ``--solutions`` reads.
 
+    What is there from an earlier call with the same checkpoint, prompts and settings is not asked again.
+
     Raises:
         ValueError: vLLM is missing, the checkpoint has no chat template, or a setting is wrong.
     """
     settings = sampling_settings(arguments)
+    prompts = {key: plain_prompt(task) if arguments.plain else chat_prompt(task) for key, task in tasks.items()}
+    marks = {key: _mark(arguments, settings, prompt) for key, prompt in prompts.items()}
+    file = Path(f"{arguments.output}.answers.jsonl")
+    found = {key: rows for key, rows in _answered(file, marks).items() if len(rows) == arguments.n_samples}
+    missing = [key for key in tasks if key not in found]
+    if missing:
+        generate = _generator(arguments, settings)
+        with whole(file) as text:
+            text.writelines(_lines(found, marks))
+        for start in range(0, len(missing), _AT_A_TIME):
+            keys = missing[start : start + _AT_A_TIME]
+            new = dict(zip(keys, generate([prompts[key] for key in keys])))
+            with file.open("a", encoding="utf-8") as text:
+                text.writelines(_lines(new, marks))
+            found |= new
+    return {key: found[key] for key in tasks}
+
+
+def _mark(arguments: argparse.Namespace, settings: dict[str, Any], prompt: str) -> str:
+    """What decides an answer, in one word."""
+    decisive = [arguments.model, arguments.plain, arguments.max_model_len, settings, prompt]
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
+
+
+def _lines(found: Mapping[str, list[str]], marks: Mapping[str, str]) -> Iterator[str]:
+    for key, texts in found.items():
+        for text in texts:
+            yield json.dumps({"task_id": key, "completion": text, "settings": marks[key]}) + "\n"
+
+
+def _answered(file: Path, marks: Mapping[str, str]) -> dict[str, list[str]]:
+    """The answers in a file that were given under these settings; a line that was not finished is none."""
+    found: dict[str, list[str]] = {}
+    for line in file.read_text("utf-8").splitlines() if file.exists() else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            row = json.loads(line)
+            if row["settings"] == marks.get(row["task_id"]):
+                found.setdefault(row["task_id"], []).append(row["completion"])
+    return found
+
+
+def _generator(arguments: argparse.Namespace, settings: dict[str, Any]) -> Callable[[list[str]], list[list[str]]]:
+    """From prompts to their answers."""
     try:
+        from transformers import AutoTokenizer
+
+        if not arguments.plain and AutoTokenizer.from_pretrained(arguments.model).chat_template is None:
+            raise ValueError(f"the checkpoint {arguments.model!r} has no chat template: give --plain.")
         from vllm import LLM, SamplingParams
     except ImportError as error:
         raise ValueError(f"--model needs vLLM ({error}): install it, or give --solutions.") from error
     names = ("model", "seed", "tensor_parallel_size", "max_model_len", "enforce_eager")
     llm = LLM(**{name: getattr(arguments, name) for name in names})
     how = SamplingParams(**settings)
-    if arguments.plain:
-        outputs = llm.generate([plain_prompt(task) for task in tasks.values()], how)
-    elif getattr(llm.get_tokenizer(), "chat_template", None) is None:
-        raise ValueError(f"the checkpoint {arguments.model!r} has no chat template: give --plain.")
-    else:
-        outputs = llm.chat([[{"role": "user", "content": chat_prompt(task)}] for task in tasks.values()], how)
-    found = {key: [answer.text for answer in output.outputs] for key, output in zip(tasks, outputs)}
-    with Path(f"{arguments.output}.answers.jsonl").open("w", encoding="utf-8") as file:
-        for key, texts in found.items():
-            file.writelines(json.dumps({"task_id": key, "completion": text}) + "\n" for text in texts)
-    return found
+
+    def generate(prompts: list[str]) -> list[list[str]]:
+        if arguments.plain:
+            outputs = llm.generate(prompts, how)
+        else:
+            outputs = llm.chat([[{"role": "user", "content": prompt}] for prompt in prompts], how)
+        return [[answer.text for answer in output.outputs] for output in outputs]
+
+    return generate

@@ -98,7 +98,9 @@ def test_every_group_strategy_async_with_a_baseline_of_the_whole_group(stack, tm
 
 
 def test_every_batch_strategy_async_with_a_reward_function_that_fails_for_some(stack, tmp_path):
-    """4 strategies on 8 prompts each; the reward of 'add 3' cannot be had at all, some of 'add 4' are NaN."""
+    """4 strategies on 8 prompts each; the reward of 'add 3' cannot be had at all, some of 'add 4' are NaN. The true
+    scores come from programs in the sandbox, inside of Ray's worker.
+    """
     run = stack.train(
         tmp_path / "run",
         32,
@@ -113,7 +115,9 @@ def test_every_batch_strategy_async_with_a_reward_function_that_fails_for_some(s
         assert trained % 2 == 0 and run.steps[step]["filter/kept_fraction"] == rows.kept.mean()
         check_batch(name, rows, "select", budget=16, trained=trained)
         assert trained >= min(16, (rows.weight > 0).sum()) - 1, "more than a micro-batch's remainder was trimmed"
-        assert all("length" in dict(logs) for logs in rows.extra_logs[rows.reward.notna()])
+        scored = [dict(logs) for logs in rows.extra_logs[rows.reward.notna()]]
+        assert all(logs["length"] > 0 and logs["calls"] == 1 for logs in scored), "a program was not run"
+        assert set(rows.score.dropna()) <= {0.0, 1.0}
         assert 0 <= run.steps[step]["filter/r2_all"] <= 1
     drawn = sum(int(rows.draws.sum()) for rows in log.values())
     assert run.samples("PolicyModelActor", "forward") == run.samples("ActorPPOTrainer", "train") == drawn
