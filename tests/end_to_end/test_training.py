@@ -19,6 +19,11 @@ from openrlhf_pf.training import rollout_log
 HERE = Path(__file__).parent
 
 
+def rotating(kind: str, folder: Path) -> str:
+    """The flags of a filter that takes another strategy each step, with a log of what it does."""
+    return f"--sample_filter {HERE / 'rotation.py'}:{kind} --sample_filter_log {folder / 'log'}"
+
+
 def steps_of(folder: Path) -> dict[int, pd.DataFrame]:
     """The rollout log of a run, step by step."""
     with warnings.catch_warnings():
@@ -32,7 +37,7 @@ def test_every_group_strategy_on_two_ranks_with_two_reward_models(stack, tmp_pat
     run = stack.train(
         tmp_path / "run",
         35,
-        f"--sample_filter {HERE / 'rotation.py'}:Group --sample_filter_log {tmp_path / 'run' / 'log'} "
+        f"{rotating('Group', tmp_path / 'run')} "
         f"--reward.model_name_or_path {stack.reward} "
         f"--sample_filter_reward_models {stack.reward},{stack.second_reward} "
         "--rollout.batch_size 4 --train.micro_batch_size 2 --ds.zero_stage 2 --actor.num_gpus_per_node 2 "
@@ -76,7 +81,7 @@ def test_every_group_strategy_async_with_a_baseline_of_the_whole_group(stack, tm
     run = stack.train(
         tmp_path / "run",
         32,
-        f"--sample_filter {HERE / 'rotation.py'}:Group --sample_filter_log {tmp_path / 'run' / 'log'} "
+        f"{rotating('Group', tmp_path / 'run')} "
         f"--reward.model_name_or_path {stack.reward} "
         f"--sample_filter_reward_models {stack.reward},{stack.second_reward} "
         "--train.async_enable --algo.advantage.estimator rloo --sample_filter_baseline group --algo.kl.init_coef 0 "
@@ -104,7 +109,7 @@ def test_every_batch_strategy_async_with_a_reward_function_that_fails_for_some(s
     run = stack.train(
         tmp_path / "run",
         32,
-        f"--sample_filter {HERE / 'rotation.py'}:Batch --sample_filter_log {tmp_path / 'run' / 'log'} "
+        f"{rotating('Batch', tmp_path / 'run')} "
         f"--reward.remote_url {HERE / 'rewards.py'} --train.async_enable --algo.advantage.estimator reinforce "
         "--algo.kl.init_coef 0 --train.micro_batch_size 2",
     )
@@ -129,7 +134,7 @@ def test_every_batch_strategy_resampled_with_all_models_on_one_gpu_in_an_initial
     run = stack.train(
         tmp_path / "run",
         32,
-        f"--sample_filter {HERE / 'rotation.py'}:Batch --sample_filter_log {tmp_path / 'run' / 'log'} "
+        f"{rotating('Batch', tmp_path / 'run')} "
         "--sample_filter_mode resample --train.colocate_all --ds.zero_stage 3 "
         f"--reward.model_name_or_path {stack.reward}",
         entry=("-c", driver),
@@ -191,8 +196,8 @@ def test_a_killed_run_resumes_where_it_was_and_so_does_its_filter(stack, tmp_pat
     names = ["best_worst", "best_of_n", "shortest", "best_random"]
     folder = tmp_path / "run"
     flags = (
-        f"--sample_filter {HERE / 'rotation.py'}:Group --sample_filter_options names={','.join(names)} "
-        f"--sample_filter_log {folder / 'log'} --algo.advantage.estimator reinforce --rollout.batch_size 4 "
+        f"{rotating('Group', folder)} --sample_filter_options names={','.join(names)} "
+        "--algo.advantage.estimator reinforce --rollout.batch_size 4 "
         "--ckpt.save_steps 1 --ckpt.load_enable --ckpt.max_num 10"
     )
     with RewardServer() as server:
