@@ -3,6 +3,7 @@
 from importlib import metadata
 
 import pytest
+import torch
 
 pytest.importorskip("openrlhf")
 
@@ -46,3 +47,22 @@ def test_a_missing_experience_field_is_named(monkeypatch):
     monkeypatch.setattr(compatibility, "EXPECTED_EXPERIENCE_FIELDS", frozenset({"sequences", "verdict"}))
     with pytest.raises(ImportError, match="no Experience.verdict"):
         check_openrlhf()
+
+
+def test_linear_layers_round_as_before_where_the_cpu_patch_has_them_multiply_in_float32():
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU multiplies bfloat16 matrices itself")
+    import openrlhf.models  # noqa: F401  patched
+
+    assert torch.nn.functional.linear.__module__ == "openrlhf.models"
+    torch.manual_seed(0)
+    layer, inputs = torch.nn.Linear(64, 8), torch.randn(5, 64)
+    exact = layer(inputs)
+    assert exact.dtype is torch.float32
+    layer, inputs = layer.to(torch.bfloat16), inputs.to(torch.bfloat16).requires_grad_()
+    outputs = layer(inputs)
+    weights, bias = layer.weight.detach().float(), layer.bias.detach().float()
+    torch.testing.assert_close(outputs, (inputs.detach().float() @ weights.T + bias).to(torch.bfloat16))
+    outputs.sum().backward()
+    assert torch.allclose(inputs.grad.float(), weights.sum(dim=0).expand(5, 64), rtol=0.02, atol=0.02)
+    assert layer.weight.grad.dtype is torch.bfloat16
