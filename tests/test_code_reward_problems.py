@@ -161,19 +161,17 @@ def test_the_failed_test_is_named(pool):
 def test_expected_values_do_not_reach_the_program(pool):
     """Everything that the program's process is asked, as it sees it."""
     spy = """
-import openrlhf_pf.code_reward.codec as codec
-seen, real = [], codec.receive
-def receive(*arguments):
-    seen.append(real(*arguments))
-    return seen[-1]
-codec.receive = receive
+import sys
 def add(a, b):
-    raise ValueError(repr([request[1:] for request in seen]))
+    frame = sys._getframe()
+    while "questions" not in frame.f_locals:
+        frame = frame.f_back
+    raise ValueError(repr([question for question in frame.f_locals["questions"] if question[0] != "load"]))
 """
     row = {"asserts": ["assert abs(add(1, 2) - 314159) < 1e-6 and add(1, 2) == 314159"]}
     assert verdict(pool, row, spy).detail == "ValueError: [('eval', 'add(1, 2)')]"
     row = {"entry_point": "add", "inputs": [[1, 2]], "outputs": [314159]}
-    assert verdict(pool, row, spy).detail == "ValueError: [('call', ['add'], (1, 2), {})]"
+    assert verdict(pool, row, spy).detail == "ValueError: [('call', ['add'], (1, 2), {}), ('end',)]"
 
 
 @pytest.mark.parametrize("label", ["", "null", "[]", "{}", '{"inputs": [], "outputs": [], "entry_point": "f"}', "def"])
