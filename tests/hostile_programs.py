@@ -351,6 +351,7 @@ PROBES = {
     "files: the library": "import json; open(json.__file__, 'a')",
     "files: the library's folder": "import json, os; open(os.path.join(os.path.dirname(json.__file__), 'x'), 'w')",
     "files: from the last program": "import os; assert os.path.exists('/tmp/left behind')",
+    "files: from the last program, where it was": "import os; assert os.listdir('.')",
     "files: other packages": "import pip",
     "files: other packages' folder": "import os; assert os.listdir(f'{os.path.dirname(os.__file__)}/site-packages')",
     "files: devices": "import os; os.mknod('/tmp/d', 0o60600, os.makedev(254, 0))",

@@ -1,6 +1,7 @@
 """The checker's side of the conversation, with the program's in a thread: what is asked, when, and what it means."""
 
 import contextlib
+import os
 import socket
 import threading
 
@@ -16,10 +17,10 @@ class Talk:
 
     def __init__(self, connection):
         self.connection, self.messages = connection, []
-        self.recv, self.settimeout = connection.recv, connection.settimeout
+        self.fileno, self.settimeout = connection.fileno, connection.settimeout
 
     def sendall(self, data):
-        _, questions = codec.decode(data[4:])
+        _, questions = codec.decode_plain(data[4:])
         self.messages.append([question[0] for question in questions])
         self.connection.sendall(data)
 
@@ -27,18 +28,21 @@ class Talk:
 def converse(kind, data, source=SQUARE):
     """The verdict, the failing test, the number of calls, and the operations asked for, a list a message."""
     ours, theirs = socket.socketpair()
+    bell, their_bell = os.pipe()
 
     def serve():
-        with theirs, contextlib.suppress(codec.Closed):
-            candidate.serve(theirs)
+        with contextlib.suppress(codec.Closed):
+            candidate.serve(theirs.detach(), their_bell)
+        os.close(their_bell)
 
     program = threading.Thread(target=serve)
     program.start()
     talk = Talk(ours)
     with ours:
-        remote = checker.Remote(talk, 20.0)
+        remote = checker.Remote(talk, bell, 20.0)
         verdict, test, _ = checker._decide(remote, checker.CHECKS[kind], source, data)
     program.join()
+    os.close(bell)
     return verdict, test, remote.calls, talk.messages
 
 
@@ -65,29 +69,34 @@ def test_large_cases_go_in_as_many_as_they_need():
 
 
 @pytest.mark.parametrize(
-    "body, sure",
+    "body, sure, whole",
     [
-        ("assert candidate(2) == 4\n    assert candidate(-3) == 9, 'message'", 2),
-        ("assert abs(candidate(2) - 4.0) < 1e-6\n    assert candidate(n=3) == 9", 2),
-        ("assert candidate(1) + candidate(2) == 5", 2),
-        ("x = candidate(2)\n    import math\n    assert x == 4\n    assert math.sqrt(candidate(3)) == 3", 2),
-        ("assert candidate(candidate(2)) == 16", 0),
-        ("n = 2\n    assert candidate(n) == 4", 0),
-        ("assert candidate(1) == 1\n    for n in range(3):\n        assert candidate(n) == n * n", 1),
-        ("assert candidate(1) == 1 and candidate(2) == 4", 0),
-        ("assert 0 < candidate(1) < candidate(2)", 0),
-        ("assert [candidate(1) for _ in range(2)] == [1, 1]", 0),
-        ("assert (candidate(1) if True else candidate(2)) == 1", 0),
-        ("assert list(map(candidate, [1, 2])) == [1, 4]\n    assert candidate(1) == 1", 0),
-        ("g = candidate\n    assert g(1) == 1", 0),
+        ("assert candidate(2) == 4\n    assert candidate(-3) == 9, 'message'", 2, True),
+        ("assert abs(candidate(2) - 4.0) < 1e-6\n    assert candidate(n=3) == 9", 2, True),
+        ("assert candidate(1) + candidate(2) == 5", 2, True),
+        ("x = candidate(2)\n    import math\n    assert x == 4\n    assert math.sqrt(candidate(3)) == 3", 2, True),
+        ("assert candidate(candidate(2)) == 16", 0, False),
+        ("n = 2\n    assert candidate(n) == 4", 0, False),
+        ("assert candidate(1) == 1\n    for n in range(3):\n        assert candidate(n) == n * n", 1, False),
+        ("assert candidate(1) == 1 and candidate(2) == 4", 0, False),
+        ("assert 0 < candidate(1) < candidate(2)", 0, False),
+        ("assert [candidate(1) for _ in range(2)] == [1, 1]", 0, False),
+        ("assert (candidate(1) if True else candidate(2)) == 1", 0, False),
+        ("assert list(map(candidate, [1, 2])) == [1, 4]\n    assert candidate(1) == 1", 0, False),
+        ("g = candidate\n    assert g(1) == 1", 0, False),
+        ("assert candidate(**{'n': 2}) == 4", 0, False),
+        ("assert candidate(2) == 4\n    assert f(3) == 9", 1, False),
+        ("assert candidate(2) == 4\n    assert eval('f(3)') == 9", 1, False),
     ],
 )
-def test_calls_that_are_made_for_sure_are_sent_ahead(body, sure):
+def test_calls_that_are_made_for_sure_are_sent_ahead(body, sure, whole):
+    """And the end with them, if they are all."""
     test = f"def check(candidate):\n    {body}\n"
-    assert len(checker._calls_for_sure(test, "check")) == sure
+    expected = ["load", *["call"] * sure, *["end"] * whole]
+    assert [question[0] for question in checker._questions_for_sure(test, "check", "f")] == expected[1:]
     verdict, _, _, messages = converse("function", function(test))
-    ahead = 1 + sure if sure else 1
-    assert (verdict, len(messages[0])) == ("passed", ahead)
+    assert (verdict, messages[0]) == ("passed", expected)
+    assert whole == (len(messages) == 1)
 
 
 def test_what_was_sent_ahead_and_is_not_asked_next_is_asked_again():

@@ -114,17 +114,61 @@ def test_what_encode_never_writes_is_refused(data):
 def test_frames():
     left, right = socket.socketpair()
     with left, right:
-        codec.send(left, [1, (2, {3})])
-        codec.send(left, "next")
-        assert codec.receive(right) == [1, (2, {3})]
-        assert codec.receive(right) == "next"
+        found = codec.Receiver(right.recv)
+        codec.send_encoded(left, codec.encode([1, (2, {3})]), codec.encode("next"))
+        assert found.receive() == [1, (2, {3})]
+        assert found.frame() == b'"next"'
+        long = "x" * 100_000  # more than is read at a time
+        codec.send(left, long)
+        assert found.receive() == long
         left.sendall(b"\xff\xff\xff\xff")
         with pytest.raises(codec.NotPlain, match="a frame of 4294967295 bytes"):
-            codec.receive(right)
+            found.receive()
         left.sendall(b"\x05\x00\x00\x00x")
         left.close()
         with pytest.raises(codec.Closed):
-            codec.receive(right)
+            found.receive()
+
+
+class Sub(list):
+    pass
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 1 << 100, 0.5, 1j, "é", b"x", [1, [2]], (1,), {1: {2}}, {"a": [(1,)]}, frozenset({1})],
+    ids=repr,
+)
+def test_plain_data_stay_what_they_are(value):
+    found = codec.plain(value)
+    assert (found, type(found)) == (value, type(value))
+    assert codec.decode_plain(codec.encode_plain(found)) == codec.decode(codec.encode(value)) == value
+
+
+@pytest.mark.parametrize(
+    "value, expected", [(Sub([Sub([1])]), [[1]]), (Counter("a"), {"a": 1}), (bytearray(b"x"), b"x")], ids=repr
+)
+def test_instances_of_subclasses_become_plain(value, expected):
+    found = codec.plain((value,))[0]
+    assert (found, type(found)) == (expected, type(expected))
+    assert type(found) is not Sub and all(type(item) is not Sub for item in found)
+
+
+@pytest.mark.parametrize("value", [object(), [object()], {1: print}, {(1, object())}])
+def test_what_is_not_plain_does_not_become_it(value):
+    with pytest.raises(codec.NotPlain):
+        codec.plain(value)
+    cycle = []
+    cycle.append(cycle)
+    with pytest.raises(codec.NotPlain, match="nested more than 100 deep"):
+        codec.plain(cycle)
+
+
+def test_one_list_in_two_places_arrives_as_two():
+    """As it does in the other form: a program that changes an argument must not find it changed in its next call."""
+    shared = [1]
+    first, second = codec.decode_plain(codec.encode_plain([shared, shared]))
+    assert first is not second
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_no_environment_memory_or_descriptor_of_ours_is_inside(pool, monkeypatch
     secret = "not for programs"
     monkeypatch.setenv("TEST_SECRET", secret)
     look = """
-import gc, os
+import os, stat
 def f(x):
     found = [name for name, value in os.environ.items() if "not for" in value]
     for file in range(256):
@@ -108,13 +108,11 @@ def f(x):
             kind = os.fstat(file).st_mode
         except OSError:
             continue
-        found.append(file)
+        found.append("socket" if stat.S_ISSOCK(kind) else "pipe" if stat.S_ISFIFO(kind) else file)
     return found
 """
-    only_standard_files_and_the_talk = Problem(
-        "cases", {"path": ["f"], "cases": [([1], {}, [0, 1, 2, 3])], "tolerance": 0.0}
-    )
-    assert pool.check(look, only_standard_files_and_the_talk).passed
+    standard_files_talk_and_bell = returns([0, 1, 2, "socket", "pipe"])
+    assert pool.check(look, standard_files_talk_and_bell).passed
 
 
 def test_two_runs_of_a_program_see_the_same_world(pool):

@@ -83,6 +83,7 @@ MBPP = {
     "test_setup_code": "root = Pair(1, 2)\r\nroot.a = Pair(5, 6)",
     "test_list": ["assert longest([Pair(5, 24), Pair(15, 25)], 2) == 2", "assert longest(root.a.a, root.b) == 2 "],
 }
+WORD = "import re\ndef word(text):\n    return re.search('^[a-z]', text)\n"
 SANITIZED = {
     "task_id": 2,
     "prompt": "Write a function to find shared elements.",
@@ -143,6 +144,10 @@ MEMBER = (
             "passed",
         ),
         (HUMAN_EVAL, f"from __future__ import annotations\n{ADD}", "passed"),
+        # Their truth is plain data where they are not.
+        ({"asserts": ["assert word('ab')", "assert not word('1') and word('c')"]}, WORD, "passed"),
+        ({"asserts": ["assert word('ab')", "assert not word('c') or word('1')"]}, WORD, "failed"),
+        ({"asserts": ["assert word('ab') == 1"]}, WORD, "failed"),
         ({"asserts": ["assert True"]}, ADD, "infrastructure"),  # proves nothing about the program
     ],
 )
@@ -164,9 +169,9 @@ def test_expected_values_do_not_reach_the_program(pool):
 import sys
 def add(a, b):
     frame = sys._getframe()
-    while "questions" not in frame.f_locals:
+    while "asked" not in frame.f_locals:
         frame = frame.f_back
-    raise ValueError(repr([question for question in frame.f_locals["questions"] if question[0] != "load"]))
+    raise ValueError(repr([question for question in frame.f_locals["asked"] if question[0] != "load"]))
 """
     row = {"asserts": ["assert abs(add(1, 2) - 314159) < 1e-6 and add(1, 2) == 314159"]}
     assert verdict(pool, row, spy).detail == "ValueError: [('eval', 'add(1, 2)')]"

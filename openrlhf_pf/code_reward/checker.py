@@ -7,8 +7,12 @@ such process checks many programs, one after the other. A tested program has no 
 
 import ast
 import builtins
+import contextlib
+import os
 import random
+import re
 import secrets
+import select
 import signal
 import socket
 import sys
@@ -16,15 +20,15 @@ import time
 import traceback
 import types
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain, islice
 from typing import Any, NoReturn
 
 from openrlhf_pf.code_reward import codec
 from openrlhf_pf.code_reward.control import Control
 
 MAX_MESSAGE = 300
-MAX_TASK_BYTES = 4 * codec.MAX_BYTES
 KILLED = "killed"  # beside the verdicts of results.py: somebody has killed the program, and it was not us
 _GONE = "gone"  # the program closed its socket; how it ended decides what that means
 
@@ -41,7 +45,15 @@ class CandidateError(Exception):
 
 
 Question = tuple[Any, ...]  # an operation of candidate.py and its arguments
+END: Question = ("end",)
 _FORESEEN_BYTES = 1 << 16
+_MOMENT = 0.005  # seconds, after which we look at the first of many answers: a wrong one ends the program
+
+
+def _poll(file: int) -> "select.poll":
+    made = select.poll()
+    made.register(file, select.POLLIN)
+    return made
 
 
 class _Decided(BaseException):
@@ -55,14 +67,18 @@ class Remote:
     test can swallow that.
     """
 
-    def __init__(self, talk: socket.socket, wall_seconds: float) -> None:
-        self._talk = talk
+    def __init__(self, talk: socket.socket, bell: int, wall_seconds: float) -> None:
+        self._talk, self._bell = talk, bell
+        self._answers = codec.Receiver(self._read)
+        self._answered, self._rung = _poll(talk.fileno()), _poll(bell)
+        self._will_ring = False
+        talk.settimeout(wall_seconds)
         self._wall_seconds = wall_seconds
         self._deadline = time.monotonic() + wall_seconds
         self.calls = 0
         self.test: int | None = None
         self.decision: tuple[str, int | None, str] | None = None
-        self._foreseen: deque[str] = deque()  # questions that are sent, their answers not yet read
+        self._foreseen: deque[Question] = deque()  # questions that are sent, their answers not yet read
         self._number, self._place = "", 0
 
     def verdict(self, verdict: str, detail: str = "") -> NoReturn:
@@ -74,44 +90,48 @@ class Remote:
     def foresee(self, questions: Iterable[Question]) -> None:
         """Send questions that will be asked next, in this order, so that the program need not wait for each.
 
-        Only the first ones, as far as they are small; the others are sent when they are asked.
+        Of exact built-in types, as literals are. Only the first ones, as far as they are small; the others are sent
+        when they are asked.
         """
+        if self._foreseen:
+            return
         room, sent = _FORESEEN_BYTES, []
         for question in questions:
-            text = repr(question)
-            room -= len(text)
+            room -= len(codec.encode_plain(question))
             if room < 0:
                 break
-            sent.append((text, question))
-        if len(sent) > 1 and not self._foreseen:
-            self._send([question for _, question in sent])
-            self._foreseen.extend(text for text, _ in sent)
+            sent.append(question)
+        if len(sent) > 1:
+            self._send(sent)
+            self._foreseen.extend(sent)
 
-    def request(self, operation: str, *arguments: Any) -> Any:
+    def request(self, question: Question) -> Any:
         """One question, one answer."""
         if self.decision:
             raise _Decided
         if self._foreseen:
-            if self._foreseen.popleft() == repr((operation, *arguments)):
+            foreseen = self._foreseen.popleft()
+            if foreseen is question or repr(foreseen) == repr(question):
                 return self._answer()
             self._answer(needed=False)
             while self._foreseen:
                 self._foreseen.popleft()
                 self._answer(needed=False)
-        self._send([(operation, *arguments)])
+        try:
+            question = codec.plain(question)
+        except codec.NotPlain as error:
+            self.verdict("failed", f"an argument of the test's: {error}")
+        self._send([question])
         return self._answer()
 
     def _send(self, questions: list[Question]) -> None:
         # Not to be guessed, so that no answer can be prepared or given twice.
         self._number, self._place = secrets.token_hex(8), 0
-        try:
-            message = codec.encode((self._number, questions), 2 * codec.MAX_BYTES)
-        except codec.NotPlain as error:
-            self.verdict("failed", f"an argument of the test's: {error}")
-        self._exchange(codec.send_encoded, message)
+        self._will_ring = len(questions) > 1
+        self._exchange(codec.send_encoded, self._talk, codec.encode_plain((self._number, questions)))
 
     def _answer(self, needed: bool = True) -> Any:
-        answer = self._exchange(codec.receive)
+        answer = self._exchange(self._answers.receive)
         expected = (self._number, self._place)
         self._place += 1
         if type(answer) is tuple and answer[:2] == expected:
@@ -123,10 +143,29 @@ class Remote:
                 raise CandidateError(str(answer[3])[:80], str(answer[4])[:MAX_MESSAGE])
         self.verdict("crashed", "an answer to another question")
 
+    def _read(self, count: int) -> bytes:
+        """What the program has answered by now, or will answer next.
+
+        To be woken by every one of many answers, in the middle of the others, would cost both sides more than the
+        answers themselves: then the program rings a bell after the last one, and we look from time to time.
+        """
+        while True:
+            try:
+                return os.read(self._talk.fileno(), count)
+            except BlockingIOError:
+                pass
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            if not self._will_ring:
+                self._answered.poll(1000 * left)
+            elif self._rung.poll(1000 * min(left, _MOMENT)):
+                os.read(self._bell, 1)  # or it is gone: then this end of the conversation tells
+                self._will_ring = False
+
     def _exchange(self, step: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            self._talk.settimeout(max(0.001, self._deadline - time.monotonic()))
-            return step(self._talk, *arguments)
+            return step(*arguments)
         except codec.Closed:
             self.verdict(_GONE, "the program ended before it answered")
         except TimeoutError:
@@ -137,7 +176,7 @@ class Remote:
     def load(self, source: str) -> None:
         """Have the program's top level run."""
         try:
-            self.request("load", source)
+            self.request(("load", source))
         except CandidateError as error:
             if error.kind in _SYNTAX_ERRORS or _is_syntax(source):
                 self.verdict("syntax_error", str(error))
@@ -146,14 +185,18 @@ class Remote:
     def evaluate(self, source: str) -> Any:
         """The value of an expression inside the program."""
         self.calls += 1
-        return self.request("eval", source)
+        return self.request(("eval", source))
+
+    def call(self, question: Question) -> Any:
+        """What a call of the program's function returns, see :func:`call_of`."""
+        self.calls += 1
+        return self.request(question)
 
     def proxy(self, *path: str) -> Callable[..., Any]:
         """A function that calls the program's function, or the method of a fresh instance of its class."""
 
         def candidate(*args: Any, **kwargs: Any) -> Any:
-            self.calls += 1
-            return self.request(*call_of(path, args, kwargs))
+            return self.call(call_of(path, args, kwargs))
 
         candidate.__name__ = candidate.__qualname__ = path[-1]
         return candidate
@@ -172,25 +215,45 @@ def _is_syntax(source: str) -> bool:
     return False
 
 
-def serve(caller: socket.socket, *programs: socket.socket) -> None:
-    """Take ``(source, kind, test data, limits, place)`` from the caller, have ``programs[place]`` fork a process for
-    the source, check it, and send ``(verdict, test, detail, calls, what it used)``, until the caller is gone.
+def serve(connection: int, *programs: int) -> None:
+    """Take ``(source, limits, place)`` and an encoded problem from the caller, have ``programs[place]`` fork a process
+    for the source, check it, and send ``(verdict, test, detail, calls, what it used)``, until the caller is gone.
+
+    All arguments are file descriptors of connections.
     """
-    controls = [Control(connection, "the candidate worker") for connection in programs]
+    caller = socket.socket(fileno=connection)
+    controls = [Control(socket.socket(fileno=program), "the candidate worker") for program in programs]
+    tasks = codec.Receiver(caller.recv, codec.MAX_TASK_BYTES)
     while True:
         try:
-            *task, place = codec.receive(caller, MAX_TASK_BYTES)
+            source, limits, place = tasks.receive()
+            problem = tasks.frame()
         except codec.Closed:
             return
-        codec.send(caller, _check_one(controls[place], *task))
+        codec.send(caller, _check_one(controls[place], source, *_decoded(problem), limits))
+
+
+@contextlib.contextmanager
+def _closing(file: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(file)
+
+
+@lru_cache(maxsize=256)
+def _decoded(problem: bytes) -> tuple[str, dict[str, Any]]:
+    """Its kind and data; the samples of one prompt come one after the other, and have the same."""
+    return codec.decode(problem)
 
 
 def _check_one(control: Control, source: str, kind: str, data: dict[str, Any], limits: dict[str, Any]) -> tuple:
-    ours, theirs = socket.socketpair()
-    with ours:
-        with theirs:
-            control.start(limits, [theirs])
-        remote = Remote(ours, limits["wall_seconds"])
+    talk, their_talk = socket.socketpair()
+    bell, their_bell = os.pipe()
+    with talk, _closing(bell):
+        with their_talk, _closing(their_bell):
+            control.start(limits, [their_talk.fileno(), their_bell])
+        remote = Remote(talk, bell, limits["wall_seconds"])
         # Ends this process where comparing takes for ever, even inside of C code, which no exception would.
         signal.setitimer(signal.ITIMER_PROF, limits["cpu_seconds"])
         verdict, test, detail = _decide(remote, CHECKS[kind], source, data)
@@ -219,7 +282,7 @@ def _decide(remote: Remote, check: "Check", source: str, data: dict[str, Any]) -
         if not remote.calls:
             remote.test = None
             remote.verdict("infrastructure", "the tests never call the program")
-        remote.request("end")  # an answer given twice would arrive here
+        remote.request(END)  # an answer given twice would arrive here
         remote.verdict("passed")
     except (_Decided, CandidateError):
         # An error in answer to "end" is a program that has taken the place of our side of it.
@@ -266,12 +329,11 @@ def _check_cases(remote: Remote, source: str, data: dict[str, Any]) -> None:
     """Input/output pairs: ``path``, ``cases`` of (args, kwargs, expected), ``tolerance``."""
     path, cases = data["path"], data["cases"]
     calls = [call_of(path, args, kwargs) for args, kwargs, _ in cases]
-    remote.foresee([("load", source), *calls, ("end",)])
+    remote.foresee([("load", source), *calls, END])
     remote.load(source)
-    call = remote.proxy(*path)
-    for remote.test, (args, kwargs, expected) in enumerate(cases):
-        remote.foresee([*calls[remote.test :], ("end",)])
-        got = call(*args, **kwargs)
+    for remote.test, (call, (_, _, expected)) in enumerate(zip(calls, cases)):
+        remote.foresee(chain(islice(calls, remote.test, None), [END]))
+        got = remote.call(call)
         if not codec.same(got, expected, data["tolerance"]):
             remote.verdict("failed", f"returned {got!r:.100}")
 
@@ -283,7 +345,7 @@ def _check_stdio(remote: Remote, source: str, data: dict[str, Any]) -> None:
     for remote.test, (text, expected) in enumerate(data["cases"]):
         remote.calls += 1
         try:
-            got = remote.request("run", source, text, data["max_output"])
+            got = remote.request(("run", source, text, data["max_output"]))
         except CandidateError as error:
             if error.kind in _SYNTAX_ERRORS:
                 remote.verdict("syntax_error", str(error))
@@ -298,8 +360,7 @@ def _lines(text: str) -> list[str]:
 
 def _check_function(remote: Remote, source: str, data: dict[str, Any]) -> None:
     """A checker ``check(candidate)``: ``preamble``, ``test``, ``entry_point``, ``function``."""
-    foreseen = [call_of([data["entry_point"]], *call) for call in _calls_for_sure(data["test"], data["function"])]
-    remote.foresee([("load", source), *foreseen])
+    remote.foresee([("load", source), *_questions_for_sure(data["test"], data["function"], data["entry_point"])])
     remote.load(source)
     space = _namespace(data["preamble"])
     # Before and after: the test may use the program under its own name, or define something of that name.
@@ -315,19 +376,22 @@ def _check_function(remote: Remote, source: str, data: dict[str, Any]) -> None:
 
 
 @lru_cache(maxsize=512)
-def _calls_for_sure(test: str, function: str) -> list[tuple[list[Any], dict[str, Any]]]:
-    """Arguments of the calls that ``function(candidate)`` makes first, whatever they return: those with literal
-    arguments, in straight code.
+def _questions_for_sure(test: str, function: str, entry_point: str) -> list[Question]:
+    """What ``function(candidate)`` asks first, whatever the answers are: calls with literal arguments, in straight
+    code; with the end of the conversation, if it asks nothing else.
     """
-    found: list[tuple[list[Any], dict[str, Any]]] = []
+    found: list[Question] = []
     try:
         for definition in ast.parse(test).body:
             if isinstance(definition, ast.FunctionDef) and definition.name == function:
                 (name,) = (argument.arg for argument in definition.args.args)
                 for statement in definition.body:
                     if not isinstance(statement, (ast.Assert, ast.Expr, ast.Assign, ast.Import, ast.ImportFrom)):
-                        break
-                    found += _literal_calls(statement.test if isinstance(statement, ast.Assert) else statement, name)
+                        return found
+                    part = statement.test if isinstance(statement, ast.Assert) else statement
+                    found += [call_of([entry_point], *call) for call in _literal_calls(part, name)]
+                # A test can also call the program by its own name.
+                return found if re.search(rf"\b{re.escape(entry_point)}\b", test) else [*found, END]
     except (SyntaxError, ValueError):
         pass  # from here on, or about this test, nothing is sure
     return found
@@ -340,6 +404,8 @@ def _literal_calls(node: ast.AST, name: str) -> list[tuple[list[Any], dict[str, 
         ValueError: one of them has other arguments, or may be left out, or the name is used in another way.
     """
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+        if any(keyword.arg is None for keyword in node.keywords):
+            raise ValueError("no literal")
         kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
         return [([ast.literal_eval(argument) for argument in node.args], kwargs)]
     if isinstance(node, ast.Name) and node.id == name:
@@ -403,13 +469,31 @@ class _OutermostCalls(ast.NodeTransformer):
             self.needs_proxies = True  # the program knows no loop variable of the test's
         return ast.Call(ast.Name("__remote__", ast.Load()), [ast.Constant(ast.unparse(node))], [])
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        root: ast.expr = node
+    def _is_foreign_call(self, node: ast.AST) -> bool:
+        root = node
         while isinstance(root, (ast.Call, ast.Attribute, ast.Subscript)):
             root = root.func if isinstance(root, ast.Call) else root.value
-        if isinstance(root, ast.Name) and self._is_foreign(root.id):
-            return self._ask(node)
-        return self.generic_visit(node)
+        return isinstance(node, ast.Call) and isinstance(root, ast.Name) and self._is_foreign(root.id)
+
+    def _truth(self, node: ast.expr) -> ast.expr:
+        """Where only its truth matters, only its truth is asked for: it may be a match of a regular expression."""
+        if self._is_foreign_call(node):
+            return self._ask(ast.UnaryOp(ast.Not(), ast.UnaryOp(ast.Not(), node)))
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            node.operand = self._truth(node.operand)
+        elif isinstance(node, ast.BoolOp):
+            node.values = [self._truth(value) for value in node.values]
+        else:
+            return self.visit(node)
+        return node
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        node.test = self._truth(node.test)
+        node.msg = node.msg and self.visit(node.msg)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        return self._ask(node) if self._is_foreign_call(node) else self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         return self._ask(node) if self._is_foreign(node.id) else node

@@ -5,10 +5,11 @@ forks the tested programs.
 """
 
 import contextlib
-import json
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from openrlhf_pf.code_reward import codec
 
 MESSAGE_BYTES = 65536
 STOP_SECONDS = 60.0
@@ -27,12 +28,12 @@ class Control:
     def __init__(self, connection: socket.socket, who: str) -> None:
         self.connection = connection
         self._who = who
+        connection.settimeout(STOP_SECONDS)
 
-    def start(self, limits: dict[str, Any], connections: Sequence[socket.socket]) -> None:
-        """Have it fork a child that holds these connections."""
+    def start(self, limits: dict[str, Any], files: Sequence[int]) -> None:
+        """Have it fork a child that holds these file descriptors."""
         with self._or_unavailable():
-            files = [connection.fileno() for connection in connections]
-            socket.send_fds(self.connection, [json.dumps({"limits": limits}).encode()], files)
+            socket.send_fds(self.connection, [codec.encode_plain(limits)], files)
 
     def stop(self, gone: bool = False) -> None:
         """Have the child killed with all that it started.
@@ -47,8 +48,7 @@ class Control:
         with self._or_unavailable():
             self.connection.settimeout(seconds)
             message = self.connection.recv(MESSAGE_BYTES)
-            self.connection.settimeout(None)
-            report = json.loads(message) if message else {"failed": "gone"}
+            report = codec.decode_plain(message) if message else {"failed": "gone"}
         if "failed" not in report:
             return report
         raise Unavailable(f"{self._who} failed: {report['failed']}")

@@ -6,11 +6,12 @@ imports.
 """
 
 import json
+import re
 import signal
 import socket
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from openrlhf_pf.code_reward import checker, codec, jail, worker
@@ -34,10 +35,11 @@ class _Half:
     def __init__(self, role: str, setup: "Setup", imports: Sequence[str] = ()) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         configuration = {
-            "role": role,
+            "role": f"openrlhf_pf.code_reward.{role}",
             "control": theirs.fileno(),
             "packages": setup.packages,
             "imports": list(imports),
+            "rehearses": role == "candidate",
             "disk_bytes": setup.limits.disk_bytes,
             "without": sorted(setup.without),
         }
@@ -84,6 +86,7 @@ class Worker:
         self.spent = False
         self._setup = setup
         self._rare_imports = [*worker.RARE_IMPORTS, *setup.packages]
+        self._rare = re.compile(rf"\b(?:{'|'.join(map(re.escape, self._rare_imports))})\b")
         self._halves: list[_Half] = []
         self._checker: socket.socket | None = None
         self._programs_left = 0
@@ -101,13 +104,13 @@ class Worker:
 
         Raises ``codec.NotPlain`` before anything has happened.
         """
-        place = 1 if any(name in source for name in self._rare_imports) else 0
-        task = codec.encode((source, problem.kind, problem.data, asdict(limits), place), checker.MAX_TASK_BYTES)
+        place = int(any("import" in line and self._rare.search(line) for line in source.splitlines()))
+        task = codec.encode((source, limits.as_dict, place), codec.MAX_TASK_BYTES), problem.encoded
         connection = self._running_checker(with_rare_imports=bool(place))
         try:
             connection.settimeout(limits.wall_seconds + _GRACE_SECONDS)
-            codec.send_encoded(connection, task)
-            verdict, test, detail, calls, used = codec.receive(connection)
+            codec.send_encoded(connection, *task)
+            verdict, test, detail, calls, used = codec.Receiver(connection.recv).receive()
         except TimeoutError:
             self.spent = True
             return Result(Verdict.TIMEOUT, detail=f"the tests have no end within {limits.wall_seconds} seconds")
@@ -133,8 +136,8 @@ class Worker:
         if self._checker is None:
             self._checker, theirs = socket.socketpair()
             with theirs:
-                limits = asdict(Limits(memory_bytes=_CHECKER_MEMORY)) | {"cpu_seconds": None}
-                checkers.start(limits, [theirs, *(control.connection for control in candidates)])
+                limits = Limits(memory_bytes=_CHECKER_MEMORY).as_dict | {"cpu_seconds": None}
+                checkers.start(limits, [theirs.fileno(), *(control.connection.fileno() for control in candidates)])
             self._programs_left = _PROGRAMS_A_CHECKER
         return self._checker
 

@@ -12,7 +12,6 @@ import signal
 import sys
 import sysconfig
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from openrlhf_pf.code_reward import kernel
@@ -33,20 +32,21 @@ _OVERFLOW_USER = 65534
 _FIRST_USER = 0x70000000  # far above any account; one user a worker, so that no two can touch each other
 
 
-@dataclass
 class Jail:
     """What a worker knows about the jail it sits in."""
 
-    readable: list[str]
-    packages: list[str]
-    disk_bytes: int
-    without: frozenset[str] = frozenset()
-    weaknesses: list[str] = field(default_factory=list)
-    user: int | None = None  # programs run as this one
-    user_mapped: bool = False  # a user namespace, in which our user has no rights outside
-    private_disk: bool = False
-    processes_hidden: bool = False
-    steps: list[Callable[[], None]] = field(default_factory=list)  # of confine, those that the kernel grants
+    def __init__(self, readable: list[str], packages: list[str], disk_bytes: int, without: frozenset[str]) -> None:
+        self.readable = readable
+        self.packages = packages
+        self.disk_bytes = disk_bytes
+        self.without = without
+        self.weaknesses: list[str] = []
+        self.user: int | None = None  # programs run as this one
+        self.user_mapped = False  # a user namespace, in which our user has no rights outside
+        self.private_disk = False
+        self.processes_hidden = False
+        self.processes_denied = False  # no program can start one
+        self.steps: list[Callable[[], None]] = []  # of confine, those that the kernel grants
 
     def give_up(self, what: str, reason: object) -> None:
         """Note a part of the jail that is missing."""
@@ -211,7 +211,16 @@ def _mount_home(jail: Jail) -> None:
 
 
 def clean(jail: Jail) -> None:
-    """Leave nothing of the last program: no process, no file."""
+    """Leave nothing of the last program, which has ended: no process that it has started, no file."""
+    if not jail.processes_denied:
+        _end_descendants(jail)
+    if jail.private_disk and os.listdir(HOME):
+        kernel.unmount(HOME)
+        _mount_home(jail)
+        os.chdir(HOME)
+
+
+def _end_descendants(jail: Jail) -> None:
     if jail.processes_hidden:
         with contextlib.suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)  # all in this PID namespace but ourselves
@@ -222,9 +231,6 @@ def clean(jail: Jail) -> None:
             os.waitpid(-1, 0)
         except ChildProcessError:
             break
-    if jail.private_disk and os.listdir(HOME):
-        kernel.unmount(HOME)
-        _mount_home(jail)
 
 
 def _kill_children() -> None:
@@ -240,7 +246,7 @@ def settle(jail: Jail) -> None:
     """Give up what neither this process nor a child of its needs any more; then try in a child what :func:`confine`
     will do. What the kernel refuses is noted.
     """
-    kernel.bound_capabilities()
+    _try(jail, "capabilities can be handed on", kernel.bound_capabilities)
     for what in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
         resource.setrlimit(what, (0, 0))
     _try(jail, "new privileges can be gained", kernel.no_new_privileges)
@@ -254,6 +260,7 @@ def settle(jail: Jail) -> None:
     else:
         steps.insert(0, _to_its_user(jail))
     refused = _refused(steps)
+    jail.processes_denied = filtered and len(steps) - 1 not in refused
     jail.weaknesses += [f"{steps[place][0]} ({error})" for place, error in refused.items()]
     jail.steps = [step for place, (_, step) in enumerate(steps) if place not in refused]
 
@@ -321,21 +328,27 @@ def _seccomp(jail: Jail, deny: Callable[[], None]) -> None:
     deny()
 
 
-def confine(jail: Jail, limits: dict[str, Any]) -> None:
+def resource_limits(jail: Jail, limits: dict[str, Any]) -> list[tuple[int, tuple[int, int]]]:
+    """The arguments of setrlimit that these limits mean."""
+    wanted = {
+        resource.RLIMIT_CPU: limits["cpu_seconds"] or resource.RLIM_INFINITY,
+        resource.RLIMIT_AS: _virtual_bytes() + limits["memory_bytes"],
+        resource.RLIMIT_NOFILE: limits["open_files"],
+        # Where there is no disk of its own to fill, nothing is written at all.
+        resource.RLIMIT_FSIZE: limits["disk_bytes"] if jail.private_disk else 0,
+        resource.RLIMIT_NPROC: limits["threads"],
+    }
+    return [(what, (value, value)) for what, value in wanted.items()]
+
+
+def confine(jail: Jail, limits: list[tuple[int, tuple[int, int]]]) -> None:
     """Close the jail around this process, which must be single-threaded: limits, capabilities, files, system calls.
 
     Raises:
         OSError: the kernel refuses what it has granted when the worker started; nothing may run here.
     """
-    for what, value in (
-        (resource.RLIMIT_CPU, limits["cpu_seconds"] or resource.RLIM_INFINITY),
-        (resource.RLIMIT_AS, _virtual_bytes() + limits["memory_bytes"]),
-        (resource.RLIMIT_NOFILE, limits["open_files"]),
-        # Where there is no disk of its own to fill, nothing is written at all.
-        (resource.RLIMIT_FSIZE, limits["disk_bytes"] if jail.private_disk else 0),
-        (resource.RLIMIT_NPROC, limits["threads"]),
-    ):
-        resource.setrlimit(what, (value, value))
+    for limit in limits:
+        resource.setrlimit(*limit)
     for step in jail.steps:
         step()
 
@@ -356,11 +369,12 @@ def measure() -> None:
 
 
 def environment() -> dict[str, str]:
-    """The whole environment of a worker: nothing of the caller's; hashes and threads that do not vary."""
+    """The whole environment of a worker: nothing of the caller's; hashes and threads that do not vary; symbols that
+    are looked up once, in the worker, and not in every child.
+    """
     single = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    return {"PATH": "/usr/bin:/bin", "HOME": HOME, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"} | dict.fromkeys(
-        single, "1"
-    )
+    fixed = {"PATH": "/usr/bin:/bin", "HOME": HOME, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "LD_BIND_NOW": "1"}
+    return fixed | dict.fromkeys(single, "1")
 
 
 def interpreter(code: str) -> list[str]:

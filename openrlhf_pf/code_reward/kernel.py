@@ -6,7 +6,6 @@ it.
 
 import ctypes
 import os
-import platform
 import struct
 import sys
 from collections.abc import Callable, Iterable
@@ -109,9 +108,9 @@ def unmount(target: str) -> None:
 
 def pivot_root(new: str, old: str) -> None:
     """Make ``new`` the root and put the former root at ``old``."""
-    number = _PIVOT_ROOT.get(platform.machine())
+    number = _PIVOT_ROOT.get(os.uname().machine)
     if number is None:
-        raise OSError(_ENOSYS, f"pivot_root: no system call number for {platform.machine()}")
+        raise OSError(_ENOSYS, f"pivot_root: no system call number for {os.uname().machine}")
     _syscall("pivot_root", number, os.fsencode(new), os.fsencode(old))
 
 
@@ -157,7 +156,12 @@ def no_new_privileges() -> None:
 
 
 def bound_capabilities() -> None:
-    """Let this process and its children never gain a capability that they do not have, nor hand one on."""
+    """Let this process and its children never gain a capability that they do not have, nor hand one on; no core dump,
+    no tracing by its own user.
+    """
+    clear_all = 4
+    _check(_libc.prctl(*_prctl_arguments(_PR_CAP_AMBIENT, clear_all)), "prctl")
+    _prctl(_PR_SET_DUMPABLE, 0)
     for capability in range(64):
         try:
             _prctl(_PR_CAPBSET_DROP, capability)
@@ -180,16 +184,12 @@ def become(user: int) -> None:
 
 
 # What every tested program calls is built once, here or at the first call, and inherited.
-_NO_AMBIENT_CAPABILITIES = _prctl_arguments(_PR_CAP_AMBIENT, 4)
 _NO_CAPABILITIES = (struct.pack("Ii", _CAPABILITY_VERSION, 0), bytes(24))
-_NOT_DUMPABLE = _prctl_arguments(_PR_SET_DUMPABLE, 0)
 
 
 def drop_capabilities() -> None:
-    """Empty the capability sets of this process; no core dump, no tracing by its own user."""
-    _check(_libc.prctl(*_NO_AMBIENT_CAPABILITIES), "prctl")
+    """Empty the capability sets of this process."""
     _check(_libc.capset(*_NO_CAPABILITIES), "capset")
-    _check(_libc.prctl(*_NOT_DUMPABLE), "prctl")
 
 
 class _Program(ctypes.Structure):
@@ -216,7 +216,7 @@ def _without_argument(call: int, place: int, values: Iterable[int]) -> list[_Ins
 
 def _filter(denials: Callable[[int], list[_Instruction]]) -> tuple[Any, ...]:
     """The system call that installs a BPF program: these denials, given the column of the tables."""
-    machine = platform.machine()
+    machine = os.uname().machine
     if machine not in _ARCHITECTURES or sys.byteorder != "little":
         raise OSError(_ENOSYS, f"seccomp: no table of system calls for {machine}")
     audit, column = _ARCHITECTURES[machine]

@@ -2,7 +2,10 @@
 
 import enum
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
+
+from openrlhf_pf.code_reward import codec
 
 
 class Verdict(str, enum.Enum):
@@ -34,9 +37,14 @@ class Limits:
     output_bytes: int = 1 << 20  # of a program that is tested by what it prints; otherwise its output goes nowhere
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        for name, value in self.as_dict.items():
             if not value > 0:
                 raise ValueError(f"the limit {name} is {value}: give a number above 0.")
+
+    @cached_property
+    def as_dict(self) -> dict[str, float]:
+        """Its fields, made once for many programs."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,20 @@ class Problem:
 
     Attributes:
         kind: ``cases``, ``stdio``, ``function`` or ``asserts``, a checker of :mod:`checker`.
-        data: what that checker needs.
+        data: what that checker needs; not to be changed once a program has been checked.
     """
 
     kind: str
     data: dict[str, Any] = field(hash=False)
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """As it goes to a checker: once for all samples of a prompt.
+
+        Raises:
+            NotPlain: it holds something else than plain data, or too much of it.
+        """
+        return codec.encode((self.kind, self.data), codec.MAX_TASK_BYTES)
 
 
 @dataclass(frozen=True)

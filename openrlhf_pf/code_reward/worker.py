@@ -15,30 +15,27 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
-from openrlhf_pf.code_reward import candidate, checker, jail, kernel
+from openrlhf_pf.code_reward import codec, jail, kernel
 from openrlhf_pf.code_reward.control import MESSAGE_BYTES
-
-ROLES: dict[str, Callable[..., None]] = {
-    "candidate": candidate.serve,
-    "checker": checker.serve,
-}
 
 # Loaded once, so that no program pays for them.
 USUAL_IMPORTS = """
-abc array ast base64 bisect calendar cmath collections collections.abc contextlib copy dataclasses datetime
-decimal enum fractions functools hashlib heapq io itertools json locale math numbers operator random re secrets
-statistics string struct textwrap threading time traceback types typing unicodedata zlib
+abc array bisect cmath collections collections.abc contextlib copy enum functools heapq io itertools json math numbers
+operator random re string struct time types typing
 """.split()
 
-# Loaded where a program names one of them, as the packages are: what they add to a process's memory would cost every
-# other program half as much time again.
-RARE_IMPORTS = ("asyncio",)
+# Loaded, like packages, in a process of their own for programs that import one of them: each adds to the memory of a
+# process, and every program pays for all memory of the process that it is forked from.
+RARE_IMPORTS = """
+ast asyncio base64 calendar dataclasses datetime decimal fractions hashlib inspect locale secrets statistics textwrap
+threading traceback unicodedata zlib
+""".split()
 
-_FIRST_CONNECTION, _CONTROL, _END_OF_FILES = 3, 8, 256
+_REHEARSALS = 100  # the interpreter specialises what has run some dozens of times
+_FIRST_FILE, _END_OF_FILES, _MOST_FILES = 3, 256, 3
 
 
 def bootstrap(package_root: str) -> str:
@@ -53,34 +50,25 @@ def bootstrap(package_root: str) -> str:
 def main(argument: str) -> None:
     """Build the jail, say how strong it is, then serve until the caller's socket closes."""
     configuration = json.loads(argument)
-    control = socket.socket(fileno=os.dup2(configuration["control"], _CONTROL))
-    os.closerange(_FIRST_CONNECTION, _CONTROL)
-    os.closerange(_CONTROL + 1, _END_OF_FILES)
-    connections = _connections()
+    control = socket.socket(fileno=configuration["control"])
     try:
         box = _settle(configuration)
     except BaseException:
-        control.send(json.dumps({"failed": traceback.format_exc()[-4000:]}).encode())
+        control.send(codec.encode_plain({"failed": _what_happened()}))
         os._exit(1)
-    control.send(json.dumps({"ready": True, "weaknesses": box.weaknesses}).encode())
+    control.send(codec.encode_plain({"weaknesses": box.weaknesses}))
     try:
-        while _serve_one(box, control, ROLES[configuration["role"]], connections):
-            pass
+        _serve(box, control, sys.modules[configuration["role"]].serve)
     except BaseException:
         with contextlib.suppress(OSError):
-            control.send(json.dumps({"failed": traceback.format_exc()[-4000:]}).encode())
+            control.send(codec.encode_plain({"failed": _what_happened()}))
     os._exit(0)  # as the first process of its PID namespace it takes everything with it
 
 
-def _connections() -> list[socket.socket]:
-    """Socket objects for the descriptors that a child will have: made once, here, where they are closed."""
-    pair = socket.socketpair()
-    files = range(_FIRST_CONNECTION, _CONTROL)
-    made = [socket.socket(pair[0].family, pair[0].type, 0, os.dup2(pair[0].fileno(), file)) for file in files]
-    os.closerange(_FIRST_CONNECTION, _CONTROL)
-    for end in pair:
-        end.detach()
-    return made
+def _what_happened() -> str:
+    import traceback
+
+    return traceback.format_exc()[-4000:]
 
 
 def _settle(configuration: dict[str, Any]) -> jail.Jail:
@@ -91,9 +79,13 @@ def _settle(configuration: dict[str, Any]) -> jail.Jail:
     folders = [folder for package in configuration["packages"].values() for folder in package]
     box = jail.enter(folders, configuration["disk_bytes"], frozenset(configuration["without"]))
     sys.path += sorted({os.path.dirname(folder) for folder in folders})
-    for name in [*USUAL_IMPORTS, *configuration["imports"]]:
+    for name in [configuration["role"], *USUAL_IMPORTS, *configuration["imports"]]:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    for _ in range(_REHEARSALS if configuration["rehearses"] else 0):
+        sys.modules[configuration["role"]].rehearse()
+    with contextlib.suppress(OSError):  # what wakes another process goes on first: fewer switches, more programs
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     jail.measure()
     jail.build_root(box)
     os.chdir(jail.HOME if box.private_disk else "/")
@@ -104,32 +96,29 @@ def _settle(configuration: dict[str, Any]) -> jail.Jail:
     return box
 
 
-def _serve_one(
-    box: jail.Jail, control: socket.socket, role: Callable[..., None], connections: list[socket.socket]
-) -> bool:
-    """Fork a child for one program, have it killed when told to, report how it ended. False: the caller is gone."""
-    message, files, _, _ = socket.recv_fds(control, MESSAGE_BYTES, _CONTROL - _FIRST_CONNECTION)
-    if not message:
-        return False
-    limits = json.loads(message)["limits"]
-    for place, file in enumerate(files, _FIRST_CONNECTION):
-        if file != place:
-            os.dup2(file, place)
+def _serve(box: jail.Jail, control: socket.socket, role: Callable[..., None]) -> None:
+    """Fork a child for each program, have it killed when told to, report how it ended; until the caller is gone."""
+    last, limits = b"", []
+    while True:
+        message, files, _, _ = socket.recv_fds(control, MESSAGE_BYTES, _MOST_FILES)
+        if not message:
+            return
+        if message != last:  # they seldom change
+            last, limits = message, jail.resource_limits(box, codec.decode_plain(message))
+        child = kernel.fork()
+        if child == 0:
+            _become_program(box, role, limits, files)
+        for file in files:
             os.close(file)
-    child = kernel.fork()
-    if child == 0:
-        _become_program(box, role, limits, connections[: len(files)])
-    os.closerange(_FIRST_CONNECTION, _FIRST_CONNECTION + len(files))
-    word = control.recv(MESSAGE_BYTES)  # nothing if the caller is gone: the same as "stop"
-    # Only a child that has come to the end of its confinement has a process group, and none can leave it again.
-    if word == b"gone" and os.getpgid(child) != child:
-        raise OSError("the kernel refuses to confine a program as it did before")
-    ended, status, usage = _end(child, 0.1 if word == b"gone" else 0.0)
-    jail.clean(box)
-    used = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "memory_bytes": usage.ru_maxrss * 1024}
-    report = {"status": os.waitstatus_to_exitcode(status), "ended_itself": ended, **used}
-    control.send(json.dumps(report).encode())
-    return True
+        word = control.recv(MESSAGE_BYTES)  # nothing if the caller is gone: the same as "stop"
+        # Only a child that has come to the end of its confinement has a process group, and none can leave it again.
+        if word == b"gone" and os.getpgid(child) != child:
+            raise OSError("the kernel refuses to confine a program as it did before")
+        ended, status, usage = _end(child, 0.1 if word == b"gone" else 0.0)
+        jail.clean(box)
+        used = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "memory_bytes": usage.ru_maxrss * 1024}
+        report = {"status": os.waitstatus_to_exitcode(status), "ended_itself": ended, **used}
+        control.send(codec.encode_plain(report))
 
 
 def _end(child: int, patience: float) -> tuple[bool, int, Any]:
@@ -148,7 +137,7 @@ def _end(child: int, patience: float) -> tuple[bool, int, Any]:
 
 
 def _become_program(
-    box: jail.Jail, role: Callable[..., None], limits: dict[str, Any], connections: list[socket.socket]
+    box: jail.Jail, role: Callable[..., None], limits: list[tuple[int, tuple[int, int]]], files: list[int]
 ) -> None:
     """The child's whole life; never returns.
 
@@ -156,9 +145,13 @@ def _become_program(
     """
     code = 1
     try:
-        os.closerange(_FIRST_CONNECTION + len(connections), _END_OF_FILES)
+        first = _FIRST_FILE
+        for file in files:  # in ascending order, as the kernel numbers them
+            os.closerange(first, file)
+            first = file + 1
+        os.closerange(first, _END_OF_FILES)
         jail.confine(box, limits)
-        role(*connections)
+        role(*files)
         code = 0
     finally:
         os._exit(code)
