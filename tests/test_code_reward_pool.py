@@ -96,14 +96,13 @@ def test_a_program_killed_from_outside_is_run_again(pool, caplog):
     assert "attempt 1 of 3" in caplog.text
 
 
-def test_no_environment_memory_or_descriptor_of_ours_is_inside(pool, monkeypatch):
-    secret = "not for programs"
-    monkeypatch.setenv("TEST_SECRET", secret)
+def test_no_environment_memory_or_descriptor_of_ours_is_inside(monkeypatch):
+    monkeypatch.setenv("TEST_SECRET", "not for programs")
     look = """
 import os, stat
 def f(x):
     found = [name for name, value in os.environ.items() if "not for" in value]
-    for file in range(256):
+    for file in range(4096):
         try:
             kind = os.fstat(file).st_mode
         except OSError:
@@ -111,8 +110,14 @@ def f(x):
         found.append("socket" if stat.S_ISSOCK(kind) else "pipe" if stat.S_ISFIFO(kind) else file)
     return found
 """
-    standard_files_talk_and_bell = returns([0, 1, 2, "socket", "pipe"])
-    assert pool.check(look, standard_files_talk_and_bell).passed
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(300)]  # so that ours have high numbers
+    try:
+        with Pool(1, packages=()) as pool:
+            standard_files_talk_and_bell = returns([0, 1, 2, "socket", "pipe"])
+            assert pool.check(look, standard_files_talk_and_bell).passed
+    finally:
+        for file in opened:
+            os.close(file)
 
 
 def test_two_runs_of_a_program_see_the_same_world(pool):

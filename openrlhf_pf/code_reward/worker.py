@@ -35,7 +35,7 @@ threading traceback unicodedata zlib
 """.split()
 
 _REHEARSALS = 100  # the interpreter specialises what has run some dozens of times
-_FIRST_FILE, _END_OF_FILES, _MOST_FILES = 3, 256, 3
+_CONTROL, _END_OF_FILES, _MOST_FILES = 3, 256, 3
 
 
 def bootstrap(package_root: str) -> str:
@@ -50,7 +50,8 @@ def bootstrap(package_root: str) -> str:
 def main(argument: str) -> None:
     """Build the jail, say how strong it is, then serve until the caller's socket closes."""
     configuration = json.loads(argument)
-    control = socket.socket(fileno=configuration["control"])
+    control = socket.socket(fileno=os.dup2(configuration["control"], _CONTROL))  # whatever number the caller gave it
+    os.closerange(_CONTROL + 1, configuration["control"] + 1)
     try:
         box = _settle(configuration)
     except BaseException:
@@ -145,7 +146,7 @@ def _become_program(
     """
     code = 1
     try:
-        first = _FIRST_FILE
+        first = _CONTROL
         for file in files:  # in ascending order, as the kernel numbers them
             os.closerange(first, file)
             first = file + 1
