@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from benchmarks.canonical_solutions import ALWAYS_EQUAL, whole
 
 from openrlhf_pf.code_reward import Pool
 from openrlhf_pf.code_reward.problems import humaneval, leetcode
@@ -60,19 +61,6 @@ def contest():
 
 def passed(pool, programs):
     return sum(result.passed for result in pool.check_all(programs))
-
-
-def whole(row):
-    return row["prompt"] + row["canonical_solution"]
-
-
-ALWAYS_EQUAL = """
-class Any(int):
-    __eq__ = __ne__ = __lt__ = __gt__ = __le__ = __ge__ = lambda self, other: True
-    __sub__ = __rsub__ = __abs__ = __len__ = __iter__ = lambda self, *other: self
-    __hash__ = int.__hash__
-{name} = lambda *_: Any()
-"""
 
 
 @pytest.mark.parametrize(
