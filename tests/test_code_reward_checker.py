@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from openrlhf_pf.code_reward import candidate, checker, codec
+from openrlhf_pf.code_reward import candidate, checker, checks, codec
+from openrlhf_pf.code_reward.remote import Remote
 
 SQUARE = "def f(n):\n    return n * n\n"
 
@@ -39,8 +40,8 @@ def converse(kind, data, source=SQUARE):
     program.start()
     talk = Talk(ours)
     with ours:
-        remote = checker.Remote(talk, bell, 20.0)
-        verdict, test, _ = checker._decide(remote, checker.CHECKS[kind], source, data)
+        remote = Remote(talk, bell, 20.0)
+        verdict, test, _ = checker._decide(remote, checks.CHECKS[kind], source, data)
     program.join()
     os.close(bell)
     return verdict, test, remote.calls, talk.messages
@@ -93,7 +94,7 @@ def test_calls_that_are_made_for_sure_are_sent_ahead(body, sure, whole):
     """And the end with them, if they are all."""
     test = f"def check(candidate):\n    {body}\n"
     expected = ["load", *["call"] * sure, *["end"] * whole]
-    assert [question[0] for question in checker._questions_for_sure(test, "check", "f")] == expected[1:]
+    assert [question[0] for question in checks._questions_for_sure(test, "check", "f")] == expected[1:]
     verdict, _, _, messages = converse("function", function(test))
     assert (verdict, messages[0]) == ("passed", expected)
     assert whole == (len(messages) == 1)

@@ -52,8 +52,8 @@ class Problem:
     """What a program is checked against, as plain data; the builders in :mod:`problems` make it.
 
     Attributes:
-        kind: ``cases``, ``stdio``, ``function`` or ``asserts``, a checker of :mod:`checker`.
-        data: what that checker needs; not to be changed once a program has been checked.
+        kind: ``cases``, ``stdio``, ``function`` or ``asserts``, see :mod:`checks`.
+        data: what tests of that kind need; not to be changed once a program has been checked.
     """
 
     kind: str
