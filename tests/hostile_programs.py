@@ -334,6 +334,17 @@ def f(n):
 """,
 }
 
+# What these do to the directory that is theirs must be gone with them.
+LEFT_BEHIND = {
+    "a file": "open('/tmp/left behind', 'w').write('x')",
+    "a file, where it is": "open('left behind', 'w').write('x')",
+    "a folder without rights": "os.mkdir('x'); os.chmod('x', 0)",
+    "no rights": "os.chmod('/tmp', 0)",
+    "a file and no rights": "open('x', 'w').write('x'); os.chmod('/tmp', 0)",
+    "a link": "os.symlink('/', 'x')",
+    "times": "os.utime('/tmp', (1, 1))",
+}
+
 # Each returns whether it got through; nothing may.
 PROBES = {
     "network: connect": "import socket; socket.create_connection(('127.0.0.1', PORT), 1)",
@@ -346,6 +357,10 @@ PROBES = {
     "files: home": "import os; assert os.listdir('/root') != ['.pyenv'] and os.listdir('/root')",
     "files: secret": "open(SECRET).read()",
     "files: secret's folder": "import os; os.listdir(os.path.dirname(SECRET))",
+    "files: secret's permissions": "import os; os.chmod(SECRET, 0o640)",
+    "files: secret's owner": "import os; os.chown(SECRET, os.getuid(), -1)",
+    "files: secret's times": "import os; os.utime(SECRET, (0, 0))",
+    "files: secret's attributes": "import os; os.setxattr(SECRET, 'user.seen', b'1')",
     "files: outside": "open('/etc/code-reward-test', 'w')",
     "files: in the root": "open('/code-reward-test', 'w')",
     "files: the library": "import json; open(json.__file__, 'a')",

@@ -10,7 +10,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from hostile_programs import CHECK, FOOL_NAIVE, FORGED, HARM, PROBES, SOLUTION, TALK
+from hostile_programs import CHECK, FOOL_NAIVE, FORGED, HARM, LEFT_BEHIND, PROBES, SOLUTION, TALK
 
 from openrlhf_pf.code_reward import Limits, Pool, Problem, Verdict
 
@@ -228,6 +228,8 @@ SECCOMP_ALONE = {
         (["landlock"], set()),
         (["user"], {"group: user"}),  # to the one it is already
         (["seccomp"], SECCOMP_ALONE),
+        # The library of an interpreter in a home folder, and what lies in it, is readable to its owner.
+        (["namespaces", "user"], {"group: user", "files: other packages' folder"}),
         (["namespaces", "seccomp"], SECCOMP_ALONE | {"group: new group"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -246,6 +248,26 @@ def test_what_is_left_of_the_jail_still_holds(bait, without, open_doors, caplog)
             assert pool.check(HOSTILE[name], FUNCTION).reward == 0.0
             assert pool.check(SOLUTION, FUNCTION, PATIENT).passed
     assert descendants(os.getpid()) == before
+
+
+@pytest.mark.parametrize("name", LEFT_BEHIND)
+@pytest.mark.parametrize("without", [[], ["seccomp"]], ids=["whole", "no seccomp"])
+def test_every_program_finds_its_directory_as_the_first_one_did(name, without):
+    look = """
+import os
+def f(n):
+    open("new", "w").write("x")
+    os.remove("new")
+    return [os.getcwd(), os.listdir("."), os.stat("/tmp").st_mode, os.stat("/tmp").st_mtime > 1000]
+"""
+    clean = Problem("cases", {"path": ["f"], "cases": [([0], {}, ["/tmp", [], 0o40700, True])], "tolerance": 0.0})
+    with Pool(1, LIMITS, packages=(), without=without) as pool:
+        if set(pool.weaknesses) and not without:
+            pytest.skip(f"this kernel grants less than the whole jail: {pool.weaknesses}")
+        assert pool.check(look, clean, PATIENT).passed
+        leave = f"import os\ndef f(n):\n    {LEFT_BEHIND[name]}\n    return []\n"
+        assert pool.check(leave, NOTHING, PATIENT).passed
+        assert pool.check(look, clean, PATIENT).passed
 
 
 def test_a_program_that_kills_itself_is_no_failure_of_the_sandbox():

@@ -36,8 +36,9 @@ Not covered:
   and so can share state.
 - Test code is trusted not to lie, and not to leave something behind: one checker process examines up to 1,000
   programs, one after the other. It is confined all the same, and ends where a test takes too long.
-- Without namespaces: names and attributes of host files can be seen (not their contents); without Landlock and
-  seccomp as well, what the trainer's user may read can be read.
+- Without namespaces: names and attributes of host files can be seen, and the contents of packages that lie in the
+  interpreter's own folders, no others; without Landlock and seccomp as well, what the trainer's user may read can be
+  read.
 """
 
 import importlib

@@ -44,6 +44,7 @@ class Jail:
         self.user: int | None = None  # programs run as this one
         self.user_mapped = False  # a user namespace, in which our user has no rights outside
         self.private_disk = False
+        self.state_of_home: tuple[int, ...] = ()
         self.processes_hidden = False
         self.processes_denied = False  # no program can start one
         self.steps: list[Callable[[], None]] = []  # of confine, those that the kernel grants
@@ -208,13 +209,20 @@ def _mount_home(jail: Jail) -> None:
     if jail.user is not None:
         options += f",uid={jail.user},gid={jail.user}"
     kernel.mount("home", HOME, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
+    jail.state_of_home = _state_of_home()
+
+
+def _state_of_home() -> tuple[int, ...]:
+    """What a program changes that changes the private directory."""
+    found = os.stat(HOME)
+    return found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns, found.st_ctime_ns
 
 
 def clean(jail: Jail) -> None:
     """Leave nothing of the last program, which has ended: no process that it has started, no file."""
     if not jail.processes_denied:
         _end_descendants(jail)
-    if jail.private_disk and os.listdir(HOME):
+    if jail.private_disk and (os.listdir(HOME) or _state_of_home() != jail.state_of_home):
         kernel.unmount(HOME)
         _mount_home(jail)
         os.chdir(HOME)
@@ -253,8 +261,8 @@ def settle(jail: Jail) -> None:
     filtered = _try(jail, _NO_FILTER, lambda: _seccomp(jail, kernel.deny_to_all))
     steps = _steps(jail)
     if filtered:
-        steps.append((_NO_FILTER, lambda: _seccomp(jail, kernel.deny_to_programs)))
-        kernel.filter_for_programs()  # made once, here, and inherited
+        steps.append((_NO_FILTER, lambda: _seccomp(jail, lambda: kernel.deny_to_programs(jail.private_disk))))
+        kernel.filter_for_programs(jail.private_disk)  # made once, here, and inherited
         # No program can do anything to another process then, not even to one of its own user.
         _try(jail, *_to_its_user(jail))
     else:

@@ -57,6 +57,13 @@ _DENIED_TO_PROGRAMS = """
 fork 57 - vfork 58 - kill 62 129 tkill 200 130 tgkill 234 131 setpgid 109 154 mount 165 40 umount2 166 39
 setrlimit 160 164
 """.split()
+# Rights, owners, attributes and times of files: Landlock does not know them.
+_DENIED_WITHOUT_A_DISK = """
+chmod 90 - fchmod 91 52 fchmodat 268 53 fchmodat2 452 452 chown 92 - fchown 93 55 lchown 94 - fchownat 260 54
+setxattr 188 5 lsetxattr 189 6 fsetxattr 190 7 setxattrat 463 463 removexattr 197 14 lremovexattr 198 15
+fremovexattr 199 16 removexattrat 466 466 utime 132 - utimes 235 - futimesat 261 - utimensat 280 88
+file_setattr 469 469
+""".split()
 _CLONE, _CLONE3, _PRLIMIT, _FCNTL, _IOCTL = (56, 220), (435, 435), (302, 261), (72, 25), (16, 29)
 # Who gets the signals of a file, and which: another way to send one.
 _FCNTL_SIGNALS, _IOCTL_SIGNALS = (8, 10, 15), (0x8901, 0x8902)  # F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP
@@ -230,13 +237,13 @@ def _filter(denials: Callable[[int], list[_Instruction]]) -> tuple[Any, ...]:
 
 
 @lru_cache
-def filter_for_programs() -> tuple[Any, ...]:
+def filter_for_programs(own_disk: bool) -> tuple[Any, ...]:
     """The system call that :func:`deny_to_programs` makes."""
     namespaces = NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET
 
     def denials(column: int) -> list[_Instruction]:
         return [
-            *_denials(_DENIED_TO_PROGRAMS, column),
+            *_denials(_DENIED_TO_PROGRAMS + ([] if own_disk else _DENIED_WITHOUT_A_DISK), column),
             (_EQUAL, 0, 1, _CLONE3[column]),
             (_LEAVE, 0, 0, _ABSENT),  # libc then takes clone, whose flags we can see
             *_without_argument(_FCNTL[column], 1, _FCNTL_SIGNALS),
@@ -263,9 +270,11 @@ def deny_to_all() -> None:
     _check(_libc.prctl(*_filter(lambda column: _denials(_DENIED, column))), "seccomp")
 
 
-def deny_to_programs() -> None:
-    """No new process, signal to others, limit, mount; threads stay possible."""
-    _check(_libc.prctl(*filter_for_programs()), "seccomp")
+def deny_to_programs(own_disk: bool) -> None:
+    """No new process, signal to others, limit, mount; threads stay possible. Without a disk of their own, no change of
+    a file's rights, owner, attributes or times.
+    """
+    _check(_libc.prctl(*filter_for_programs(own_disk)), "seccomp")
 
 
 def landlock(readable: Iterable[str]) -> None:
