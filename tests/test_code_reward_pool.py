@@ -304,3 +304,21 @@ with Pool(1, packages=()) as pool:
     assert len(lines[0].split(";")) == len(weaknesses), lines
     assert all(text in lines[0] for text in weaknesses)
     assert lines[1] == "[1.0, 0.0, 0.0, 0.0, 0.0]"
+
+
+def test_a_program_that_stops_listening_runs_out_of_time(pool):
+    """It answers and falls asleep; its second question is larger than any buffer."""
+    deaf = """
+import sys, time
+def f(x):
+    frame = sys._getframe()
+    while "talk" not in frame.f_locals:
+        frame = frame.f_back
+    answer = frame.f_globals["codec"].encode((frame.f_locals["number"], frame.f_locals["place"], "value", x))
+    frame.f_globals["codec"].send_encoded(frame.f_locals["talk"], answer)
+    time.sleep(3600)
+"""
+    cases = [([1], {}, 1), (["x" * (2 << 20)], {}, "")]
+    problem = Problem("cases", {"path": ["f"], "cases": cases, "tolerance": 0.0})
+    result = pool.check(deaf, problem, Limits(wall_seconds=1.0))
+    assert (result.verdict, result.test, result.detail) == (Verdict.TIMEOUT, 1, "no end within 1.0 seconds")

@@ -113,7 +113,10 @@ class Remote:
         # Not to be guessed, so that no answer can be prepared or given twice.
         self._number, self._place = secrets.token_hex(8), 0
         self._will_ring = len(questions) > 1
-        self._exchange(codec.send_encoded, self._talk, codec.encode_plain((self._number, questions)))
+        message = codec.encode_plain((self._number, questions))
+        if len(message) > 2 * _FORESEEN_BYTES:  # what does not fit into the socket's buffer has to wait
+            self._talk.settimeout(max(0.001, self._deadline - time.monotonic()))
+        self._exchange(codec.send_encoded, self._talk, message)
 
     def _answer(self, needed: bool = True) -> Any:
         answer = self._exchange(self._answers.receive)
