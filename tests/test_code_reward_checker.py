@@ -88,6 +88,8 @@ def test_large_cases_go_in_as_many_as_they_need():
         ("assert candidate(**{'n': 2}) == 4", 0, False),
         ("assert candidate(2) == 4\n    assert f(3) == 9", 1, False),
         ("assert candidate(2) == 4\n    assert eval('f(3)') == 9", 1, False),
+        ("assert candidate(2) == 4\n    assert eval('candidate(3)') == 9", 1, False),
+        ("assert candidate(2) == 4\n    assert locals()['candidate'](3) == 9", 1, False),
     ],
 )
 def test_calls_that_are_made_for_sure_are_sent_ahead(body, sure, whole):

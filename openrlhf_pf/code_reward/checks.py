@@ -97,8 +97,10 @@ def _questions_for_sure(test: str, function: str, entry_point: str) -> list[Ques
                         return found
                     part = statement.test if isinstance(statement, ast.Assert) else statement
                     found += [call_of([entry_point], *call) for call in _literal_calls(part, name)]
-                # A test can also call the program by its own name.
-                return found if re.search(rf"\b{re.escape(entry_point)}\b", test) else [*found, END]
+                # What is in a text may call the program too, and by either name.
+                words = re.findall(r"\w+", test)
+                whole = words.count(name) == 1 + len(found) and entry_point not in words
+                return [*found, END] if whole else found
     except (SyntaxError, ValueError):
         pass  # from here on, or about this test, nothing is sure
     return found

@@ -39,7 +39,6 @@ class _Half:
             "control": theirs.fileno(),
             "packages": setup.packages,
             "imports": list(imports),
-            "rehearses": role == "candidate",
             "disk_bytes": setup.limits.disk_bytes,
             "without": sorted(setup.without),
         }

@@ -53,13 +53,14 @@ def main(argument: str) -> None:
     control = socket.socket(fileno=os.dup2(configuration["control"], _CONTROL))  # whatever number the caller gave it
     os.closerange(_CONTROL + 1, configuration["control"] + 1)
     try:
-        box = _settle(configuration)
+        role = importlib.import_module(configuration["role"])
+        box = _settle(configuration, getattr(role, "rehearse", None))
     except BaseException:
         control.send(codec.encode_plain({"failed": _what_happened()}))
         os._exit(1)
     control.send(codec.encode_plain({"weaknesses": box.weaknesses}))
     try:
-        _serve(box, control, sys.modules[configuration["role"]].serve)
+        _serve(box, control, role.serve)
     except BaseException:
         with contextlib.suppress(OSError):
             control.send(codec.encode_plain({"failed": _what_happened()}))
@@ -72,7 +73,7 @@ def _what_happened() -> str:
     return traceback.format_exc()[-4000:]
 
 
-def _settle(configuration: dict[str, Any]) -> jail.Jail:
+def _settle(configuration: dict[str, Any], rehearse: Callable[[], None] | None) -> jail.Jail:
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
@@ -80,11 +81,11 @@ def _settle(configuration: dict[str, Any]) -> jail.Jail:
     folders = [folder for package in configuration["packages"].values() for folder in package]
     box = jail.enter(folders, configuration["disk_bytes"], frozenset(configuration["without"]))
     sys.path += sorted({os.path.dirname(folder) for folder in folders})
-    for name in [configuration["role"], *USUAL_IMPORTS, *configuration["imports"]]:
+    for name in [*USUAL_IMPORTS, *configuration["imports"]]:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    for _ in range(_REHEARSALS if configuration["rehearses"] else 0):
-        sys.modules[configuration["role"]].rehearse()
+    for _ in range(_REHEARSALS if rehearse else 0):  # a checker has no need: it stays for many programs
+        rehearse()
     with contextlib.suppress(OSError):  # what wakes another process goes on first: fewer switches, more programs
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     jail.measure()
