@@ -193,7 +193,7 @@ FORGED = {
     + "    everywhere(frame({'t': [number(), place() + 1, 'value', None]}))\n"
     + "    os._exit(0)\n",
     "forged: every codec function": """
-import openrlhf_pf.code_reward.codec as codec
+import openrlhf_pf.code_reward.judge.codec as codec
 real = codec.encode
 codec.encode = lambda value, *rest: real((*value[:2], "value", True), *rest)
 def f(n):

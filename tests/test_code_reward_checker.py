@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
-from openrlhf_pf.code_reward import candidate, checker, checks, codec
-from openrlhf_pf.code_reward.remote import Remote
+from openrlhf_pf.code_reward.judge import checker, checks, codec
+from openrlhf_pf.code_reward.judge.remote import Remote
+from openrlhf_pf.code_reward.sandbox import candidate
 
 SQUARE = "def f(n):\n    return n * n\n"
 

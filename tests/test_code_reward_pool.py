@@ -12,7 +12,8 @@ import threading
 import pytest
 from test_code_reward_hostile import descendants
 
-from openrlhf_pf.code_reward import Limits, Pool, Problem, Verdict, driver
+from openrlhf_pf.code_reward import Limits, Pool, Problem, Verdict
+from openrlhf_pf.code_reward.sandbox import driver
 
 
 def returns(expected):

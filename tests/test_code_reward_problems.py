@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from openrlhf_pf.code_reward import Limits, Pool, Verdict, reward
-from openrlhf_pf.code_reward.extract import extract_code, response_of
-from openrlhf_pf.code_reward.problems import BENCHMARKS, from_label
+from openrlhf_pf.code_reward.tasks.extract import extract_code, response_of
+from openrlhf_pf.code_reward.tasks.problems import BENCHMARKS, from_label
 
 ADD = "def add(a, b):\n    return a + b"
 WRONG = "def add(a, b):\n    return a - b"

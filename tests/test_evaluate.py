@@ -12,7 +12,7 @@ import pytest
 from openrlhf_pf.cli import evaluate
 from openrlhf_pf.code_reward import Pool, Result, Verdict, evaluation, generation
 from openrlhf_pf.code_reward.evaluation import bootstrap_interval, pass_at_k, summarize
-from openrlhf_pf.code_reward.problems import humaneval, mbpp
+from openrlhf_pf.code_reward.tasks.problems import humaneval, mbpp
 
 ROWS = [
     {

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_pf.code_reward import evaluation
-from openrlhf_pf.code_reward.control import Unavailable
-from openrlhf_pf.code_reward.pool import Pool
-from openrlhf_pf.code_reward.problems import BENCHMARKS
-from openrlhf_pf.code_reward.results import Limits
+from openrlhf_pf.code_reward.judge.results import Limits
+from openrlhf_pf.code_reward.sandbox.control import Unavailable
+from openrlhf_pf.code_reward.sandbox.pool import Pool
+from openrlhf_pf.code_reward.tasks.problems import BENCHMARKS
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,11 +5,11 @@ is cheaper than a solution. Its author controls all code and memory of its own p
 
 Covered:
 
-- *A forged pass.* The verdict comes from another process (:mod:`checker`), which has sent inputs, has received plain
-  data (:mod:`codec`: exact built-in types, rebuilt, never pickle) and has compared them. Expected values never enter
-  the program's process, nor the one that it is forked from. Exit codes, prints and exceptions count for nothing; a
-  pass needs every answer, each under the random number of the message that asked for it and its place there, and an
-  answer to the last question, "end".
+- *A forged pass.* The verdict comes from another process (:mod:`judge.checker`), which has sent inputs, has received
+  plain data (:mod:`judge.codec`: exact built-in types, rebuilt, never pickle) and has compared them. Expected values
+  never enter the program's process, nor the one that it is forked from. Exit codes, prints and exceptions count for
+  nothing; a pass needs every answer, each under the random number of the message that asked for it and its place
+  there, and an answer to the last question, "end".
 - *Harm to the host or to other programs.* Namespaces (mount, PID, network, IPC, UTS, cgroup; with a user namespace
   where there is no root), a root that shows only what Python needs to import, read-only, and a private tmpfs; a user
   without rights, no capabilities, ``no_new_privs``; a seccomp filter against new processes, programs, sockets,
@@ -45,12 +45,12 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "Limits": "results",
-    "Pool": "pool",
-    "Problem": "results",
-    "Result": "results",
-    "Unavailable": "control",
-    "Verdict": "results",
+    "Limits": "judge.results",
+    "Pool": "sandbox.pool",
+    "Problem": "judge.results",
+    "Result": "judge.results",
+    "Unavailable": "sandbox.control",
+    "Verdict": "judge.results",
 }
 
 __all__ = ["Limits", "Pool", "Problem", "Result", "Unavailable", "Verdict"]

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from openrlhf_pf.code_reward.pool import Pool
-from openrlhf_pf.code_reward.problems import BENCHMARKS, Task
-from openrlhf_pf.code_reward.results import Result, Verdict
+from openrlhf_pf.code_reward.judge.results import Result, Verdict
+from openrlhf_pf.code_reward.sandbox.pool import Pool
+from openrlhf_pf.code_reward.tasks.problems import BENCHMARKS, Task
 
 RESAMPLES = 2000
 

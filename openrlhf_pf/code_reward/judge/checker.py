@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from openrlhf_pf.code_reward import codec
-from openrlhf_pf.code_reward.checks import CHECKS, Check
-from openrlhf_pf.code_reward.control import Control
-from openrlhf_pf.code_reward.remote import END, ERROR_VERDICTS, GONE, CandidateError, Decided, Remote
+from openrlhf_pf.code_reward.judge import codec
+from openrlhf_pf.code_reward.judge.checks import CHECKS, Check
+from openrlhf_pf.code_reward.judge.remote import END, ERROR_VERDICTS, GONE, CandidateError, Decided, Remote
+from openrlhf_pf.code_reward.sandbox.control import Control
 
 KILLED = "killed"  # beside the verdicts of results.py: somebody has killed the program, and it was not us
 

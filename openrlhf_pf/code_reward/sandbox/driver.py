@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from openrlhf_pf.code_reward import checker, codec, jail, worker
-from openrlhf_pf.code_reward.control import Control, Unavailable
-from openrlhf_pf.code_reward.results import Limits, Problem, Result, Verdict
+from openrlhf_pf.code_reward.judge import checker, codec
+from openrlhf_pf.code_reward.judge.results import Limits, Problem, Result, Verdict
+from openrlhf_pf.code_reward.sandbox import jail, worker
+from openrlhf_pf.code_reward.sandbox.control import Control, Unavailable
 
-_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
+_ROLES = {"checker": "judge.checker", "candidate": "sandbox.candidate"}
 _START_SECONDS = 120.0  # an interpreter that imports numpy on a machine that does much else
 _GRACE_SECONDS = 10.0  # for the checker to speak after a program's time is over
 _CHECKER_MEMORY = 2 << 30
@@ -35,7 +37,7 @@ class _Half:
     def __init__(self, role: str, setup: "Setup", imports: Sequence[str] = ()) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         configuration = {
-            "role": f"openrlhf_pf.code_reward.{role}",
+            "role": f"openrlhf_pf.code_reward.{_ROLES[role]}",
             "control": theirs.fileno(),
             "packages": setup.packages,
             "imports": list(imports),

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from openrlhf_pf.code_reward import codec
+from openrlhf_pf.code_reward.judge import codec
 
 MESSAGE_BYTES = 65536
 STOP_SECONDS = 60.0

@@ -18,8 +18,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from openrlhf_pf.code_reward import codec, jail, kernel
-from openrlhf_pf.code_reward.control import MESSAGE_BYTES
+from openrlhf_pf.code_reward.judge import codec
+from openrlhf_pf.code_reward.sandbox import jail, kernel
+from openrlhf_pf.code_reward.sandbox.control import MESSAGE_BYTES
 
 # Loaded once, so that no program pays for them.
 USUAL_IMPORTS = """
@@ -43,7 +44,7 @@ def bootstrap(package_root: str) -> str:
     # Last, so that no package beside ours stands in for a module of the standard library.
     return (
         f"import sys; sys.path[:] = [*sys.path[1:], {package_root!r}]; "
-        "from openrlhf_pf.code_reward import worker; sys.path.pop(); worker.main(sys.argv[1])"
+        "from openrlhf_pf.code_reward.sandbox import worker; sys.path.pop(); worker.main(sys.argv[1])"
     )
 
 

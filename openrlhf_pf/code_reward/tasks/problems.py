@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from openrlhf_pf.code_reward.extract import extract_code
-from openrlhf_pf.code_reward.results import Problem
+from openrlhf_pf.code_reward.judge.results import Problem
+from openrlhf_pf.code_reward.tasks.extract import extract_code
 
 LEETCODE_IMPORTS = """
 import math, re, sys, copy, datetime, itertools, collections, heapq, functools, hashlib, string

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from openrlhf_pf.code_reward import codec
+from openrlhf_pf.code_reward.judge import codec
 
 MAX_MESSAGE = 300
 GONE = "gone"  # beside the verdicts of results.py: the program closed its socket; how it ended decides what that means

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from openrlhf_pf.code_reward import codec
+from openrlhf_pf.code_reward.judge import codec
 
 
 class Verdict(str, enum.Enum):
@@ -49,7 +49,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a program is checked against, as plain data; the builders in :mod:`problems` make it.
+    """What a program is checked against, as plain data; the builders in :mod:`tasks` make it.
 
     Attributes:
         kind: ``cases``, ``stdio``, ``function`` or ``asserts``, see :mod:`checks`.

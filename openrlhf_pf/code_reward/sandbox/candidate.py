@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from openrlhf_pf.code_reward import codec
+from openrlhf_pf.code_reward.judge import codec
 
 MODULE = "solution"
 _FUTURE = re.compile(r"^from __future__ import [\w, ]+$", re.M)

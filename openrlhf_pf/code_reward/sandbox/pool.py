@@ -14,10 +14,11 @@ import weakref
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 
-from openrlhf_pf.code_reward import codec, jail
-from openrlhf_pf.code_reward.control import Unavailable
-from openrlhf_pf.code_reward.driver import Killed, Setup, Worker
-from openrlhf_pf.code_reward.results import Limits, Problem, Result, Verdict
+from openrlhf_pf.code_reward.judge import codec
+from openrlhf_pf.code_reward.judge.results import Limits, Problem, Result, Verdict
+from openrlhf_pf.code_reward.sandbox import jail
+from openrlhf_pf.code_reward.sandbox.control import Unavailable
+from openrlhf_pf.code_reward.sandbox.driver import Killed, Setup, Worker
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import sysconfig
 from collections.abc import Callable
 from typing import Any
 
-from openrlhf_pf.code_reward import kernel
+from openrlhf_pf.code_reward.sandbox import kernel
 
 PARTS = ("namespaces", "mounts", "seccomp", "landlock", "user")
 HOME = "/tmp"  # the one directory that can be written to, inside the jail

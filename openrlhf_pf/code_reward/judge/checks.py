@@ -13,8 +13,8 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
 
-from openrlhf_pf.code_reward import codec
-from openrlhf_pf.code_reward.remote import END, SYNTAX_ERRORS, CandidateError, Question, Remote, call_of
+from openrlhf_pf.code_reward.judge import codec
+from openrlhf_pf.code_reward.judge.remote import END, SYNTAX_ERRORS, CandidateError, Question, Remote, call_of
 
 
 @lru_cache(maxsize=512)
