@@ -10,7 +10,7 @@ import pytest
 from benchmarks.canonical_solutions import ALWAYS_EQUAL, whole
 
 from openrlhf_pf.code_reward import Pool
-from openrlhf_pf.code_reward.tasks.problems import humaneval, leetcode
+from openrlhf_pf.code_reward.tasks import humaneval, leetcode
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="needs the benchmarks' data beside the repository")

@@ -97,7 +97,7 @@ def test_calls_that_are_made_for_sure_are_sent_ahead(body, sure, whole):
     """And the end with them, if they are all."""
     test = f"def check(candidate):\n    {body}\n"
     expected = ["load", *["call"] * sure, *["end"] * whole]
-    assert [question[0] for question in checks._questions_for_sure(test, "check", "f")] == expected[1:]
+    assert [question[0] for question in checks.questions_for_sure(test, "check", "f")] == expected[1:]
     verdict, _, _, messages = converse("function", function(test))
     assert (verdict, messages[0]) == ("passed", expected)
     assert whole == (len(messages) == 1)
@@ -114,7 +114,7 @@ def check(candidate):
 """
     verdict, _, calls, messages = converse("function", function(test))
     assert (verdict, calls) == ("passed", 3)
-    assert messages == [["load", "call", "call"], ["call"], ["call"], ["end"]]
+    assert messages == [["load", "call", "call"], ["change"], ["change"], ["end"]]
 
 
 def test_equal_arguments_of_other_types_are_other_questions():
@@ -132,4 +132,4 @@ def check(candidate):
             pass
 """
     verdict, _, _, messages = converse("function", function(test))
-    assert (verdict, messages) == ("failed", [["load"]])
+    assert (verdict, messages) == ("infrastructure", [["load"]])

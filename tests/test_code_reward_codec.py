@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openrlhf_pf.code_reward.judge import codec
+from openrlhf_pf.code_reward.judge import codec, compare
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 hashable = st.recursive(
@@ -187,4 +187,4 @@ def test_one_list_in_two_places_arrives_as_two():
     ],
 )
 def test_equality(left, right, tolerance, equal):
-    assert codec.same(left, right, tolerance) is equal
+    assert compare.same(left, right, tolerance) is equal

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from openrlhf_pf.code_reward import Limits, Pool, Verdict, reward
+from openrlhf_pf.code_reward.tasks import BENCHMARKS, from_label
 from openrlhf_pf.code_reward.tasks.extract import extract_code, response_of
-from openrlhf_pf.code_reward.tasks.problems import BENCHMARKS, from_label
 
 ADD = "def add(a, b):\n    return a + b"
 WRONG = "def add(a, b):\n    return a - b"
@@ -118,7 +118,8 @@ MEMBER = (
         (PAIRS, "add = lambda a, b: a + b", "passed"),
         (STDIO, "print(sum(map(int, input().split())))", "passed"),
         (STDIO, "import sys\nprint(sum(map(int, sys.stdin.read().split())))\nsys.exit(0)", "passed"),
-        (STDIO, "import os\nprint(3)\nos._exit(0)", "crashed"),
+        (STDIO, "import os\nprint(sum(map(int, input().split())), flush=True)\nos._exit(0)", "passed"),
+        (STDIO, "import os\nprint(sum(map(int, input().split())), flush=True)\nos._exit(1)", "failed"),
         (STDIO, "print(3)", "failed"),
         (STDIO, "while True: print('x' * 65536)", "failed"),
         (STDIO, "print(", "syntax_error"),
@@ -157,7 +158,7 @@ def test_labels_of_every_form(pool, row, answer, expected):
 
 def test_the_failed_test_is_named(pool):
     failed = verdict(pool, MBPP, MBPP["code"].replace("return n", "return 2 if len(pairs) else 0"))
-    assert (failed.verdict, failed.test, failed.calls) == (Verdict.FAILED, 1, 2)
+    assert (failed.verdict, failed.test) == (Verdict.FAILED, 1)
     assert failed.detail == "TypeError: object of type 'int' has no len()"
     assert verdict(pool, PAIRS, "def add(a, b):\n    return 3").test == 1
     assert verdict(pool, HUMAN_EVAL, "    return 3").test == 1
@@ -174,7 +175,7 @@ def add(a, b):
     raise ValueError(repr([question for question in frame.f_locals["asked"] if question[0] != "load"]))
 """
     row = {"asserts": ["assert abs(add(1, 2) - 314159) < 1e-6 and add(1, 2) == 314159"]}
-    assert verdict(pool, row, spy).detail == "ValueError: [('eval', 'add(1, 2)')]"
+    assert verdict(pool, row, spy).detail == "ValueError: [('change', ['add'], (1, 2), {})]"
     row = {"entry_point": "add", "inputs": [[1, 2]], "outputs": [314159]}
     assert verdict(pool, row, spy).detail == "ValueError: [('call', ['add'], (1, 2), {}), ('end',)]"
 

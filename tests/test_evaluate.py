@@ -12,7 +12,7 @@ import pytest
 from openrlhf_pf.cli import evaluate
 from openrlhf_pf.code_reward import Pool, Result, Verdict, evaluation, generation
 from openrlhf_pf.code_reward.evaluation import bootstrap_interval, pass_at_k, summarize
-from openrlhf_pf.code_reward.tasks.problems import humaneval, mbpp
+from openrlhf_pf.code_reward.tasks import humaneval, mbpp
 
 ROWS = [
     {
@@ -126,7 +126,7 @@ def test_a_json_array_is_read_too(command, tmp_path):
         (GOOD, ["--k", "2"], "--k 2 needs so many answers of each problem: the fewest are 1"),
         (GOOD, ["--cpu_seconds", "0"], "the limit cpu_seconds is 0"),
         (GOOD, ["--data", "/nowhere.jsonl"], "'/nowhere.jsonl' is not to be read"),
-        (GOOD, ["--benchmark", "mbpp"], "does not hold rows of mbpp: 'test_list' is missing"),
+        (GOOD, ["--benchmark", "mbpp"], "does not hold rows of mbpp: test_list is missing"),
     ],
 )
 def test_refusals(command, capsys, answers, more, message):

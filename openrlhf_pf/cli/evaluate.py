@@ -20,7 +20,7 @@ from openrlhf_pf.code_reward import evaluation
 from openrlhf_pf.code_reward.judge.results import Limits
 from openrlhf_pf.code_reward.sandbox.control import Unavailable
 from openrlhf_pf.code_reward.sandbox.pool import Pool
-from openrlhf_pf.code_reward.tasks.problems import BENCHMARKS
+from openrlhf_pf.code_reward.tasks import BENCHMARKS
 
 
 def parser() -> argparse.ArgumentParser:

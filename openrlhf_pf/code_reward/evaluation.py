@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from openrlhf_pf.code_reward.judge.results import Result, Verdict
 from openrlhf_pf.code_reward.sandbox.pool import Pool
-from openrlhf_pf.code_reward.tasks.problems import BENCHMARKS, Task
+from openrlhf_pf.code_reward.tasks import BENCHMARKS, Task
 
 RESAMPLES = 2000
 
@@ -60,10 +60,11 @@ def read_tasks(benchmark: str, path: str | os.PathLike[str]) -> dict[str, Task]:
     """
     if benchmark not in BENCHMARKS:
         raise ValueError(f"there is no benchmark {benchmark!r}: choose from {', '.join(BENCHMARKS)}.")
+    rows = read_rows(path)
     try:
-        return {task_key(row["task_id"]): BENCHMARKS[benchmark](row) for row in read_rows(path)}
-    except (KeyError, SyntaxError) as error:
-        raise ValueError(f"{str(path)!r} does not hold rows of {benchmark}: {error} is missing or wrong.") from error
+        return {task_key(row["task_id"]): BENCHMARKS[benchmark](row) for row in rows}
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} does not hold rows of {benchmark}: {error}.") from error
 
 
 def read_answers(path: str | os.PathLike[str], tasks: Mapping[str, Task]) -> dict[str, list[str]]:

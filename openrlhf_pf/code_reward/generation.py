@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_pf.code_reward.evaluation import whole
-from openrlhf_pf.code_reward.tasks.problems import Task
+from openrlhf_pf.code_reward.tasks import Task
 
 _AT_A_TIME = 64  # prompts, after which the answers are written down
 

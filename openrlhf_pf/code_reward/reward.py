@@ -2,7 +2,7 @@
 
     --reward.remote_url path/to/openrlhf_pf/code_reward/reward.py
 
-Labels are JSON, see :mod:`openrlhf_pf.code_reward.tasks.problems`. Settings, from the environment:
+Labels are JSON, see :mod:`openrlhf_pf.code_reward.tasks`. Settings, from the environment:
 
     OPENRLHF_PF_CODE_WORKERS=2           programs at a time in each process that computes rewards
     OPENRLHF_PF_CODE_CPU_SECONDS=10      CPU time of a program with all its tests
@@ -19,8 +19,8 @@ import torch
 
 from openrlhf_pf.code_reward.judge.results import Limits, Result, Verdict
 from openrlhf_pf.code_reward.sandbox.pool import Pool
+from openrlhf_pf.code_reward.tasks import from_label
 from openrlhf_pf.code_reward.tasks.extract import response_of
-from openrlhf_pf.code_reward.tasks.problems import from_label
 
 _pool: Pool | None = None
 _owner = 0  # a forked process must not use its parent's workers

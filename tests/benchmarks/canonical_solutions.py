@@ -11,7 +11,7 @@ import argparse
 
 from openrlhf_pf.code_reward import Pool
 from openrlhf_pf.code_reward.evaluation import read_rows
-from openrlhf_pf.code_reward.tasks.problems import BENCHMARKS
+from openrlhf_pf.code_reward.tasks import BENCHMARKS
 
 ALWAYS_EQUAL = """
 class Any(int):

@@ -22,7 +22,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 from openrlhf_pf.code_reward import Pool, Problem
-from openrlhf_pf.code_reward.tasks.problems import humaneval
+from openrlhf_pf.code_reward.tasks import humaneval
 
 TRIVIAL = "def f(n):\n    return n + 1\n"
 ONE_CASE = Problem("cases", {"path": ["f"], "cases": [([1], {}, 2)], "tolerance": 0.0})

@@ -15,8 +15,9 @@ from functools import lru_cache
 from typing import Any
 
 from openrlhf_pf.code_reward.judge import codec
-from openrlhf_pf.code_reward.judge.checks import CHECKS, Check
-from openrlhf_pf.code_reward.judge.remote import END, ERROR_VERDICTS, GONE, CandidateError, Decided, Remote
+from openrlhf_pf.code_reward.judge.checks import CHECKS, Check, checker_function
+from openrlhf_pf.code_reward.judge.programs import Runs, check_programs
+from openrlhf_pf.code_reward.judge.remote import END, ERROR_VERDICTS, GONE, CandidateError, Decided, Remote, describe
 from openrlhf_pf.code_reward.sandbox.control import Control
 
 KILLED = "killed"  # beside the verdicts of results.py: somebody has killed the program, and it was not us
@@ -24,7 +25,8 @@ KILLED = "killed"  # beside the verdicts of results.py: somebody has killed the 
 
 def serve(connection: int, *programs: int) -> None:
     """Take ``(source, limits, place)`` and an encoded problem from the caller, have ``programs[place]`` fork a process
-    for the source, check it, and send ``(verdict, test, detail, calls, what it used)``, until the caller is gone.
+    for the source, check it, and send ``(verdict, test, detail, calls, what it used, marks)``, until the caller is
+    gone.
 
     All arguments are file descriptors of connections.
     """
@@ -48,38 +50,70 @@ def _closing(file: int) -> Iterator[None]:
         os.close(file)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _decoded(problem: bytes) -> tuple[str, dict[str, Any]]:
     """Its kind and data; the samples of one prompt come one after the other, and have the same."""
     return codec.decode(problem)
 
 
+@contextlib.contextmanager
+def _bounded(seconds: float) -> Iterator[None]:
+    """Ends this process where comparing takes for ever, even inside of C code, which no exception would."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
 def _check_one(control: Control, source: str, kind: str, data: dict[str, Any], limits: dict[str, Any]) -> tuple:
+    random.seed(0)  # the same program gets the same verdict twice
+    if kind == "stdio":
+        with _bounded(limits["cpu_seconds"]):
+            return _check_whole(control, source, data, limits)
     talk, their_talk = socket.socketpair()
     bell, their_bell = os.pipe()
     with talk, _closing(bell):
         with their_talk, _closing(their_bell):
             control.start(limits, [their_talk.fileno(), their_bell])
         remote = Remote(talk, bell, limits["wall_seconds"])
-        # Ends this process where comparing takes for ever, even inside of C code, which no exception would.
-        signal.setitimer(signal.ITIMER_PROF, limits["cpu_seconds"])
-        verdict, test, detail = _decide(remote, CHECKS[kind], source, data)
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        with _bounded(limits["cpu_seconds"]):
+            verdict, test, detail = _decide(remote, CHECKS[kind], source, data)
     control.stop(gone=verdict == GONE)
     report = control.report()
     if verdict == GONE:
         verdict, detail = _how_it_ended(report, detail, limits["cpu_seconds"])
     used = {name: report[name] for name in ("cpu_seconds", "memory_bytes")}
-    return verdict, test, detail, remote.calls, used
+    marks = {"weaker": remote.weaker, "label_at_fault": remote.faulty}
+    return verdict, test, detail, remote.calls, used, marks
+
+
+def _check_whole(control: Control, source: str, data: dict[str, Any], limits: dict[str, Any]) -> tuple:
+    remote = Remote.nobody()
+    runs = Runs(control, source, limits)
+    found: tuple[str, int | None, str] | None = None
+    try:
+        checker = checker_function(remote, data)
+        for remote.test, found in check_programs(runs, data, checker):
+            remote.calls += 1
+            if found:
+                break
+    except Decided:
+        found = remote.decision
+    except Exception as error:
+        found = "failed", remote.test, f"{type(error).__name__} in the label's checker: {_text(error)}"[:300]
+    finally:
+        runs.close()
+    marks = {"weaker": False, "label_at_fault": remote.faulty}
+    return *(found or ("passed", None, "")), remote.calls, runs.used, marks
 
 
 def _decide(remote: Remote, check: Check, source: str, data: dict[str, Any]) -> tuple[str, int | None, str]:
-    random.seed(0)  # the same program gets the same verdict twice
     try:
         try:
             check(remote, source, data)
         except CandidateError as error:
-            remote.verdict(ERROR_VERDICTS.get(error.kind, "failed"), str(error))
+            remote.verdict(ERROR_VERDICTS.get(error.kind, "failed"), describe(error))
         except AssertionError as error:
             remote.verdict("failed", f"assertion failed in {_place(error)}")
         except Decided:
@@ -88,7 +122,7 @@ def _decide(remote: Remote, check: Check, source: str, data: dict[str, Any]) -> 
             remote.verdict("failed", f"{type(error).__name__} in {_place(error)}: {_text(error)}")
         if not remote.calls:
             remote.test = None
-            remote.verdict("infrastructure", "the tests never call the program")
+            remote.fault("it never calls the program")
         remote.request(END)  # an answer given twice would arrive here
         remote.verdict("passed")
     except (Decided, CandidateError):

@@ -1,109 +1,115 @@
-"""The kinds of tests: each is a function of a :class:`Remote`, the program's source and the test's data.
+"""The kinds of tests that ask a program's functions: each is a function of a :class:`Remote`, the program's source and
+the test's data.
 
-It returns if all tests were right. Otherwise it has the remote decide, or raises what the test raised.
+It returns if all tests were right. Otherwise it has the remote decide, or raises what the test raised. Whole programs
+are judged by :mod:`programs`.
 """
 
 import ast
-import builtins
 import re
-import sys
-import types
+import unittest
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
 
-from openrlhf_pf.code_reward.judge import codec
-from openrlhf_pf.code_reward.judge.remote import END, SYNTAX_ERRORS, CandidateError, Question, Remote, call_of
-
-
-@lru_cache(maxsize=512)
-def _compiled(source: str) -> types.CodeType:
-    """Test code; the samples of one prompt come one after the other, and have the same."""
-    return compile(source, "<test>", "exec")
-
-
-def _namespace(*sources: str) -> dict[str, Any]:
-    """A module in which trusted sources have run."""
-    module = types.ModuleType("checker")
-    sys.modules["checker"] = module
-    for source in sources:
-        exec(_compiled(source), module.__dict__)
-    return module.__dict__
+from openrlhf_pf.code_reward.judge import compare
+from openrlhf_pf.code_reward.judge.remote import END, Question, Remote, call_of
+from openrlhf_pf.code_reward.judge.script import Space, parsed
 
 
 def _check_cases(remote: Remote, source: str, data: dict[str, Any]) -> None:
-    """Input/output pairs: ``path``, ``cases`` of (args, kwargs, expected), ``tolerance``."""
-    path, cases = data["path"], data["cases"]
+    """Input/output pairs: ``path``, ``cases`` of (args, kwargs, expected), ``tolerance``; ``json`` where the values
+    came as JSON, ``wrapped`` where an expected value may stand in a list of its own, ``checker`` with a function.
+    """
+    path, cases, tolerance = data["path"], data["cases"], data["tolerance"]
+    equal = compare.same_json if data.get("json") else compare.same
+    checker = checker_function(remote, data)
     calls = [call_of(path, args, kwargs) for args, kwargs, _ in cases]
     remote.foresee([("load", source), *calls, END])
     remote.load(source)
-    for remote.test, (call, (_, _, expected)) in enumerate(zip(calls, cases)):
+    for remote.test, (call, (args, kwargs, expected)) in enumerate(zip(calls, cases)):
         remote.foresee(chain(islice(calls, remote.test, None), [END]))
-        got = remote.call(call)
-        if not codec.same(got, expected, data["tolerance"]):
+        remote.calls += 1
+        got = remote.request(call)
+        if checker:
+            right = checker(list(args) if not kwargs else {"args": list(args), **kwargs}, got, expected)
+        else:
+            right = equal(got, expected, tolerance) or (
+                bool(data.get("wrapped")) and equal(got, expected[0], tolerance)
+            )
+        if not right:
             remote.verdict("failed", f"returned {got!r:.100}")
 
 
-def _check_stdio(remote: Remote, source: str, data: dict[str, Any]) -> None:
-    """Whole programs: ``cases`` of (standard input, standard output), compared line by line without trailing
-    blanks.
-    """
-    for remote.test, (text, expected) in enumerate(data["cases"]):
-        remote.calls += 1
-        try:
-            got = remote.request(("run", source, text, data["max_output"]))
-        except CandidateError as error:
-            if error.kind in SYNTAX_ERRORS:
-                remote.verdict("syntax_error", str(error))
-            raise
-        if type(got) is not str or _lines(got) != _lines(expected):
-            remote.verdict("failed", f"printed {got!r:.100}")
-
-
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().splitlines()]
+def checker_function(remote: Remote, data: dict[str, Any]) -> Callable[[Any, Any, Any], Any] | None:
+    """The label's own ``checker(input, output, expected)``, if it has one."""
+    if not data.get("checker"):
+        return None
+    space = Space(remote, set())
+    space.trusted(lambda: space.run(data["checker"]))
+    return space.names["checker"]
 
 
 def _check_function(remote: Remote, source: str, data: dict[str, Any]) -> None:
     """A checker ``check(candidate)``: ``preamble``, ``test``, ``entry_point``, ``function``."""
-    remote.foresee([("load", source), *_questions_for_sure(data["test"], data["function"], data["entry_point"])])
+    path = data["entry_point"].replace("()", "").split(".")
+    name = path[-1]
+    if len(path) == 1:
+        sure = questions_for_sure(data["test"], data["function"], name)
+        remote.foresee([("load", source), *sure])
     remote.load(source)
-    space = _namespace(data["preamble"])
+    space = Space(remote, {name} if len(path) == 1 else {path[0]})
+    space.trusted(lambda: space.run(data["preamble"]))
     # Before and after: the test may use the program under its own name, or define something of that name.
-    space[data["entry_point"]] = candidate = remote.proxy(data["entry_point"])
-    exec(_compiled(data["test"]), space)
+    space.names[name] = candidate = remote.proxy(*path)
+    space.prepare(data["test"], frozenset({name}))
+    space.run(data["test"])
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         remote.test = remote.calls
         return candidate(*args, **kwargs)
 
-    counted.__name__ = data["entry_point"]
-    space[data["function"]](counted)
+    counted.__name__ = name
+    _judged(space, lambda: space.names[data["function"]](counted))
+
+
+def _judged(space: Space, step: Callable[[], Any]) -> None:
+    try:
+        step()
+    except Exception as error:
+        space.judge(error)
+        raise
 
 
 @lru_cache(maxsize=512)
-def _questions_for_sure(test: str, function: str, entry_point: str) -> list[Question]:
+def questions_for_sure(test: str, function: str, entry_point: str) -> list[Question]:
     """What ``function(candidate)`` asks first, whatever the answers are: calls with literal arguments, in straight
     code; with the end of the conversation, if it asks nothing else.
     """
     found: list[Question] = []
     try:
-        for definition in ast.parse(test).body:
+        for definition in parsed(test).body:
             if isinstance(definition, ast.FunctionDef) and definition.name == function:
                 (name,) = (argument.arg for argument in definition.args.args)
-                for statement in definition.body:
-                    if not isinstance(statement, (ast.Assert, ast.Expr, ast.Assign, ast.Import, ast.ImportFrom)):
-                        return found
-                    part = statement.test if isinstance(statement, ast.Assert) else statement
-                    found += [call_of([entry_point], *call) for call in _literal_calls(part, name)]
+                whole = _foreseen(definition.body, name, entry_point, found)
                 # What is in a text may call the program too, and by either name.
                 words = re.findall(r"\w+", test)
-                whole = words.count(name) == 1 + len(found) and entry_point not in words
+                whole = whole and words.count(name) == 1 + len(found) and entry_point not in words
                 return [*found, END] if whole else found
     except (SyntaxError, ValueError):
         pass  # from here on, or about this test, nothing is sure
     return found
+
+
+def _foreseen(body: list[ast.stmt], name: str, entry_point: str, found: list[Question]) -> bool:
+    """Collect the calls of a name that statements make for sure; whether these are all statements."""
+    for statement in body:
+        if not isinstance(statement, (ast.Assert, ast.Expr, ast.Assign, ast.Import, ast.ImportFrom)):
+            return False
+        part = statement.test if isinstance(statement, ast.Assert) else statement
+        found += [call_of([entry_point], *call) for call in _literal_calls(part, name)]
+    return True
 
 
 def _literal_calls(node: ast.AST, name: str) -> list[tuple[list[Any], dict[str, Any]]]:
@@ -127,91 +133,88 @@ def _literal_calls(node: ast.AST, name: str) -> list[tuple[list[Any], dict[str, 
 
 
 def _check_asserts(remote: Remote, source: str, data: dict[str, Any]) -> None:
-    """Assert statements: ``imports`` for both sides, ``setup`` after the solution, ``asserts``, ``names`` of the
-    solution's.
+    """Statements: ``imports``, for the program too where they import, ``setup``, ``asserts``, ``names`` of the
+    solution's; ``reference`` with the code that defines ``helpers``, which are ours.
     """
-    remote.load(f"{data['imports']}\n{source}\n")
-    space = _namespace(data["imports"])
+    remote.load(f"{_imports_of(data['imports'])}\n{source}\n")
+    own = {*data["names"], data.get("entry_point", "")} - {""} - set(data.get("helpers", ()))
+    space = Space(remote, own)
+    space.trusted(lambda: space.run(data["imports"]))
+    for name, helper in _helpers(space, data).items():
+        space.names[name] = helper
+    whole = "\n".join([data["setup"], *data["asserts"]])
+    space.prepare(whole)
     if data["setup"].strip():
-        remote.load(data["setup"])
-    space["__remote__"] = remote.evaluate
-    on_both_sides = set(space)
+        _judged(space, lambda: space.run(data["setup"]))
     for remote.test, text in enumerate(data["asserts"]):
-        tree = ast.parse(text)
-        # What earlier tests have assigned is here, and only here.
-        bound = _bound_names(tree) | (set(space) - on_both_sides)
-        calls = _OutermostCalls(set(space) | set(dir(builtins)), set(data["names"]), bound)
-        changed = calls.visit(tree)
-        if calls.needs_proxies:
-            changed = ast.parse(text)
-            space.update((name, remote.proxy(name)) for name in calls.foreign_names(changed))
-        exec(compile(ast.fix_missing_locations(changed), "<test>", "exec"), space)
+        _judged(space, lambda text=text: space.run(text))
 
 
-def _bound_names(tree: ast.AST) -> set[str]:
-    """Names that the test binds itself: loop variables, arguments of a lambda."""
-    stored = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
-    return stored | {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+def _helpers(space: Space, data: dict[str, Any]) -> dict[str, Any]:
+    """The reference's functions that compare, run here."""
+    if not data.get("helpers"):
+        return {}
+    made: dict[str, Any] = {"__name__": "checker"}
+    space.trusted(lambda: exec(compile(data["reference"], "<reference>", "exec"), made))
+    return {name: made[name] for name in data["helpers"] if name in made}
 
 
-class _OutermostCalls(ast.NodeTransformer):
-    """Puts ``__remote__("source")`` in place of what only the program can evaluate; what is around it stays here.
+@lru_cache(maxsize=512)
+def _imports_of(code: str) -> str:
+    """The imports in code, without anything else, as far as they are there: pytest is for us alone."""
+    kinds = (ast.Import, ast.ImportFrom)
+    try:
+        lines = [ast.unparse(node) for node in parsed(code).body if isinstance(node, kinds)]
+        return "\n".join(f"try: {line}\nexcept ImportError: pass" for line in lines)
+    except (SyntaxError, ValueError):
+        return ""
 
-    ``abs(f(Pair(1, 2)) - 0.5) < 1e-6`` becomes ``abs(__remote__("f(Pair(1, 2))") - 0.5) < 1e-6``: arguments that are
-    no plain data never leave the program, expected values never reach it.
+
+def _check_functions(remote: Remote, source: str, data: dict[str, Any]) -> None:
+    """A module of test functions ``test_...`` and classes of them, as pytest and unittest run them: ``test``,
+    ``entry_point``.
     """
+    remote.load(source)
+    space = Space(remote, {data["entry_point"]} - {""})
+    space.prepare(data["test"])
+    _judged(space, lambda: space.run(data["test"]))
+    tests = [test for name, member in list(space.names.items()) for test in _tests_of(name, member)]
+    if not tests:
+        remote.fault("it has no function test_...")
+    for remote.test, test in enumerate(tests):
+        _judged(space, test)
 
-    def __init__(self, known: set[str], names: set[str], bound: set[str]) -> None:
-        self._known, self._names, self._bound = known, names, bound
-        self.needs_proxies = False
 
-    def _is_foreign(self, name: str) -> bool:
-        return name in self._names or not (name in self._known or name in self._bound)
+def _tests_of(name: str, member: Any) -> list[Callable[[], Any]]:
+    if isinstance(member, type) and issubclass(member, unittest.TestCase):
+        return [
+            lambda case=case: case.debug()  # raises what the test raises
+            for case in unittest.defaultTestLoader.loadTestsFromTestCase(member)
+        ]
+    if isinstance(member, type) and name.startswith("Test") and member.__module__ == "checker":
+        made = [(made, getattr(member, made)) for made in vars(member) if made.startswith("test")]
+        return [call for method, function in made for call in _calls(function, member, method)]
+    if callable(member) and name.startswith("test") and getattr(member, "__module__", "") == "checker":
+        return _calls(member)
+    return []
 
-    def foreign_names(self, tree: ast.AST) -> set[str]:
-        """The names in the test that the program defines."""
-        return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and self._is_foreign(node.id)}
 
-    def _ask(self, node: ast.expr) -> ast.expr:
-        inside = {child.id for child in ast.walk(node) if isinstance(child, ast.Name)}
-        if inside & self._bound:
-            self.needs_proxies = True  # the program knows no loop variable of the test's
-        return ast.Call(ast.Name("__remote__", ast.Load()), [ast.Constant(ast.unparse(node))], [])
+def _calls(function: Any, kind: type | None = None, method: str = "") -> list[Callable[[], Any]]:
+    def call(arguments: dict[str, Any]) -> Any:
+        if kind is None:
+            return function(**arguments)
+        made = kind()
+        if hasattr(made, "setup_method"):
+            made.setup_method()
+        return getattr(made, method)(**arguments)
 
-    def _is_foreign_call(self, node: ast.AST) -> bool:
-        root = node
-        while isinstance(root, (ast.Call, ast.Attribute, ast.Subscript)):
-            root = root.func if isinstance(root, ast.Call) else root.value
-        return isinstance(node, ast.Call) and isinstance(root, ast.Name) and self._is_foreign(root.id)
-
-    def _truth(self, node: ast.expr) -> ast.expr:
-        """Where only its truth matters, only its truth is asked for: it may be a match of a regular expression."""
-        if self._is_foreign_call(node):
-            return self._ask(ast.UnaryOp(ast.Not(), ast.UnaryOp(ast.Not(), node)))
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            node.operand = self._truth(node.operand)
-        elif isinstance(node, ast.BoolOp):
-            node.values = [self._truth(value) for value in node.values]
-        else:
-            return self.visit(node)
-        return node
-
-    def visit_Assert(self, node: ast.Assert) -> ast.AST:
-        node.test = self._truth(node.test)
-        node.msg = node.msg and self.visit(node.msg)
-        return node
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        return self._ask(node) if self._is_foreign_call(node) else self.generic_visit(node)
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        return self._ask(node) if self._is_foreign(node.id) else node
+    return [lambda arguments=arguments: call(arguments) for arguments in getattr(function, "arguments", [{}])]
 
 
 Check = Callable[[Remote, str, dict[str, Any]], None]
 CHECKS: dict[str, Check] = {
     "cases": _check_cases,
-    "stdio": _check_stdio,
     "function": _check_function,
     "asserts": _check_asserts,
+    "functions": _check_functions,
 }

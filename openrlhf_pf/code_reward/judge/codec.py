@@ -8,7 +8,6 @@ side, take a faster form of the same data. Standard library only.
 
 import json
 import marshal
-import math
 import socket
 import struct
 from collections.abc import Callable
@@ -20,9 +19,14 @@ MAX_DEPTH = 100
 _SMALL = 1 << 63  # larger integers travel in hexadecimal, which has no quadratic conversion
 
 _SCALARS = {type(None), bool, str, float}
+_ATOMS = _SCALARS | {int, bytes, bytearray, complex}
 _AT_ONCE = 1 << 16
 _LENGTH = struct.Struct("<I")
-_TEXT = json.JSONEncoder(separators=(",", ":"))
+_CONTAINERS = frozenset("tdsfcib")
+# The encoder in C by itself: what is around it in Python asks builtins, which a program may have replaced.
+_pieces = json.encoder.c_make_encoder(
+    None, None, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True
+)
 
 
 class NotPlain(ValueError):
@@ -33,7 +37,7 @@ class Closed(Exception):
     """The other side is gone, in the middle of a frame or before it."""
 
 
-def _base(value: Any) -> Any:
+def base(value: Any) -> Any:
     """The plain part of an instance of a subclass: a Counter is a dict, a named tuple is a tuple."""
     if type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "shape", None) == ():
         return value.item()
@@ -51,7 +55,7 @@ def _base(value: Any) -> Any:
     raise NotPlain(f"a {type(value).__name__} is not plain data")
 
 
-def _tag(value: Any, depth: int) -> Any:
+def tag(value: Any, depth: int, other: Callable[[Any, int], Any]) -> Any:
     if depth > MAX_DEPTH:
         raise NotPlain(f"nested more than {MAX_DEPTH} deep")
     kind = type(value)
@@ -64,21 +68,29 @@ def _tag(value: Any, depth: int) -> Any:
         small = kinds == {int} and min(value) >= -_SMALL and max(value) < _SMALL
         if (small or kinds <= _SCALARS) and depth < MAX_DEPTH:
             return value
-        return [_tag(item, depth + 1) for item in value]
+        return [tag(item, depth + 1, other) for item in value]
     if kind is tuple:
-        return {"t": [_tag(item, depth + 1) for item in value]}
+        return {"t": [tag(item, depth + 1, other) for item in value]}
     if kind is dict:
-        return {"d": [[_tag(key, depth + 1), _tag(item, depth + 1)] for key, item in value.items()]}
+        return {"d": [[tag(key, depth + 1, other), tag(item, depth + 1, other)] for key, item in value.items()]}
     if kind is set or kind is frozenset:
-        return {"s" if kind is set else "f": [_tag(item, depth + 1) for item in value]}
+        return {"s" if kind is set else "f": [tag(item, depth + 1, other) for item in value]}
     if kind is bytes or kind is bytearray:
         return {"b": value.hex()}
     if kind is complex:
         return {"c": [value.real, value.imag]}
-    return _tag(_base(value), depth)
+    return other(value, depth)
 
 
-def _untag(pairs: list[tuple[str, Any]]) -> Any:
+def _tag_base(value: Any, depth: int) -> Any:
+    return tag(base(value), depth, _tag_base)
+
+
+def _unknown(tag: str, content: Any) -> Any:
+    raise NotPlain(f"unknown tag {tag!r}")
+
+
+def _untag(pairs: list[tuple[str, Any]], special: Callable[[str, Any], Any] = _unknown) -> Any:
     if len(pairs) != 1:
         raise NotPlain("a tag stands alone")
     tag, content = pairs[0]
@@ -86,6 +98,8 @@ def _untag(pairs: list[tuple[str, Any]]) -> Any:
         return int(content, 16)
     if tag == "b" and type(content) is str:
         return bytes.fromhex(content)
+    if tag not in _CONTAINERS:
+        return special(tag, content)
     if type(content) is not list:
         raise NotPlain("a tag without its list")
     if tag == "t":
@@ -98,20 +112,25 @@ def _untag(pairs: list[tuple[str, Any]]) -> Any:
         return frozenset(content)
     if tag == "c" and len(content) == 2 and all(type(part) is float for part in content):
         return complex(*content)
-    raise NotPlain(f"unknown tag {tag!r}")
+    raise NotPlain(f"a tag {tag!r} with something else in it")
 
 
 _VALUE = json.JSONDecoder(object_pairs_hook=_untag)
 
 
-def encode(value: Any, max_bytes: int = MAX_BYTES) -> bytes:
+def encode(value: Any, max_bytes: int = MAX_BYTES, other: Callable[[Any, int], Any] = _tag_base) -> bytes:
     """Plain data as bytes.
+
+    Args:
+        value: the data.
+        max_bytes: how long it may become.
+        other: makes of a value that is no plain data, and its depth, what stands for it: a dict with one key.
 
     Raises:
         NotPlain: the value holds something else, or is larger than ``max_bytes`` or deeper than ``MAX_DEPTH``.
     """
     try:
-        data = _TEXT.encode(_tag(value, 0)).encode()
+        data = "".join(_pieces(tag(value, 0, other), 0)).encode()
     except (TypeError, RecursionError, RuntimeError) as error:
         raise NotPlain(str(error)) from None
     if len(data) > max_bytes:
@@ -119,7 +138,13 @@ def encode(value: Any, max_bytes: int = MAX_BYTES) -> bytes:
     return data
 
 
-def decode(data: bytes) -> Any:
+def decoder(special: Callable[[str, Any], Any]) -> Callable[[bytes], Any]:
+    """As :func:`decode`, where tags that are not ours mean what ``special`` makes of them and their content."""
+    scanner = json.JSONDecoder(object_pairs_hook=lambda pairs: _untag(pairs, special))
+    return lambda data: decode(data, scanner)
+
+
+def decode(data: bytes, scanner: json.JSONDecoder = _VALUE) -> Any:
     """What :func:`encode` wrote, in exact built-in types, whoever wrote it.
 
     Raises:
@@ -127,7 +152,7 @@ def decode(data: bytes) -> Any:
     """
     try:
         text = data.decode("ascii")
-        value, end = _VALUE.scan_once(text, 0)  # without a search for blanks, of which we write none
+        value, end = scanner.scan_once(text, 0)  # without a search for blanks, of which we write none
     except NotPlain:
         raise
     except (ValueError, TypeError, RecursionError, OverflowError, StopIteration) as error:
@@ -154,7 +179,28 @@ def plain(value: Any, depth: int = 0) -> Any:
         return {plain(key, depth + 1): plain(item, depth + 1) for key, item in value.items()}
     if kind is bytearray:
         return bytes(value)
-    return plain(_base(value), depth)
+    return plain(base(value), depth)
+
+
+def exact(value: Any, depth: int = 0) -> Any:
+    """The value itself.
+
+    Raises:
+        NotPlain: it holds something else than exact built-in types, or is deeper than ``MAX_DEPTH``.
+    """
+    if depth > MAX_DEPTH:
+        raise NotPlain(f"nested more than {MAX_DEPTH} deep")
+    kind = type(value)
+    if kind in (list, tuple, set, frozenset):
+        for item in value:
+            if type(item) not in _ATOMS:
+                exact(item, depth + 1)
+    elif kind is dict:
+        for pair in value.items():
+            exact(pair, depth)
+    elif kind not in _ATOMS:
+        raise NotPlain(f"a {kind.__name__} is not plain data")
+    return value
 
 
 def encode_plain(value: Any) -> bytes:
@@ -236,19 +282,3 @@ class Receiver:
         taken = bytes(self._data[:count])
         del self._data[:count]
         return taken
-
-
-def same(left: Any, right: Any, tolerance: float = 0.0) -> bool:
-    """Whether two plain values are equal as ``==`` has it, floats (also inside lists, tuples and dicts) within a
-    tolerance.
-    """
-    if not tolerance:
-        return bool(left == right)
-    if isinstance(left, float) or isinstance(right, float):
-        numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
-        return numbers and (left == right or math.isclose(left, right, rel_tol=tolerance, abs_tol=tolerance))
-    if type(left) is type(right) and isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(same(a, b, tolerance) for a, b in zip(left, right))
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key], tolerance) for key in left)
-    return bool(left == right)

@@ -3,7 +3,6 @@
 A tested program has no way to the trusted side but its answers, which :mod:`codec` rebuilds from exact built-in types.
 """
 
-import ast
 import os
 import secrets
 import select
@@ -13,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from openrlhf_pf.code_reward.judge import codec
+from openrlhf_pf.code_reward.judge import codec, objects, values
 
 MAX_MESSAGE = 300
 GONE = "gone"  # beside the verdicts of results.py: the program closed its socket; how it ended decides what that means
@@ -22,16 +21,21 @@ SYNTAX_ERRORS = {"SyntaxError", "IndentationError", "TabError"}
 
 
 class CandidateError(Exception):
-    """The tested program raised an exception, or returned what is not plain data."""
+    """The tested program raised an exception, or returned what cannot be sent.
 
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(f"{kind}: {text}")
-        self.kind = kind
+    Attributes:
+        kind: the name of its class.
+        text: what it says.
+    """
+
+    kind = "Exception"
+    text = ""
 
 
 Question = tuple[Any, ...]  # an operation of candidate.py and its arguments
 END: Question = ("end",)
 _FORESEEN_BYTES = 1 << 16
+_MOST_CALLS_BACK = 1_000_000
 _MOMENT = 0.005  # seconds, after which we look at the first of many answers: a wrong one ends the program
 
 
@@ -54,7 +58,7 @@ class Remote:
 
     def __init__(self, talk: socket.socket, bell: int, wall_seconds: float) -> None:
         self._talk, self._bell = talk, bell
-        self._answers = codec.Receiver(self._read)
+        self._answers = codec.Receiver(self._read, decode=codec.decoder(self._special))
         self._answered, self._rung = _poll(talk.fileno()), _poll(bell)
         self._will_ring = False
         talk.settimeout(wall_seconds)
@@ -65,12 +69,33 @@ class Remote:
         self.decision: tuple[str, int | None, str] | None = None
         self._foreseen: deque[Question] = deque()  # questions that are sent, their answers not yet read
         self._number, self._place = "", 0
+        self._sender = objects.Sender()
+        self._objects: dict[int, objects.RemoteObject] = {}
+        self._arguments: list[Any] = []  # what the call that is answered may change, by place
+        self._asked_for = 0
+        self.classes: set[str] = set()  # those of the program that the test names
+        self.exceptions: dict[str, type[Exception]] = {}
+        self.weaker = self.faulty = False
+
+    @classmethod
+    def nobody(cls) -> "Remote":
+        """For a test that asks no program anything: only what decides is there."""
+        made = cls.__new__(cls)
+        made.calls, made.test, made.decision, made.weaker, made.faulty = 0, None, None, False, False
+        made.classes, made.exceptions = set(), {}
+        return made
 
     def verdict(self, verdict: str, detail: str = "") -> NoReturn:
         """Decide, unless it is decided."""
         if self.decision is None:
             self.decision = verdict, self.test if verdict != "passed" else None, detail[:MAX_MESSAGE]
         raise Decided
+
+    def fault(self, detail: str) -> NoReturn:
+        """The test itself is at fault, which says nothing about the program."""
+        if self.decision is None:
+            self.faulty = True
+        self.verdict("infrastructure", f"the label's test is at fault: {detail}")
 
     def foresee(self, questions: Iterable[Question]) -> None:
         """Send questions that will be asked next, in this order, so that the program need not wait for each.
@@ -90,24 +115,31 @@ class Remote:
             self._send(sent)
             self._foreseen.extend(sent)
 
-    def request(self, question: Question) -> Any:
-        """One question, one answer."""
+    def request(self, question: Question, foreseen_as: Question | None = None) -> Any:
+        """One question, one answer; in another form if it was :meth:`foresee`-n."""
         if self.decision:
             raise Decided
         if self._foreseen:
             foreseen = self._foreseen.popleft()
-            if foreseen is question or repr(foreseen) == repr(question):
+            if foreseen is question or repr(foreseen) == repr(foreseen_as or question):
                 return self._answer()
             self._answer(needed=False)
             while self._foreseen:
                 self._foreseen.popleft()
                 self._answer(needed=False)
-        try:
-            question = codec.plain(question)
-        except codec.NotPlain as error:
-            self.verdict("failed", f"an argument of the test's: {error}")
-        self._send([question])
+        self._send([self._sendable(question)])
         return self._answer()
+
+    def _sendable(self, question: Question) -> Question:
+        """The question, as plain data."""
+        try:
+            return codec.exact(question)
+        except codec.NotPlain:
+            pass
+        try:
+            return "rich", question[0], *self._sender.encode(question[1:])
+        except codec.NotPlain as error:
+            self.fault(f"an argument: {error}")
 
     def _send(self, questions: list[Question]) -> None:
         # Not to be guessed, so that no answer can be prepared or given twice.
@@ -119,17 +151,79 @@ class Remote:
         self._exchange(codec.send_encoded, self._talk, message)
 
     def _answer(self, needed: bool = True) -> Any:
-        answer = self._exchange(self._answers.receive)
         expected = (self._number, self._place)
-        self._place += 1
-        if type(answer) is tuple and answer[:2] == expected:
-            if len(answer) == 4 and answer[2] == "value":
+        while True:
+            answer = self._exchange(self._answers.receive)
+            if type(answer) is not tuple or answer[:2] != expected or len(answer) < 4:
+                break
+            if answer[2] == "ask" and len(answer) == 6:
+                self._reply(*answer[3:])
+                continue
+            self._place += 1
+            if answer[2] == "value" and len(answer) == 4:
                 return answer[3]
-            if len(answer) == 5 and answer[2] == "error":
+            if answer[2] == "left" and len(answer) == 5:
+                return self._left(*answer[3:])
+            if answer[2] == "error" and len(answer) == 6:
                 if not needed:
                     return None
-                raise CandidateError(str(answer[3])[:80], str(answer[4])[:MAX_MESSAGE])
+                kinds, text, arguments = answer[3:]
+                text = str(text)[:MAX_MESSAGE]
+                raise objects.exception_of(kinds, text, arguments, self.exceptions, CandidateError)
+            break
         self.verdict("crashed", "an answer to another question")
+
+    def _left(self, value: Any, contents: Any) -> Any:
+        """A value, and what the call has left of its arguments."""
+        if type(contents) is not list or len(contents) != len(self._arguments):
+            self.verdict("crashed", "an answer that is none")
+        try:
+            for old, new in zip(self._arguments, contents):
+                values.overwrite(old, new)
+        except Exception as error:
+            self.verdict("crashed", f"an answer that is none: {type(error).__name__}")
+        return value
+
+    def _special(self, tag: str, content: Any) -> Any:
+        """What a tag of an answer stands for."""
+        if tag == "x":
+            return values.rebuild(content)
+        if type(content) is list and tag == "h" and [type(item) for item in content] == [int, str, str]:
+            number, name, ability = content
+            if name == "coroutine":
+                return self._coroutine(number)
+            if number not in self._objects:
+                known = name in self.classes
+                self._objects[number] = objects.RemoteObject(self, number, name[:80], ability, known)
+            return self._objects[number]
+        places = {"r": self._arguments, "o": self._sender.objects}.get(tag)
+        number = content[0] if type(content) is list and content else content
+        if places is not None and type(number) is int and 0 <= number < len(places):
+            return places[number]
+        raise codec.NotPlain(f"unknown tag {tag!r}")
+
+    async def _coroutine(self, number: int) -> Any:
+        return self.ask("await", number)
+
+    def _reply(self, number: Any, args: Any, kwargs: Any) -> None:
+        """The program calls one of the test's functions."""
+        functions = self._sender.functions
+        if type(number) is not int or not 0 <= number < len(functions) or type(kwargs) is not dict:
+            self.verdict("crashed", "a question that is none")
+        self._asked_for += 1
+        if self._asked_for > _MOST_CALLS_BACK:
+            self.verdict("failed", f"more than {_MOST_CALLS_BACK} calls of the test's functions")
+        state = self._number, self._place, self._arguments
+        try:
+            reply, answer = "value", functions[number](*args, **kwargs)
+        except Exception as error:
+            reply, answer = "error", [type(error).__name__, [str(error)[:MAX_MESSAGE]]]
+        self._number, self._place, self._arguments = state
+        try:
+            message = "reply", reply, *self._sender.encode(answer)
+        except codec.NotPlain as error:
+            self.fault(f"what a function of the test returns: {error}")
+        self._exchange(codec.send_encoded, self._talk, codec.encode_plain(message))
 
     def _read(self, count: int) -> bytes:
         """What the program has answered by now, or will answer next.
@@ -166,38 +260,40 @@ class Remote:
         try:
             self.request(("load", source))
         except CandidateError as error:
-            if error.kind in SYNTAX_ERRORS or _is_syntax(source):
-                self.verdict("syntax_error", str(error))
-            self.verdict(ERROR_VERDICTS.get(error.kind, "failed"), str(error))
+            if error.kind in SYNTAX_ERRORS:
+                self.verdict("syntax_error", describe(error))
+            self.verdict(ERROR_VERDICTS.get(error.kind, "failed"), describe(error))
 
-    def evaluate(self, source: str) -> Any:
-        """The value of an expression inside the program."""
-        self.calls += 1
-        return self.request(("eval", source))
+    def ask(self, operation: str, *arguments: Any) -> Any:
+        """What an object of the program says."""
+        return self.request((operation, *arguments))
 
-    def call(self, question: Question) -> Any:
-        """What a call of the program's function returns, see :func:`call_of`."""
-        self.calls += 1
-        return self.request(question)
+    def relies_on_the_program(self) -> None:
+        """Note that the program's own word decides about a test."""
+        self.weaker = True
+
+    def call(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """What a call returns: of ``[function]``, of ``[class, method]``, or of ``(number, method)`` of an object."""
+        if type(target) is list:
+            self.calls += 1
+        self._arguments = values.containers(objects.is_own, tuple(args), kwargs)
+        return self.request(("change", target, tuple(args), kwargs), ("call", target, tuple(args), kwargs))
 
     def proxy(self, *path: str) -> Callable[..., Any]:
         """A function that calls the program's function, or the method of a fresh instance of its class."""
 
         def candidate(*args: Any, **kwargs: Any) -> Any:
-            return self.call(call_of(path, args, kwargs))
+            return self.call(list(path), args, kwargs)
 
         candidate.__name__ = candidate.__qualname__ = path[-1]
         return candidate
 
 
+def describe(error: CandidateError) -> str:
+    """An exception of the program's, for people."""
+    return f"{error.kind}: {error.text}"
+
+
 def call_of(path: Sequence[str], args: Sequence[Any], kwargs: dict[str, Any]) -> Question:
     """The question for what a call of the program's function returns."""
     return "call", list(path), tuple(args), kwargs
-
-
-def _is_syntax(source: str) -> bool:
-    try:
-        compile(source, "<solution>", "exec", flags=ast.PyCF_ONLY_AST)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return True
-    return False

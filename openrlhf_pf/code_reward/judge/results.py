@@ -1,7 +1,8 @@
 """What goes in and what comes out: limits, problems as plain data, results."""
 
 import enum
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,7 +35,8 @@ class Limits:
     disk_bytes: int = 16 << 20
     open_files: int = 64
     threads: int = 32
-    output_bytes: int = 1 << 20  # of a program that is tested by what it prints; otherwise its output goes nowhere
+    output_bytes: int = 16 << 20  # of a program that is tested by what it prints; otherwise its output goes nowhere
+    test_cpu_seconds: float = math.inf  # of one test of a whole program
 
     def __post_init__(self) -> None:
         for name, value in self.as_dict.items():
@@ -52,12 +54,17 @@ class Problem:
     """What a program is checked against, as plain data; the builders in :mod:`tasks` make it.
 
     Attributes:
-        kind: ``cases``, ``stdio``, ``function`` or ``asserts``, see :mod:`checks`.
-        data: what tests of that kind need; not to be changed once a program has been checked.
+        kind: ``cases``, ``function``, ``asserts``, ``functions`` (:mod:`checks`) or ``stdio`` (:mod:`programs`).
+        data: what tests of that kind need; not to be changed once a program has been checked. ``limits`` in it, names
+            and values of :class:`Limits`, stand above those of the pool.
     """
 
     kind: str
     data: dict[str, Any] = field(hash=False)
+
+    def limited(self, limits: Limits) -> Limits:
+        """The limits that hold for it."""
+        return replace(limits, **self.data["limits"]) if self.data.get("limits") else limits
 
     @cached_property
     def encoded(self) -> bytes:
@@ -76,6 +83,8 @@ class Result:
     Attributes:
         test: the test that failed, from 0, where there is one.
         calls: how many answers of the program were looked at.
+        weaker: a test had to take the word of the program's own objects, such as their ``__eq__``.
+        label_at_fault: no statement about the program, for the label's test is in error.
     """
 
     verdict: Verdict
@@ -84,6 +93,8 @@ class Result:
     calls: int = 0
     cpu_seconds: float = 0.0
     memory_bytes: int = 0
+    weaker: bool = False
+    label_at_fault: bool = False
 
     @property
     def passed(self) -> bool:
@@ -92,5 +103,5 @@ class Result:
 
     @property
     def reward(self) -> float:
-        """1 for a pass, 0 for a failure, NaN where the sandbox failed."""
+        """1 for a pass, 0 for a failure, NaN where the sandbox or the label's test failed."""
         return float("nan") if self.verdict is Verdict.INFRASTRUCTURE else float(self.passed)

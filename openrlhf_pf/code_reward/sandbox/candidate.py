@@ -4,8 +4,8 @@ Nothing here is trusted by anybody. The program can replace all of it and still 
 comes here.
 """
 
-import contextlib
-import io
+import _sitebuiltins
+import builtins
 import os
 import re
 import socket
@@ -15,38 +15,44 @@ from collections.abc import Callable
 from typing import Any
 
 from openrlhf_pf.code_reward.judge import codec
+from openrlhf_pf.code_reward.sandbox import objects, whole
 
 MODULE = "solution"
+# What an interpreter has that was started with its site module.
+builtins.exit, builtins.quit = _sitebuiltins.Quitter("exit", ""), _sitebuiltins.Quitter("quit", "")
 _FUTURE = re.compile(r"^from __future__ import [\w, ]+$", re.M)
-MAX_MESSAGE = 300
 
 
-def serve(connection: int, bell: int) -> None:
+def serve(connection: int, bell: int, *standard: int) -> None:
     """Answer messages ``(number, [(operation, *arguments), ...])``, each question by a message of its own, ``(number,
-    place, "value", value)`` or ``(number, place, "error", kind, text)``; ring the bell after the last one of several.
+    place, "value", value)`` or ``(number, place, "error", kinds, text, arguments)``; ring the bell after the last one
+    of several.
+
+    Args:
+        connection: the socket of the conversation.
+        bell: a pipe that the other side listens to.
+        standard: input and output of a whole program, which is all that is asked for then.
     """
-    module = types.ModuleType(MODULE)
-    sys.modules[MODULE] = module
-    operations: dict[str, Callable[..., Any]] = {
-        "load": lambda source: _load(source, module),
-        "call": lambda path, args, kwargs: _call(module, path, args, kwargs),
-        "eval": lambda source: eval(compile(source, "<test>", "eval"), module.__dict__),
-        "run": _run,
-        "end": lambda: None,
-    }
     talk = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, connection)
-    questions = codec.Receiver(talk.recv, 2 * codec.MAX_TASK_BYTES, codec.decode_plain)
-    operation = None
-    while operation != "end":
-        number, asked = questions.receive()
-        for place, (operation, *arguments) in enumerate(asked):
-            try:
-                answer = codec.encode((number, place, "value", operations[operation](*arguments)))
-            except BaseException as error:
-                answer = codec.encode((number, place, "error", _kind(error), _text(error)))
-            codec.send_encoded(talk, answer)
+    conversation = objects.Conversation(talk, _module())
+    operations: dict[str, Callable[..., Any]] = {
+        "load": lambda source: _load(source, conversation.module),
+        "run": lambda source: whole.run(source, talk, *standard),
+        "end": lambda: None,
+        **conversation.operations,
+    }
+    while True:
+        number, asked = conversation.questions.receive()
+        if conversation.serve(number, asked, operations) == "end":
+            return
         if len(asked) > 1:
             os.write(bell, b".")
+
+
+def _module() -> types.ModuleType:
+    module = types.ModuleType(MODULE)
+    sys.modules[MODULE] = module
+    return module
 
 
 # What most programs do, so that what it takes is at hand.
@@ -80,61 +86,29 @@ def rehearse() -> None:
     del sys.modules[MODULE]
 
 
-def _kind(error: BaseException) -> str:
-    return type(error).__name__ if isinstance(error, Exception) else f"exit:{type(error).__name__}"
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)[:MAX_MESSAGE]
-    except BaseException:
-        return ""
-
-
 def _futures_first(source: str) -> str:
     """``from __future__`` has to come first, also where imports were put before the program."""
     if "__future__" not in source:
         return source
-    return "\n".join([*_FUTURE.findall(source), _FUTURE.sub("", source)])
+    try:
+        return compile_checked(source) and source
+    except SyntaxError:
+        return "\n".join([*_FUTURE.findall(source), _FUTURE.sub("", source)])
+
+
+def compile_checked(source: str) -> types.CodeType:
+    """The code of a program.
+
+    Raises:
+        SyntaxError: it is none, whatever the parser says to that.
+    """
+    try:
+        return compile(source, "<solution>", "exec")
+    except SyntaxError:
+        raise
+    except (ValueError, RecursionError, MemoryError, OverflowError) as error:
+        raise SyntaxError(f"{type(error).__name__}: {error}") from None
 
 
 def _load(source: str, module: types.ModuleType) -> None:
-    exec(compile(_futures_first(source), "<solution>", "exec"), module.__dict__)
-
-
-def _call(module: types.ModuleType, path: list[str], args: Any, kwargs: dict[str, Any]) -> Any:
-    """Call ``path``: ``[function]``, or ``[class, method]``, which gets an instance of its own."""
-    target = getattr(module, path[0])
-    for name in path[1:]:
-        target = getattr(target(), name)
-    return target(*args, **kwargs)
-
-
-class _Bounded(io.StringIO):
-    """What a program prints, up to a limit."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(newline="")
-        self.room = limit
-
-    def write(self, text: str) -> int:
-        self.room -= len(text)
-        if self.room < 0:
-            raise OSError("the program prints too much")
-        return super().write(text)
-
-
-def _run(source: str, text: str, limit: int) -> str:
-    """Run a whole program on standard input; what it printed. A program may well end itself here: its output is the
-    answer.
-    """
-    code = compile(source, "<solution>", "exec")
-    standard_input = io.TextIOWrapper(io.BytesIO(text.encode("utf-8", "surrogatepass")), "utf-8", "surrogatepass")
-    output = _Bounded(limit)
-    previous, sys.stdin = sys.stdin, standard_input
-    try:
-        with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
-            exec(code, {"__name__": "__main__", "__builtins__": __builtins__})
-    finally:
-        sys.stdin = previous
-    return output.getvalue()
+    exec(compile_checked(_futures_first(source)), module.__dict__)

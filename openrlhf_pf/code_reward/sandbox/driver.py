@@ -105,13 +105,14 @@ class Worker:
 
         Raises ``codec.NotPlain`` before anything has happened.
         """
+        limits = problem.limited(limits)
         place = int(any("import" in line and self._rare.search(line) for line in source.splitlines()))
         task = codec.encode((source, limits.as_dict, place), codec.MAX_TASK_BYTES), problem.encoded
         connection = self._running_checker(with_rare_imports=bool(place))
         try:
             connection.settimeout(limits.wall_seconds + _GRACE_SECONDS)
             codec.send_encoded(connection, *task)
-            verdict, test, detail, calls, used = codec.Receiver(connection.recv).receive()
+            verdict, test, detail, calls, used, marks = codec.Receiver(connection.recv).receive()
         except TimeoutError:
             self.spent = True
             return Result(Verdict.TIMEOUT, detail=f"the tests have no end within {limits.wall_seconds} seconds")
@@ -120,7 +121,7 @@ class Worker:
         if verdict == checker.KILLED:
             raise Killed(detail)
         self._programs_left -= 1
-        return Result(Verdict(verdict), test, detail, calls, **used)
+        return Result(Verdict(verdict), test, detail, calls, **used, **marks)
 
     def _running_checker(self, with_rare_imports: bool) -> socket.socket:
         if with_rare_imports and len(self._halves) < 3:

@@ -28,6 +28,7 @@ _SYSTEM_LIBRARIES = (
     "/etc/ld.so.cache",
     "/usr/share/zoneinfo",
 )
+_STACK_BYTES = 112 << 20  # the kernel leaves 128 MiB free below the stack of every process: for programs that recurse
 _OVERFLOW_USER = 65534
 _FIRST_USER = 0x70000000  # far above any account; one user a worker, so that no two can touch each other
 
@@ -43,6 +44,7 @@ class Jail:
         self.weaknesses: list[str] = []
         self.user: int | None = None  # programs run as this one
         self.user_mapped = False  # a user namespace, in which our user has no rights outside
+        self.tested = True  # what runs here is a tested program, not our checker
         self.private_disk = False
         self.state_of_home: tuple[int, ...] = ()
         self.processes_hidden = False
@@ -261,8 +263,10 @@ def settle(jail: Jail) -> None:
     filtered = _try(jail, _NO_FILTER, lambda: _seccomp(jail, kernel.deny_to_all))
     steps = _steps(jail)
     if filtered:
-        steps.append((_NO_FILTER, lambda: _seccomp(jail, lambda: kernel.deny_to_programs(jail.private_disk))))
-        kernel.filter_for_programs(jail.private_disk)  # made once, here, and inherited
+        steps.append(
+            (_NO_FILTER, lambda: _seccomp(jail, lambda: kernel.deny_to_programs(jail.private_disk, jail.tested)))
+        )
+        kernel.filter_for_programs(jail.private_disk, jail.tested)  # made once, here, and inherited
         # No program can do anything to another process then, not even to one of its own user.
         _try(jail, *_to_its_user(jail))
     else:
@@ -343,10 +347,12 @@ def resource_limits(jail: Jail, limits: dict[str, Any]) -> list[tuple[int, tuple
         resource.RLIMIT_AS: _virtual_bytes() + limits["memory_bytes"],
         resource.RLIMIT_NOFILE: limits["open_files"],
         # Where there is no disk of its own to fill, nothing is written at all.
-        resource.RLIMIT_FSIZE: limits["disk_bytes"] if jail.private_disk else 0,
+        resource.RLIMIT_FSIZE: limits["disk_bytes"] if jail.private_disk or not jail.tested else 0,
         resource.RLIMIT_NPROC: limits["threads"],
     }
-    return [(what, (value, value)) for what, value in wanted.items()]
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    stack = _STACK_BYTES if hard == resource.RLIM_INFINITY else min(_STACK_BYTES, hard)
+    return [*((what, (value, value)) for what, value in wanted.items()), (resource.RLIMIT_STACK, (stack, hard))]
 
 
 def confine(jail: Jail, limits: list[tuple[int, tuple[int, int]]]) -> None:

@@ -49,14 +49,16 @@ userfaultfd 323 282 io_uring_setup 425 425 io_uring_enter 426 426 io_uring_regis
 kexec_file_load 320 294 init_module 175 105 finit_module 313 273 delete_module 176 106 reboot 169 142 swapon 167 224
 swapoff 168 225 syslog 103 116 acct 163 89 personality 135 92 ioperm 173 - iopl 172 - modify_ldt 154 - uselib 134 -
 vhangup 153 58 sethostname 170 161 setdomainname 171 162 settimeofday 164 170 clock_settime 227 112
-clock_adjtime 305 266 adjtimex 159 171 memfd_create 319 279 memfd_secret 447 447 shmget 29 194 shmat 30 196
+clock_adjtime 305 266 adjtimex 159 171 memfd_secret 447 447 shmget 29 194 shmat 30 196
 msgget 68 186 semget 64 190 mq_open 240 180
 """.split()
-# What a worker does with and for its programs, and they must not do: processes, signals, limits, the private disk.
+# What a worker does with and for its programs, and they must not do: processes, signals, limits, the private disk. And
+# what outlives a program, or is counted for the whole host: locks, asynchronous input, watches, timers that kill.
 _DENIED_TO_PROGRAMS = """
 fork 57 - vfork 58 - kill 62 129 tkill 200 130 tgkill 234 131 setpgid 109 154 mount 165 40 umount2 166 39
-setrlimit 160 164
+flock 73 32 io_setup 206 0 inotify_init 253 - inotify_init1 294 26 inotify_add_watch 254 27 timer_create 222 107
 """.split()
+_DENIED_TO_TESTED_PROGRAMS = "memfd_create 319 279".split()  # the checker puts a program's input there
 # Rights, owners, attributes and times of files: Landlock does not know them.
 _DENIED_WITHOUT_A_DISK = """
 chmod 90 - fchmod 91 52 fchmodat 268 53 fchmodat2 452 452 chown 92 - fchown 93 55 lchown 94 - fchownat 260 54
@@ -64,9 +66,15 @@ setxattr 188 5 lsetxattr 189 6 fsetxattr 190 7 setxattrat 463 463 removexattr 19
 fremovexattr 199 16 removexattrat 466 466 utime 132 - utimes 235 - futimesat 261 - utimensat 280 88
 file_setattr 469 469
 """.split()
-_CLONE, _CLONE3, _PRLIMIT, _FCNTL, _IOCTL = (56, 220), (435, 435), (302, 261), (72, 25), (16, 29)
-# Who gets the signals of a file, and which: another way to send one.
-_FCNTL_SIGNALS, _IOCTL_SIGNALS = (8, 10, 15), (0x8901, 0x8902)  # F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP
+_CLONE, _CLONE3, _PRLIMIT, _SETRLIMIT = (56, 220), (435, 435), (302, 261), (160, 164)
+_FCNTL, _IOCTL, _SOCKETPAIR = (72, 25), (16, 29), (53, 199)
+# Who gets the signals of a file, and which: another way to send one. And locks and leases that belong to an open file,
+# which a program may share with its successors: F_SETOWN, F_SETSIG, F_SETOWN_EX, F_OFD_SETLK, F_OFD_SETLKW,
+# F_SETLEASE, F_NOTIFY; FIOSETOWN, SIOCSPGRP.
+_FCNTL_DENIED, _IOCTL_DENIED = (8, 10, 15, 37, 38, 1024, 1026), (0x8901, 0x8902)
+# Datagrams, also raw ones, which are the same: they can be sent to a socket of the host by its path.
+_DATAGRAMS = tuple(kind | flags for kind in (2, 3) for flags in (0, 0x800, 0x80000, 0x80800))
+_STACK = 3
 
 # The same number on every architecture.
 _MOUNT_SETATTR = 442
@@ -237,29 +245,42 @@ def _filter(denials: Callable[[int], list[_Instruction]]) -> tuple[Any, ...]:
 
 
 @lru_cache
-def filter_for_programs(own_disk: bool) -> tuple[Any, ...]:
+def filter_for_programs(own_disk: bool, tested: bool = True) -> tuple[Any, ...]:
     """The system call that :func:`deny_to_programs` makes."""
     namespaces = NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET
 
     def denials(column: int) -> list[_Instruction]:
         return [
-            *_denials(_DENIED_TO_PROGRAMS + ([] if own_disk else _DENIED_WITHOUT_A_DISK), column),
+            *_denials(_DENIED_TO_PROGRAMS, column),
+            *_denials([] if own_disk else _DENIED_WITHOUT_A_DISK, column),
+            *_denials(_DENIED_TO_TESTED_PROGRAMS if tested else [], column),
             (_EQUAL, 0, 1, _CLONE3[column]),
             (_LEAVE, 0, 0, _ABSENT),  # libc then takes clone, whose flags we can see
-            *_without_argument(_FCNTL[column], 1, _FCNTL_SIGNALS),
-            *_without_argument(_IOCTL[column], 1, _IOCTL_SIGNALS),
+            *_without_argument(_FCNTL[column], 1, _FCNTL_DENIED),
+            *_without_argument(_IOCTL[column], 1, _IOCTL_DENIED),
+            *_without_argument(_SOCKETPAIR[column], 1, _DATAGRAMS),
+            (_EQUAL, 0, 4, _SETRLIMIT[column]),
+            (_LOAD, 0, 0, _ARGUMENTS),
+            (_EQUAL, 0, 1, _STACK),
+            (_LEAVE, 0, 0, _ALLOW),
+            (_LEAVE, 0, 0, _DENY),
             (_EQUAL, 0, 5, _CLONE[column]),
             (_LOAD, 0, 0, _ARGUMENTS),
             (_TEST, 2, 0, namespaces),
             (_TEST, 0, 1, _CLONE_THREAD),
             (_LEAVE, 0, 0, _ALLOW),
             (_LEAVE, 0, 0, _DENY),
-            (_EQUAL, 0, 5, _PRLIMIT[column]),
+            (_EQUAL, 0, 10, _PRLIMIT[column]),
+            (_LOAD, 0, 0, _ARGUMENTS),
+            (_EQUAL, 0, 2, 0),  # of this process
+            (_LOAD, 0, 0, _ARGUMENTS + 8),
+            (_EQUAL, 5, 0, _STACK),  # to be set as a program likes
             (_LOAD, 0, 0, _ARGUMENTS + 16),  # the new limit: reading limits is allowed, setting them is not
             (_EQUAL, 0, 2, 0),
             (_LOAD, 0, 0, _ARGUMENTS + 20),
             (_EQUAL, 1, 0, 0),
             (_LEAVE, 0, 0, _DENY),
+            (_LEAVE, 0, 0, _ALLOW),
         ]
 
     return _filter(denials)
@@ -270,11 +291,11 @@ def deny_to_all() -> None:
     _check(_libc.prctl(*_filter(lambda column: _denials(_DENIED, column))), "seccomp")
 
 
-def deny_to_programs(own_disk: bool) -> None:
+def deny_to_programs(own_disk: bool, tested: bool = True) -> None:
     """No new process, signal to others, limit, mount; threads stay possible. Without a disk of their own, no change of
     a file's rights, owner, attributes or times.
     """
-    _check(_libc.prctl(*filter_for_programs(own_disk)), "seccomp")
+    _check(_libc.prctl(*filter_for_programs(own_disk, tested)), "seccomp")
 
 
 def landlock(readable: Iterable[str]) -> None:

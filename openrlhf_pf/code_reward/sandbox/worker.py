@@ -36,7 +36,8 @@ threading traceback unicodedata zlib
 """.split()
 
 _REHEARSALS = 100  # the interpreter specialises what has run some dozens of times
-_CONTROL, _END_OF_FILES, _MOST_FILES = 3, 256, 3
+_MOST_DIGITS = 100_000  # of a number that a program sends: reading it takes the checker a square of that
+_CONTROL, _END_OF_FILES, _MOST_FILES = 3, 256, 4
 
 
 def bootstrap(package_root: str) -> str:
@@ -51,6 +52,8 @@ def bootstrap(package_root: str) -> str:
 def main(argument: str) -> None:
     """Build the jail, say how strong it is, then serve until the caller's socket closes."""
     configuration = json.loads(argument)
+    sys.set_int_max_str_digits(0 if configuration["role"].endswith(".candidate") else _MOST_DIGITS)
+    sys.argv[:], sys.orig_argv[:] = [""], [sys.executable]  # not for programs to read
     control = socket.socket(fileno=os.dup2(configuration["control"], _CONTROL))  # whatever number the caller gave it
     os.closerange(_CONTROL + 1, configuration["control"] + 1)
     try:
@@ -81,6 +84,7 @@ def _settle(configuration: dict[str, Any], rehearse: Callable[[], None] | None) 
     os.umask(0o022)
     folders = [folder for package in configuration["packages"].values() for folder in package]
     box = jail.enter(folders, configuration["disk_bytes"], frozenset(configuration["without"]))
+    box.tested = not configuration["role"].endswith(".checker")
     sys.path += sorted({os.path.dirname(folder) for folder in folders})
     for name in [*USUAL_IMPORTS, *configuration["imports"]]:
         with contextlib.suppress(ImportError):

@@ -1,0 +1,277 @@
+"""What of a test's own a program gets to see, and what of a program's own a test gets to see.
+
+A test's functions, and the methods of its objects, stay here: the program asks for them by number. A program's objects
+stay there: a :class:`RemoteObject` asks for what they say. No comparison is ever left to one of them.
+"""
+
+import builtins
+import importlib
+import operator
+import types
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, Protocol
+
+from openrlhf_pf.code_reward.judge import codec, values
+
+_PUBLIC_MODULES = ("builtins", "math", "operator", "functools", "itertools", "string")
+_LONGEST_ITERATOR = 100_000
+_ONE_BY_ONE, _AT_A_TIME = 32, 1024  # elements of an iterator: most tests take a few, or all
+_METHODS_OF_DATA = {
+    name
+    for kind in (str, bytes, list, tuple, dict, set, int, float, complex, range)
+    for name in dir(kind)
+    if not name.startswith("_")
+} | {"all", "any", "equals", "item", "tolist", "most_common", "elements", "appendleft", "isoformat", "is_integer"}
+
+
+class Asks(Protocol):
+    """What an object of the program needs of the conversation."""
+
+    def ask(self, operation: str, *arguments: Any) -> Any:
+        """One question, one answer."""
+
+    def call(self, target: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """What a call returns."""
+
+    def relies_on_the_program(self) -> None:
+        """Note that the program's own word decides."""
+
+
+class RemoteObject:
+    """An object that stays with the program.
+
+    Its attributes, elements, length and what its calls return are asked for. It is equal to nothing but itself:
+    otherwise its own word would decide. Only an object of a class that the test itself names (``known``) has methods
+    that plain data has too, comparisons with its like, and arithmetic.
+    """
+
+    def __init__(self, asks: Asks, number: int, name: str, ability: str, known: bool) -> None:
+        vars(self).update(_asks=asks, _number=number, _name=name, _ability=ability, _known=known)
+
+    def __repr__(self) -> str:
+        return f"<{self._name} of the program>"
+
+    def __str__(self) -> str:
+        return str(self._method("__str__"))
+
+    def _method(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self._asks.call((self._number, name), args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        if name in _METHODS_OF_DATA and not self._known:
+            raise AttributeError(f"the program returned a {self._name}, which is no plain data: no {name}")
+        found = self._asks.ask("get", self._number, name)
+        if isinstance(found, RemoteObject) and found._ability == values.CALLABLE:
+            method = lambda *args, **kwargs: self._method(name, *args, **kwargs)  # noqa: E731
+            method.__name__ = name
+            return method
+        return found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._method("__setattr__", name, value)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._method("", *args, **kwargs)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._ability != values.ITERATES:
+            iterator = self._method("__iter__")
+            yield from iterator if isinstance(iterator, RemoteObject) else iter(iterator)
+            return
+        while True:
+            try:
+                yield next(self)
+            except StopIteration:
+                return
+
+    def __next__(self) -> Any:
+        """One element after the other, and many at once where many are wanted."""
+        waiting = vars(self).setdefault("_waiting", [])
+        if not waiting and not vars(self).get("_over"):
+            taken = vars(self).get("_taken", 0)
+            count = 1 if taken < _ONE_BY_ONE else _AT_A_TIME
+            found, over = self._asks.ask("next", self._number, count)
+            waiting[:] = list(found)[::-1]
+            vars(self).update(_over=bool(over), _taken=taken + count)
+        if not waiting:
+            raise StopIteration
+        return waiting.pop()
+
+    def __len__(self) -> int:
+        if self._ability == values.ITERATES:
+            raise TypeError(f"a {self._name} has no length")
+        try:
+            return operator.index(self._method("__len__"))
+        except AttributeError as error:  # what lists things, asks for their number first
+            raise TypeError(str(error)) from None
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._method("__getitem__", key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._method("__setitem__", key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        self._method("__delitem__", key)
+
+    def __contains__(self, item: Any) -> bool:
+        if self._known:
+            return bool(self._method("__contains__", item))
+        return any(item is found or item == found for found in self)
+
+    def __bool__(self) -> bool:
+        return bool(self._asks.ask("truth", self._number))
+
+    def __enter__(self) -> Any:
+        return self._method("__enter__")
+
+    def __exit__(self, *_: Any) -> None:
+        self._method("__exit__", None, None, None)
+
+    def __hash__(self) -> int:
+        return hash((RemoteObject, self._number))
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return self._compared("__eq__", other) is True
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def _compared(self, name: str, other: object) -> Any:
+        if not (self._known and isinstance(other, RemoteObject) and other._known):
+            return NotImplemented
+        self._asks.relies_on_the_program()
+        found = self._method(name, other)
+        return found if type(found) is bool else NotImplemented
+
+
+def _operate(name: str) -> Callable[[RemoteObject, Any], Any]:
+    """Of two objects of classes that the test names."""
+
+    def between(self: RemoteObject, other: Any) -> Any:
+        if not (self._known and isinstance(other, RemoteObject) and other._known):
+            return NotImplemented
+        return self._method(name, other)
+
+    return between
+
+
+for _name in ("__add__", "__sub__", "__mul__", "__truediv__", "__and__", "__or__", "__xor__", "__matmul__"):
+    setattr(RemoteObject, _name, _operate(_name))
+for _name in ("__lt__", "__le__", "__gt__", "__ge__"):
+    setattr(RemoteObject, _name, lambda self, other, name=_name: self._compared(name, other))
+
+
+class Sender:
+    """Tags of what a test hands to the program.
+
+    Attributes:
+        objects: the test's own objects that the program knows by number.
+        functions: its functions, likewise.
+    """
+
+    def __init__(self) -> None:
+        self.objects: list[Any] = []
+        self.functions: list[Callable[..., Any]] = []
+        self._numbers: dict[int, int] = {}
+        self._shells: dict[int, list] = {}
+
+    def encode(self, value: Any) -> tuple[list[list], bytes]:
+        """A value with all that is in it: number, class and methods of each object, then their attributes and it.
+
+        Raises:
+            NotPlain: it is too large, or not to be handed out.
+        """
+        self._shells, tagger = {}, values.Tagger(self._tag)
+        tag, attributes, done = tagger.tag(value, 0), [], 0
+        while done < len(self._shells):  # attributes of objects lead to objects
+            number = list(self._shells)[done]
+            attributes.append([number, tagger.tag(dict(vars(self.objects[number])), 0)])
+            done += 1
+        tagged = values.Tagged([attributes, tag])
+        return list(self._shells.values()), codec.encode(tagged, codec.MAX_TASK_BYTES, lambda value, _: value.tag)
+
+    def _tag(self, value: Any, depth: int) -> Any:
+        if isinstance(value, RemoteObject):
+            return {"h": [value._number]}
+        home, name = getattr(value, "__module__", None), getattr(value, "__name__", None)
+        public = isinstance(home, str) and home in _PUBLIC_MODULES and isinstance(name, str)
+        if public and getattr(importlib.import_module(home), name, None) is value:
+            return {"g": [home, name]}
+        if is_own(value):
+            return self._object(value)
+        if callable(value):
+            return self._function(value)
+        if isinstance(value, Iterator):
+            items = list(islice(value, _LONGEST_ITERATOR))
+            return {"x": ["iterator", values.Tagger(self._tag).tag(items, depth + 1)]}
+        raise codec.NotPlain(f"a {type(value).__name__} cannot be handed to the program")
+
+    def _number(self, kept: list[Any], value: Any) -> int:
+        if id(value) not in self._numbers:
+            self._numbers[id(value)] = len(kept)
+            kept.append(value)  # for as long as the program may ask for it
+        return self._numbers[id(value)]
+
+    def _function(self, value: Any) -> Any:
+        name = getattr(value, "__name__", type(value).__name__)
+        return {"q": [self._number(self.functions, value), name]}
+
+    def _object(self, value: Any) -> Any:
+        number = self._number(self.objects, value)
+        if number not in self._shells:
+            members = [pair for kind in reversed(type(value).__mro__[:-1]) for pair in vars(kind).items()]
+            methods = [
+                [name, self._function(getattr(value, name))["q"][0]]
+                for name, member in members
+                if isinstance(member, types.FunctionType) and name not in _OF_CONSTRUCTION
+            ]
+            shared = {name: member for name, member in members if not name.startswith("__") and _is_exact(member)}
+            self._shells[number] = [number, type(value).__name__, methods, shared]
+        return {"o": [number]}
+
+
+def _is_exact(value: Any) -> bool:
+    try:
+        codec.exact(value)
+    except codec.NotPlain:
+        return False
+    return True
+
+
+_OF_CONSTRUCTION = {"__init__", "__new__", "__post_init__", "__getattr__", "__setattr__", "__getattribute__"}
+
+
+def is_own(value: Any) -> bool:
+    """Whether it is an object of a class that the test has written."""
+    return type(value).__module__ == "checker" and type(getattr(value, "__dict__", None)) is dict
+
+
+def exception_of(
+    kinds: Any, text: str, arguments: Any, table: dict[str, type[Exception]], base: type[Exception]
+) -> Exception:
+    """An exception as the program raised it: of the first of its classes that is a builtin one, or one of ``table``.
+
+    It is an instance of ``base`` too, so that everybody can tell whose it is.
+    """
+    names = [str(name)[:80] for name in kinds][:20] if type(kinds) is list else []
+    found: type[Exception] = Exception
+    for name in names:
+        kind = table.get(name) or getattr(builtins, name, None)
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            found = kind
+            break
+    arguments = tuple(arguments) if type(arguments) is list else (text,)
+    try:
+        kind = type(found.__name__, (base, found) if found is not Exception else (base,), {})
+        made = kind.__new__(kind, *arguments)
+        made.args = arguments
+    except TypeError:
+        made = base(*arguments)
+    made.kind, made.text = (names or ["Exception"])[0], text  # type: ignore[attr-defined]
+    return made

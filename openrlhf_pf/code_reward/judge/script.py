@@ -1,0 +1,170 @@
+"""Test code on the trusted side: it runs here, and only calls of the program's own functions and classes leave.
+
+What a test names and neither it, its imports nor Python defines is the program's, unless it is a name that everybody
+takes from the standard library or numpy (``math``, ``np``, ``Counter``): those are ours.
+"""
+
+import ast
+import builtins
+import importlib
+import re
+import sys
+import types
+from functools import lru_cache
+from typing import Any
+
+from openrlhf_pf.code_reward.judge import pytest_stand_in
+from openrlhf_pf.code_reward.judge.objects import RemoteObject
+from openrlhf_pf.code_reward.judge.remote import Remote
+
+_USUAL_SHORT = {"np": "numpy", "pd": "pandas", "plt": "matplotlib.pyplot"}
+_USUAL_SOURCES = (
+    "math collections itertools functools copy decimal fractions datetime statistics typing string".split()
+)
+_AN_EXCEPTION = re.compile(r"\w*(?:Error|Exception|Warning)")
+
+
+@lru_cache(maxsize=512)
+def compiled(source: str) -> types.CodeType:
+    """Test code; the samples of one prompt come one after the other, and have the same."""
+    return compile(source, "<test>", "exec")
+
+
+@lru_cache(maxsize=512)
+def parsed(source: str) -> ast.Module:
+    """Its tree, not to be changed."""
+    return ast.parse(source)
+
+
+def usual(name: str) -> Any:
+    """What everybody means by a name that a test does not import, or None."""
+    if name in sys.stdlib_module_names or name in _USUAL_SHORT or name in ("numpy", "pandas", "pytest"):
+        return importlib.import_module(_USUAL_SHORT.get(name, name))
+    for source in _USUAL_SOURCES:
+        module = importlib.import_module(source)
+        if not name.startswith("_") and hasattr(module, name):
+            return getattr(module, name)
+    return None
+
+
+@lru_cache(maxsize=2048)
+def is_usual(name: str) -> bool:
+    """Whether :func:`usual` knows the name."""
+    if name in sys.stdlib_module_names or name in _USUAL_SHORT or name in ("numpy", "pandas", "pytest"):
+        return True
+    return usual(name) is not None
+
+
+@lru_cache(maxsize=1024)
+def names_of(source: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The names that code reads, and those that it binds, anywhere in it."""
+    read, bound = set(), set()
+    for node in ast.walk(parsed(source)):
+        if isinstance(node, ast.Name):
+            (read if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            bound.add(node.name)
+        elif isinstance(node, ast.alias):
+            bound.add((node.asname or node.name).split(".")[0])
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            bound.add(node.name)
+    return frozenset(read), frozenset(bound)
+
+
+class ForeignClass(type):
+    """A class of the program's, as a test sees it."""
+
+    remote: Remote
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """An instance, which stays with the program."""
+        return cls.remote.call([cls.__name__], args, kwargs)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, RemoteObject) and instance._name == cls.__name__
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(cls.remote.ask("name", cls.__name__), name)
+
+
+def foreign(remote: Remote, name: str) -> Any:
+    """What stands for a name of the program's in a test."""
+    if _AN_EXCEPTION.fullmatch(name):
+        return remote.exceptions.setdefault(name, type(name, (Exception,), {}))
+    if name[:1].isupper() and not name.isupper():
+        remote.classes.add(name)
+        return ForeignClass(name, (), {"remote": remote})
+    return remote.proxy(name)
+
+
+class Space:
+    """The module in which the code of a test runs, and what is known of the program's names."""
+
+    def __init__(self, remote: Remote, own: set[str]) -> None:
+        """``own``: names that are the program's, even where they have another meaning."""
+        self._remote, self._own = remote, own
+        module = sys.modules["checker"] = types.ModuleType("checker")
+        self.names = module.__dict__
+        self.foreign: set[str] = set()
+        self._bound: set[str] = set()
+        self._provide()
+
+    def _provide(self) -> None:
+        """Modules that tests import and that are not what they seem: the program, and pytest."""
+        solution = types.ModuleType("solution")
+        solution.__getattr__ = lambda name: self._foreign(name)  # type: ignore[method-assign]
+        solution.__all__ = []  # type: ignore[attr-defined]
+        sys.modules["solution"] = solution
+        sys.modules["pytest"] = pytest_stand_in
+
+    def _foreign(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self.foreign.add(name)
+        return foreign(self._remote, name)
+
+    def prepare(self, source: str, beside: frozenset[str] = frozenset()) -> None:
+        """Give the names that code reads and that nothing defines their meaning.
+
+        ``beside``: what the rest of the test binds.
+        """
+        read, bound = names_of(source)
+        self._bound |= bound | beside
+        missing = read - self._bound - self.names.keys() - (_BUILTINS - self._own)
+        missing |= read & self._own - self._bound
+        strange = {name for name in missing if name in self._own or not is_usual(name)}
+        for name in sorted(missing):
+            mine = not strange and not self._own  # only usual names: then they are what the program is to define
+            if name in strange or mine:
+                self.names[name] = self._foreign(name)
+            else:
+                self.names[name] = self.trusted(lambda name=name: usual(name))
+
+    def trusted(self, step: Any) -> Any:
+        """Do what no program has a part in; an error is the test's own."""
+        try:
+            return step()
+        except Exception as error:
+            self._remote.fault(f"{type(error).__name__}: {error}")
+
+    def run(self, source: str) -> None:
+        """Execute code, whose own faults are told from the program's."""
+        exec(compiled(source), self.names)
+
+    def judge(self, error: BaseException) -> None:
+        """Decide that the test is at fault, if this error of its code says so."""
+        if isinstance(error, NameError) and type(error) is NameError and error.name not in self._bound:
+            self._remote.fault(f"NameError: {error}")
+        if isinstance(error, (ImportError, SyntaxError)):
+            self._remote.fault(f"{type(error).__name__}: {error}")
+        if isinstance(error, AttributeError) and isinstance(error.obj, types.ModuleType):
+            self._remote.fault(f"AttributeError: {error}")
+        if not self._remote.calls:
+            self._remote.fault(f"{type(error).__name__} before the program was asked: {error}")
+
+
+_BUILTINS = frozenset(dir(builtins))

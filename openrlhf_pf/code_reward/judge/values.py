@@ -1,0 +1,209 @@
+"""Values beside plain data that both sides build for themselves, and a way to speak of what only one side has.
+
+A tag is a dict with one key. ``{"x": [name, content]}`` is a value of a type that both sides know (:data:`KNOWN`);
+``{"h": [number, name, ability]}`` an object that stays with the tested program, and ``{"h": [number]}`` the same one
+on its way back; ``{"r": place}`` an argument of the call that is answered (:func:`containers`); ``{"o": [number]}`` an
+object of the test's, ``{"q": [number, name]}`` a function of the test's, ``{"g": [module, name]}`` a public one.
+"""
+
+import functools
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from openrlhf_pf.code_reward.judge import codec
+
+ITERATES, CALLABLE, NEITHER = "iterates", "callable", ""
+
+
+def _pairs(value: dict) -> list:
+    return [list(pair) for pair in dict.items(value)]
+
+
+def _array(value: Any) -> list:
+    if value.dtype.kind not in "biufcU":
+        raise codec.NotPlain(f"an array of {value.dtype}")
+    return [value.dtype.str, list(value.shape), value.ravel().tolist()]
+
+
+def _to_array(content: list) -> Any:
+    kind, shape, items = content
+    if type(kind) is not str or kind[1:2] not in "biufcU" or type(items) is not list:
+        raise codec.NotPlain("no array")
+    return _of("numpy", "array")(items, dtype=kind).reshape([int(size) for size in shape])
+
+
+def _of(module: str, name: str) -> Callable[..., Any]:
+    try:
+        return getattr(__import__(module), name)
+    except ImportError:
+        raise codec.NotPlain(f"{module} is not there") from None
+
+
+def _make(module: str, name: str, maker: str = "") -> Callable[[Any], Any]:
+    return lambda content: (getattr(_of(module, name), maker) if maker else _of(module, name))(content)
+
+
+def _spread(module: str, name: str) -> Callable[[Any], Any]:
+    return lambda content: _of(module, name)(*content)
+
+
+# Where a type is defined and its name: what stands for a value, and the value again. All contents are plain data, and
+# are checked by the constructors that they are given to.
+KNOWN: dict[tuple[str, str], tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    ("decimal", "Decimal"): (str, _make("decimal", "Decimal")),
+    ("fractions", "Fraction"): (
+        lambda value: [value.numerator, value.denominator],
+        _spread("fractions", "Fraction"),
+    ),
+    ("datetime", "date"): (lambda value: value.isoformat(), _make("datetime", "date", "fromisoformat")),
+    ("datetime", "datetime"): (lambda value: value.isoformat(), _make("datetime", "datetime", "fromisoformat")),
+    ("datetime", "time"): (lambda value: value.isoformat(), _make("datetime", "time", "fromisoformat")),
+    ("datetime", "timedelta"): (
+        lambda value: [value.days, value.seconds, value.microseconds],
+        _spread("datetime", "timedelta"),
+    ),
+    ("builtins", "range"): (lambda value: [value.start, value.stop, value.step], lambda content: range(*content)),
+    ("builtins", "dict_keys"): (list, lambda content: dict.fromkeys(content).keys()),
+    ("builtins", "dict_values"): (list, lambda content: dict(enumerate(content)).values()),
+    ("builtins", "dict_items"): (lambda value: [list(pair) for pair in value], lambda content: dict(content).items()),
+    ("collections", "deque"): (list, _make("collections", "deque")),
+    ("collections", "Counter"): (_pairs, lambda content: _of("collections", "Counter")(dict(content))),
+    ("collections", "OrderedDict"): (_pairs, _make("collections", "OrderedDict")),
+    ("collections", "defaultdict"): (_pairs, lambda content: _of("collections", "defaultdict")(None, content)),
+    ("numpy", "ndarray"): (_array, _to_array),
+}
+_NAMES = {name: key for key in KNOWN for name in [key[1]]}
+_MUTABLE_KNOWN = {"deque", "Counter", "OrderedDict", "defaultdict", "ndarray"}
+
+
+@functools.lru_cache(maxsize=512)
+def known_name(kind: type) -> str:
+    """The name of a type of :data:`KNOWN`, or nothing."""
+    key = (kind.__module__, kind.__qualname__)
+    if key not in KNOWN:
+        return ""
+    defined = sys.modules.get(key[0])
+    return key[1] if getattr(defined, key[1], kind) is kind else ""
+
+
+def rebuild(content: Any) -> Any:
+    """The value of a tag ``x``, whoever wrote it.
+
+    Raises:
+        NotPlain: it is no such value.
+    """
+    if type(content) is not list or len(content) != 2 or content[0] not in _NAMES:
+        raise codec.NotPlain("no known value")
+    try:
+        return KNOWN[_NAMES[content[0]]][1](content[1])
+    except codec.NotPlain:
+        raise
+    except Exception as error:
+        raise codec.NotPlain(f"no {content[0]}: {error}") from None
+
+
+class Tagger:
+    """Makes tags of any value.
+
+    Args:
+        handle: the tag of a value that is of no known type, given the value and its depth.
+        places: of objects that are to be spoken of by their place: their ``id`` and it.
+    """
+
+    def __init__(self, handle: Callable[[Any, int], Any], places: dict[int, int] | None = None) -> None:
+        self._handle = handle
+        self._places = places or {}
+
+    def encode(self, value: Any, max_bytes: int = codec.MAX_BYTES) -> bytes:
+        """As :func:`codec.encode`."""
+        if not self._places:
+            return codec.encode(value, max_bytes, self.other)
+        return codec.encode(Tagged(self.tag(value, 0)), max_bytes, lambda value, depth: value.tag)
+
+    def other(self, value: Any, depth: int) -> Any:
+        """What stands for a value that is no plain data of an exact built-in type."""
+        if name := known_name(type(value)):
+            content = KNOWN[_NAMES[name]][0](value)
+            return {"x": [name, self.tag(content, depth + 1)]}
+        try:
+            base = codec.base(value)
+        except codec.NotPlain:
+            return self._handle(value, depth)
+        return self.tag(base, depth)
+
+    def tag(self, value: Any, depth: int, shallow: bool = False) -> Any:
+        """The tag of a value; ``shallow``: of what is in it, even where the value has a place."""
+        if depth > codec.MAX_DEPTH:
+            raise codec.NotPlain(f"nested more than {codec.MAX_DEPTH} deep")
+        if not shallow and id(value) in self._places:
+            return {"r": self._places[id(value)]}
+        kind = type(value)
+        if kind is list:
+            return [self.tag(item, depth + 1) for item in value]
+        if kind in (tuple, set, frozenset):
+            return {"tsf"[(tuple, set, frozenset).index(kind)]: [self.tag(item, depth + 1) for item in value]}
+        if kind is dict:
+            return {"d": [[self.tag(key, depth + 1), self.tag(item, depth + 1)] for key, item in value.items()]}
+        return codec.tag(value, depth, self.other)
+
+
+class Tagged:
+    """What is a tag already."""
+
+    def __init__(self, tag: Any) -> None:
+        self.tag = tag
+
+
+def containers(transferred: Callable[[Any], bool], *values: Any) -> list[Any]:
+    """Everything in these values that a function can change, in an order that both sides share.
+
+    ``transferred`` tells the objects whose attributes the other side has too.
+    """
+    found: list[Any] = []
+    seen: set[int] = set()
+    waiting = list(reversed(values))
+    while waiting:  # not by recursion: a linked list is long
+        value = waiting.pop()
+        kind, inside = type(value), ()
+        if kind in (tuple, frozenset):
+            inside = tuple(value)
+        elif kind in (list, dict, set, bytearray) or known_name(kind) in _MUTABLE_KNOWN:
+            found.append(value)
+            inside = tuple(dict.values(value)) if isinstance(value, dict) else tuple(value) if kind is list else ()
+        elif transferred(value) and id(value) not in seen:
+            seen.add(id(value))
+            found.append(value)
+            inside = tuple(vars(value).values())
+        waiting += reversed(inside)
+    return found
+
+
+def overwrite(old: Any, new: Any) -> None:
+    """Give a container of :func:`containers` the content of another one of its kind."""
+    if isinstance(old, (list, bytearray)):
+        old[:] = new
+    elif isinstance(old, (dict, set)):
+        old.clear()
+        old.update(new)
+    elif known_name(type(old)) == "deque":
+        old.clear()
+        old.extend(new)
+    elif known_name(type(old)) == "ndarray":
+        if new.shape != old.shape:
+            old.resize(new.shape, refcheck=False)
+        old[...] = new
+    else:
+        vars(old).clear()
+        vars(old).update(new)
+
+
+def close(left: Any, right: Any, relative: float, absolute: float) -> bool:
+    """Whether two numbers are the same within a tolerance; a NaN is the same as a NaN."""
+    try:
+        if left == right or (left != left and right != right):
+            return True
+        return math.isclose(left, right, rel_tol=relative, abs_tol=absolute)
+    except (TypeError, ValueError, OverflowError):
+        return False

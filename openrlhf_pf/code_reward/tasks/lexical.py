@@ -1,0 +1,96 @@
+"""Python code by its letters: where strings, comments and brackets are, in one pass.
+
+Answers of models are not parsed here: a parser can be kept busy for minutes by a few kilobytes, and this runs in the
+process that trains. Whether code is right is found out in the sandbox.
+"""
+
+import re
+from dataclasses import dataclass
+
+_SIGNS = re.compile(r"\\.|\"\"\"|'''|[\"'#()\[\]{}]|```+|~~~+", re.S)
+_BLOCK = re.compile(r"(?:async[ \t]+)?(?:if|elif|else|for|while|with|try|except|finally|def|class)\b")
+_CUT_OFF = re.compile(r"(?:[-+*/%=,.<>|&^~@\\]|\b(?:and|or|not|in|is|if|else|import|from|lambda|return\s+not))\s*$")
+
+
+@dataclass
+class State:
+    """Where a line begins: in which string, in how many brackets."""
+
+    quote: str = ""
+    depth: int = 0
+
+
+def scan(line: str, state: State) -> int:
+    """Go over a line without its end; the place of the first fence in it that is code, or -1.
+
+    A string in single quotes ends with its line, unless that ends in a backslash.
+    """
+    fence = -1
+    place = 0
+    while match := _SIGNS.search(line, place):
+        sign, place = match[0], match.end()
+        if state.quote:
+            if sign == state.quote or (len(state.quote) == 1 and sign[0] == state.quote and len(sign) == 3):
+                place = match.start() + len(state.quote)
+                state.quote = ""
+            elif len(sign) == 3 and sign[0] not in "\"'":
+                continue
+            elif len(sign) == 3 and sign != state.quote:
+                place = match.start() + (3 if len(state.quote) == 3 else 1)
+            continue
+        if sign[0] in "`~" and len(sign) >= 3:
+            if fence < 0 and sign[0] == "`":
+                fence = match.start()
+        elif sign[0] in "\"'":
+            state.quote = sign
+        elif sign == "#":
+            break
+        elif sign in "([{":
+            state.depth += 1
+        elif sign in ")]}":
+            state.depth = max(0, state.depth - 1)
+    if len(state.quote) == 1 and not line.endswith("\\"):
+        state.quote = ""
+    return fence
+
+
+def statements(code: str) -> tuple[list[int], State]:
+    """The lines, from 0, on which statements at the top level begin, and where the code ends."""
+    state, starts, joined = State(), [], False
+    for number, line in enumerate(code.split("\n")):
+        inside = state.quote or state.depth or joined
+        if not inside and line[:1] not in ("", " ", "\t", "#", "\r", ")", "]", "}"):
+            starts.append(number)
+        scan(line, state)
+        joined = line.endswith("\\")
+    return starts, state
+
+
+def without_tail(code: str) -> str:
+    """Code without a last statement that was cut off in the middle, unless nothing else would be left."""
+    starts, state = statements(code)
+    if len(starts) < 2:
+        return code
+    lines = code.split("\n")
+    last = "\n".join(lines[starts[-1] :]).rstrip()
+    if not (state.quote or state.depth or _is_cut_off(last)):
+        return code
+    # What belongs to the statement before goes with it: decorators of a function that was cut off.
+    end = starts[-1]
+    for start in reversed(starts[:-1]):
+        if not lines[start].startswith("@"):
+            break
+        end = start
+    return "\n".join(lines[:end]).rstrip() + "\n"
+
+
+def _is_cut_off(statement: str) -> bool:
+    last = statement[statement.rfind("\n") + 1 :]
+    if statement.startswith("#"):
+        return False
+    code = last.split("#")[0].rstrip()
+    if code.endswith(":") and "\n" not in statement:
+        return True
+    if _BLOCK.match(statement) and ":" not in statement:
+        return True
+    return bool(_CUT_OFF.search(code)) and not code.endswith(("'", '"')) and code != "..." and code[-1:] != "*"
