@@ -3,6 +3,11 @@
     python -m openrlhf_pf.cli.evaluate --benchmark humaneval --data HumanEval.jsonl.gz --solutions answers.jsonl
     --output result.json
 
+    python -m openrlhf_pf.cli.evaluate --check-labels train.jsonl --reference solution
+
+The second one says how many labels of a data set are understood, how many reference solutions pass, and how many wrong
+programs made of them pass too; exit code 1 where a label or a reference is of no use.
+
 Beside OUTPUT come OUTPUT.log.jsonl, a line a program, from which a broken run goes on, and OUTPUT.samples.jsonl for
 EvalPlus. Exit code 0: scored. 1: scored, but the sandbox failed on some programs. 2: refused, with one sentence.
 """
@@ -16,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from openrlhf_pf.code_reward import evaluation
+from openrlhf_pf.code_reward import evaluation, label_check
 from openrlhf_pf.code_reward.judge.results import Limits
 from openrlhf_pf.code_reward.sandbox.control import Unavailable
 from openrlhf_pf.code_reward.sandbox.pool import Pool
@@ -26,14 +31,17 @@ from openrlhf_pf.code_reward.tasks import BENCHMARKS
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     built = argparse.ArgumentParser("python -m openrlhf_pf.cli.evaluate", description=__doc__.split("\n")[0])
-    built.add_argument("--benchmark", required=True, choices=list(BENCHMARKS))
-    built.add_argument("--data", required=True, help="the benchmark's own file: .jsonl, .jsonl.gz or .json")
-    source = built.add_mutually_exclusive_group(required=True)
+    built.add_argument("--benchmark", choices=list(BENCHMARKS))
+    built.add_argument("--data", help="the benchmark's own file: .jsonl, .jsonl.gz or .json")
+    source = built.add_mutually_exclusive_group()
     source.add_argument(
         "--solutions", help="JSON lines with task_id and completion (or solution); several a task are samples"
     )
     source.add_argument("--model", help="a checkpoint that vLLM writes the solutions with")
-    built.add_argument("--output", required=True, help="the result, as JSON")
+    source.add_argument("--check-labels", metavar="DATA", help="instead: are the labels of this file worth anything?")
+    built.add_argument("--label_key", help="the column of labels; without it, label, or the whole row is one")
+    built.add_argument("--reference", metavar="COLUMN", help="the column of solutions that have to pass")
+    built.add_argument("--output", help="the result, as JSON")
     built.add_argument("--k", type=int, nargs="+", default=[1], help="which pass@k to report")
     built.add_argument("--workers", type=int, default=2, help="programs at a time")
     built.add_argument(
@@ -64,6 +72,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ValueError: in one sentence, what is wrong with the arguments or the files.
     """
+    missing = [name for name in ("benchmark", "data", "output") if not getattr(arguments, name)]
+    missing += [] if arguments.solutions or arguments.model else ["solutions (or --model, or --check-labels)"]
+    if missing:
+        raise ValueError(f"--{missing[0]} is missing.")
     tasks = evaluation.read_tasks(arguments.benchmark, arguments.data)
     output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -77,11 +89,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if max(arguments.k) > fewest or min(arguments.k) < 1:
         raise ValueError(f"--k {max(arguments.k)} needs so many answers of each problem: the fewest are {fewest}.")
     evaluation.write_samples(Path(f"{output}.samples.jsonl"), arguments.benchmark, tasks, answers)
-    limits = Limits(
-        cpu_seconds=arguments.cpu_seconds,
-        wall_seconds=4.0 * arguments.cpu_seconds,
-        memory_bytes=arguments.memory_mb << 20,
-    )
+    limits = _limits(arguments)
     with Pool(arguments.workers, limits, arguments.require_isolation) as pool:
         results = evaluation.score(pool, tasks, answers, Path(f"{output}.log.jsonl"))
         about = {"benchmark": arguments.benchmark, "limits": asdict(limits), "sandbox_weaknesses": pool.weaknesses}
@@ -91,11 +99,45 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return summary
 
 
+def check_labels(arguments: argparse.Namespace) -> int:
+    """Say what the labels of a file are worth; the exit code.
+
+    Raises:
+        ValueError: in one sentence, what is wrong with the arguments or the file.
+    """
+    rows = evaluation.read_rows(arguments.check_labels, "")
+    key = arguments.label_key or ("label" if "label" in rows[0] else "")
+    for name in filter(None, (key, arguments.reference)):
+        if name not in rows[0]:
+            raise ValueError(f"{arguments.check_labels!r} has no column {name!r}: it has {', '.join(rows[0])}.")
+    labels = [row.get(key) for row in rows] if key else rows
+    references = [row.get(arguments.reference) for row in rows] if arguments.reference else None
+    with Pool(arguments.workers, _limits(arguments), arguments.require_isolation) as pool:
+        report = label_check.check(pool, labels, references)
+    print(*label_check.sentences(report), sep="\n")
+    if arguments.output:
+        with evaluation.whole(Path(arguments.output)) as text:
+            text.write(json.dumps(report, indent=1) + "\n")
+    sound = report["understood"] == report["labels"]
+    return 0 if sound and report.get("references_passed") == report.get("references") else 1
+
+
+def _limits(arguments: argparse.Namespace) -> Limits:
+    return Limits(
+        cpu_seconds=arguments.cpu_seconds,
+        wall_seconds=4.0 * arguments.cpu_seconds,
+        memory_bytes=arguments.memory_mb << 20,
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     logging.basicConfig(format="%(levelname)s %(message)s")
     try:
-        summary = run(parser().parse_args(argv))
+        arguments = parser().parse_args(argv)
+        if arguments.check_labels:
+            return check_labels(arguments)
+        summary = run(arguments)
     except (ValueError, Unavailable) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2

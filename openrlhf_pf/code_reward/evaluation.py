@@ -19,8 +19,8 @@ from openrlhf_pf.code_reward.tasks import BENCHMARKS, Task
 RESAMPLES = 2000
 
 
-def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The records of a ``.json``, ``.jsonl`` or ``.jsonl.gz`` file.
+def read_rows(path: str | os.PathLike[str], needed: str = "task_id") -> list[dict[str, Any]]:
+    """The records of a ``.json``, ``.jsonl`` or ``.jsonl.gz`` file, each with a field that is needed, if one is.
 
     Raises:
         ValueError: there is no such file, or it holds something else.
@@ -30,11 +30,13 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
         whole = text.lstrip()[:1] == "["
         rows = json.loads(text) if whole else [json.loads(line) for line in text.split("\n") if line.strip()]
-        if not rows or not all(isinstance(row, dict) and "task_id" in row for row in rows):
-            raise ValueError("no records with a task_id")
+        if not rows or not all(isinstance(row, dict) and (not needed or needed in row) for row in rows):
+            raise ValueError(f"no records with a {needed or 'label'}")
         return rows
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{str(path)!r} is not to be read as JSON lines with a task_id: {error}.") from error
+        raise ValueError(
+            f"{str(path)!r} is not to be read as JSON lines with a {needed or 'label'}: {error}."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
-"""OpenRLHF's reward function for code: 1 if a response passes its prompt's tests, 0 if not, NaN if the sandbox failed.
+"""OpenRLHF's reward function for code: 1 if a response passes its prompt's tests, 0 if not, NaN if the sandbox failed
+or the label is at fault.
 
     --reward.remote_url path/to/openrlhf_pf/code_reward/reward.py
 
@@ -7,12 +8,16 @@ Labels are JSON, see :mod:`openrlhf_pf.code_reward.tasks`. Settings, from the en
     OPENRLHF_PF_CODE_WORKERS=2           programs at a time in each process that computes rewards
     OPENRLHF_PF_CODE_CPU_SECONDS=10      CPU time of a program with all its tests
     OPENRLHF_PF_CODE_MEMORY_MB=1024      memory that a program may add
+    OPENRLHF_PF_CODE_PACKAGES=numpy      what programs may import beside the standard library, with what that needs
     OPENRLHF_PF_CODE_REQUIRE_ISOLATION=0 1: refuse to run where the kernel grants less than the whole jail
 """
 
+import importlib.util
+import logging
 import os
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import torch
@@ -22,6 +27,9 @@ from openrlhf_pf.code_reward.sandbox.pool import Pool
 from openrlhf_pf.code_reward.tasks import from_label
 from openrlhf_pf.code_reward.tasks.extract import response_of
 
+logger = logging.getLogger(__name__)
+_MOST_WARNINGS = 100
+_warned: set[int] = set()
 _pool: Pool | None = None
 _owner = 0  # a forked process must not use its parent's workers
 _lock = threading.Lock()
@@ -32,6 +40,19 @@ def _setting(name: str, default: int) -> int:
     if not text.isdigit():
         raise ValueError(f"OPENRLHF_PF_CODE_{name} is {text!r}: give a whole number.")
     return int(text)
+
+
+def _packages() -> list[str]:
+    text = os.environ.get("OPENRLHF_PF_CODE_PACKAGES")
+    if text is None:
+        return ["numpy"]
+    names = text.replace(",", " ").split()
+    for name in names:
+        if not name.isidentifier() or importlib.util.find_spec(name) is None:
+            raise ValueError(
+                f"OPENRLHF_PF_CODE_PACKAGES names {name!r}, which is not installed: install it or leave it out."
+            )
+    return names
 
 
 def shared_pool() -> Pool:
@@ -45,19 +66,31 @@ def shared_pool() -> Pool:
                 memory_bytes=_setting("MEMORY_MB", 1024) << 20,
             )
             strict = bool(_setting("REQUIRE_ISOLATION", 0))
-            _pool, _owner = Pool(_setting("WORKERS", 2), limits, require_isolation=strict), os.getpid()
+            _pool, _owner = Pool(_setting("WORKERS", 2), limits, strict, _packages()), os.getpid()
         return _pool
 
 
-def check_responses(responses: Sequence[str], labels: Sequence[str], pool: Pool | None = None) -> list[Result]:
-    """The result of each response against the tests in its label.
-
-    Raises:
-        ValueError: a label holds no tests.
+def check_responses(responses: Sequence[str], labels: Sequence[Any], pool: Pool | None = None) -> list[Result]:
+    """The result of each response against the tests in its label; where the label is at fault, a result that says so,
+    and a warning, once.
     """
     pool = pool or shared_pool()
-    tasks = [from_label(label) for label in labels]
-    return pool.check_all((task.program(answer), task.problem) for task, answer in zip(tasks, responses))
+    found = [_submitted(pool, answer, label) for answer, label in zip(responses, labels, strict=True)]
+    results = [future if isinstance(future, Result) else future.result() for future in found]
+    for result, label in zip(results, labels):
+        if result.label_at_fault and (key := hash(str(label))) not in _warned:
+            if len(_warned) < _MOST_WARNINGS:
+                logger.warning("no reward for the label %.200r: %s", label, result.detail)
+            _warned.add(key)
+    return results
+
+
+def _submitted(pool: Pool, answer: str, label: Any) -> "Result | Future[Result]":
+    try:
+        task = from_label(label)
+    except ValueError as error:
+        return Result(Verdict.INFRASTRUCTURE, detail=str(error), label_at_fault=True)
+    return pool.submit(task.program(answer), task.problem)
 
 
 def reward_func(
@@ -73,4 +106,6 @@ def reward_func(
         f"code_{verdict.value}": torch.tensor([float(result.verdict is verdict) for result in results])
         for verdict in Verdict
     }
+    for name in ("label_at_fault", "weaker"):
+        logs[f"code_{name}"] = torch.tensor([float(getattr(result, name)) for result in results])
     return {"rewards": rewards, "scores": rewards.clone(), "extra_logs": logs}

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from openrlhf_pf.training.arguments import add_arguments, check_arguments, is_active, resolve
+from openrlhf_pf.training.code_labels import check_code_labels
 from openrlhf_pf.training.compatibility import check_openrlhf
 
 ENTRY_MODULE = "openrlhf.cli.train_ppo_ray"
@@ -61,6 +62,7 @@ def run(add_flags: Callable[[argparse.ArgumentParser], None], prepare: Callable[
 def prepare_training(args: SimpleNamespace, entry: Any) -> None:
     """Check the arguments, and put our trainers in place if they ask for any of ours."""
     check_arguments(args)
+    check_code_labels(args)
     if is_active(args):
         from openrlhf_pf.training import trainer
 

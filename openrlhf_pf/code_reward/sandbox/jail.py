@@ -17,6 +17,8 @@ from typing import Any
 from openrlhf_pf.code_reward.sandbox import kernel
 
 PARTS = ("namespaces", "mounts", "seccomp", "landlock", "user")
+NULL = "/dev/null"
+_BELOW_HOME = "/.below"  # in a new root, what is to be seen in that directory beside a program's own files
 HOME = "/tmp"  # the one directory that can be written to, inside the jail
 
 _SYSTEM_LIBRARIES = (
@@ -44,9 +46,11 @@ class Jail:
         self.weaknesses: list[str] = []
         self.user: int | None = None  # programs run as this one
         self.user_mapped = False  # a user namespace, in which our user has no rights outside
+        self.real = {path: os.path.realpath(path) for path in readable}
+        self.tasks_of_user = _tasks_of_user()
         self.tested = True  # what runs here is a tested program, not our checker
         self.private_disk = False
-        self.state_of_home: tuple[int, ...] = ()
+        self.state_of_home: tuple[Any, ...] = ()
         self.processes_hidden = False
         self.processes_denied = False  # no program can start one
         self.steps: list[Callable[[], None]] = []  # of confine, those that the kernel grants
@@ -173,32 +177,52 @@ def _replace_root(jail: Jail) -> None:
     base, old = "/tmp", "/.old"
     kernel.mount("jail", base, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
     os.mkdir(base + old)
+    os.mkdir(base + "/dev")
+    os.close(os.open(base + NULL, os.O_CREAT | os.O_WRONLY))
     os.chdir(base)
     kernel.pivot_root(base, base + old)
     os.chdir("/")
     for path in jail.readable:
         if path not in jail.packages:
-            _show(old, path)
-    for folder in filter(os.path.isdir, _other_packages()):
+            _show(old, path, jail.real[path])
+    for folder in filter(os.path.isdir, map(_place, _other_packages())):
         kernel.mount("hidden", folder, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
     for package in jail.packages:
-        _show(old, package)
+        _show(old, package, jail.real[package])
+    if os.path.exists(old + NULL):
+        kernel.mount(old + NULL, NULL, flags=kernel.MS_BIND)
     os.makedirs(HOME, exist_ok=True)
+    os.makedirs(_BELOW_HOME, exist_ok=True)
     kernel.unmount(old)
     os.rmdir(old)
     kernel.make_read_only("/")
+    with contextlib.suppress(OSError):
+        kernel.allow_devices(NULL)
     _mount_home(jail)
 
 
-def _show(old: str, path: str) -> None:
-    """Make a file or folder of the old root visible in the new one, under its own path."""
-    source = old + path
-    if os.path.islink(path) or not os.path.lexists(source):
+def _place(path: str) -> str:
+    """Where a path is put first: what lies below the programs' own directory is brought there whenever that is new."""
+    return _BELOW_HOME + path[len(HOME) :] if path.startswith(f"{HOME}/") else path
+
+
+def _show(old: str, path: str, real: str) -> None:
+    """Make a file or folder of the old root visible in the new one, under its own path.
+
+    ``real`` is the same without links: an absolute one would lead into the new root, where nothing is yet.
+    """
+    source, path = old + path, _place(path)
+    if os.path.islink(path):
+        return
+    link = os.readlink(source) if os.path.islink(source) else "/"
+    if link[:1] != "/":  # /lib is a link to usr/lib on most systems
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.symlink(link, path)
+        return
+    source = old + real
+    if not os.path.exists(source):
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    if os.path.islink(source):  # /lib is a link to usr/lib on most systems
-        os.symlink(os.readlink(source), path)
-        return
     if os.path.isdir(source):
         os.makedirs(path, exist_ok=True)
     else:
@@ -211,20 +235,23 @@ def _mount_home(jail: Jail) -> None:
     if jail.user is not None:
         options += f",uid={jail.user},gid={jail.user}"
     kernel.mount("home", HOME, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
+    for name in os.listdir(_BELOW_HOME):
+        os.mkdir(f"{HOME}/{name}")
+        kernel.mount(f"{_BELOW_HOME}/{name}", f"{HOME}/{name}", flags=kernel.MS_BIND | kernel.MS_REC)
     jail.state_of_home = _state_of_home()
 
 
-def _state_of_home() -> tuple[int, ...]:
+def _state_of_home() -> tuple[Any, ...]:
     """What a program changes that changes the private directory."""
     found = os.stat(HOME)
-    return found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns, found.st_ctime_ns
+    return os.listdir(HOME), found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns, found.st_ctime_ns
 
 
 def clean(jail: Jail) -> None:
     """Leave nothing of the last program, which has ended: no process that it has started, no file."""
     if not jail.processes_denied:
         _end_descendants(jail)
-    if jail.private_disk and (os.listdir(HOME) or _state_of_home() != jail.state_of_home):
+    if jail.private_disk and _state_of_home() != jail.state_of_home:
         kernel.unmount(HOME)
         _mount_home(jail)
         os.chdir(HOME)
@@ -268,9 +295,11 @@ def settle(jail: Jail) -> None:
         )
         kernel.filter_for_programs(jail.private_disk, jail.tested)  # made once, here, and inherited
         # No program can do anything to another process then, not even to one of its own user.
-        _try(jail, *_to_its_user(jail))
+        if _try(jail, *_to_its_user(jail)):
+            _look_for_what_others_cannot_read(jail)
     else:
         steps.insert(0, _to_its_user(jail))
+        _look_for_what_others_cannot_read(jail)
     refused = _refused(steps)
     jail.processes_denied = filtered and len(steps) - 1 not in refused
     jail.weaknesses += [f"{steps[place][0]} ({error})" for place, error in refused.items()]
@@ -316,6 +345,24 @@ def _steps(jail: Jail) -> list[_Step]:
     ]
 
 
+def _look_for_what_others_cannot_read(jail: Jail) -> None:
+    """The programs' user is no friend of ours: it needs what all may read."""
+    if jail.user is None or jail.user_mapped:
+        return
+    for folder in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}:
+        above = [] if jail.private_disk else [*_parents(folder)]
+        for path in [*above, folder]:
+            with contextlib.suppress(OSError):
+                if os.stat(path).st_mode & 0o005 != 0o005 and (path == folder or not os.stat(path).st_mode & 0o001):
+                    jail.give_up("much of the standard library cannot be imported", f"{path} is closed to other users")
+                    return
+
+
+def _parents(path: str) -> list[str]:
+    above = os.path.dirname(path)
+    return [*_parents(above), above] if above not in ("/", path, "") else []
+
+
 def _to_its_user(jail: Jail) -> _Step:
     return "programs run as the same user as their caller", lambda: _change_user(jail)
 
@@ -331,7 +378,7 @@ def _change_user(jail: Jail) -> None:
 def _landlock(jail: Jail) -> None:
     if "landlock" in jail.without:
         raise OSError(1, "switched off")
-    kernel.landlock(path for path in jail.readable if path != HOME)
+    kernel.landlock((path for path in jail.readable if path != HOME), [NULL])
 
 
 def _seccomp(jail: Jail, deny: Callable[[], None]) -> None:
@@ -348,11 +395,27 @@ def resource_limits(jail: Jail, limits: dict[str, Any]) -> list[tuple[int, tuple
         resource.RLIMIT_NOFILE: limits["open_files"],
         # Where there is no disk of its own to fill, nothing is written at all.
         resource.RLIMIT_FSIZE: limits["disk_bytes"] if jail.private_disk or not jail.tested else 0,
-        resource.RLIMIT_NPROC: limits["threads"],
+        resource.RLIMIT_NPROC: limits["threads"] + (_shared_tasks(jail) if jail.user is None else 0),
     }
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     stack = _STACK_BYTES if hard == resource.RLIM_INFINITY else min(_STACK_BYTES, hard)
     return [*((what, (value, value)) for what, value in wanted.items()), (resource.RLIMIT_STACK, (stack, hard))]
+
+
+def _shared_tasks(jail: Jail) -> int:
+    """The threads that count against a program's limit, and are not its own: all of the user that it shares."""
+    jail.tasks_of_user = _tasks_of_user() or jail.tasks_of_user
+    return jail.tasks_of_user
+
+
+def _tasks_of_user() -> int:
+    """The threads of our user on this machine, as far as they can be seen."""
+    found, user = 0, f"Uid:\t{os.getuid()}\t"
+    for name in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc/self") else ()):
+        with contextlib.suppress(OSError), open(f"/proc/{name}/status") as file:
+            text = file.read()
+            found += int(text.partition("Threads:")[2].split()[0]) if user in text else 0
+    return found
 
 
 def confine(jail: Jail, limits: list[tuple[int, tuple[int, int]]]) -> None:

@@ -131,15 +131,25 @@ def pivot_root(new: str, old: str) -> None:
 
 def make_read_only(target: str) -> None:
     """Make a mount and everything mounted below it read-only, without devices and set-user-id programs."""
-    read_only_nosuid_nodev = struct.pack("QQQQ", 1 | 2 | 4, 0, 0, 0)
-    at_recursive, at_fdcwd = 0x8000, -100
+    read_only_nosuid_nodev, at_recursive = 1 | 2 | 4, 0x8000
+    _set_attributes(target, at_recursive, read_only_nosuid_nodev, 0)
+
+
+def allow_devices(target: str) -> None:
+    """Let what is mounted there be used, if it is a device."""
+    nodev = 4
+    _set_attributes(target, 0, 0, nodev)
+
+
+def _set_attributes(target: str, flags: int, wanted: int, unwanted: int) -> None:
+    at_fdcwd = -100
     _syscall(
         f"mount_setattr {target}",
         _MOUNT_SETATTR,
         ctypes.c_int(at_fdcwd),
         os.fsencode(target),
-        ctypes.c_uint(at_recursive),
-        read_only_nosuid_nodev,
+        ctypes.c_uint(flags),
+        struct.pack("QQQQ", wanted, unwanted, 0, 0),
         ctypes.c_size_t(32),
     )
 
@@ -298,13 +308,14 @@ def deny_to_programs(own_disk: bool, tested: bool = True) -> None:
     _check(_libc.prctl(*filter_for_programs(own_disk, tested)), "seccomp")
 
 
-def landlock(readable: Iterable[str]) -> None:
-    """Deny every opening, change and listing of files outside the readable paths; needs no privilege.
+def landlock(readable: Iterable[str], writable: Iterable[str] = ()) -> None:
+    """Deny every opening, change and listing of files outside the readable paths, and every writing but to files that
+    are writable; needs no privilege.
 
     Call ``no_new_privileges`` first.
     """
     version = _syscall("landlock", _LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(1))
-    execute, read_file, read_directory = 1, 4, 8
+    execute, write_file, read_file, read_directory = 1, 2, 4, 8
     handled = (1 << {1: 13, 2: 14}.get(version, 15)) - 1
     handled_network = 3 if version >= 4 else 0
     no_signals_or_abstract_sockets = 3  # to processes that are not confined like this
@@ -312,12 +323,14 @@ def landlock(readable: Iterable[str]) -> None:
     rules = rules[: 24 if version >= 6 else 16 if version >= 4 else 8]
     ruleset = _syscall("landlock", _LANDLOCK_CREATE, rules, ctypes.c_size_t(len(rules)), ctypes.c_uint(0))
     try:
-        for path in readable:
+        to_write = list(writable)
+        for path in [*readable, *to_write]:
             if not os.path.exists(path):
                 continue
             file = os.open(path, os.O_PATH | os.O_CLOEXEC)
             try:
                 allowed = execute | read_file | (read_directory if os.path.isdir(path) else 0)
+                allowed |= write_file if path in to_write else 0
                 rule = struct.pack("=Qi", allowed, file)
                 _syscall("landlock", _LANDLOCK_ADD, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint(0))
             finally:

@@ -5,10 +5,12 @@ thread here that drives them through one program at a time (:mod:`driver`).
 """
 
 import atexit
+import importlib.metadata
 import importlib.util
 import logging
 import os
 import queue
+import re
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
@@ -24,13 +26,36 @@ logger = logging.getLogger(__name__)
 
 
 def find_packages(names: Iterable[str]) -> dict[str, list[str]]:
-    """The folders of installed packages, without importing one: shown to programs read-only, loaded once a worker."""
-    found = {}
-    for name in names:
+    """The folders and files of installed packages and of what they need, without importing one: shown to programs
+    read-only, loaded once a worker.
+    """
+    found: dict[str, list[str]] = {}
+    for name in _with_needs(names):
         spec = importlib.util.find_spec(name)
         if spec and spec.submodule_search_locations:
             folders = [folder for place in spec.submodule_search_locations for folder in (place, f"{place}.libs")]
             found[name] = [folder for folder in folders if os.path.isdir(folder)]
+        elif spec and spec.origin and spec.origin.endswith((".py", ".so")):
+            found[name] = [spec.origin]
+    return found
+
+
+def _with_needs(names: Iterable[str]) -> list[str]:
+    """These packages and, as their installers have noted, those that they need."""
+    found = list(dict.fromkeys(names))
+    if set(found) <= {"numpy"}:  # which needs nothing
+        return found
+    owners = importlib.metadata.packages_distributions()
+    names_of: dict[str, list[str]] = {}
+    for name, distributions in owners.items():
+        for distribution in distributions:
+            names_of.setdefault(re.sub(r"[-_.]+", "-", distribution).lower(), []).append(name)
+    for name in found:  # which grows
+        for distribution in owners.get(name, ()):
+            for need in importlib.metadata.requires(distribution) or ():
+                if "extra ==" not in need:
+                    bare = re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", need.strip(), maxsplit=1)[0]).lower()
+                    found += [other for other in names_of.get(bare, ()) if other not in found and other.isidentifier()]
     return found
 
 
@@ -128,13 +153,18 @@ class Pool:
     def _attempt(
         self, place: Worker | None, source: str, problem: Problem, limits: Limits
     ) -> tuple[Result, Worker | None]:
+        try:
+            problem.encoded  # noqa: B018
+        except codec.NotPlain as error:
+            detail = f"the label's test is at fault: it cannot be sent: {error}"
+            return Result(Verdict.INFRASTRUCTURE, detail=detail, label_at_fault=True), place
         for attempt in range(1 + self._retries):
             try:
                 place = place or self._start_worker()
                 result = place.run(source, problem, limits)
                 return result, self._discard(place) if place.spent else place
             except codec.NotPlain as error:
-                return Result(Verdict.FAILED, detail=f"program or tests cannot be sent: {error}"), place
+                return Result(Verdict.FAILED, detail=f"the program cannot be sent: {error}"), place
             except Exception as error:  # whatever it is, it says nothing about the program
                 detail = f"{type(error).__name__}: {error}"
                 logger.warning("the code sandbox failed, attempt %s of %s: %s", attempt + 1, 1 + self._retries, detail)

@@ -143,6 +143,15 @@ def _end(child: int, patience: float) -> tuple[bool, int, Any]:
         time.sleep(0.001)
 
 
+def _renew_standard_files() -> None:
+    """Open them anew: what a program sets on one that it inherits, its successors would find."""
+    with contextlib.suppress(OSError):
+        null = os.open(jail.NULL, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)
+        os.close(null)
+
+
 def _become_program(
     box: jail.Jail, role: Callable[..., None], limits: list[tuple[int, tuple[int, int]]], files: list[int]
 ) -> None:
@@ -157,6 +166,7 @@ def _become_program(
             os.closerange(first, file)
             first = file + 1
         os.closerange(first, _END_OF_FILES)
+        _renew_standard_files()
         jail.confine(box, limits)
         role(*files)
         code = 0
