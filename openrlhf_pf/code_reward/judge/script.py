@@ -91,9 +91,25 @@ class ForeignClass(type):
         return getattr(cls.remote.ask("name", cls.__name__), name)
 
 
-def foreign(remote: Remote, name: str) -> Any:
-    """What stands for a name of the program's in a test."""
-    if _AN_EXCEPTION.fullmatch(name):
+@lru_cache(maxsize=1024)
+def uses_of(source: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The names that code calls, and those of exceptions that it expects."""
+    called, expected = set(), set()
+    for node in ast.walk(parsed(source)):
+        kinds: list[ast.expr] = []
+        if isinstance(node, ast.Call):
+            called |= {node.func.id} if isinstance(node.func, ast.Name) else set()
+            if ast.unparse(node.func).split(".")[-1] in ("raises", "assertRaises", "assertRaisesRegex"):
+                kinds = node.args[:1]
+        elif isinstance(node, ast.ExceptHandler) and node.type:
+            kinds = [node.type]
+        expected |= {name.id for kind in kinds for name in ast.walk(kind) if isinstance(name, ast.Name)}
+    return frozenset(called), frozenset(expected)
+
+
+def foreign(remote: Remote, name: str, expected: frozenset[str] = frozenset()) -> Any:
+    """What stands for a name of the program's in a test; ``expected``: those that are exceptions."""
+    if name in expected or _AN_EXCEPTION.fullmatch(name):
         return remote.exceptions.setdefault(name, type(name, (Exception,), {}))
     if name[:1].isupper() and not name.isupper():
         remote.classes.add(name)
@@ -121,11 +137,11 @@ class Space:
         sys.modules["solution"] = solution
         sys.modules["pytest"] = pytest_stand_in
 
-    def _foreign(self, name: str) -> Any:
+    def _foreign(self, name: str, expected: frozenset[str] = frozenset()) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         self.foreign.add(name)
-        return foreign(self._remote, name)
+        return foreign(self._remote, name, expected)
 
     def prepare(self, source: str, beside: frozenset[str] = frozenset()) -> None:
         """Give the names that code reads and that nothing defines their meaning.
@@ -137,10 +153,13 @@ class Space:
         missing = read - self._bound - self.names.keys() - (_BUILTINS - self._own)
         missing |= read & self._own - self._bound
         strange = {name for name in missing if name in self._own or not is_usual(name)}
+        called, expected = uses_of(source)
         for name in sorted(missing):
+            if name in strange - self._own - called - expected and name.islower() and self._own:
+                continue  # nothing that only the program can define: the test will say that it is not there
             mine = not strange and not self._own  # only usual names: then they are what the program is to define
             if name in strange or mine:
-                self.names[name] = self._foreign(name)
+                self.names[name] = self._foreign(name, expected)
             else:
                 self.names[name] = self.trusted(lambda name=name: usual(name))
 

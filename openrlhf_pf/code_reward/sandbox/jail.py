@@ -354,7 +354,9 @@ def _look_for_what_others_cannot_read(jail: Jail) -> None:
         for path in [*above, folder]:
             with contextlib.suppress(OSError):
                 if os.stat(path).st_mode & 0o005 != 0o005 and (path == folder or not os.stat(path).st_mode & 0o001):
-                    jail.give_up("much of the standard library cannot be imported", f"{path} is closed to other users")
+                    jail.give_up(
+                        "parts of the standard library cannot be imported", f"{path} is closed to other users"
+                    )
                     return
 
 

@@ -108,7 +108,10 @@ class Conversation:
         if type(target) is tuple:
             number, name = target
             return getattr(self._objects[number], name) if name else self._objects[number]
-        found = getattr(self.module, target[0])
+        name, solution = target[0], getattr(self.module, "Solution", None)
+        if not hasattr(self.module, name) and hasattr(solution, name):
+            return getattr(solution(), name)  # many data sets take either
+        found = getattr(self.module, name)
         for name in target[1:]:
             found = getattr(found(), name)
         return found

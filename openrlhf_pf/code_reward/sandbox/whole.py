@@ -40,12 +40,16 @@ def _look_like_an_interpreter() -> None:
         stream.buffer.raw.name = name
     _open, _os_open = io.open, os.open
 
+    def known(path: Any) -> int | None:
+        return None if isinstance(path, (int, bytes)) else _NAMES.get(os.fspath(path))
+
     def open_file(file: Any, *args: Any, **kwargs: Any) -> Any:
-        return _open(os.dup(_NAMES[file]) if type(file) is str and file in _NAMES else file, *args, **kwargs)
+        found = known(file)
+        return _open(file if found is None else os.dup(found), *args, **kwargs)
 
     def open_descriptor(path: Any, *args: Any, **kwargs: Any) -> int:
-        known = type(path) is str and path in _NAMES
-        return os.dup(_NAMES[path]) if known else _os_open(path, *args, **kwargs)
+        found = known(path)
+        return _os_open(path, *args, **kwargs) if found is None else os.dup(found)
 
     builtins.open = io.open = open_file
     os.open = open_descriptor

@@ -30,7 +30,8 @@ _FIRST_TOKENS = re.compile(rf"(?:\s*{_TOKEN})+")
 _LAST_TOKEN = re.compile(rf"{_TOKEN}\s*\Z")
 _TAIL = 64  # no token is longer
 _PYTHON = {"python", "py", "python3", "py3", "python2", "ipython", "ipython3", "pycon", "sage", "cython"}
-_FENCE_START = re.compile(r"(```+|~~~+)[ \t]*(?:\{?\.?)([A-Za-z][\w+#.-]*)?[^\n`]*$")
+_LANGUAGE = re.compile(r"[ \t]*\{?\.?([A-Za-z][\w+#.-]{0,40})?")
+_LONG = 2000  # characters; no line of code that is looked at as a whole is longer
 _ONE_LINE = re.compile(r"```+[ \t]*(?:python|py|python3)[ \t]+(.+?)[ \t]*```+", re.I)
 _CODE_LINE = re.compile(
     r"(?:import\s+\w|from\s+[\w.]+\s+import\b|(?:async\s+)?def\s+\w|class\s+\w+\s*[:(]|@\w"
@@ -117,7 +118,7 @@ def _tagged(blocks: list[_Block]) -> list[_Block]:
 
 
 def _with_helpers(blocks: list[_Block], defining: list[int], entry_point: str) -> str:
-    uses = re.compile(rf"\b{re.escape(entry_point)}\b|^\s*(?:print|assert)\b", re.M)
+    uses = re.compile(rf"\b{re.escape(entry_point)}\b|^[ \t]*(?:print|assert)\b", re.M)
     parts = []
     for place, block in enumerate(blocks):
         if place == defining[-1]:
@@ -163,9 +164,9 @@ def _without_thoughts(answer: str) -> str:
     if "<|channel|>" in answer and (final := answer.rfind("<|channel|>final<|message|>")) >= 0:
         return answer[final + len("<|channel|>final<|message|>") :]
     opened = _OPEN.match(answer.lstrip())
-    closed = [place for place in _outside_strings(answer, _CLOSE)]
-    if closed:
-        answer = answer[closed[-1] :]
+    closed = _last_outside_strings(answer, _CLOSE)
+    if closed >= 0:
+        answer = answer[closed:]
     elif opened:
         return ""
     # Thoughts that begin after the last ones and have no end.
@@ -177,25 +178,24 @@ def _without_thoughts(answer: str) -> str:
 
 def _marked(answer: str) -> str:
     """What stands between the last marks of an answer, if there are some."""
-    starts = [place for place in _outside_strings(answer, _ANSWER)]
-    if not starts:
+    start = _last_outside_strings(answer, _ANSWER)
+    if start < 0:
         return answer
-    answer = answer[starts[-1] :]
+    answer = answer[start:]
     ends = [match.start() for match in _ANSWER_END.finditer(answer)]
     return answer[: ends[-1]] if ends else answer
 
 
-def _outside_strings(text: str, pattern: re.Pattern[str]) -> list[int]:
-    """The ends of the matches that no quotes on their line enclose."""
-    found = []
-    for match in pattern.finditer(text):
+def _last_outside_strings(text: str, pattern: re.Pattern[str]) -> int:
+    """The end of the last match that no quotes on its line enclose, or -1."""
+    for match in reversed(list(pattern.finditer(text))):
         start = text.rfind("\n", max(0, match.start() - 1000), match.start()) + 1
         before = text[max(start, match.start() - 1000) : match.start()]
         end = text.find("\n", match.end(), match.end() + 1000)
         after = text[match.end() : end if end >= 0 else match.end() + 1000]
         if not any(before.count(quote) % 2 and quote in after for quote in "\"'`"):
-            found.append(match.end())
-    return found
+            return match.end()
+    return -1
 
 
 def _first_outside_blocks(answer: str, pattern: re.Pattern[str]) -> int:
@@ -225,13 +225,12 @@ def _blocks(answer: str) -> list[_Block]:
         if "```" not in line and "~~~" not in line:
             number += 1
             continue
-        if one := _ONE_LINE.search(line):
+        if one := _ONE_LINE.search(line) if len(line) < _LONG else None:
             blocks.append(_Block(one[1], True))
             number += 1
             continue
-        opened = _FENCE_START.search(line)
-        before = line[: opened.start()].strip() if opened else ""
-        if opened is None or (before and line.count("```") % 2 == 0 and opened[1][0] == "`"):
+        opened = _fence_start(line)
+        if opened is None:
             number += 1
             continue
         block, number, plain_until = _block(lines, number, opened, plain_until)
@@ -240,9 +239,25 @@ def _blocks(answer: str) -> list[_Block]:
     return blocks
 
 
-def _block(lines: list[str], first: int, opened: re.Match[str], plain_until: int) -> tuple[_Block, int, int]:
+def _fence_start(line: str) -> tuple[str, str] | None:
+    """The fence and the language, if a block begins at the end of this line."""
+    bare = line.lstrip()
+    sign = "~" if bare.startswith("~~~") else "`"
+    place = line.find("~~~") if sign == "~" else line.rfind("```")
+    if place < 0:
+        return None
+    end = place + 3
+    while sign == "~" and line[end : end + 1] == "~":
+        end += 1
+    before = line[:end].rstrip(sign)
+    if "`" in line[end:] or (before.strip() and before.count("```") % 2):
+        return None
+    return line[len(before) : end], (_LANGUAGE.match(line, end)[1] or "").lower()  # type: ignore[index]
+
+
+def _block(lines: list[str], first: int, opened: tuple[str, str], plain_until: int) -> tuple[_Block, int, int]:
     """The block that begins on a line, the line after it, and up to where strings are not to be looked at again."""
-    fence, language = opened[1], (opened[2] or "").lower()
+    fence, language = opened
     indent = lines[first][: len(lines[first]) - len(lines[first].lstrip())]
     state, code, closed_in_string = State(), [], -1
     python = language in _PYTHON
@@ -257,7 +272,7 @@ def _block(lines: list[str], first: int, opened: re.Match[str], plain_until: int
         if in_string and stripped.startswith(fence[:3]):
             if closes and closed_in_string < 0:
                 closed_in_string = number
-            elif not closes and closed_in_string >= 0 and _FENCE_START.match(stripped):
+            elif not closes and closed_in_string >= 0 and (_fence_start(stripped) or ("", ""))[1]:
                 break  # the next block: the string had no end
         end = scan(line, state) if python or not language else line.find(fence) if fence in line else -1
         if end >= 0 and fence[0] == "`" and not closes:
@@ -320,10 +335,12 @@ def _without_prose(lines: list[str]) -> list[str]:
 
 
 def _is_code(line: str) -> bool:
+    line = line[:_LONG]
     return _CODE_LINE.match(line) is not None and not (_is_prose(line) and not re.search(r"[=(:]", line))
 
 
 def _is_prose(line: str) -> bool:
+    line = line[:_LONG]
     if not _PROSE.match(line):
         return line.rstrip().endswith((":", ".", "!", "?")) and bool(
             re.fullmatch(r"[A-Z][\w'’ ,-]*[:.!?]", line.rstrip())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 _SIGNS = re.compile(r"\\.|\"\"\"|'''|[\"'#()\[\]{}]|```+|~~~+", re.S)
 _BLOCK = re.compile(r"(?:async[ \t]+)?(?:if|elif|else|for|while|with|try|except|finally|def|class)\b")
+_MOST = 100  # characters that are looked at
 _CUT_OFF = re.compile(r"(?:[-+*/%=,.<>|&^~@\\]|\b(?:and|or|not|in|is|if|else|import|from|lambda|return\s+not))\s*$")
 
 
@@ -93,4 +94,6 @@ def _is_cut_off(statement: str) -> bool:
         return True
     if _BLOCK.match(statement) and ":" not in statement:
         return True
-    return bool(_CUT_OFF.search(code)) and not code.endswith(("'", '"')) and code != "..." and code[-1:] != "*"
+    return (
+        bool(_CUT_OFF.search(code[-_MOST:])) and not code.endswith(("'", '"')) and code != "..." and code[-1:] != "*"
+    )
