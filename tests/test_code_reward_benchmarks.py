@@ -4,13 +4,15 @@ there.
 
 import gzip
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
 from benchmarks.canonical_solutions import ALWAYS_EQUAL, whole
 
-from openrlhf_pf.code_reward import Pool
-from openrlhf_pf.code_reward.tasks import humaneval, leetcode
+from openrlhf_pf.code_reward import Pool, label_check
+from openrlhf_pf.code_reward.tasks import from_label, humaneval, leetcode
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="needs the benchmarks' data beside the repository")
@@ -98,6 +100,79 @@ def test_leetcode_with_the_answers_looked_up(pool, contest):
 
 def test_leetcode_without_a_solution(pool, contest):
     assert passed(pool, ((task.program(f"{row['prompt']}return None"), task.problem) for task, row in contest)) == 0
+
+
+# Whatever a name stands for in a test, a program that defines it decides nothing by that.
+NAME_THIEF = """
+import builtins, sys
+class Yes:
+    def __getattr__(self, name): return Yes()
+    def __call__(self, *arguments, **named): return Yes()
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = lambda self, other: True
+    __add__ = __sub__ = __radd__ = __rsub__ = __mul__ = __truediv__ = __abs__ = lambda self, *other: self
+    __bool__ = __contains__ = lambda self, *other: True
+    __iter__ = lambda self: iter(())
+    __len__ = lambda self: 0
+    __hash__ = lambda self: 0
+check = candidate = my_solution = test_input = math = np = random = copy = Yes()
+class Solution(Yes): pass
+for name in ("abs", "all", "any", "len", "sorted", "set", "round", "tuple", "isinstance"):
+    setattr(builtins, name, Yes())
+{name} = Yes()
+"""
+# Looks at what it is asked, and answers what the form of the question may mean.
+FORM_READER = """
+import sys
+def {name}(*arguments, **named):
+    frame, asked = sys._getframe(), ""
+    while frame:
+        asked += repr(frame.f_locals.get("asked", "")) + repr(frame.f_locals.get("question", ""))
+        frame = frame.f_back
+    return True if "not" in asked else False if "==" in asked else None
+"""
+
+
+@pytest.mark.parametrize("way", [NAME_THIEF, FORM_READER], ids=["name thief", "form reader"])
+def test_nobody_passes_by_names_or_forms(pool, human_eval, contest, way):
+    programs = [(way.format(name=row["entry_point"]), task.problem) for task, row in human_eval]
+    methods = [re.findall(r"my_solution\.(\w+)\(", row["test"])[0] for _, row in contest]
+    classes = [
+        way.format(name=f"Solution.{method}") if way is NAME_THIEF else f"class Solution:{_indented(way, method)}"
+        for method in methods
+    ]
+    programs += [(text, task.problem) for text, (task, _) in zip(classes, contest)]
+    assert passed(pool, programs) == 0
+
+
+def _indented(way, method):
+    return textwrap.indent(way.format(name=method), "    ")
+
+
+def test_no_stub_passes(pool, human_eval):
+    programs = [(task.program(row["canonical_solution"]), task.problem) for task, row in human_eval]
+    made = [(stub, problem) for text, problem in programs for stub in label_check.stubs(text)]
+    assert len(made) == 6 * 164
+    assert passed(pool, made) == 0
+
+
+def test_leetcode_in_the_shape_of_leetcodedataset(pool, contest):
+    """Its rows have their imports in the prompt, and ``check(candidate)`` as the test."""
+    programs = []
+    for task, _ in contest[:40]:
+        if task.problem.kind != "cases":
+            continue
+        method = task.problem.data["path"][1]
+        cases = [(arguments, expected) for _, arguments, expected in task.problem.data["cases"]]
+        lines = "".join(f"    assert candidate(**{arguments!r}) == {expected!r}\n" for arguments, expected in cases)
+        test = f"def check(candidate):\n{lines}"
+        row = {"prompt": "from typing import *\n", "entry_point": f"Solution().{method}", "test": test}
+        body = f"return next(expected for arguments, expected in {cases!r} if arguments == asked)"
+        made = from_label(row)
+        for result in (body, "return None"):
+            program = f"class Solution:\n    def {method}(self, **asked):\n        {result}\n"
+            programs.append((made.program(program), made.problem))
+    results = [result.passed for result in pool.check_all(programs)]
+    assert results == [True, False] * (len(programs) // 2)
 
 
 def test_every_leetcode_test_is_there(contest):
