@@ -33,7 +33,7 @@ def run(add_flags: Callable[[argparse.ArgumentParser], None], prepare: Callable[
     try:
         check_openrlhf()
     except ImportError as error:
-        _refuse(error)
+        _refuse(f"{str(error).rstrip('.')}; python -m openrlhf_pf.cli.doctor looks at all that training needs.")
     parse_args = argparse.ArgumentParser.parse_args
 
     def parse_with_more_flags(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> argparse.Namespace:
@@ -67,6 +67,6 @@ def prepare_training(args: SimpleNamespace, entry: Any) -> None:
         trainer.install(args, entry)
 
 
-def _refuse(error: Exception) -> None:
+def _refuse(error: Exception | str) -> None:
     print(f"openrlhf_pf: {error}", file=sys.stderr)
     raise SystemExit(2) from None
