@@ -2,8 +2,8 @@
 
     python -m openrlhf_pf.cli.doctor
 
-prints one line for each thing that training needs (ok, note or FAILED), with what to do. Nothing is changed, and nothing
-of OpenRLHF, vLLM, Ray or DeepSpeed is imported. Exit status: 0 when training could start, 1 when it could not.
+prints one line for each thing that training needs (ok, note or FAILED), with what to do. Nothing is changed, and
+nothing of OpenRLHF, vLLM, Ray or DeepSpeed is imported. Exit status: 0 when training could start, 1 when it could not.
 """
 
 import argparse

