@@ -122,6 +122,7 @@ def refused(parser: argparse.ArgumentParser, arguments: list[str], more: bool) -
     """What the parser has against the arguments; ``more``: flags of somebody else's may be among them."""
     if not arguments:  # the command as a name
         return None
+    parser.allow_abbrev = False
     if why := exit_of(lambda: parser.parse_known_args(arguments)):
         return why
     options, rest = parser.parse_known_args(arguments)
