@@ -90,7 +90,7 @@ def sandbox() -> Finding:
             "note",
             "code sandbox",
             f"weaker than it should be ({'; '.join(weaknesses)}): allow the container namespaces, seccomp and "
-            "Landlock, or trust what the policy writes.",
+            "Landlock, or refuse code rewards here with OPENRLHF_PF_CODE_REQUIRE_ISOLATION=1.",
         )
     return Finding("ok", "code sandbox", "whole: namespaces, seccomp, Landlock and limits as designed")
 
