@@ -60,7 +60,9 @@ def run(
         check_version()
         preflight(ENTRY_MODULE, _parser_with(add_flags, check_once))
         check_interface()
-    except (ImportError, Refused, ValueError) as error:
+    except ImportError as error:
+        _refuse(f"{str(error).rstrip('.')}; python -m openrlhf_pf.cli.doctor looks at all that training needs.")
+    except (Refused, ValueError) as error:
         _refuse(error)
     release_dead_locks()
     argparse.ArgumentParser.parse_args = _parser_with(add_flags, check_and_prepare)
@@ -96,6 +98,6 @@ def install_trainers(args: SimpleNamespace, entry: Any) -> None:
         trainer.install(args, entry)
 
 
-def _refuse(error: Exception) -> NoReturn:
-    print(f"openrlhf_pf: {error}", file=sys.stderr)
+def _refuse(reason: Exception | str) -> NoReturn:
+    print(f"openrlhf_pf: {reason}", file=sys.stderr)
     raise SystemExit(2) from None
