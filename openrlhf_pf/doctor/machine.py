@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_pf.doctor import Finding
+from openrlhf_pf.training.extensions import extensions_folder, is_dead, unheld_locks
 
 GIB = 1 << 30
 #: In a process of its own: torch may be broken, and imports while other things are looked at.
@@ -21,9 +22,6 @@ ASK_TORCH = """if True:
 TORCH_SECONDS = 120
 
 MEMINFO, MEMORY_LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
-
-#: DeepSpeed compiles these on a CPU when they are first used.
-CPU_OPERATORS = ("deepspeed_shm_comm", "fused_adam")
 
 #: Ray's own numbers: it takes this share of memory for its object store, but puts it on disk where /dev/shm holds
 #: less, up to this many bytes; it makes no objects on a disk that is fuller than this; a socket's path has 107 bytes.
@@ -144,68 +142,39 @@ def available_memory() -> int:
 
 
 def compiler(gpu: bool) -> Finding:
-    """What DeepSpeed compiles its operators with when they are first used."""
+    """What DeepSpeed compiles its operators with when they are first used; on a CPU, the patch has it use none."""
     subject, ninja = "compiler", shutil.which("ninja")
-    beside = Path(sys.prefix, "bin", "ninja")
+    if not gpu:
+        return Finding("ok", subject, "nothing is compiled on a CPU")
     missing = []
+    beside = Path(sys.prefix, "bin", "ninja")
     if ninja is None:
         missing.append(f"ninja is in {beside.parent}, which PATH lacks" if beside.exists() else "there is no ninja")
-    built = not gpu and all(any(extensions().glob(pattern)) for pattern in _shared_objects())
-    if not built:
-        name = os.environ.get("CXX", "c++").split()[0]
-        if shutil.which(name) is None:
-            missing.append(f"there is no C++ compiler ({name})")
-        if not Path(sysconfig.get_path("include"), "Python.h").exists():
-            missing.append("Python has no headers (python3-dev)")
-        if gpu and shutil.which("nvcc") is None and not os.environ.get("CUDA_HOME"):
-            missing.append("there is no nvcc in PATH and no CUDA_HOME")
-    if missing:
-        hint = "activate the environment" if beside.exists() and len(missing) == 1 and ninja is None else "install"
-        return Finding(
-            "note" if gpu else "FAILED",
-            subject,
-            f"DeepSpeed compiles operators at first use{' unless they are built in' if gpu else ''}, and "
-            f"{', '.join(missing)}: {hint}{' it' if hint == 'install' else ''} first.",
-        )
-    return Finding("ok", subject, "DeepSpeed's operators are compiled" if built else "what DeepSpeed needs is there")
-
-
-def _shared_objects() -> list[str]:
-    depth = "" if os.environ.get("TORCH_EXTENSIONS_DIR") else f"py{sys.version_info[0]}{sys.version_info[1]}_cpu/"
-    return [f"{depth}{name}/{name}.so" for name in CPU_OPERATORS]
-
-
-def extensions() -> Path:
-    """Where torch keeps what it has compiled."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path(cache, "torch_extensions"))
+    name = os.environ.get("CXX", "c++").split()[0]
+    if shutil.which(name) is None:
+        missing.append(f"there is no C++ compiler ({name})")
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        missing.append("Python has no headers (python3-dev)")
+    if shutil.which("nvcc") is None and not os.environ.get("CUDA_HOME"):
+        missing.append("there is no nvcc in PATH and no CUDA_HOME")
+    if not missing:
+        return Finding("ok", subject, "what DeepSpeed needs is there")
+    hint = "activate the environment" if beside.exists() and len(missing) == 1 and ninja is None else "install it"
+    return Finding(
+        "note",
+        subject,
+        f"DeepSpeed compiles operators at first use unless they are built in, and {', '.join(missing)}: {hint} first.",
+    )
 
 
 def locks() -> Finding:
     """Locks on operators: torch waits in silence, and for ever where the process that made one is dead."""
-    subject, held, stale = "build locks", [], []
-    for lock in sorted([*extensions().glob("*/lock"), *extensions().glob("*/*/lock")]):
-        pids = holders(lock)
-        (held if pids else stale).append(f"{lock}" + (f" (process {pids[0]})" if pids else ""))
-    if stale:
+    doubtful = [str(lock) for lock in unheld_locks() if not is_dead(lock)]
+    if doubtful:
         return Finding(
             "FAILED",
-            subject,
-            f"no process of this machine holds {', '.join(stale)}, and training would wait for it for ever: remove it "
-            "(unless another machine that shares this folder is compiling).",
+            "build locks",
+            f"no process of this machine holds {', '.join(doubtful)}, and training would wait for it: remove it, "
+            "unless another machine or container that shares this folder is compiling.",
         )
-    if held:
-        return Finding("note", subject, f"being compiled now: {', '.join(held)}; training waits until it is done.")
-    return Finding("ok", subject, f"none in {extensions()}")
-
-
-def holders(path: Path) -> list[int]:
-    """The processes that have the file open, as far as this user may see; torch keeps a lock that it holds open."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(os.path.realpath(fd) == str(path.resolve()) for fd in (process / "fd").iterdir()):
-                found.append(int(process.name))
-        except OSError:  # it has ended, or belongs to somebody else
-            continue
-    return found
+    return Finding("ok", "build locks", f"none in {extensions_folder()} that training would wait for")

@@ -17,12 +17,14 @@ DEAD_AFTER = 600
 
 def extensions_folder() -> Path:
     """Where PyTorch puts what it compiles: an extension has a folder there, one level down or two."""
-    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or "~/.cache/torch_extensions").expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path(cache, "torch_extensions"))
 
 
 def unheld_locks() -> list[Path]:
     """The locks that no process on this machine has open (Linux): PyTorch keeps its lock open while it compiles."""
-    found = [lock for pattern in ("*/lock", "*/*/lock") for lock in extensions_folder().glob(pattern)]
+    folder = extensions_folder()
+    found = [lock for pattern in ("*/lock", "*/*/lock") for lock in folder.glob(pattern)]
     if not found:  # the usual case, and looking through all open files takes a moment
         return []
     held = set()
