@@ -40,7 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--until",
         metavar="PHASE",
-        help="stop after this phase: task, sft, pairs, reward, reliability, ppo, overoptimised",
+        help="stop after this phase: task, sft, pairs, reward, reliability, unfiltered, random, ppo, overoptimised",
     )
     return parser.parse_args(argv)
 
@@ -113,7 +113,10 @@ def main(argv: list[str] | None = None) -> int:
         study = study_of(args)
         prepare(args.output.resolve(), study, args.resume)
         run = Run(study, args.output.resolve())
-        records = run_phases(run, console, args.until)
+        try:
+            records = run_phases(run, console, args.until)
+        finally:
+            run.one_ray.close()
     except (PhaseFailed, ValueError) as error:
         console.print(f"[red]Failed:[/red] {error}", markup=True, highlight=False)
         return 1

@@ -56,7 +56,8 @@ def _sample(draw: Draw, batch_size: int = 500) -> list[list[str]]:
     disable_progress_bar()  # loading takes no time
     tokenizer = AutoTokenizer.from_pretrained(draw.model, padding_side="left")
     # A CPU without instructions for bfloat16 is many times slower in it.
-    dtype = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    dtype = torch.bfloat16 if native else torch.float32
     model = AutoModelForCausalLM.from_pretrained(draw.model, dtype=dtype, attn_implementation="eager").eval()
     torch.manual_seed(draw.seed)
     queries = [prompt for prompt in draw.prompts for _ in range(draw.samples)]
