@@ -161,6 +161,7 @@ def environment(ray_directory: Path) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         # One thread a process: the models are tiny, and idle OpenMP threads that spin cost more than they give
         "OMP_NUM_THREADS": "1",
+        "TORCHDYNAMO_DISABLE": "1",  # compiling the entropy takes longer than all steps of a short run gain by it
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }

@@ -125,7 +125,7 @@ PRESETS: dict[str, Study] = {
         task=TaskConfig(demonstrations=3200, prompts=400, heldout=50, families=("two_numbers",)),
         sft=SFTConfig(epochs=1),
         reward=RewardConfig(eval_prompts=100, epochs=1),
-        ppo=PPOConfig(steps=4, rollout_prompts=16, batch_size=32, micro_batch_size=32),
+        ppo=PPOConfig(steps=4, rollout_prompts=16, batch_size=16, micro_batch_size=16),
     ),
 }
 

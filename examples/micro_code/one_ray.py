@@ -30,6 +30,11 @@ from .commands import environment
 _NEVER_TRAINED = ("ReferenceModelActor", "RewardModelActor")
 
 
+def command_line() -> list[str]:
+    """What starts the process."""
+    return [sys.executable, "-m", "examples.micro_code.one_ray"]
+
+
 class OneRay:
     """The process, from the caller's side; it starts with the first command."""
 
@@ -56,7 +61,7 @@ class OneRay:
         # Not in the run directory: Ray puts Unix sockets there, whose paths may not exceed 107 bytes.
         self.directory = tempfile.mkdtemp(prefix="ray")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "examples.micro_code.one_ray"],
+            command_line(),
             cwd=Path(__file__).resolve().parents[2],
             env=environment(Path(self.directory)),
             stdin=subprocess.PIPE,
