@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from examples.micro_code import one_ray, score, true_score  # noqa: E402
 from examples.micro_code.commands import environment  # noqa: E402
 from examples.micro_code.commands import ppo as ppo_command  # noqa: E402
+from examples.micro_code.compare import differences  # noqa: E402
 from examples.micro_code.comparison import MEASURES, RIVALS, Course, compare, matched_steps  # noqa: E402
 from examples.micro_code.config import PRESETS, PPOConfig, override  # noqa: E402
 from examples.micro_code.families import FAMILIES, INPUTS  # noqa: E402
@@ -29,6 +30,7 @@ from examples.micro_code.policy import EOS, build_tokenizer, check_lossless, tas
 from examples.micro_code.report import verdict  # noqa: E402
 from examples.micro_code.run import kept_record, prepare  # noqa: E402
 from examples.micro_code.sampling import bootstrap_interval  # noqa: E402
+from examples.micro_code.sampling import generate as generate_responses  # noqa: E402
 from examples.micro_code.tasks import Task, TaskConfig, add_bug, check_disjoint, demonstrations, generate  # noqa: E402
 from examples.micro_code.true_score import reward_func  # noqa: E402
 
@@ -173,6 +175,35 @@ def test_the_loaded_tokenizer_is_the_saved_one(tokenizer, splits, tmp_path):
         assert loaded.encode(text)[: len(prompt)] == prompt  # trainers tokenize prompt and text apart
 
 
+@pytest.mark.parametrize("batch", [1, 7, 24])
+def test_leaving_the_batch_when_finished_changes_no_response(batch, tokenizer, splits):
+    """Against transformers' own generate, on a random model: its responses end at many different lengths."""
+    torch = pytest.importorskip("torch")
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    ends = dict(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        num_key_value_heads=2,
+        initializer_range=0.5,
+        tie_word_embeddings=False,
+        **sizes,
+        **ends,
+    )
+    model = Qwen2ForCausalLM(config).eval()
+    model.lm_head.weight.data[tokenizer.eos_token_id] *= 2.5  # so that some end early
+    tokenizer.padding_side = "left"
+    prompts = tokenizer([task.prompt for task in splits["heldout"][:batch]], return_tensors="pt", padding=True)
+    expected = model.generate(**prompts, max_new_tokens=20, do_sample=False)[:, prompts["input_ids"].shape[1] :]
+    responses = generate_responses(model, prompts["input_ids"], prompts["attention_mask"], 20, greedy=True)
+    if batch > 1:
+        assert len({int((row != tokenizer.pad_token_id).sum()) for row in responses}) > 2
+    assert responses[:, : expected.shape[1]].tolist() == expected.tolist()
+    assert (responses[:, expected.shape[1] :] == tokenizer.pad_token_id).all()
+
+
 # ── pairs, statistics, configuration ──
 
 
@@ -304,14 +335,14 @@ def test_differences_are_paired_over_tasks():
     assert rows["unfiltered", "seconds"]["interval"] == (0.0, 0.0)
 
 
-def summary_of(gain=(0.1, 0.2), differences=None, seconds=(2.0, 3.0)):
+def summary_of(gain=(0.1, 0.2), intervals=None, seconds=(2.0, 3.0)):
     """A study's summary with these intervals: of PPO's gain, and of the filter's difference at each comparison."""
     policy = {"pass_at_1": 0.5, "gain_interval": gain, "actor_updates": 85, "step_seconds": seconds[1]}
     filtered = policy | {"actor_updates": 34, "step_seconds": seconds[0]}
     names = {"unfiltered": "PPO, no filter", "random": "PPO, random 2 of 5", "ppo": "PF-PPO, best_worst 2 of 5"}
-    differences = differences or dict.fromkeys(MEASURES, (0.01, 0.1))
+    intervals = intervals or dict.fromkeys(MEASURES, (0.01, 0.1))
     rows = [
-        {"rival": rival, "measure": measure, "difference": 0.05, "interval": differences[measure]}
+        {"rival": rival, "measure": measure, "difference": 0.05, "interval": intervals[measure]}
         for rival in RIVALS
         for measure in MEASURES
     ]
@@ -327,8 +358,8 @@ def test_the_verdict_on_ppo_is_that_of_the_run_without_a_filter(interval, words)
 
 
 def test_the_verdict_on_the_filter_says_what_each_interval_says():
-    differences = {"rollouts": (-0.1, -0.01), "updates": (0.01, 0.1), "seconds": (-0.01, 0.1)}
-    _, unfiltered, random_, saved = verdict(summary_of(differences=differences)).splitlines()
+    intervals = {"rollouts": (-0.1, -0.01), "updates": (0.01, 0.1), "seconds": (-0.01, 0.1)}
+    _, unfiltered, random_, saved = verdict(summary_of(intervals=intervals)).splitlines()
     assert "best_worst 2 of 5 against PPO, no filter: at equal rollouts it [red]cost[/red] (+0.050 [-0.1" in unfiltered
     assert "at equal updates it [green]added[/green]" in unfiltered
     assert "at equal seconds it [yellow]did nothing that shows[/yellow]" in random_ and "random 2 of 5" in random_
@@ -343,8 +374,17 @@ def test_the_verdict_on_the_filter_says_what_each_interval_says():
     ],
 )
 def test_what_the_filter_saved_is_said_with_its_price(interval, seconds, words):
-    differences = dict.fromkeys(MEASURES, (0.0, 0.0)) | {"rollouts": interval}
-    assert words in verdict(summary_of(differences=differences, seconds=seconds))
+    intervals = dict.fromkeys(MEASURES, (0.0, 0.0)) | {"rollouts": interval}
+    assert words in verdict(summary_of(intervals=intervals, seconds=seconds))
+
+
+def test_studies_side_by_side_show_the_difference_at_each_measure():
+    intervals = {"rollouts": (-0.1, -0.01), "updates": (0.01, 0.1), "seconds": (-0.01, 0.1)}
+    summary = summary_of(intervals=intervals) | {"study": {"seed": 7}}
+    assert differences([summary]) == [
+        ["7", title, "+0.050 [-0.100, -0.010]", "+0.050 [+0.010, +0.100]", "+0.050 [-0.010, +0.100]"]
+        for title in ("PPO, no filter", "PPO, random 2 of 5")
+    ]
 
 
 @pytest.mark.parametrize("last, interval, words", [(1.0, (-0.2, -0.1), "shows"), (1.0, (0.1, 0.2), "does not show")])

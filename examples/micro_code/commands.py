@@ -131,8 +131,9 @@ def collect(study: Study, policy: Path, reward: Path, prompts: Path, output: Pat
 
 
 def analyze(samples: Path, output: Path) -> list[str]:
-    """How well the rewards of these samples predict their true scores, and the filter that suits them."""
-    return ["openrlhf_pf.cli.analyze", str(samples), "--output", str(output)]
+    """How well the rewards of these samples predict their true scores, and which of the usual filters suits them."""
+    strategies = ["none", "best_of_n", "best_worst", "best_random"]
+    return ["openrlhf_pf.cli.analyze", str(samples), "--output", str(output), "--strategies", *strategies]
 
 
 def single_process() -> dict[str, str]:

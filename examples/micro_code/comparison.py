@@ -29,7 +29,7 @@ class Course:
     step_seconds: float
 
     def spent(self, measure: str, step: int) -> float:
-        """Sampled responses, optimizer steps of the actor, or seconds of training without the start, up to ``step``."""
+        """Sampled responses, updates of the actor, or seconds of training without the start, up to ``step``."""
         if measure == "rollouts":
             return self.config.rollout_prompts * self.config.samples * step
         return self.config.actor_updates(step) if measure == "updates" else self.step_seconds * step

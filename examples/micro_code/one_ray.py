@@ -44,8 +44,7 @@ class OneRay:
 
     def run(self, module: str, arguments: Sequence[str], log: Path) -> int:
         """Run ``python -m module arguments`` with its output in ``log``; returns its exit status."""
-        if self.process is None:
-            self._start()
+        self.start(log)
         assert self.process is not None and self.process.stdin is not None and self.process.stdout is not None
         try:
             print(json.dumps([module, *arguments, str(log)]), file=self.process.stdin, flush=True)
@@ -57,17 +56,24 @@ class OneRay:
             self.close()  # what a failed command has left is nothing to build on
         return status
 
-    def _start(self) -> None:
+    def start(self, log: Path) -> None:
+        """Start Ray and the processes of the models, without waiting for them, if they are not there; what they say
+        until the first command goes to ``log``.
+        """
+        if self.process is not None:
+            return
         # Not in the run directory: Ray puts Unix sockets there, whose paths may not exceed 107 bytes.
         self.directory = tempfile.mkdtemp(prefix="ray")
-        self.process = subprocess.Popen(
-            command_line(),
-            cwd=Path(__file__).resolve().parents[2],
-            env=environment(Path(self.directory)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        with open(log, "a") as output:
+            self.process = subprocess.Popen(
+                command_line(),
+                cwd=Path(__file__).resolve().parents[2],
+                env=environment(Path(self.directory)),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                text=True,
+            )
 
     def close(self) -> None:
         """End the process and its Ray."""
@@ -98,7 +104,7 @@ def keep_workers() -> None:
         call.apply_defaults()
         key = repr(call)
         if key not in engines:
-            for engine in sum(engines.values(), []):
+            for engine in [engine for group in engines.values() for engine in group]:
                 ray.kill(engine)
             engines.clear()
             engines[key] = create_engines(*args, **kwargs)
@@ -109,8 +115,7 @@ def keep_workers() -> None:
 
         def _initiate_actors(self, pg: Any, num_gpus_per_actor: float) -> None:
             self.name = self.ray_actor_type.__ray_metadata__.class_name
-            self.reused = self.name in workers
-            if not self.reused:
+            if self.name not in workers:
                 super()._initiate_actors(pg, num_gpus_per_actor)
                 workers[self.name] = self._actor_handlers
             self._actor_handlers = workers[self.name]
@@ -118,9 +123,10 @@ def keep_workers() -> None:
         def async_init_model_from_pretrained(self, strategy: Any, path: str, *args: Any) -> list:
             if self.name in _NEVER_TRAINED and held.get(self.name) == path:
                 return []
+            trained = self.name in held
             held[self.name] = path
             refs = super().async_init_model_from_pretrained(strategy, path, *args)
-            if self.reused and self.name == "PolicyModelActor":
+            if trained and self.name == "PolicyModelActor":
                 refs += self.async_run_method("broadcast_to_vllm")  # the engine holds the last run's policy
             return refs
 
@@ -144,14 +150,13 @@ def execute(command: list[str]) -> int:
 def main() -> None:
     """Run commands until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
-    trainer = None
+    os.dup2(2, 1)
+    trainer, original = prepare()
     for line in iter(sys.stdin.readline, ""):
         *command, log = json.loads(line)
         with open(log, "a") as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
-        if trainer is None:
-            trainer, original = prepare()
         trainer.PPOTrainer = original  # a command with a filter has put its own there
         status = execute(command)
         time.sleep(1)  # Ray copies the workers' lines to this process from their files, some ten times a second
@@ -160,13 +165,18 @@ def main() -> None:
 
 
 def prepare() -> tuple[Any, Any]:
-    """Start Ray, and make ready for the first command; returns OpenRLHF's trainer module and the trainer in it."""
+    """Start Ray and the models' processes; returns OpenRLHF's trainer module and the trainer in it."""
     import ray
 
     ray.init(include_dashboard=False)  # its ten processes take longer to start than some of the phases
     keep_workers()
     import openrlhf.trainer.ppo_trainer as trainer
+    from openrlhf.trainer.ray import launcher
+    from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
+    from openrlhf.trainer.ray.ppo_critic import CriticModelActor
 
+    for worker in (launcher.RewardModelActor, launcher.ReferenceModelActor, PolicyModelActor, CriticModelActor):
+        launcher.RayActorGroup(1, 1, worker)
     return trainer, trainer.PPOTrainer
 
 

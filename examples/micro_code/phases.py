@@ -141,6 +141,9 @@ def make_pairs(run: Run) -> dict[str, Any]:
 
 def train_reward_model(run: Run) -> dict[str, Any]:
     """OpenRLHF's reward-model training; its accuracy is that on pairs of prompts which it never saw."""
+    run.one_ray.start(
+        run.path("logs", "one_ray.log")
+    )  # training keeps one core busy; what comes next starts on another
     output = run.path("models", "reward")
     data = run.path("data", "pairs.jsonl"), run.path("data", "eval_pairs.jsonl")
     _train(

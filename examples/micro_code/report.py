@@ -222,7 +222,9 @@ def draw_figure(summary: dict[str, Any], path: Any) -> None:
     runs = {name: figures for name, figures in summary["policies"].items() if name != "sft"}
     figure, axes = plt.subplots(2, 3, figsize=(13, 7))
     for axis, measure, label in zip(
-        axes[0], MEASURES, ("rollouts (sampled responses)", "updates of the actor", "seconds of training, start left out")
+        axes[0],
+        MEASURES,
+        ("rollouts (sampled responses)", "updates of the actor", "seconds of training, start left out"),
     ):
         for name, figures in runs.items():
             style = dict(color=COLOURS[name], label=summary["titles"][name])

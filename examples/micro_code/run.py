@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
         "DS_ACCELERATOR", "cpu"
     )  # all is sized for a CPU; DeepSpeed need not look for a GPU, nor warn that none is there
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an exception, so that a running trainer ends with us
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=not sys.stdout.isatty())
     try:
         study = study_of(args)
         prepare(args.output.resolve(), study, args.resume)
