@@ -10,6 +10,7 @@ python -m examples.micro_code.one_ray      # reads a line of JSON a command, ans
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import runpy
@@ -78,8 +79,15 @@ class OneRay:
     def close(self) -> None:
         """End the process and its Ray."""
         if self.process is not None:
+            assert self.process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()  # no more commands, also for one that takes the signal as its own end
             self.process.terminate()
-            self.process.wait()
+            try:
+                self.process.wait(timeout=30)  # it ends its Ray
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
             self.process = None
         if self.directory is not None:
             shutil.rmtree(self.directory, ignore_errors=True)
