@@ -78,3 +78,26 @@ def test_the_cpu_patch_leaves_accelerators_and_other_types_alone(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert utils.convert_to_torch_dtype("bf16") is torch.bfloat16
     assert utils.convert_to_torch_dtype("fp16") is torch.float16
+
+
+def test_the_adamw_that_the_cpu_patch_chooses_makes_the_update_that_deepspeed_compiles():
+    """200 steps of AdamW as DeepSpeed's fused_adam.cpp writes it, in double precision, with gradients of all sizes.
+
+    p <- p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) - lr decay p
+    """
+    lr, b1, b2, eps, decay = 1e-3, 0.9, 0.95, 1e-8, 0.01
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(64, 32, generator=generator) * 0.05
+    found, expected = torch.nn.Parameter(start.clone()), start.double()
+    optimizer = torch.optim.AdamW([found], lr=lr, betas=(b1, b2), eps=eps, weight_decay=decay, foreach=None)
+    m = v = torch.zeros_like(expected)
+    for t in range(1, 201):
+        size = 10 ** float(torch.empty(()).uniform_(-4, 0, generator=generator))
+        gradient = torch.randn(64, 32, generator=generator) * size
+        found.grad = gradient.clone()
+        optimizer.step()
+        g = gradient.double()
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        expected = expected - lr * (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + eps) - lr * decay * expected
+    assert (expected - start).abs().max() > 0.01, "it has moved"
+    assert (found.double() - expected).abs().max() < 2e-6
