@@ -53,6 +53,6 @@ setup(
     data_files=[("../purelib", ["openrlhf_pf/openrlhf_pf.pth"])],
     zip_safe=False,
     # The plugin alone installs beside any OpenRLHF, also beside one that was installed from source.
-    install_requires=["torch>=2.4", "pyarrow>=15"],
+    install_requires=["torch>=2.4", "pyarrow>=15", "packaging>=22"],
     extras_require=EXTRAS,
 )

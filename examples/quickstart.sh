@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The whole story on a CPU: build the environment, then train a small policy and a reward model with OpenRLHF, train
-# the policy with PF-PPO, and measure it by running hidden tests. Repeatable: an earlier run in the output directory
-# is replaced. Ends with a table, a verdict and a figure; a failed phase ends it with its log's last lines and status 1.
+# the policy by PPO without a filter, by PPO on a random k of N and by PF-PPO, and measure all by running hidden tests.
+# Repeatable: an earlier run in the output directory is replaced. Ends with tables, a verdict and a figure; a failed
+# phase ends it with its log's last lines and status 1.
 #
 #     bash examples/quickstart.sh                      # results in runs/quickstart
 #     bash examples/quickstart.sh --overoptimise       # beside it, a run that pushes the reward model too hard
@@ -15,5 +16,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV="${VENV:-.venv}"
 
 bash examples/setup.sh "$VENV"
-echo "quickstart: task, SFT, reward model, PF-PPO, evaluation; each trainer's output is in logs/ of the run directory"
+echo "quickstart: task, SFT, reward model, PPO without and with a filter, evaluation; each trainer's output is in logs/ of the run directory"
 exec "$VENV/bin/python" -W ignore -m examples.micro_code.run --output runs/quickstart "$@"

@@ -7,7 +7,7 @@
 # first time, seconds when there is nothing to do. It may be interrupted and called again. Exit code 0: ready.
 # 1: not ready, and the last line says what to do.
 #
-# Needs Linux, CPython 3.11 with venv and headers, a C++ compiler.
+# Needs Linux and CPython 3.11 with venv.
 #     PYTHON=...                             the CPython 3.11 to use, if it is not python3.11 in PATH
 #     PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS    where pip finds the CPU build of PyTorch, if its usual index has another one
 #     PIP_INDEX_URL, PIP_CERT, PIP_CACHE_DIR, PIP_DEFAULT_TIMEOUT ...      as pip reads them
@@ -20,6 +20,7 @@ VENV=$(realpath -m "${1:-$ROOT/.venv}")
 PYTHON=${PYTHON:-python3.11}
 LOCK=$ROOT/examples/requirements-cpu.txt
 TORCH=2.13.0
+ORACLES="scikit-learn==1.9.1 joblib==1.6.0 threadpoolctl==3.8.0"
 STAMP=$VENV/.openrlhf_pf_setup
 LOG=$VENV/setup.log
 STARTED=$SECONDS
@@ -35,8 +36,10 @@ step() {
     local label=$1 begin=$SECONDS
     shift
     echo "setup: $label"
+    set -m # a process group of its own, so that whatever it has started ends with it
     "$@" >>"$LOG" 2>&1 &
     JOB=$!
+    set +m
     while kill -0 "$JOB" 2>/dev/null; do
         sleep 0.5
         if ((SECONDS - begin >= 15 && (SECONDS - begin) % 15 == 0)); then
@@ -58,11 +61,6 @@ check_machine() {
         fail "$PYTHON is $("$PYTHON" -V 2>&1), and the pinned packages are for CPython 3.11: set PYTHON to a CPython 3.11."
     "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$PYTHON has no venv or ensurepip: install them (python3.11-venv on Debian)."
-    "$PYTHON" -c 'import sys, sysconfig; from pathlib import Path
-sys.exit(not Path(sysconfig.get_path("include"), "Python.h").exists())' ||
-        fail "$PYTHON has no headers, and DeepSpeed compiles its CPU operators: install them (python3.11-dev on Debian)."
-    command -v "${CXX:-c++}" >/dev/null ||
-        fail "no C++ compiler (${CXX:-c++}), and DeepSpeed compiles its CPU operators: install one (g++ on Debian)."
     if [[ -e $VENV && ! -e $VENV/pyvenv.cfg && -n $(ls -A "$VENV" 2>/dev/null | grep -v '^setup\.l') ]]; then
         fail "$VENV exists and is not a virtual environment: name another folder."
     fi
@@ -112,51 +110,52 @@ ready() {
         (cd / && "$VENV/bin/python" -m openrlhf_pf.cli.patch status >/dev/null 2>&1)
 }
 
+# Two installations side by side, one a core: torch, and the packages. Nothing is resolved, so neither has to wait for
+# the other: every package is in the list, and the two that are built from source (DeepSpeed for one, in an environment
+# without torch, because it would try to compile with it) get their setuptools from it, too. Byte code is left to the
+# first import, which compiles what is used instead of everything.
 install_torch() {
-    step "2/6 torch $TORCH, the CPU build" "$VENV/bin/pip" install --no-deps --no-compile "torch==$TORCH" setuptools==77.0.3 ||
-        fail "pip could not install torch $TORCH (see above): check the network and the PIP_* variables, then run again."
-    grep -q '^cuda.*= None$' "$VENV"/lib/python3.11/site-packages/torch/version.py ||
-        fail "pip found a CUDA build of torch: point PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS at PyTorch's CPU builds, remove $VENV, and run again."
+    "$VENV/bin/pip" install --no-deps --no-compile "torch==$TORCH"
 }
 
 install_packages() {
-    # Byte code is left to the first import, which compiles what is used instead of everything.
-    # Nothing is resolved: every package is in the list, and the two that are built from source (DeepSpeed for one, in
-    # an environment without torch, because it would try to compile with it) get their setuptools from it, too.
-    step "3/6 $(grep -c == "$LOCK") packages, about two minutes" \
-        env DS_BUILD_OPS=0 PIP_CONSTRAINT="$LOCK" PIP_BUILD_CONSTRAINT="$LOCK" \
-        "$VENV/bin/pip" install --no-deps --no-compile -r "$LOCK" ||
-        fail "pip could not install $LOCK (see above): check the network and the PIP_* variables, then run again."
+    env DS_BUILD_OPS=0 PIP_CONSTRAINT="$LOCK" PIP_BUILD_CONSTRAINT="$LOCK" \
+        "$VENV/bin/pip" install --no-deps --no-compile -r "$LOCK"
+}
+
+# scikit-learn checks our metrics in the tests. Not in the environment itself: transformers imports it where it finds
+# it, one to two seconds of CPU in every process of a training.
+install_oracles() {
+    "$VENV/bin/pip" install --no-deps --no-compile --upgrade --target "$VENV/oracles" $ORACLES
+}
+
+install_all() {
+    local code=0
+    install_torch &
+    { install_packages && install_oracles; } || code=1
+    wait $! && return $code
+}
+
+check_installed() {
+    grep -q '^cuda.*= None$' "$VENV"/lib/python3.11/site-packages/torch/version.py ||
+        fail "pip found a CUDA build of torch: point PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS at PyTorch's CPU builds, remove $VENV, and run again."
     local unmet
     unmet=$(unmet_pins)
     [[ -z $unmet ]] || fail "pip left these packages out: $unmet; remove $VENV and run again."
 }
 
-install_plugin() {
-    step "4/6 openrlhf-pf, editable" "$VENV/bin/pip" install --no-deps --no-build-isolation -e "$ROOT" ||
-        fail "pip could not install this repository (see above)."
-    step "5/6 the CPU patch for OpenRLHF" env -C / "$VENV/bin/python" -m openrlhf_pf.cli.patch apply ||
-        fail "the CPU patch was refused (see above)."
-}
-
-# DeepSpeed compiles two operators when they are first used. Done here once, so that no training process waits for the
-# compiler, or for the lock that a killed one leaves behind; and in VENV, because environments that share the usual
-# folder compile over each other's results.
-try_it() {
-    local site=$VENV/lib/python3.11/site-packages
-    echo 'import os, sys; os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions"))' \
-        >"$site/openrlhf_pf_torch_extensions.pth"
-    rm -f "$VENV"/torch_extensions/*/lock
-    step "6/6 import everything, compile DeepSpeed's operators" env -C / PATH="$VENV/bin:$PATH" timeout 900 "$VENV/bin/python" -c '
-import deepspeed, ray, vllm
-import openrlhf.cli.train_ppo_ray
-import openrlhf_pf.filters
+# Done once here, so that no training process waits for byte code; what trains and what generates side by side.
+import_stack() {
+    local code=0
+    cd /
+    "$VENV/bin/python" -c '
+import vllm.entrypoints.openai.api_server, vllm.model_executor.models.qwen2, vllm.v1.engine.async_llm, vllm.v1.worker.cpu_worker' &
+    "$VENV/bin/python" -c '
+import openrlhf.cli.train_ppo_ray, openrlhf.trainer.ppo_trainer, openrlhf.trainer.ppo_trainer_async
+import openrlhf_pf.reliability, openrlhf_pf.training.trainer
 from deepspeed.accelerator import get_accelerator
-assert get_accelerator().device_name() == "cpu", get_accelerator().device_name()
-for name in ("ShareMemCommBuilder", "FusedAdamBuilder"):
-    print(f"imports work, compiling {name}", flush=True)
-    get_accelerator().create_op_builder(name).load(verbose=False)
-' || fail "the environment does not work (see above)."
+assert get_accelerator().device_name() == "cpu", get_accelerator().device_name()' || code=1
+    wait $! && return $code
 }
 
 check_machine
@@ -168,16 +167,20 @@ if ready; then
     exit 0
 fi
 
-trap '[[ -z $JOB ]] || kill "$JOB" 2>/dev/null' EXIT
+trap '[[ -z $JOB ]] || kill -- "-$JOB" 2>/dev/null' EXIT
 trap 'fail "interrupted: run again to go on."' INT TERM
 rm -f "$STAMP"
 echo "setup: everything goes into $VENV, pip's own words into $LOG"
 : >"$LOG"
-step "1/6 virtual environment of $("$PYTHON" -V)" "$PYTHON" -m venv "$VENV" || fail "python -m venv failed (see above)."
+step "1/5 virtual environment of $("$PYTHON" -V)" "$PYTHON" -m venv "$VENV" || fail "python -m venv failed (see above)."
 unmet_pins >/dev/null
-install_torch
-install_packages
-install_plugin
-try_it
+step "2/5 torch $TORCH (CPU build) and $(grep -c == "$LOCK") packages, about a minute" install_all ||
+    fail "pip could not install torch $TORCH or $LOCK (see above): check the network and the PIP_* variables, then run again."
+check_installed
+step "3/5 openrlhf-pf, editable" "$VENV/bin/pip" install --no-deps --no-build-isolation -e "$ROOT" ||
+    fail "pip could not install this repository (see above)."
+step "4/5 the CPU patch for OpenRLHF" env -C / "$VENV/bin/python" -m openrlhf_pf.cli.patch apply ||
+    fail "the CPU patch was refused (see above)."
+step "5/5 import everything" import_stack || fail "the environment does not work (see above)."
 fingerprint >"$STAMP"
 echo "setup: READY in $((SECONDS - STARTED)) s: source $VENV/bin/activate"

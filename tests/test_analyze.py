@@ -156,7 +156,40 @@ def test_jsonl_with_nan_and_a_torn_last_line(tmp_path):
     assert "1 of 40 samples have no finite reward" in rollouts.warnings[1]
 
 
+def test_the_demo_opens_its_page_and_its_output_with_three_sentences(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("--demo") == 0
+    printed = capsys.readouterr().out
+    page = (tmp_path / "openrlhf-pf-demo" / "report.html").read_text()
+    opening = re.findall(r'<p class="opening">(.*?)</p>', page, re.DOTALL)
+    assert len(opening) == 3 and printed.startswith(opening[0])
+    assert "12,000 responses to 1,500 prompts" in opening[0]
+    # Planted: all of the high rewards and none of the low ones are correct, and the middle is half and half.
+    assert "high rewards 100% are correct, of those with low rewards 0%" in opening[1] and "best_worst" in opening[1]
+    best, third = map(int, re.search(r"favourite responses (\d+)% .* third choices (\d+)%", opening[2]).groups())
+    assert best + 20 < third
+    assert "openrlhf-pf-demo/report.html and" in printed
+    assert [c["name"] for c in report_of(tmp_path / "openrlhf-pf-demo")["checkpoints"]] == [
+        "right at both ends",
+        "hacked at the top",
+    ]
+
+
 # ── Bad input ──
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["a.jsonl", "--demo"], "--demo makes its own samples, got PATH 'a.jsonl' as well: leave out the one"),
+        (["--output", "out"], "there is no PATH: give a rollout log, JSONL or Parquet file, or --demo"),
+        (["a.jsonl"], "there is no --output: give the directory"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_one_sentence(capsys, arguments, sentence):
+    assert run(*arguments) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from openrlhf.utils.config import hierarchize
 from rollouts import rollout_of
 
 from openrlhf_pf.training import collect
-from openrlhf_pf.training.collect import check_arguments, chunks
-from openrlhf_pf.training.sampling import TrueScore, load_reward_func
+from openrlhf_pf.training.collect import chunks
+from openrlhf_pf.training.collect_arguments import check_arguments
+from openrlhf_pf.training.true_score import TrueScore, load_reward_func
 
 TOKENIZER = SimpleNamespace(decode=lambda tokens, skip_special_tokens: " ".join(map(str, tokens)))
 

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from examples.micro_code import score, true_score  # noqa: E402
+from examples.micro_code import one_ray, score, true_score  # noqa: E402
 from examples.micro_code.commands import environment  # noqa: E402
-from examples.micro_code.config import PRESETS, override  # noqa: E402
+from examples.micro_code.commands import ppo as ppo_command  # noqa: E402
+from examples.micro_code.compare import differences  # noqa: E402
+from examples.micro_code.comparison import MEASURES, RIVALS, Course, compare, matched_steps  # noqa: E402
+from examples.micro_code.config import PRESETS, PPOConfig, override  # noqa: E402
 from examples.micro_code.families import FAMILIES, INPUTS  # noqa: E402
 from examples.micro_code.pairs import preference_pairs  # noqa: E402
 from examples.micro_code.phases import settings_of  # noqa: E402
@@ -26,6 +30,7 @@ from examples.micro_code.policy import EOS, build_tokenizer, check_lossless, tas
 from examples.micro_code.report import verdict  # noqa: E402
 from examples.micro_code.run import kept_record, prepare  # noqa: E402
 from examples.micro_code.sampling import bootstrap_interval  # noqa: E402
+from examples.micro_code.sampling import generate as generate_responses  # noqa: E402
 from examples.micro_code.tasks import Task, TaskConfig, add_bug, check_disjoint, demonstrations, generate  # noqa: E402
 from examples.micro_code.true_score import reward_func  # noqa: E402
 
@@ -170,6 +175,35 @@ def test_the_loaded_tokenizer_is_the_saved_one(tokenizer, splits, tmp_path):
         assert loaded.encode(text)[: len(prompt)] == prompt  # trainers tokenize prompt and text apart
 
 
+@pytest.mark.parametrize("batch", [1, 7, 24])
+def test_leaving_the_batch_when_finished_changes_no_response(batch, tokenizer, splits):
+    """Against transformers' own generate, on a random model: its responses end at many different lengths."""
+    torch = pytest.importorskip("torch")
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    ends = dict(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        num_key_value_heads=2,
+        initializer_range=0.5,
+        tie_word_embeddings=False,
+        **sizes,
+        **ends,
+    )
+    model = Qwen2ForCausalLM(config).eval()
+    model.lm_head.weight.data[tokenizer.eos_token_id] *= 2.5  # so that some end early
+    tokenizer.padding_side = "left"
+    prompts = tokenizer([task.prompt for task in splits["heldout"][:batch]], return_tensors="pt", padding=True)
+    expected = model.generate(**prompts, max_new_tokens=20, do_sample=False)[:, prompts["input_ids"].shape[1] :]
+    responses = generate_responses(model, prompts["input_ids"], prompts["attention_mask"], 20, greedy=True)
+    if batch > 1:
+        assert len({int((row != tokenizer.pad_token_id).sum()) for row in responses}) > 2
+    assert responses[:, : expected.shape[1]].tolist() == expected.tolist()
+    assert (responses[:, expected.shape[1] :] == tokenizer.pad_token_id).all()
+
+
 # ── pairs, statistics, configuration ──
 
 
@@ -256,19 +290,147 @@ def test_a_fresh_run_replaces_an_earlier_one(tmp_path):
     assert not (tmp_path / "old").exists()
 
 
+# ── comparisons and verdict ──
+
+RUN = PPOConfig(steps=20, rollout_prompts=64, samples=5, batch_size=64, critic_warmup_steps=3)
+COURSES = {
+    "unfiltered": Course(replace(RUN, keep=5), step_seconds=3.0),
+    "random": Course(replace(RUN, keep=2), step_seconds=2.0),
+    "ppo": Course(replace(RUN, keep=2), step_seconds=2.1),
+}
+
+
+def test_actor_updates_begin_after_the_critics_warm_up():
+    # 64 prompts x 5 kept / 64 a batch = 5 updates a step, x 2 kept = 2; 3 of the steps train the critic alone
+    assert [COURSES["unfiltered"].spent("updates", step) for step in (0, 3, 4, 20)] == [0, 0, 5, 85]
+    assert [COURSES["ppo"].spent("updates", step) for step in (3, 20)] == [0, 34]
+
+
+def test_rivals_are_compared_where_they_have_spent_the_same():
+    # The filter's run ends with 20 x 320 = 6400 rollouts, 34 updates, 20 x 2.1 = 42 s.
+    # Unfiltered: 34 updates lie between step 9 (30) and step 10 (35); 42 s is step 14. Random: 42 s is past its end.
+    assert matched_steps(COURSES) == {
+        "unfiltered": {"rollouts": 20, "updates": 10, "seconds": 14},
+        "random": {"rollouts": 20, "updates": 20, "seconds": 20},
+    }
+
+
+def test_only_saved_steps_are_compared():
+    rare = COURSES | {"unfiltered": Course(replace(RUN, keep=5, save_every=4), step_seconds=3.0)}
+    # Of 4, 8, 12, 16, 20: 25 updates at step 8 and 45 at step 12 for 34; 36 s at step 12 and 48 s at step 16 for 42
+    assert matched_steps(rare)["unfiltered"] == {"rollouts": 20, "updates": 8, "seconds": 12}
+
+
+def test_differences_are_paired_over_tasks():
+    right = np.array([[1, 1], [0, 1], [0, 0]], dtype=bool)  # 1, .5, 0 of the samples pass: pass@1 .5
+    wrong = np.array([[1, 0], [0, 0], [0, 0]], dtype=bool)  # .5, 0, 0: each task .5 or 0 below
+    scores = {("ppo", 20): right, ("random", 20): right, ("unfiltered", 20): wrong}
+    scores |= {("unfiltered", 10): wrong, ("unfiltered", 14): right}
+    rows = {(row["rival"], row["measure"]): row for row in compare(COURSES, scores)}
+    assert len(rows) == 6
+    row = rows["unfiltered", "updates"]
+    assert (row["step"], row["spent"], row["filter_spent"]) == (10, 35, 34)
+    assert row["difference"] == pytest.approx(1 / 3)  # the mean of .5, .5, 0
+    assert row["interval"] == bootstrap_interval(np.array([0.5, 0.5, 0.0]))
+    assert rows["unfiltered", "seconds"]["interval"] == (0.0, 0.0)
+
+
+def summary_of(gain=(0.1, 0.2), intervals=None, seconds=(2.0, 3.0)):
+    """A study's summary with these intervals: of PPO's gain, and of the filter's difference at each comparison."""
+    policy = {"pass_at_1": 0.5, "gain_interval": gain, "actor_updates": 85, "step_seconds": seconds[1]}
+    filtered = policy | {"actor_updates": 34, "step_seconds": seconds[0]}
+    names = {"unfiltered": "PPO, no filter", "random": "PPO, random 2 of 5", "ppo": "PF-PPO, best_worst 2 of 5"}
+    intervals = intervals or dict.fromkeys(MEASURES, (0.01, 0.1))
+    rows = [
+        {"rival": rival, "measure": measure, "difference": 0.05, "interval": intervals[measure]}
+        for rival in RIVALS
+        for measure in MEASURES
+    ]
+    policies = {"sft": {"pass_at_1": 0.4}, "unfiltered": policy, "random": filtered, "ppo": filtered}
+    return {"policies": policies, "titles": names, "comparisons": rows}
+
+
 @pytest.mark.parametrize(
-    "interval, words", [((0.01, 0.1), "helped"), ((-0.1, -0.01), "hurt"), ((-0.01, 0.1), "No clear effect")]
+    "interval, words", [((0.01, 0.1), "PPO helped"), ((-0.1, -0.01), "PPO hurt"), ((-0.01, 0.1), "No clear effect")]
 )
-def test_verdict_follows_the_interval_of_the_gain(interval, words):
-    ppo = {"pass_at_1": 0.5, "gain_interval": interval}
-    assert words in verdict({"policies": {"sft": {"pass_at_1": 0.4}, "ppo": ppo}})
+def test_the_verdict_on_ppo_is_that_of_the_run_without_a_filter(interval, words):
+    assert words in verdict(summary_of(gain=interval)).splitlines()[0]
+
+
+def test_the_verdict_on_the_filter_says_what_each_interval_says():
+    intervals = {"rollouts": (-0.1, -0.01), "updates": (0.01, 0.1), "seconds": (-0.01, 0.1)}
+    _, unfiltered, random_, saved = verdict(summary_of(intervals=intervals)).splitlines()
+    assert "best_worst 2 of 5 against PPO, no filter: at equal rollouts it [red]cost[/red] (+0.050 [-0.1" in unfiltered
+    assert "at equal updates it [green]added[/green]" in unfiltered
+    assert "at equal seconds it [yellow]did nothing that shows[/yellow]" in random_ and "random 2 of 5" in random_
+    assert "34 updates of the actor instead of 85 and 33% fewer seconds a step, and paid for it in pass@1" in saved
+
+
+@pytest.mark.parametrize(
+    "interval, seconds, words",
+    [
+        ((-0.01, 0.1), (2.0, 3.0), "33% fewer seconds a step, at no loss of pass@1 that shows"),
+        ((0.01, 0.1), (3.0, 2.0), "50% more seconds a step, and gained pass@1"),
+    ],
+)
+def test_what_the_filter_saved_is_said_with_its_price(interval, seconds, words):
+    intervals = dict.fromkeys(MEASURES, (0.0, 0.0)) | {"rollouts": interval}
+    assert words in verdict(summary_of(intervals=intervals, seconds=seconds))
+
+
+def test_studies_side_by_side_show_the_difference_at_each_measure():
+    intervals = {"rollouts": (-0.1, -0.01), "updates": (0.01, 0.1), "seconds": (-0.01, 0.1)}
+    summary = summary_of(intervals=intervals) | {"study": {"seed": 7}}
+    assert differences([summary]) == [
+        ["7", title, "+0.050 [-0.100, -0.010]", "+0.050 [+0.010, +0.100]", "+0.050 [-0.010, +0.100]"]
+        for title in ("PPO, no filter", "PPO, random 2 of 5")
+    ]
 
 
 @pytest.mark.parametrize("last, interval, words", [(1.0, (-0.2, -0.1), "shows"), (1.0, (0.1, 0.2), "does not show")])
 def test_over_optimisation_needs_a_rising_reward_and_a_falling_score(last, interval, words):
-    hard = {"reward_first": 0.0, "reward_last": last, "pass_at_1": 0.3, "gain_interval": interval}
-    policies = {"sft": {"pass_at_1": 0.4}, "ppo": {"pass_at_1": 0.5, "gain_interval": (0.1, 0.2)}}
-    assert f"it {words} over-optimisation" in verdict({"policies": policies | {"overoptimised": hard}})
+    summary = summary_of()
+    summary["policies"]["overoptimised"] = {
+        "reward_first": 0.0,
+        "reward_last": last,
+        "pass_at_1": 0.3,
+        "gain_interval": interval,
+    }
+    assert f"it {words} over-optimisation" in verdict(summary).splitlines()[-1]
+
+
+def test_the_runs_differ_in_the_filter_alone():
+    runs = PRESETS["quickstart"].ppo_runs()
+    assert list(runs) == ["unfiltered", "random", "ppo"]
+    assert (runs["unfiltered"].sample_filter, runs["unfiltered"].keep) == ("none", 5)
+    assert (runs["random"].sample_filter, runs["random"].weights) == ("rank_weights", (1.0,) * 5)
+    same = {(replace(run, sample_filter="", keep=0, weights=())) for run in runs.values()}
+    assert len(same) == 1 and runs["random"].keep == runs["ppo"].keep == 2
+    command = ppo_command(PRESETS["quickstart"], runs["random"], *map(Path, "abcd"))
+    assert command[-6:] == ["--sample_filter_weights", *["1.0"] * 5]
+
+
+def test_commands_share_a_process_and_a_failed_one_ends_it(tmp_path, monkeypatch):
+    """The protocol alone, with a process that answers like the real one but starts no Ray."""
+    program = "import json, sys\nfor line in sys.stdin: print(int('bad' in line), flush=True)"
+    monkeypatch.setattr(one_ray, "command_line", lambda: [sys.executable, "-c", program])
+    shared = one_ray.OneRay()
+    assert shared.run("good", [], tmp_path / "log") == 0
+    first = shared.process
+    assert shared.run("good", [], tmp_path / "log") == 0 and shared.process is first
+    assert shared.run("bad", [], tmp_path / "log") == 1
+    assert shared.process is None and first.poll() is not None
+    shared.close()
+
+
+@pytest.mark.parametrize(
+    "code, status", [("", 0), ("raise SystemExit(3)", 3), ("raise SystemExit('no')", 1), ("1 / 0", 1)]
+)
+def test_a_commands_end_becomes_its_exit_status(code, status, tmp_path, monkeypatch):
+    (tmp_path / "some_command.py").write_text(f"import sys\nassert sys.argv[1:] == ['--a', '1']\n{code}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", [])
+    assert one_ray.execute(["some_command", "--a", "1"]) == status
 
 
 def test_trainers_find_the_environments_own_ninja_first(tmp_path):

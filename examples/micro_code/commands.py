@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from pathlib import Path
 
 from .config import PPOConfig, Study
@@ -39,7 +38,7 @@ def sft(study: Study, policy: Path, data: Path, output: Path) -> list[str]:
         "ckpt.output_dir": output,
         "logger.tensorboard_dir": output / "tensorboard",
     }
-    return [sys.executable, "-m", "openrlhf.cli.train_sft", *_flags(values | _DEEPSPEED)]
+    return ["openrlhf.cli.train_sft", *_flags(values | _DEEPSPEED)]
 
 
 def reward_model(study: Study, policy: Path, pairs: Path, eval_pairs: Path, output: Path) -> list[str]:
@@ -60,7 +59,7 @@ def reward_model(study: Study, policy: Path, pairs: Path, eval_pairs: Path, outp
         "ckpt.output_dir": output,
         "logger.tensorboard_dir": output / "tensorboard",
     }
-    return [sys.executable, "-m", "openrlhf.cli.train_rm", *_flags(values | _DEEPSPEED)]
+    return ["openrlhf.cli.train_rm", *_flags(values | _DEEPSPEED)]
 
 
 def ppo(study: Study, run: PPOConfig, policy: Path, reward: Path, prompts: Path, output: Path) -> list[str]:
@@ -102,7 +101,8 @@ def ppo(study: Study, run: PPOConfig, policy: Path, reward: Path, prompts: Path,
     if run.sample_filter != "none":
         entry = "openrlhf.cli.train_ppo"
         values |= {"sample_filter": run.sample_filter, "sample_filter_keep": run.keep}
-    return [sys.executable, "-m", entry, *_flags(values | _ONE_PROCESS | _DEEPSPEED)]
+    weights = ["--sample_filter_weights", *map(str, run.weights)] if run.weights else []
+    return [entry, *_flags(values | _ONE_PROCESS | _DEEPSPEED), *weights]
 
 
 def collect(study: Study, policy: Path, reward: Path, prompts: Path, output: Path) -> list[str]:
@@ -115,7 +115,7 @@ def collect(study: Study, policy: Path, reward: Path, prompts: Path, output: Pat
         "data.label_key": "label",
         "data.max_len": study.evaluation.max_length,
         "rollout.max_new_tokens": study.evaluation.max_new_tokens,
-        "rollout.batch_size": 100,
+        "rollout.batch_size": 300,
         "rollout.n_samples_per_prompt": study.ppo.samples,
         "rollout.micro_batch_size": study.ppo.micro_batch_size,
         "train.seed": study.seed,
@@ -126,12 +126,13 @@ def collect(study: Study, policy: Path, reward: Path, prompts: Path, output: Pat
         "collect.score": Path(__file__).parent / "true_score.py",
         "collect.checkpoint": "SFT",
     }
-    return [sys.executable, "-m", "openrlhf_pf.cli.collect", *_flags(values | _ONE_PROCESS | _DEEPSPEED)]
+    return ["openrlhf_pf.cli.collect", *_flags(values | _ONE_PROCESS | _DEEPSPEED)]
 
 
 def analyze(samples: Path, output: Path) -> list[str]:
-    """How well the rewards of these samples predict their true scores, and the filter that suits them."""
-    return [sys.executable, "-m", "openrlhf_pf.cli.analyze", str(samples), "--output", str(output)]
+    """How well the rewards of these samples predict their true scores, and which of the usual filters suits them."""
+    strategies = ["none", "best_of_n", "best_worst", "best_random"]
+    return ["openrlhf_pf.cli.analyze", str(samples), "--output", str(output), "--strategies", *strategies]
 
 
 def single_process() -> dict[str, str]:
@@ -145,8 +146,6 @@ def single_process() -> dict[str, str]:
 def environment(ray_directory: Path) -> dict[str, str]:
     """The environment of a trainer on a machine without GPUs, with a private Ray that has logical ones."""
     return os.environ | {
-        # DeepSpeed calls ninja by name: another one than compiled its operators would compile them again
-        "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"],
         # Ray: never join a cluster that happens to run here; the path must be short, for it holds Unix sockets
         "RAY_ADDRESS": "local",
         "RAY_OVERRIDE_RESOURCES": '{"CPU": 16, "GPU": 8}',
@@ -154,11 +153,14 @@ def environment(ray_directory: Path) -> dict[str, str]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_worker_niceness": "0",  # Ray starts its workers at 15, behind everything else on the machine
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1",  # as OpenRLHF starts Ray
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs the model itself instead of starting a worker for it
         # One thread a process: the models are tiny, and idle OpenMP threads that spin cost more than they give
         "OMP_NUM_THREADS": "1",
+        "TORCHDYNAMO_DISABLE": "1",  # compiling the entropy takes longer than all steps of a short run gain by it
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }

@@ -40,10 +40,11 @@ class RewardConfig:
 @dataclass(frozen=True)
 class PPOConfig:
     """One PPO run. ``samples`` responses a prompt are scored, ``keep`` of them train; ``batch_size`` counts kept
-    samples.
+    samples. ``weights`` are those of ``rank_weights``.
     """
 
     sample_filter: str = "best_worst"
+    weights: tuple[float, ...] = ()
     samples: int = 5
     keep: int = 2
     steps: int = 40
@@ -54,23 +55,36 @@ class PPOConfig:
     critic_learning_rate: float = 2e-4
     critic_warmup_steps: int = 3
     kl: float = 0.1
-    save_every: int = 10
+    save_every: int = 1
+
+    def actor_updates(self, step: int) -> int:
+        """Optimizer steps that the actor has taken after ``step`` PPO steps; none while the critic warms up."""
+        per_step = self.rollout_prompts * self.keep // self.batch_size
+        return per_step * max(step - self.critic_warmup_steps, 0)
+
+    def saved_steps(self) -> range:
+        """The steps of which a policy is saved."""
+        return range(self.save_every, self.steps + 1, self.save_every)
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """``samples`` responses per held-out task at temperature 1 decide pass@1; checkpoints on the way get fewer."""
+    """``samples`` responses per held-out task at temperature 1 decide pass@1; the curve between has a point every
+    ``curve_every`` steps, with fewer.
+    """
 
     samples: int = 8
     checkpoint_samples: int = 2
+    curve_every: int = 5
     max_new_tokens: int = 56
     max_length: int = 128
 
 
 @dataclass(frozen=True)
 class Study:
-    """One run of the whole story. ``overoptimised`` is a second PPO run that pushes the same reward model too hard;
-    None leaves it out.
+    """One run of the whole story. ``ppo`` is the run with the filter; the runs that it is compared with differ from it
+    in the filter alone. ``overoptimised`` is one more run, that pushes the same reward model too hard; None leaves it
+    out.
     """
 
     seed: int = 1
@@ -88,7 +102,13 @@ class Study:
 
     def ppo_runs(self) -> dict[str, PPOConfig]:
         """The PPO runs of this study by name."""
-        runs = {"ppo": self.ppo, "overoptimised": self.overoptimised}
+        n = self.ppo.samples
+        runs = {
+            "unfiltered": replace(self.ppo, sample_filter="none", keep=n),
+            "random": replace(self.ppo, sample_filter="rank_weights", weights=(1.0,) * n),
+            "ppo": self.ppo,
+            "overoptimised": self.overoptimised,
+        }
         return {name: run for name, run in runs.items() if run is not None}
 
 
@@ -98,14 +118,14 @@ PRESETS: dict[str, Study] = {
         task=TaskConfig(demonstrations=12000, prompts=5300, bug_rate=0.5, families=("conditional", "two_numbers")),
         sft=SFTConfig(epochs=1, batch_size=32, learning_rate=1.5e-3),
         reward=RewardConfig(samples=4, pairs_per_prompt=2, epochs=2, batch_size=32, learning_rate=1e-3),
-        ppo=PPOConfig(steps=30, learning_rate=3e-4, critic_learning_rate=5e-4, kl=0.3),
+        ppo=PPOConfig(steps=20, learning_rate=3e-4, critic_learning_rate=5e-4, kl=0.3),
     ),
     # The real pipeline, on one family of functions and far too short to learn much from PPO: for trying a change.
     "smoke": Study(
         task=TaskConfig(demonstrations=3200, prompts=400, heldout=50, families=("two_numbers",)),
         sft=SFTConfig(epochs=1),
         reward=RewardConfig(eval_prompts=100, epochs=1),
-        ppo=PPOConfig(steps=4, rollout_prompts=16, batch_size=32, micro_batch_size=32, save_every=2),
+        ppo=PPOConfig(steps=4, rollout_prompts=16, batch_size=16, micro_batch_size=16),
     ),
 }
 

@@ -8,16 +8,19 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import commands
+from .comparison import Course, matched_steps
 from .config import Study
+from .one_ray import OneRay
 from .pairs import preference_pairs
 from .policy import save_random_policy
 from .sampling import Draw, sample_all, score_samples
@@ -34,6 +37,7 @@ class Run:
 
     study: Study
     directory: Path
+    one_ray: OneRay = field(default_factory=OneRay)
 
     def path(self, *parts: str) -> Path:
         return self.directory.joinpath(*parts)
@@ -58,24 +62,27 @@ def _read_rows(path: Path) -> list[dict]:
 
 
 def _train(run: Run, name: str, command: list[str], launcher: dict[str, str] | None = None) -> None:
-    """Runs a trainer with its output in ``logs/NAME.log``; ends it with us."""
+    """Runs a trainer with its output in ``logs/NAME.log``; ends it with us.
+
+    ``command`` begins with the module. With a ``launcher``'s variables it is a process of its own, without it is one
+    of those that share a Ray.
+    """
     log = run.path("logs", f"{name}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    # Not in the run directory: Ray puts Unix sockets there, whose paths may not exceed 107 bytes.
-    with (
-        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as ray_directory,
-        open(log, "w") as output,
-    ):
-        output.write(" ".join(command) + "\n\n")
-        output.flush()
-        env = commands.environment(Path(ray_directory)) | (launcher or {})
-        process = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            status = process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
+    log.write_text("python -m " + " ".join(command) + "\n\n")
+    if launcher is None:
+        status = run.one_ray.run(command[0], command[1:], log)
+    else:
+        with open(log, "a") as output:
+            env = commands.environment(Path(tempfile.gettempdir())) | launcher
+            arguments = [sys.executable, "-m", *command]
+            process = subprocess.Popen(arguments, env=env, stdout=output, stderr=subprocess.STDOUT)
+            try:
+                status = process.wait()
+            except BaseException:
+                process.terminate()
+                process.wait()
+                raise
     if status != 0:
         raise PhaseFailed(
             f"{name} ended with status {status}; the end of {log}:\n" + "\n".join(log.read_text().splitlines()[-25:])
@@ -134,6 +141,9 @@ def make_pairs(run: Run) -> dict[str, Any]:
 
 def train_reward_model(run: Run) -> dict[str, Any]:
     """OpenRLHF's reward-model training; its accuracy is that on pairs of prompts which it never saw."""
+    run.one_ray.start(
+        run.path("logs", "one_ray.log")
+    )  # training keeps one core busy; what comes next starts on another
     output = run.path("models", "reward")
     data = run.path("data", "pairs.jsonl"), run.path("data", "eval_pairs.jsonl")
     _train(
@@ -173,7 +183,7 @@ def measure_reliability(run: Run) -> dict[str, Any]:
     shutil.rmtree(samples, ignore_errors=True)
     policy, reward = run.path("models", "sft"), run.path("models", "reward")
     _train(run, "collect", commands.collect(study, policy, reward, prompts, samples))
-    _train(run, "analyze", commands.analyze(samples, output))
+    _train(run, "analyze", commands.analyze(samples, output), {})
     report = json.loads((output / "report.json").read_text())
     return {"recommendation": report["recommendation"]["text"], "report": str(output / "report.html")}
 
@@ -213,8 +223,8 @@ def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def evaluate_all(run: Run) -> dict[str, Any]:
-    """True scores on held-out tasks, into ``scores.npz``: of the SFT policy, of each PPO run's end and of its
-    checkpoints on the way.
+    """True scores on held-out tasks, into ``scores.npz``: of the SFT policy, of each PPO run's end, of the steps at
+    which the filter is compared, and of some steps on the way for the curves.
     """
     study, config = run.study, run.study.evaluation
     tasks = run.tasks("heldout")
@@ -224,35 +234,65 @@ def evaluate_all(run: Run) -> dict[str, Any]:
     def add(name: str, model: Path, samples: int, greedy: bool = False) -> None:
         draws[name] = Draw(model, prompts, samples, config.max_new_tokens, study.seed, greedy)
 
-    final = {"sft": run.path("models", "sft")} | {name: run.path("models", name, "final") for name in study.ppo_runs()}
-    for name, model in final.items():
+    for name in ("sft", *study.ppo_runs()):
+        model = run.path("models", "sft") if name == "sft" else run.path("models", name, "final")
         add(f"{name}_sampled", model, config.samples)
         add(f"{name}_greedy", model, 1, greedy=True)
+    matched = {name: set(steps.values()) for name, steps in matched_steps(courses(run)).items()}
     for name, ppo in study.ppo_runs().items():
-        for step in range(ppo.save_every, ppo.steps, ppo.save_every):
+        for step in ppo.saved_steps()[:-1]:
             model = run.path("models", name, "checkpoints", f"global_step{step}_hf")
-            add(f"{name}_step{step}", model, config.checkpoint_samples)
+            if step in matched.get(name, ()):
+                add(f"{name}_step{step}", model, config.samples)
+            elif step % config.curve_every == 0:
+                add(f"{name}_step{step}", model, config.checkpoint_samples)
     arrays = dict(zip(draws, score_samples(tasks, *sample_all(list(draws.values())))))
     np.savez_compressed(run.path("scores.npz"), **arrays)
-    points = {}
-    for name, ppo in study.ppo_runs().items():
-        between = [
-            (step, float(arrays[f"{name}_step{step}"].mean()))
-            for step in range(ppo.save_every, ppo.steps, ppo.save_every)
-        ]
-        points[name] = [
-            (0, float(arrays["sft_sampled"].mean())),
-            *between,
-            (ppo.steps, float(arrays[f"{name}_sampled"].mean())),
-        ]
-    return {"checkpoints": points}
+    return {"heldout_samples": sum(array.size for array in arrays.values())}
+
+
+def courses(run: Run) -> dict[str, Course]:
+    """What each PPO run has spent, by the run's own timing."""
+    return {
+        name: Course(ppo, float(np.median([seconds for _, seconds in timing(run, name)])))
+        for name, ppo in run.study.ppo_runs().items()
+    }
+
+
+def timing(run: Run, name: str) -> list[tuple[int, float]]:
+    """(step, seconds of that step) of a PPO run."""
+    return scalars(run.path("models", name, "tensorboard"))["train/timing/step_total"]
+
+
+def policy_scores(run: Run) -> dict[tuple[str, int], np.ndarray]:
+    """The true scores that ``evaluate_all`` has written, (tasks, samples) by run and step; SFT is step 0 of itself."""
+    ends = {name: ppo.steps for name, ppo in run.study.ppo_runs().items()} | {"sft": 0}
+    scores = {}
+    for key, array in np.load(run.path("scores.npz")).items():
+        name, kind = key.rsplit("_", 1)
+        if kind == "sampled":
+            scores[name, ends[name]] = array
+        elif kind.startswith("step"):
+            scores[name, int(kind.removeprefix("step"))] = array
+    return scores
+
+
+def titles(study: Study) -> dict[str, str]:
+    """What the policies of a study are called in tables and figures."""
+    k, n = study.ppo.keep, study.ppo.samples
+    return {
+        "sft": "SFT",
+        "unfiltered": "PPO, no filter",
+        "random": f"PPO, random {k} of {n}",
+        "ppo": f"PF-PPO, {study.ppo.sample_filter} {k} of {n}",
+        "overoptimised": "PF-PPO pushed too hard",
+    }
 
 
 def phases_of(study: Study) -> dict[str, tuple[str, Callable[[Run], dict[str, Any]]]]:
     """The phases by name, in order: what to tell the user, and what to do."""
-    titles = {"ppo": "PF-PPO", "overoptimised": "PF-PPO pushed too hard"}
     ppo = {
-        name: (f"{titles[name]} (openrlhf.cli.train_ppo)", lambda run, name=name: train_ppo(run, name))
+        name: (f"{titles(study)[name]} (openrlhf.cli.train_ppo)", lambda run, name=name: train_ppo(run, name))
         for name in study.ppo_runs()
     }
     return {
@@ -272,6 +312,7 @@ def settings_of(study: Study, phase: str) -> dict[str, Any]:
     parts["sft"] = [*parts["task"], "sft", "evaluation"]
     parts["pairs"] = parts["reward"] = [*parts["sft"], "reward"]
     parts["reliability"] = [*parts["reward"], "ppo"]
-    parts |= {name: [*parts["reward"], name] for name in ("ppo", "overoptimised")}
+    parts |= {name: [*parts["reward"], "ppo"] for name in ("unfiltered", "random", "ppo")}
+    parts["overoptimised"] = [*parts["reward"], "overoptimised"]
     settings = study.as_dict()
     return {part: settings[part] for part in parts.get(phase, list(settings))}

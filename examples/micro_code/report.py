@@ -9,48 +9,59 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from .phases import Run
+from .comparison import MEASURES, RIVALS, compare
+from .phases import Run, courses, policy_scores, titles
 from .sampling import bootstrap_interval
 
-TITLES = {"sft": "SFT", "ppo": "PF-PPO", "overoptimised": "PF-PPO pushed too hard"}
-REWARD, KEPT, KL = "train/rollout/reward_mean", "train/filter/kept_reward_mean", "train/kl"
+REWARD, KL = "train/rollout/reward_mean", "train/kl"
+PARTS = ("generation", "make_experience", "ppo_train", "broadcast")
+COLOURS = {"unfiltered": "tab:blue", "random": "tab:orange", "ppo": "tab:green", "overoptimised": "tab:red"}
 
 
 def summarise(run: Run, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """All figures of a study as plain values; ``records`` are the phases' results and seconds by name."""
     scores = np.load(run.path("scores.npz"))
     sft = scores["sft_sampled"].mean(axis=1)
+    spent, by_step = courses(run), policy_scores(run)
     summary: dict[str, Any] = {
         "study": run.study.as_dict(),
+        "titles": titles(run.study),
         "seconds": {name: record["seconds"] for name, record in records.items()},
         "task": records["task"]["result"],
         "pairs": records["pairs"]["result"],
         "reward_model": records["reward"]["result"],
         "reliability": records["reliability"]["result"],
         "policies": {"sft": _pass_rates(scores, "sft")},
+        "comparisons": compare(spent, by_step),
     }
     for name, config in run.study.ppo_runs().items():
         result = records[name]["result"]
-        tuned = scores[f"{name}_sampled"].mean(axis=1)
-        gain = tuned - sft  # the same tasks: a paired difference
+        gain = scores[f"{name}_sampled"].mean(axis=1) - sft  # the same tasks: a paired difference
         curves = result["curves"]
+        steps = sorted(step for other, step in by_step if other == name)
+        points = [
+            {measure: spent[name].spent(measure, step) for measure in MEASURES}
+            | {"step": step, "pass_at_1": float(by_step[name, step].mean())}
+            for step in steps
+        ]
+        start = dict.fromkeys((*MEASURES, "step"), 0) | {"pass_at_1": float(sft.mean())}
         summary["policies"][name] = _pass_rates(scores, name) | {
             "gain": float(gain.mean()),
             "gain_interval": bootstrap_interval(gain),
             "reward_first": _mean_of(curves[REWARD][:3]),
             "reward_last": _mean_of(curves[REWARD][-3:]),
             "kl_last": _mean_of(curves[KL][-3:]),
-            "curves": {tag: curves[tag] for tag in (REWARD, KEPT, KL) if tag in curves},
-            "pass_at_1_over_steps": records["evaluate"]["result"]["checkpoints"][name],
+            "curves": {tag: curves[tag] for tag in (REWARD, KL)},
+            "course": [start, *points],
             "seconds_per_step": {
-                part: _mean_of(curves[f"train/timing/{part}"][1:])
-                for part in ("generation", "make_experience", "ppo_train", "broadcast")
-                if f"train/timing/{part}" in curves
+                part: float(np.median([value for _, value in curves[f"train/timing/{part}"]])) for part in PARTS
             },
             "samples_per_step": {
                 k: result[k] for k in ("scored_per_step", "kept_per_step", "samples_in_actor_critic_reference")
             },
             "steps": config.steps,
+            "actor_updates": config.actor_updates(config.steps),
+            "step_seconds": spent[name].step_seconds,
         }
     return summary
 
@@ -71,28 +82,10 @@ def _mean_of(points: list) -> float:
 
 
 def print_table(summary: dict[str, Any], console: Console) -> None:
-    """The result table: one row per policy, and the seconds of each phase."""
-    table = Table(
-        title=f"micro-code, seed {summary['study']['seed']}: {summary['task']['heldout']} held-out functions"
-    )
-    for heading in (
-        "policy",
-        "pass@1 [95%]",
-        "greedy pass@1",
-        "gain over SFT [95%]",
-        "reward, first to last",
-        "KL a token",
-    ):
-        table.add_column(heading, justify="left" if heading == "policy" else "right")
-    for name, figures in summary["policies"].items():
-        row = [TITLES[name], _with_interval(figures["pass_at_1"], figures["interval"]), f"{figures['greedy']:.3f}"]
-        if name == "sft":
-            row += ["-", "-", "-"]
-        else:
-            row += [_with_interval(figures["gain"], figures["gain_interval"], "+")]
-            row += [f"{figures['reward_first']:+.2f} to {figures['reward_last']:+.2f}", f"{figures['kl_last']:.3f}"]
-        table.add_row(*row)
-    console.print(table)
+    """The result tables: one row per policy, one per comparison, and the seconds of each phase."""
+    names = summary["titles"]
+    console.print(_policies(summary))
+    console.print(_comparisons(summary))
     console.print(f"Reward model: {summary['reward_model']['heldout_accuracy']:.3f} of held-out pairs ranked right.")
     console.print(f"Its reliability: {summary['reliability']['recommendation']}")
     console.print(f"The whole report: {summary['reliability']['report']}", highlight=False)
@@ -100,7 +93,7 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
         per_step = summary["policies"][name]["samples_per_step"]
         text = {key: ", ".join(map(str, values)) for key, values in per_step.items()}
         console.print(
-            f"{TITLES[name]}: {text['scored_per_step']} samples scored a step, {text['kept_per_step']} kept; forward "
+            f"{names[name]}: {text['scored_per_step']} samples scored a step, {text['kept_per_step']} kept; forward "
             f"passes of actor, critic and reference ran on {text['samples_in_actor_critic_reference']}."
         )
     seconds = Table(title="seconds")
@@ -112,74 +105,160 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
     console.print(seconds)
 
 
+def _policies(summary: dict[str, Any]) -> Table:
+    table = Table(
+        title=f"micro-code, seed {summary['study']['seed']}: {summary['task']['heldout']} held-out functions"
+    )
+    for heading in (
+        "policy",
+        "pass@1 [95%]",
+        "greedy",
+        "gain over SFT [95%]",
+        "updates",
+        "s a step",
+        "reward, first to last",
+        "KL a token",
+    ):
+        table.add_column(heading, justify="left" if heading == "policy" else "right")
+    for name, figures in summary["policies"].items():
+        row = [summary["titles"][name], _with_interval(figures["pass_at_1"], figures["interval"])]
+        row.append(f"{figures['greedy']:.3f}")
+        if name == "sft":
+            row += ["-"] * 5
+        else:
+            row += [_with_interval(figures["gain"], figures["gain_interval"], "+")]
+            row += [str(figures["actor_updates"]), f"{figures['step_seconds']:.1f}"]
+            row += [f"{figures['reward_first']:+.2f} to {figures['reward_last']:+.2f}", f"{figures['kl_last']:.3f}"]
+        table.add_row(*row)
+    return table
+
+
+def _comparisons(summary: dict[str, Any]) -> Table:
+    table = Table(title=f"{summary['titles']['ppo']}, at its end, against")
+    for heading in ("", "at equal", "spent: its, theirs (step)", "pass@1: its, theirs", "difference [95%]"):
+        table.add_column(heading, justify="right" if "1" in heading or "[" in heading else "left")
+    for row in summary["comparisons"]:
+        table.add_row(
+            summary["titles"][row["rival"]],
+            row["measure"],
+            f"{row['filter_spent']:.0f}, {row['spent']:.0f} ({row['step']})",
+            f"{row['filter_pass_at_1']:.3f}, {row['pass_at_1']:.3f}",
+            _with_interval(row["difference"], row["interval"], "+"),
+        )
+    return table
+
+
 def _with_interval(value: float, interval: tuple[float, float], sign: str = "") -> str:
     return f"{value:{sign}.3f} [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]"
 
 
+def _side(interval: tuple[float, float]) -> int:
+    """1 or -1 where the whole interval is above or below 0, else 0."""
+    return int(interval[0] > 0) - int(interval[1] < 0)
+
+
 def verdict(summary: dict[str, Any]) -> str:
-    """One sentence on whether PF-PPO helped, and one on over-optimisation where that was run."""
-    ppo, sft = summary["policies"]["ppo"], summary["policies"]["sft"]
-    low, high = ppo["gain_interval"]
-    change = f"pass@1 {sft['pass_at_1']:.3f} before, {ppo['pass_at_1']:.3f} after"
-    if low > 0:
-        text = f"[green]PF-PPO helped[/green]: {change}, and the 95% interval of the gain is above 0."
-    elif high < 0:
-        text = f"[red]PF-PPO hurt[/red]: {change}, and the 95% interval of the gain is below 0."
-    else:
-        text = f"[yellow]No clear effect of PF-PPO[/yellow]: {change}, and the 95% interval of the gain holds 0."
-    hard = summary["policies"].get("overoptimised")
-    if hard:
-        rose, fell = hard["reward_last"] > hard["reward_first"], hard["gain_interval"][1] < 0
-        what = "shows over-optimisation" if rose and fell else "does not show over-optimisation here"
-        text += (
-            f"\nPushed too hard, it {what}: the reward model's reward goes from {hard['reward_first']:+.2f} to "
-            f"{hard['reward_last']:+.2f}, pass@1 from {sft['pass_at_1']:.3f} to {hard['pass_at_1']:.3f}."
-        )
-    return text
+    """What PPO gave, what the filter added to it, and what it saved; and over-optimisation where that was run."""
+    lines = [_what_ppo_gave(summary), *(_what_the_filter_added(summary, rival) for rival in RIVALS)]
+    lines.append(_what_the_filter_saved(summary))
+    if "overoptimised" in summary["policies"]:
+        lines.append(_over_optimisation(summary))
+    return "\n".join(lines)
+
+
+def _what_ppo_gave(summary: dict[str, Any]) -> str:
+    sft, ppo = summary["policies"]["sft"], summary["policies"]["unfiltered"]
+    words = {1: "[green]PPO helped[/green]", 0: "[yellow]No clear effect of PPO[/yellow]", -1: "[red]PPO hurt[/red]"}
+    gain = _with_interval(ppo["pass_at_1"] - sft["pass_at_1"], ppo["gain_interval"], "+")
+    return (
+        f"{words[_side(ppo['gain_interval'])]} without a filter: pass@1 {sft['pass_at_1']:.3f} before, "
+        f"{ppo['pass_at_1']:.3f} after, {gain}."
+    )
+
+
+def _what_the_filter_added(summary: dict[str, Any], rival: str) -> str:
+    words = {1: "[green]added[/green]", 0: "[yellow]did nothing that shows[/yellow]", -1: "[red]cost[/red]"}
+    parts = [
+        f"at equal {row['measure']} it {words[_side(row['interval'])]} "
+        f"({_with_interval(row['difference'], row['interval'], '+')})"
+        for row in summary["comparisons"]
+        if row["rival"] == rival
+    ]
+    against = f"{summary['titles']['ppo']} against {summary['titles'][rival]}"
+    return f"The filter, {against}: {', '.join(parts)}."
+
+
+def _what_the_filter_saved(summary: dict[str, Any]) -> str:
+    mine, other = summary["policies"]["ppo"], summary["policies"]["unfiltered"]
+    share = 1 - mine["step_seconds"] / other["step_seconds"]
+    seconds = f"{abs(share):.0%} {'fewer' if share >= 0 else 'more'} seconds a step"
+    rows = [row for row in summary["comparisons"] if (row["rival"], row["measure"]) == ("unfiltered", "rollouts")]
+    price = {1: "and gained pass@1", 0: "at no loss of pass@1 that shows", -1: "and paid for it in pass@1"}
+    return (
+        f"For the same rollouts it took {mine['actor_updates']} updates of the actor instead of "
+        f"{other['actor_updates']} and {seconds}, {price[_side(rows[0]['interval'])]}."
+    )
+
+
+def _over_optimisation(summary: dict[str, Any]) -> str:
+    sft, hard = summary["policies"]["sft"], summary["policies"]["overoptimised"]
+    rose, fell = hard["reward_last"] > hard["reward_first"], _side(hard["gain_interval"]) < 0
+    what = "shows over-optimisation" if rose and fell else "does not show over-optimisation here"
+    return (
+        f"Pushed too hard, it {what}: the reward model's reward goes from {hard['reward_first']:+.2f} to "
+        f"{hard['reward_last']:+.2f}, pass@1 from {sft['pass_at_1']:.3f} to {hard['pass_at_1']:.3f}."
+    )
 
 
 def draw_figure(summary: dict[str, Any], path: Any) -> None:
-    """Reward of all and of kept samples, the true score and the KL over steps; one column per PPO run."""
+    """All runs in one picture: pass@1 over rollouts, updates and seconds; below it reward, KL and where a step's
+    seconds go.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = [name for name in summary["policies"] if name != "sft"]
-    figure, axes = plt.subplots(
-        3, len(names), figsize=(5.2 * len(names), 7.2), sharex="col", sharey="row", squeeze=False
-    )
-    for column, name in enumerate(names):
-        policy = summary["policies"][name]
-        reward_axis, score_axis, kl_axis = axes[:, column]
-        reward_axis.set_title(TITLES[name])
-        reward_axis.plot(*zip(*policy["curves"][REWARD]), color="tab:blue", label="all samples")
-        if KEPT in policy["curves"]:
-            reward_axis.plot(*zip(*policy["curves"][KEPT]), color="tab:orange", label="kept samples")
-        reward_axis.legend(frameon=False)
-        score_axis.plot(*zip(*policy["pass_at_1_over_steps"]), color="tab:green", marker="o")
-        low, high = policy["interval"]
-        score_axis.errorbar(
-            policy["steps"],
-            policy["pass_at_1"],
-            [[policy["pass_at_1"] - low], [high - policy["pass_at_1"]]],
-            color="tab:green",
-            capsize=3,
-        )
-        score_axis.axhline(summary["policies"]["sft"]["pass_at_1"], color="grey", linestyle="--", label="SFT")
-        score_axis.legend(frameon=False)
-        kl_axis.plot(*zip(*policy["curves"][KL]), color="tab:red")
-        kl_axis.set_xlabel("PPO step")
-    for axis, label in zip(
-        axes[:, 0], ("reward (reward model)", "true score (pass@1, held out)", "KL to SFT, a token")
+    runs = {name: figures for name, figures in summary["policies"].items() if name != "sft"}
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7))
+    for axis, measure, label in zip(
+        axes[0],
+        MEASURES,
+        ("rollouts (sampled responses)", "updates of the actor", "seconds of training, start left out"),
     ):
+        for name, figures in runs.items():
+            style = dict(color=COLOURS[name], label=summary["titles"][name])
+            x, y = zip(*((point[measure], point["pass_at_1"]) for point in figures["course"]))
+            axis.plot(x, y, marker="o", markersize=4, **style)
+            low, high = figures["interval"]
+            axis.errorbar(x[-1], y[-1], [[y[-1] - low], [high - y[-1]]], color=COLOURS[name], capsize=3)
+        axis.axhline(summary["policies"]["sft"]["pass_at_1"], color="grey", linestyle="--", label="SFT")
+        axis.set_xlabel(label)
+    axes[0, 0].set_ylabel("pass@1, held out")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    for axis, tag, label in zip(axes[1], (REWARD, KL), ("reward of all samples", "KL to SFT, a token, kept samples")):
+        for name, figures in runs.items():
+            axis.plot(*zip(*figures["curves"][tag]), color=COLOURS[name])
+        axis.set_xlabel("PPO step")
         axis.set_ylabel(label)
+    _draw_seconds(axes[1, 2], runs, summary["titles"])
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def _draw_seconds(axis: Any, runs: dict[str, Any], names: dict[str, str]) -> None:
+    left = np.zeros(len(runs))
+    for part, grey in zip(PARTS, ("0.25", "0.45", "0.65", "0.82")):
+        values = np.array([figures["seconds_per_step"][part] for figures in runs.values()])
+        axis.barh(list(map(names.get, runs)), values, left=left, color=grey, label=part.replace("_", " "))
+        left += values
+    axis.invert_yaxis()
+    axis.set_xlabel("seconds a step (median)")
+    axis.legend(frameon=False, fontsize=8)
 
 
 def report(run: Run, records: dict[str, dict[str, Any]], console: Console) -> dict[str, Any]:

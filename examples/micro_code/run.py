@@ -40,7 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--until",
         metavar="PHASE",
-        help="stop after this phase: task, sft, pairs, reward, reliability, ppo, overoptimised",
+        help="stop after this phase: task, sft, pairs, reward, reliability, unfiltered, random, ppo, overoptimised",
     )
     return parser.parse_args(argv)
 
@@ -108,12 +108,15 @@ def main(argv: list[str] | None = None) -> int:
         "DS_ACCELERATOR", "cpu"
     )  # all is sized for a CPU; DeepSpeed need not look for a GPU, nor warn that none is there
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an exception, so that a running trainer ends with us
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=not sys.stdout.isatty())
     try:
         study = study_of(args)
         prepare(args.output.resolve(), study, args.resume)
         run = Run(study, args.output.resolve())
-        records = run_phases(run, console, args.until)
+        try:
+            records = run_phases(run, console, args.until)
+        finally:
+            run.one_ray.close()
     except (PhaseFailed, ValueError) as error:
         console.print(f"[red]Failed:[/red] {error}", markup=True, highlight=False)
         return 1

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,24 +57,63 @@ def _sample(draw: Draw, batch_size: int = 500) -> list[list[str]]:
     disable_progress_bar()  # loading takes no time
     tokenizer = AutoTokenizer.from_pretrained(draw.model, padding_side="left")
     # A CPU without instructions for bfloat16 is many times slower in it.
-    dtype = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(draw.model, dtype=dtype, attn_implementation="eager").eval()
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    dtype = torch.bfloat16 if native else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(draw.model, dtype=dtype, attn_implementation="sdpa").eval()
     torch.manual_seed(draw.seed)
     queries = [prompt for prompt in draw.prompts for _ in range(draw.samples)]
     by_length = sorted(range(len(queries)), key=lambda i: len(queries[i]))  # less padding
     responses = [""] * len(queries)
-    how = dict(do_sample=False) if draw.greedy else dict(do_sample=True, temperature=1.0, top_p=1.0, top_k=0)
     for start in range(0, len(queries), batch_size):
         chosen = by_length[start : start + batch_size]
         batch = tokenizer([queries[i] for i in chosen], return_tensors="pt", padding=True, add_special_tokens=False)
-        with torch.inference_mode():
-            output = model.generate(
-                **batch, max_new_tokens=draw.max_new_tokens, pad_token_id=tokenizer.pad_token_id, **how
-            )
-        texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        tokens = generate(model, batch["input_ids"], batch["attention_mask"], draw.max_new_tokens, draw.greedy)
+        texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
         for i, text in zip(chosen, texts):
             responses[i] = text.rstrip(" ")  # OpenRLHF's SFT puts a space before the end token
     return [responses[i : i + draw.samples] for i in range(0, len(responses), draw.samples)]
+
+
+def generate(model: Any, prompts: Any, mask: Any, max_new_tokens: int, greedy: bool = False) -> Any:
+    """What ``model.generate`` gives, but finished responses leave the batch.
+
+    Most responses have a third of the longest one's length, so this takes less than half of the time.
+
+    Args:
+        model: a causal language model of transformers with ``eos_token_id`` and ``pad_token_id`` in its configuration.
+        prompts: (B, P) token ids, padded on the left.
+        mask: (B, P), 0 for padding.
+        max_new_tokens: at most this many tokens a response.
+        greedy: the likeliest token, else a draw at temperature 1.
+
+    Returns:
+        (B, max_new_tokens) token ids, padded on the right.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    responses = torch.full((len(prompts), max_new_tokens), model.config.pad_token_id)
+    rows = torch.arange(len(prompts))  # of ``responses``, those in the batch
+    going = torch.ones(len(prompts), dtype=torch.bool)
+    tokens, positions = prompts, (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.inference_mode():
+        for place in range(max_new_tokens):
+            output = model(
+                tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+            )
+            logits = output.logits[:, -1].float()
+            tokens = logits.argmax(-1) if greedy else torch.multinomial(logits.softmax(-1), 1).squeeze(1)
+            responses[rows[going], place] = tokens[going]
+            going &= tokens != model.config.eos_token_id
+            if not going.any():
+                break
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            if going.float().mean() < 0.8:  # taking rows out copies the cache: not at each step
+                cache.batch_select_indices(going.nonzero().squeeze(1))
+                rows, mask, tokens, going = rows[going], mask[going], tokens[going], going[going]
+            tokens, positions = tokens[:, None], mask.sum(1, keepdim=True) - 1
+    return responses
 
 
 def score_samples(tasks: Sequence[Task], *responses: Sequence[Sequence[str]]) -> list[np.ndarray]:

@@ -1,6 +1,9 @@
 """Which filter suits a reward model: measure where its rewards agree with true scores.
 
+    python -m openrlhf_pf.cli.analyze --demo
     python -m openrlhf_pf.cli.analyze PATH... --output DIR
+
+--demo needs no data: it makes the samples of two reward models with a known flaw and says what to see in the report.
 
 PATH is a rollout log (the directory that --sample_filter_log wrote, or one of its files), or any JSONL or Parquet file
 with the columns prompt_id, reward and score; response_tokens, model_rewards, step and checkpoint are used when there.
@@ -15,6 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+DEMO_FOLDER = "openrlhf-pf-demo"
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -24,8 +29,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = found.add_argument
-    add("paths", nargs="+", metavar="PATH", help="rollout log, JSONL or Parquet file")
-    add("--output", required=True, metavar="DIR", help="where the report goes")
+    add("paths", nargs="*", metavar="PATH", help="rollout log, JSONL or Parquet file")
+    add("--demo", action="store_true", help="analyse two made-up reward models with a known flaw")
+    add("--output", metavar="DIR", help=f"where the report goes (with --demo, {DEMO_FOLDER})")
     add("--strategies", nargs="+", default=(), metavar="NAME", help="compare only these (all that the data allow)")
     add("--keep", type=int, metavar="K", help="k, samples a prompt that train (each filter's own default)")
     add("--bins", type=int, default=20, help="groups of equal count for R² (%(default)s)")
@@ -43,10 +49,13 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Analyse, print and write; returns the exit code."""
     options = parser().parse_args(arguments)
+    if wrong := _refusal(options):
+        print(f"analyze: {wrong}", file=sys.stderr)
+        return 2
     try:
         from rich.console import Console
 
-        from openrlhf_pf.reliability import Settings, analyse, report
+        from openrlhf_pf.reliability import Settings, analyse, analyse_rollouts, demo, report
     except ModuleNotFoundError as error:
         print(f'analyze: {error.name} is not installed: pip install "openrlhf-pf[analyze]".', file=sys.stderr)
         return 2
@@ -64,16 +73,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
             high=options.high,
             powers=tuple(options.power),
             weights=tuple(options.weights) if options.weights else None,
-            strategies=tuple(options.strategies),
+            strategies=tuple(options.strategies or (demo.STRATEGIES if options.demo else ())),
         )
-        analysis = analyse(options.paths, settings, lambda line: print(f"analyze: {line}", file=sys.stderr))
-        files = report.write(analysis, Path(options.output))
+
+        def say(line: str) -> None:
+            print(f"analyze: {line}", file=sys.stderr)
+
+        if options.demo:
+            analysis = analyse_rollouts(demo.samples(), settings, say)
+            analysis.opening = demo.sentences(analysis)
+        else:
+            analysis = analyse(options.paths, settings, say)
+        files = report.write(analysis, Path(options.output or DEMO_FOLDER))
     except ValueError as error:
         print(f"analyze: {error}", file=sys.stderr)
         return 2
     report.show(analysis, console)
     console.print(f"{files[0]} and {len(files) - 1} more files are written.", soft_wrap=True, highlight=False)
     return 0
+
+
+def _refusal(options: argparse.Namespace) -> str:
+    """What is wrong with the arguments beside each other, or ""."""
+    if options.demo and options.paths:
+        return f"--demo makes its own samples, got PATH {options.paths[0]!r} as well: leave out the one or the other."
+    if not options.demo and not options.paths:
+        return "there is no PATH: give a rollout log, JSONL or Parquet file, or --demo to see a made-up example."
+    if not options.demo and not options.output:
+        return "there is no --output: give the directory that the report shall be written to."
+    return ""
 
 
 if __name__ == "__main__":

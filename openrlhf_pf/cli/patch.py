@@ -242,13 +242,18 @@ def status() -> tuple[int, str]:
     return code, f"OpenRLHF {tree.version} in {tree.root}: CPU patch {tree.state}{hint}."
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code, as the module's docstring says."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    built = argparse.ArgumentParser(
         prog="python -m openrlhf_pf.cli.patch", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("command", choices=["apply", "revert", "status"])
-    command = parser.parse_args(arguments).command
+    built.add_argument("command", choices=["apply", "revert", "status"])
+    return built
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code, as the module's docstring says."""
+    command = parser().parse_args(arguments).command
     try:
         code, sentence = status() if command == "status" else (0, change(to_patched=command == "apply"))
     except PatchRefused as refusal:

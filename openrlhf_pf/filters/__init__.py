@@ -1,10 +1,10 @@
 """Sample filters: which of the scored samples of a prompt train the policy.
 
 ``FILTERS`` maps the name that a user types to the class that does it. To add a filter, write a ``SampleFilter``
-subclass (file, class and name share a word), give it a line in ``FILTERS``, a row in README and docs/filters.md
-and a hand-computed test. A filter of your own needs no line here: ``package.module:Class`` and ``path/to/file.py:Class`` are
-names, too, and ``python -m openrlhf_pf.filters.check`` tells whether it is sound. Nothing here imports ray, vllm,
-deepspeed or openrlhf.
+subclass (file, class and name share a word), give it a line in ``FILTERS``, a row in the tables of README and
+docs/filters.md, and a hand-computed test. A filter of your own needs no line here: ``package.module:Class`` and
+``path/to/file.py:Class`` are names, too, and ``python -m openrlhf_pf.filters.check`` tells whether it is sound.
+Nothing here imports ray, vllm, deepspeed or openrlhf.
 """
 
 import difflib

@@ -69,13 +69,14 @@ class Analysed:
 
 @dataclass
 class Analysis:
-    """What a report is made of."""
+    """What a report is made of; ``opening`` are sentences that it shall begin with."""
 
     settings: Settings
     strategies: list[Strategy]
     analysed: list[Analysed]
     recommendation: Recommendation
     warnings: list[str] = field(default_factory=list)
+    opening: list[str] = field(default_factory=list)
 
 
 def analyse(

@@ -29,6 +29,8 @@ li { margin-bottom: .3rem; }
 </head>
 <body>
 <h1>Is the reward model right?</h1>
+{% for line in opening %}<p class="opening">{{ line }}</p>
+{% endfor %}
 <p>{{ samples }}. Each response has a <em>reward</em>, what the reward model thinks of it, and a <em>true score</em>,
 what it is worth. Reinforcement learning trains on rewards, so it should train on those responses whose rewards can be
 relied on. A <em>strategy</em> says which of a prompt's responses those are.</p>

@@ -172,6 +172,7 @@ def html(analysis: Analysis, images: dict[str, bytes]) -> str:
     ]
     page = Environment(autoescape=True).from_string(PAGE)
     return page.render(
+        opening=analysis.opening,
         samples=samples_line(analysis),
         recommendation=recommendation,
         sentences=sentences(analysis),
@@ -218,6 +219,8 @@ def show(analysis: Analysis, console: "Console") -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    for line in analysis.opening:
+        console.print(escape(line) + "\n", soft_wrap=True, highlight=False)
     for a in analysis.analysed:
         table = Table(title=f"{escape(a.checkpoint.name)}: {a.checkpoint.n_prompts:,} prompts", title_justify="left")
         table.add_column("strategy", no_wrap=True)

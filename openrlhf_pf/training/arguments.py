@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 from openrlhf_pf.filters import DRAWS, FILTERS, SampleFilter, build_filter
 from openrlhf_pf.training.rollout_log import check_directory
+from openrlhf_pf.training.true_score import load_reward_func
 
 #: Estimators that take a baseline from the other samples of a prompt: with one sample there is none.
 GROUP_ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
@@ -316,8 +317,6 @@ def _check_probe(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
     if args.sample_filter_probe_every is not None and args.sample_filter_probe_every < 1:
         raise ValueError(f"--sample_filter_probe_every must be 1 or more, got {args.sample_filter_probe_every}.")
     if args.sample_filter_probe_score:
-        from openrlhf_pf.training.sampling import load_reward_func
-
         load_reward_func(args.sample_filter_probe_score, "--sample_filter_probe_score")
     elif not (args.reward.remote_url or args.train.agent_func_path):
         raise ValueError(

@@ -7,10 +7,11 @@ import openrlhf_pf.code_reward
 
 
 def uses_code_reward(args: SimpleNamespace) -> bool:
-    """Whether a reward function of these arguments is ``openrlhf_pf/code_reward/reward.py``."""
+    """Whether a reward function of these arguments, or their true score, is ``openrlhf_pf/code_reward/reward.py``."""
     urls = getattr(getattr(args, "reward", None), "remote_url", None) or []
+    score = getattr(getattr(args, "collect", None), "score", None)
     ours = os.path.join(os.path.dirname(openrlhf_pf.code_reward.__file__), "reward.py")
-    paths = urls.split(",") if isinstance(urls, str) else urls
+    paths = [*(urls.split(",") if isinstance(urls, str) else urls), *([score] if isinstance(score, str) else [])]
     return any(os.path.exists(path) and os.path.samefile(path, ours) for path in paths if path.endswith(".py"))
 
 

@@ -98,8 +98,11 @@ EXPECTED_EXPERIENCE_FIELDS = frozenset(
 )
 
 
-def check_openrlhf() -> None:
-    """Check version and interface of the installed OpenRLHF.
+def check_version() -> str:
+    """Check the version of the installed OpenRLHF, and import nothing of it.
+
+    Returns:
+        The version.
 
     Raises:
         ImportError: one sentence that names what was expected and what was found.
@@ -113,12 +116,24 @@ def check_openrlhf() -> None:
             f"OpenRLHF {SUPPORTED_OPENRLHF} is supported, found {found}: install a supported version, or a release of "
             "openrlhf-pf that supports yours."
         )
+    return found
+
+
+def check_interface() -> None:
+    """Check that the installed OpenRLHF has all that we override and call, which imports it.
+
+    Raises:
+        ImportError: one sentence that names what was expected and what was found.
+    """
     for path, expected in EXPECTED_PARAMETERS.items():
         check_parameters(path, expected)
     experience = importlib.import_module("openrlhf.trainer.ppo_utils.experience").Experience
     missing = EXPECTED_EXPERIENCE_FIELDS - {field.name for field in fields(experience)}
     if missing:
-        raise ImportError(f"OpenRLHF {found} has no Experience.{', Experience.'.join(sorted(missing))}, expected it.")
+        raise ImportError(
+            f"OpenRLHF {metadata.version('openrlhf')} has no Experience.{', Experience.'.join(sorted(missing))}, "
+            "expected it."
+        )
 
 
 def check_parameters(path: str, expected: tuple[str, ...]) -> None:

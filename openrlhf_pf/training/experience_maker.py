@@ -33,7 +33,7 @@ from openrlhf_pf.training.baselines import centred
 from openrlhf_pf.training.metrics import filter_metrics
 from openrlhf_pf.training.rollout import Rollout
 from openrlhf_pf.training.rollout_log import RolloutLog
-from openrlhf_pf.training.sampling import TrueScore
+from openrlhf_pf.training.true_score import TrueScore
 
 logger = init_logger(__name__)
 

@@ -1,7 +1,8 @@
 """Run OpenRLHF's own ``train_ppo_ray`` with our flags in its parser and our trainers in their place.
 
-OpenRLHF builds its parser under ``if __name__ == "__main__"``, so the module is run as it stands, and the one call of
-``parse_args`` on its parser is where our flags are added and checked, before Ray starts or a model is loaded.
+OpenRLHF builds its parser under ``if __name__ == "__main__"``. That part runs twice: alone, so that a bad argument is
+refused in a second or two (preflight), and then with the whole module as it stands, where the one call of
+``parse_args`` on its parser is where our flags are added and our classes put in place.
 """
 
 import argparse
@@ -9,66 +10,96 @@ import runpy
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 from openrlhf_pf.training.arguments import add_arguments, check_arguments, is_active, resolve
 from openrlhf_pf.training.code_labels import check_code_labels
-from openrlhf_pf.training.compatibility import check_openrlhf
+from openrlhf_pf.training.compatibility import check_interface, check_version
+from openrlhf_pf.training.extensions import release_dead_locks
+from openrlhf_pf.training.preflight import Refused, nested, preflight
 
 ENTRY_MODULE = "openrlhf.cli.train_ppo_ray"
+
+_parse_args = argparse.ArgumentParser.parse_args
 
 
 def main() -> None:
     """Train with the arguments of the command line. Exits with status 2 and one sentence on a bad argument."""
-    run(add_arguments, prepare_training)
+    run(add_arguments, check_arguments, install_trainers)
 
 
-def run(add_flags: Callable[[argparse.ArgumentParser], None], prepare: Callable[[SimpleNamespace, Any], None]) -> None:
+def run(
+    add_flags: Callable[[argparse.ArgumentParser], None],
+    check: Callable[[SimpleNamespace], None],
+    prepare: Callable[[SimpleNamespace, Any], None],
+) -> None:
     """Run OpenRLHF's entry module with more flags.
 
     Args:
         add_flags: adds them to OpenRLHF's parser.
+        check: called with the nested arguments before anything of OpenRLHF is imported; raises ValueError to refuse
+            them.
         prepare: called before Ray starts with the nested arguments and the entry module as it runs; may rebind what
-            the module looks up, and raises ValueError to refuse the arguments.
+            the module looks up.
     """
-    try:
-        check_openrlhf()
-    except ImportError as error:
-        _refuse(error)
-    parse_args = argparse.ArgumentParser.parse_args
+    checked = False
 
-    def parse_with_more_flags(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> argparse.Namespace:
-        if parser.get_default("rollout.n_samples_per_prompt") is None:  # a parser of some other library
-            return parse_args(parser, *args, **kwargs)
-        argparse.ArgumentParser.parse_args = parse_args
-        add_flags(parser)
-        flat = parse_args(parser, *args, **kwargs)
-        from openrlhf.utils.config import hierarchize
+    def check_once(args: SimpleNamespace) -> None:
+        nonlocal checked
+        if not checked:
+            check(args)
+        checked = True
 
+    def check_and_prepare(args: SimpleNamespace) -> None:
         try:
-            resolve(flat)
-            prepare(hierarchize(flat), sys.modules["__main__"])
+            check_once(args)  # again only where preflight could not get as far as the parser
+            check_code_labels(args)
         except ValueError as error:
             _refuse(error)
-        return flat
+        prepare(args, sys.modules["__main__"])
 
-    argparse.ArgumentParser.parse_args = parse_with_more_flags
+    try:
+        check_version()
+        preflight(ENTRY_MODULE, _parser_with(add_flags, check_once))
+        check_interface()
+    except ImportError as error:
+        _refuse(f"{str(error).rstrip('.')}; python -m openrlhf_pf.cli.doctor looks at all that training needs.")
+    except (Refused, ValueError) as error:
+        _refuse(error)
+    release_dead_locks()
+    argparse.ArgumentParser.parse_args = _parser_with(add_flags, check_and_prepare)
     try:
         runpy.run_module(ENTRY_MODULE, run_name="__main__", alter_sys=True)
     finally:
-        argparse.ArgumentParser.parse_args = parse_args
+        argparse.ArgumentParser.parse_args = _parse_args
 
 
-def prepare_training(args: SimpleNamespace, entry: Any) -> None:
-    """Check the arguments, and put our trainers in place if they ask for any of ours."""
-    check_arguments(args)
-    check_code_labels(args)
+def _parser_with(
+    add_flags: Callable[[argparse.ArgumentParser], None], then: Callable[[SimpleNamespace], None]
+) -> Callable[..., argparse.Namespace]:
+    """A ``parse_args`` that adds our flags to OpenRLHF's parser, parses, and hands the nested arguments on, once."""
+
+    def parse_args(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> argparse.Namespace:
+        if parser.get_default("rollout.n_samples_per_prompt") is None:  # a parser of some other library
+            return _parse_args(parser, *args, **kwargs)
+        argparse.ArgumentParser.parse_args = _parse_args
+        add_flags(parser)
+        flat = _parse_args(parser, *args, **kwargs)
+        resolve(flat)
+        then(nested(flat))
+        return flat
+
+    return parse_args
+
+
+def install_trainers(args: SimpleNamespace, entry: Any) -> None:
+    """Put our trainers in place if the arguments ask for any of ours."""
     if is_active(args):
         from openrlhf_pf.training import trainer
 
         trainer.install(args, entry)
 
 
-def _refuse(error: Exception) -> None:
-    print(f"openrlhf_pf: {error}", file=sys.stderr)
+def _refuse(reason: Exception | str) -> NoReturn:
+    print(f"openrlhf_pf: {reason}", file=sys.stderr)
     raise SystemExit(2) from None

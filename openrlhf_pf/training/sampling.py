@@ -1,14 +1,9 @@
-"""Responses and true scores for prompts of our own choosing, from OpenRLHF's engines and by its conventions."""
+"""Responses to prompts of our own choosing, from OpenRLHF's engines and by its conventions."""
 
-import importlib.util
-import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from openrlhf.datasets.prompts_dataset import preprocess_data
 from openrlhf.datasets.utils import blending_datasets
 from openrlhf.trainer.ppo_utils.experience import Experience
@@ -70,60 +65,3 @@ class PromptSampler:
         if args.vllm.enable_sleep:
             batch_vllm_engine_call(self.generator.vllm_engines, "sleep")
         return samples
-
-
-def load_reward_func(file: str, flag: str) -> Callable:
-    """Import ``reward_func`` from a file that ``flag`` named.
-
-    Raises:
-        ValueError: the file does not import, or has no such function.
-    """
-    spec = importlib.util.spec_from_file_location(f"openrlhf_pf_score_{Path(file).stem}", file)
-    try:
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.reward_func
-    except Exception as error:
-        raise ValueError(
-            f"{flag} {file} gives no reward_func ({type(error).__name__}: {error}): name a Python file that defines "
-            "reward_func(queries, prompts, labels)."
-        ) from error
-
-
-class TrueScore:
-    """Calls a user's ``reward_func``, a sample at a time as OpenRLHF does, several at once; counts what fails.
-
-    Args:
-        function: ``reward_func(queries, prompts, labels)``; its ``scores``, or else its ``rewards``, are meant.
-        workers: calls at a time.
-    """
-
-    def __init__(self, function: Callable, workers: int) -> None:
-        self.function = function
-        self.pool = ThreadPoolExecutor(workers)
-        self.failed = 0
-        self.last_error = ""
-
-    def __call__(self, samples: Sequence[Experience], tokenizer: Any) -> None:
-        """Set ``scores`` of every sample, and put its extra logs into ``info``; a call that fails leaves NaN."""
-
-        def score(sample: Experience) -> dict[str, Any] | Exception:
-            query = tokenizer.decode(sample.sequences[0].tolist(), skip_special_tokens=False)
-            try:
-                return self.function([query], sample.prompts, sample.labels)
-            except Exception as error:  # whatever a user's function raises, the other samples are worth keeping
-                return error
-
-        for sample, result in zip(samples, self.pool.map(score, samples)):
-            sample.scores = torch.tensor([math.nan])
-            if isinstance(result, Exception):
-                self.failed += 1
-                self.last_error = f"{type(result).__name__}: {result}"
-                continue
-            value = result.get("scores")
-            sample.scores = _first(result["rewards"] if value is None else value)
-            sample.info |= {name: _first(value) for name, value in (result.get("extra_logs") or {}).items()}
-
-
-def _first(value: Any) -> torch.Tensor:
-    return torch.as_tensor(value, dtype=torch.float64).reshape(-1)[:1]

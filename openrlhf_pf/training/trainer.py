@@ -18,7 +18,8 @@ from openrlhf_pf.training.experience_maker import (
     NothingToTrain,
     with_samples_per_prompt,
 )
-from openrlhf_pf.training.sampling import PromptSampler, TrueScore, load_prompts, load_reward_func
+from openrlhf_pf.training.sampling import PromptSampler, load_prompts
+from openrlhf_pf.training.true_score import TrueScore, load_reward_func
 
 logger = init_logger(__name__)
 

@@ -30,11 +30,14 @@ def stack_environment() -> dict[str, str]:
         "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"],  # DeepSpeed calls ninja by name
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs the model itself instead of starting a worker for it
+        "TORCHDYNAMO_DISABLE": "1",  # nothing here is worth compiling
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "RAY_DEDUP_LOGS": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # Ray starts its workers at 15, behind everything else on the machine
         "WANDB_MODE": "offline",
     }
 

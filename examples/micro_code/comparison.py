@@ -1,0 +1,91 @@
+"""What a filter adds or saves: its run against the others of the same study at equal rollouts, updates and seconds.
+
+Arithmetic only. The point that is compared is the end of the run with the filter; of the other run it is the saved
+step whose rollouts, actor updates or seconds come nearest to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .config import PPOConfig
+from .sampling import bootstrap_interval
+
+RIVALS = ("unfiltered", "random")
+MEASURES = ("rollouts", "updates", "seconds")
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a run has spent after each of its steps. ``step_seconds`` is the median second a step: what loads in a
+    process' first steps would otherwise count against the run that happens to come first.
+    """
+
+    config: PPOConfig
+    step_seconds: float
+
+    def spent(self, measure: str, step: int) -> float:
+        """Sampled responses, updates of the actor, or seconds of training without the start, up to ``step``."""
+        if measure == "rollouts":
+            return self.config.rollout_prompts * self.config.samples * step
+        return self.config.actor_updates(step) if measure == "updates" else self.step_seconds * step
+
+
+def nearest(steps: Sequence[int], cost: Callable[[int], float], target: float) -> int:
+    """The step whose cost is nearest to the target, the earlier one of two."""
+    return min(steps, key=lambda step: (abs(cost(step) - target), step))
+
+
+def matched_steps(courses: dict[str, Course]) -> dict[str, dict[str, int]]:
+    """``{rival: {measure: step}}``: where each rival has spent what the run ``ppo`` has spent at its end."""
+    mine = courses["ppo"]
+    return {
+        rival: {
+            measure: nearest(
+                courses[rival].config.saved_steps(),
+                lambda step, rival=rival, measure=measure: courses[rival].spent(measure, step),
+                mine.spent(measure, mine.config.steps),
+            )
+            for measure in MEASURES
+        }
+        for rival in RIVALS
+    }
+
+
+def compare(courses: dict[str, Course], scores: dict[tuple[str, int], np.ndarray]) -> list[dict[str, Any]]:
+    """One row for each rival and measure.
+
+    Args:
+        courses: the runs by name.
+        scores: by run and step, (tasks, samples) true scores. The same tasks in the same order in all.
+
+    Returns:
+        Rows with ``rival``, ``measure``, both steps, what both have spent, both pass@1, and ``difference`` (with the
+        filter minus without, paired over tasks) with its 95% ``interval``.
+    """
+    mine = courses["ppo"]
+    end = mine.config.steps
+    filtered = scores["ppo", end].mean(axis=1)
+    rows = []
+    for rival, steps in matched_steps(courses).items():
+        for measure, step in steps.items():
+            other = scores[rival, step].mean(axis=1)
+            rows.append(
+                {
+                    "rival": rival,
+                    "measure": measure,
+                    "step": step,
+                    "filter_step": end,
+                    "spent": courses[rival].spent(measure, step),
+                    "filter_spent": mine.spent(measure, end),
+                    "pass_at_1": float(other.mean()),
+                    "filter_pass_at_1": float(filtered.mean()),
+                    "difference": float((filtered - other).mean()),
+                    "interval": bootstrap_interval(filtered - other),
+                }
+            )
+    return rows
