@@ -7,13 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 from test_code_reward_hostile import descendants
 
 from openrlhf_pf.code_reward import Limits, Pool, Problem, Verdict
 from openrlhf_pf.code_reward.sandbox import driver
+from openrlhf_pf.code_reward.sandbox.pool import find_packages
 
 
 def returns(expected):
@@ -198,6 +201,47 @@ def test_rare_imports_burden_only_those_that_name_them(pool):
     assert pool.check(program.format("import asyncio"), returns(True)).passed
     assert len(descendants(os.getpid()) - before) >= 2  # a process of their own, in its jail
     assert pool.check(program.format(""), returns(False)).passed
+
+
+def test_an_environment_where_programs_write_or_behind_a_link(tmp_path, monkeypatch):
+    """Ray puts its own below /tmp, which is the programs' directory; an absolute link would lead out of the jail."""
+    below, elsewhere = Path(tempfile.mkdtemp(dir="/tmp")), Path(tempfile.mkdtemp(dir=Path.home()))
+    try:
+        for folder in (below, elsewhere):
+            folder.chmod(0o755)
+        for name, folder in (("package_below", below), ("package_linked", elsewhere)):
+            (folder / name).mkdir()
+            (folder / name / "__init__.py").write_text("")
+            (folder / name / "part.py").write_text("value = 1\n")
+        (below / "link").symlink_to(elsewhere)
+        monkeypatch.syspath_prepend(str(below))
+        monkeypatch.syspath_prepend(str(below / "link"))
+        program = "def f(x):\n    import {0}.part\n    open('/tmp/file', 'w').write('x')\n    return {0}.part.value\n"
+        with Pool(1, packages=("package_below", "package_linked")) as pool:
+            if pool.weaknesses:
+                pytest.skip(f"this kernel grants less than the whole jail: {pool.weaknesses}")
+            for name in ("package_below", "package_linked"):
+                for _ in range(2):  # also in the directory that is made anew after the file
+                    result = pool.check(program.format(name), SAME)
+                    assert result.passed, result
+    finally:
+        shutil.rmtree(below)
+        shutil.rmtree(elsewhere)
+
+
+def test_a_package_comes_with_what_it_needs():
+    """As its installer has noted."""
+    pytest.importorskip("pandas")
+    assert {"numpy", "dateutil"} <= set(find_packages(["pandas"]))
+
+
+def test_standard_files_are_each_program_s_own(pool):
+    set_flag = "import fcntl, os\ndef f(x):\n    fcntl.fcntl(os.dup(0), fcntl.F_SETFL, os.O_NONBLOCK)\n    return x\n"
+    look = (
+        "import fcntl, os\ndef f(x):\n    return [fcntl.fcntl(n, fcntl.F_GETFL) & os.O_NONBLOCK for n in range(3)]\n"
+    )
+    assert pool.check(set_flag, SAME).passed
+    assert pool.check(look, returns([0, 0, 0])).passed
 
 
 def test_numpy_is_there_where_it_is_installed():

@@ -142,6 +142,8 @@ def _check_asserts(remote: Remote, source: str, data: dict[str, Any]) -> None:
     space.trusted(lambda: space.run(data["imports"]))
     for name, helper in _helpers(space, data).items():
         space.names[name] = helper
+        if any(name[:1].isupper() for name in data["names"]):  # it compares objects of the program's own classes
+            remote.relies_on_the_program()
     whole = "\n".join([data["setup"], *data["asserts"]])
     space.prepare(whole)
     if data["setup"].strip():

@@ -1,7 +1,6 @@
 """What goes in and what comes out: limits, problems as plain data, results."""
 
 import enum
-import math
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -36,7 +35,7 @@ class Limits:
     open_files: int = 64
     threads: int = 32
     output_bytes: int = 16 << 20  # of a program that is tested by what it prints; otherwise its output goes nowhere
-    test_cpu_seconds: float = math.inf  # of one test of a whole program
+    test_cpu_seconds: float = 86400.0  # of one test of a whole program
 
     def __post_init__(self) -> None:
         for name, value in self.as_dict.items():

@@ -24,13 +24,13 @@ _USUAL_SOURCES = (
 _AN_EXCEPTION = re.compile(r"\w*(?:Error|Exception|Warning)")
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def compiled(source: str) -> types.CodeType:
     """Test code; the samples of one prompt come one after the other, and have the same."""
     return compile(source, "<test>", "exec")
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=16)
 def parsed(source: str) -> ast.Module:
     """Its tree, not to be changed."""
     return ast.parse(source)
@@ -55,11 +55,16 @@ def is_usual(name: str) -> bool:
     return usual(name) is not None
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)
 def names_of(source: str) -> tuple[frozenset[str], frozenset[str]]:
+    """As :func:`names_in`."""
+    return names_in(parsed(source))
+
+
+def names_in(tree: ast.AST) -> tuple[frozenset[str], frozenset[str]]:
     """The names that code reads, and those that it binds, anywhere in it."""
     read, bound = set(), set()
-    for node in ast.walk(parsed(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             (read if isinstance(node.ctx, ast.Load) else bound).add(node.id)
         elif isinstance(node, ast.arg):
@@ -91,7 +96,7 @@ class ForeignClass(type):
         return getattr(cls.remote.ask("name", cls.__name__), name)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)
 def uses_of(source: str) -> tuple[frozenset[str], frozenset[str]]:
     """The names that code calls, and those of exceptions that it expects."""
     called, expected = set(), set()

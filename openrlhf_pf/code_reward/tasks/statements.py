@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from openrlhf_pf.code_reward.judge.results import Problem
-from openrlhf_pf.code_reward.judge.script import is_usual, names_of
+from openrlhf_pf.code_reward.judge.script import is_usual, names_in
 from openrlhf_pf.code_reward.tasks.mbpp_family import truths_about
 from openrlhf_pf.code_reward.tasks.task import Task, code_field, list_field, name_field, only_one, options, parse
 
@@ -40,8 +40,7 @@ def row_task(row: Mapping[str, Any]) -> Task:
     trees = [parse(text, f"asserts[{place}]") for place, text in enumerate(asserts)]
     entry_point = name_field(row, "entry_point") if row.get("entry_point") else ""
     whole = "\n".join([imports, setup, *asserts])
-    parse(whole, "asserts")
-    strange = _programs_names(whole)
+    strange = _programs_names(parse(whole, "asserts"))
     if entry_point:
         strange.add(entry_point.split(".")[0])
     _refuse_verdicts(trees, strange)
@@ -61,9 +60,9 @@ def list_task(label: list[str]) -> Task:
     return row_task({"asserts": label})
 
 
-def _programs_names(code: str) -> set[str]:
+def _programs_names(tree: ast.Module) -> set[str]:
     """The names that neither the test nor Python defines, and that are not what everybody takes from a library."""
-    read, bound = names_of(code)
+    read, bound = names_in(tree)
     unknown = read - bound - frozenset(dir(builtins))
     strange = {name for name in unknown if not is_usual(name)}
     return strange or set(unknown)
