@@ -11,13 +11,13 @@ import signal
 import socket
 import traceback
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 from openrlhf_pf.code_reward.judge import codec
 from openrlhf_pf.code_reward.judge.checks import CHECKS, Check, checker_function
 from openrlhf_pf.code_reward.judge.programs import Runs, check_programs
 from openrlhf_pf.code_reward.judge.remote import END, ERROR_VERDICTS, GONE, CandidateError, Decided, Remote, describe
+from openrlhf_pf.code_reward.judge.script import kept
 from openrlhf_pf.code_reward.sandbox.control import Control
 
 KILLED = "killed"  # beside the verdicts of results.py: somebody has killed the program, and it was not us
@@ -50,7 +50,7 @@ def _closing(file: int) -> Iterator[None]:
         os.close(file)
 
 
-@lru_cache(maxsize=64)
+@kept
 def _decoded(problem: bytes) -> tuple[str, dict[str, Any]]:
     """Its kind and data; the samples of one prompt come one after the other, and have the same."""
     return codec.decode(problem)

@@ -6,6 +6,7 @@ in it can bring an ``__eq__``, a ``__bool__`` or any other code of the sender's.
 side, take a faster form of the same data. Standard library only.
 """
 
+import functools
 import json
 import marshal
 import socket
@@ -140,7 +141,7 @@ def encode(value: Any, max_bytes: int = MAX_BYTES, other: Callable[[Any, int], A
 
 def decoder(special: Callable[[str, Any], Any]) -> Callable[[bytes], Any]:
     """As :func:`decode`, where tags that are not ours mean what ``special`` makes of them and their content."""
-    scanner = json.JSONDecoder(object_pairs_hook=lambda pairs: _untag(pairs, special))
+    scanner = json.JSONDecoder(object_pairs_hook=functools.partial(_untag, special=special))
     return lambda data: decode(data, scanner)
 
 

@@ -10,7 +10,8 @@ import importlib
 import re
 import sys
 import types
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from typing import Any
 
 from openrlhf_pf.code_reward.judge import pytest_stand_in
@@ -21,16 +22,23 @@ _USUAL_SHORT = {"np": "numpy", "pd": "pandas", "plt": "matplotlib.pyplot"}
 _USUAL_SOURCES = (
     "math collections itertools functools copy decimal fractions datetime statistics typing string".split()
 )
+_SMALL = 1 << 14  # characters or bytes
 _AN_EXCEPTION = re.compile(r"\w*(?:Error|Exception|Warning)")
 
 
-@lru_cache(maxsize=64)
+def kept(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Keep what a function makes of tests: of many small ones, and of few large ones, of megabytes each."""
+    small, large = lru_cache(maxsize=512)(function), lru_cache(maxsize=8)(function)
+    return wraps(function)(lambda source: (small if len(source) < _SMALL else large)(source))
+
+
+@kept
 def compiled(source: str) -> types.CodeType:
     """Test code; the samples of one prompt come one after the other, and have the same."""
     return compile(source, "<test>", "exec")
 
 
-@lru_cache(maxsize=16)
+@kept
 def parsed(source: str) -> ast.Module:
     """Its tree, not to be changed."""
     return ast.parse(source)
@@ -55,7 +63,7 @@ def is_usual(name: str) -> bool:
     return usual(name) is not None
 
 
-@lru_cache(maxsize=64)
+@kept
 def names_of(source: str) -> tuple[frozenset[str], frozenset[str]]:
     """As :func:`names_in`."""
     return names_in(parsed(source))
@@ -96,7 +104,7 @@ class ForeignClass(type):
         return getattr(cls.remote.ask("name", cls.__name__), name)
 
 
-@lru_cache(maxsize=64)
+@kept
 def uses_of(source: str) -> tuple[frozenset[str], frozenset[str]]:
     """The names that code calls, and those of exceptions that it expects."""
     called, expected = set(), set()

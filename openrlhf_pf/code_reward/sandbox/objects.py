@@ -6,7 +6,6 @@ Nothing here is trusted by anybody, see :mod:`candidate`.
 
 import builtins
 import importlib
-import inspect
 import marshal
 import socket
 import types
@@ -202,12 +201,12 @@ class Conversation:
             if kind == "value":
                 return value
             error = getattr(builtins, value[0], RuntimeError)
-            raise error(*value[1]) if inspect.isclass(error) and issubclass(error, Exception) else RuntimeError(value)
+            raise error(*value[1]) if isinstance(error, type) and issubclass(error, Exception) else RuntimeError(value)
 
     def _empty(self, name: str, methods: list[list], shared: dict[str, Any]) -> Any:
         """An object of the program's class of that name, or else of one whose methods the other side has."""
         kind = getattr(self.module, name, None)
-        if inspect.isclass(kind):
+        if isinstance(kind, type):
             return kind.__new__(kind)
 
         def method(callback: int, called: str) -> Callable[..., Any]:
