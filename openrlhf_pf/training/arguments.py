@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from openrlhf_pf.filters import DRAWS, FILTERS, SampleFilter, build_filter
-from openrlhf_pf.training.rollout_log import check_directory
+from openrlhf_pf.rollouts import check_directory
 
 #: Estimators that take a baseline from the other samples of a prompt: with one sample there is none.
 GROUP_ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")

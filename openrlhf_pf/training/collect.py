@@ -23,10 +23,10 @@ from openrlhf.utils.utils import get_tokenizer
 from ray.util.placement_group import placement_group
 
 from openrlhf_pf.filters import Draw
+from openrlhf_pf.rollouts import check_directory, table_of, write_table
 from openrlhf_pf.training.arguments import check_reward_models
 from openrlhf_pf.training.experience_maker import FilteringExperienceMaker
 from openrlhf_pf.training.rollout import Rollout
-from openrlhf_pf.training.rollout_log import check_directory, table_of, write_table
 from openrlhf_pf.training.sampling import PromptSampler, TrueScore, load_prompts, load_reward_func
 from openrlhf_pf.training.trainer import reward_worker
 
