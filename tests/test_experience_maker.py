@@ -332,7 +332,7 @@ def test_a_users_filter_sees_lengths_scores_and_extra_logs(tmp_path):
 def test_what_a_filter_reports_is_logged_beside_our_metrics(caplog):
     maker = make_maker(local_reward=False, sample_filter="adaptive", sample_filter_options=["patience=1"])
     maker.make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]] * 2, scores=[[0.0, 0.0, 1.0, 1.0]] * 2))
-    assert maker.metrics["filter/r2_best_worst"] == pytest.approx(1.0) and maker.metrics["filter/strategy"] == 0
+    assert maker.metrics["filter/gain_best_worst"] == pytest.approx(0.5) and maker.metrics["filter/strategy"] == 0
     maker.filter.news = "news for the log"
     assert "filter/strategy" in maker._of_filter()
     assert "news for the log" in caplog.text
