@@ -12,7 +12,7 @@ pytest.importorskip("openrlhf")
 
 from rollouts import make_maker, rollout_of, sample, trained_tokens, without_a_cluster  # noqa: F401 (a fixture)
 
-from openrlhf_pf.training import rollout_log
+from openrlhf_pf import rollouts
 from openrlhf_pf.training.experience_maker import NothingToTrain, micro_batches
 
 NAN = float("nan")
@@ -332,7 +332,7 @@ def test_a_users_filter_sees_lengths_scores_and_extra_logs(tmp_path):
 def test_what_a_filter_reports_is_logged_beside_our_metrics(caplog):
     maker = make_maker(local_reward=False, sample_filter="adaptive", sample_filter_options=["patience=1"])
     maker.make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]] * 2, scores=[[0.0, 0.0, 1.0, 1.0]] * 2))
-    assert maker.metrics["filter/r2_best_worst"] == pytest.approx(1.0) and maker.metrics["filter/strategy"] == 0
+    assert maker.metrics["filter/gain_best_worst"] == pytest.approx(0.5) and maker.metrics["filter/strategy"] == 0
     maker.filter.news = "news for the log"
     assert "filter/strategy" in maker._of_filter()
     assert "news for the log" in caplog.text
@@ -383,7 +383,7 @@ def test_the_log_records_every_sample_and_what_became_of_it(tmp_path):
         maker.step = step
         maker.make_experience_batch(rollout_of([[1.0, 2.0, float("nan"), 4.0], [5.0, 6.0, 7.0, 8.0]]))
     maker.log.close()
-    table = rollout_log.read(tmp_path / "log").to_pandas()
+    table = rollouts.read(tmp_path / "log").to_pandas()
     assert table.step.tolist() == [1] * 8 + [2] * 8
     first = table[table.step == 1].sort_values(["prompt", "reward"])
     assert first.reward.tolist() == pytest.approx([1.0, 2.0, 4.0, NAN, 5.0, 6.0, 7.0, 8.0], nan_ok=True)
@@ -396,7 +396,7 @@ def test_a_rollout_that_trains_nothing_is_logged_all_the_same(tmp_path):
     with pytest.raises(NothingToTrain):
         maker.make_experience_batch(rollout_of([[None] * 4]))
     maker.log.close()
-    assert rollout_log.read(tmp_path / "log")["kept"].to_pylist() == [False] * 4
+    assert rollouts.read(tmp_path / "log")["kept"].to_pylist() == [False] * 4
 
 
 # ── Metrics ──

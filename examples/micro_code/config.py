@@ -115,7 +115,7 @@ class Study:
 PRESETS: dict[str, Study] = {
     # Two of the families and 0.4 million parameters, so that the whole story takes minutes of two cores.
     "quickstart": Study(
-        task=TaskConfig(demonstrations=10000, prompts=4500, bug_rate=0.5, families=("conditional", "two_numbers")),
+        task=TaskConfig(demonstrations=10000, prompts=3500, bug_rate=0.5, families=("conditional", "two_numbers")),
         model=ModelConfig(hidden_size=96, layers=3, heads=3, intermediate_size=288),
         sft=SFTConfig(epochs=1, batch_size=32, learning_rate=2e-3),
         reward=RewardConfig(samples=4, pairs_per_prompt=2, epochs=2, batch_size=32, learning_rate=1e-3),

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from openrlhf_pf.filters import DRAWS, FILTERS, SampleFilter, build_filter
-from openrlhf_pf.training.rollout_log import check_directory
+from openrlhf_pf.rollouts import check_directory
 from openrlhf_pf.training.true_score import load_reward_func
 
 #: Estimators that take a baseline from the other samples of a prompt: with one sample there is none.

@@ -21,6 +21,7 @@ from openrlhf.utils.logging_utils import init_logger
 from torch import Tensor
 
 from openrlhf_pf.filters import Draw, FilterBatch, draw, scaled
+from openrlhf_pf.rollouts import RolloutLog
 from openrlhf_pf.training.arguments import (
     GROUP_ESTIMATORS,
     draw_mode,
@@ -32,7 +33,6 @@ from openrlhf_pf.training.arguments import (
 from openrlhf_pf.training.baselines import centred
 from openrlhf_pf.training.metrics import filter_metrics
 from openrlhf_pf.training.rollout import Rollout
-from openrlhf_pf.training.rollout_log import RolloutLog
 from openrlhf_pf.training.true_score import TrueScore
 
 logger = init_logger(__name__)

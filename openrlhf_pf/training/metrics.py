@@ -9,11 +9,15 @@ from openrlhf_pf.filters import FilterBatch
 
 
 def r_squared(rewards: Tensor, scores: Tensor) -> float | None:
-    """Sample-level R^2 of a line through (reward, score) points; None where it is undefined (no spread)."""
+    """Sample-level R^2 of a line through (reward, score) points, negative where the line falls.
+
+    None where it is undefined (no spread).
+    """
     finite = rewards.isfinite() & scores.isfinite()
     x, y = rewards[finite] - rewards[finite].mean(), scores[finite] - scores[finite].mean()
     spread = x.square().sum() * y.square().sum()
-    return float((x * y).sum().square() / spread) if spread > 0 else None
+    product = (x * y).sum()
+    return float(product * product.abs() / spread) if spread > 0 else None
 
 
 def filter_metrics(batch: FilterBatch, counts: Tensor, scores: Tensor | None, rewards: Tensor) -> dict[str, float]:
@@ -30,7 +34,8 @@ def filter_metrics(batch: FilterBatch, counts: Tensor, scores: Tensor | None, re
         best minus worst reward, mean over prompts; ``flat_groups``: prompts without reward spread (count);
         ``unusable_rewards``: samples without a finite reward (count); ``dropped_prompts``: prompts of which nothing
         trains (count); ``kept_rank_r``: mean number of times that rank r trains, over the prompts that do (they add
-        up to k); ``r2_all``, ``r2_kept``: R^2 of reward and true score, where there are true scores;
+        up to k); ``r2_all``, ``r2_kept``: R^2 of reward and true score, where there are true scores, with
+        a minus where higher rewards go with lower scores;
         ``ensemble_spread``: standard deviation over the reward models, mean over samples. A figure that is
         undefined in this step is left out.
     """
