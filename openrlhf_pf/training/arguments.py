@@ -62,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("_options", "further options of the filter", nargs="+", metavar="KEY=VALUE")
     add(
         "_baseline",
-        f"{', '.join(GROUP_ESTIMATORS)} take their baseline from the kept samples of a prompt or from the whole group, "
-        "and flash_reinforce from those of all prompts (default: kept)",
+        f"{', '.join(GROUP_ESTIMATORS)} take their baseline from the kept samples of a prompt or from the whole "
+        "group, and flash_reinforce from those of all prompts (default: kept)",
         choices=BASELINES,
     )
     add("_drop", "flat: leave out prompts whose rewards are all equal (default: none)", choices=DROPS)

@@ -13,7 +13,7 @@ def centred(estimator: str, rewards: Tensor, share: Tensor, members: Tensor) -> 
     ``rloo`` c (R - m), which is R less the mean of the other n - 1; ``reinforce_baseline`` and ``dr_grpo`` R - m;
     ``group_norm`` (R - m) / (sqrt(c v) + 1e-9). With equal shares of n members these are OpenRLHF's own figures.
 
-    ``flash_reinforce`` R - m, where OpenRLHF's m is one number for the batch: all its samples are members of one group.
+    ``flash_reinforce`` R - m, where OpenRLHF's m is one number for the batch: its samples are members of one group.
     A filter bends that m. With the mean over the kept samples, their advantages sum to 0 whatever the filter: the
     best of every prompt train as if half of them were bad, and a filter that keeps equal rewards trains nothing. With
     m over all usable samples, kept or not, m estimates E[R] under the policy as it does without a filter, the

@@ -32,7 +32,7 @@ from openrlhf_pf.training.arguments import (
     samples_stand_alone,
 )
 from openrlhf_pf.training.baselines import centred
-from openrlhf_pf.training.metrics import filter_metrics
+from openrlhf_pf.training.metrics import filter_metrics, masked_after_draw
 from openrlhf_pf.training.rollout import Rollout
 from openrlhf_pf.training.true_score import TrueScore
 
@@ -314,6 +314,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             scale = (scale / scale.mean()).float()
             for experience in experiences:
                 experience.advantages = experience.advantages * scale[experience.index].unsqueeze(1)
+        self.metrics |= masked_after_draw(experiences, self.given)
         return experiences
 
     def _repeat(self, experiences: list[Experience], repeats: list[int]) -> list[Experience]:

