@@ -169,10 +169,10 @@ def _remarks(verdict: str, whole: Result, parts: within.Split | None) -> list[st
     return notes
 
 
-def sentences_of(answers: Answers) -> Sequence[str]:
-    """The three answers as lines for the terminal."""
+def questions_of(answers: Answers) -> Sequence[tuple[str, str, str]]:
+    """The three questions, each with its answer in a word or two and in a sentence."""
     questions = ("Right within the prompt?", "Which filter, if any?", "How many more prompts would settle it?")
     return [
-        f"{question} {short}. {long}"
+        (question, short, long)
         for question, (short, long) in zip(questions, (answers.right, answers.filter, answers.more))
     ]
