@@ -1,5 +1,6 @@
 """Rollouts, arguments and an experience maker by hand, on OpenRLHF's own Experience, for tests of training."""
 
+import inspect
 import math
 from types import SimpleNamespace
 
@@ -10,6 +11,9 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.utils.config import hierarchize
 
 from openrlhf_pf.training.experience_maker import FilteringExperienceMaker
+
+#: OpenRLHF has it since 0.11.2.
+HAS_FLASH_REINFORCE = "flash_reinforce" in inspect.getsource(host)
 
 FLAGS = """
 keep mode weights low high power options baseline drop drop_tolerance reward_models rank_by

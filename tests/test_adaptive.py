@@ -5,10 +5,9 @@ import math
 
 import pytest
 import torch
-from scipy import stats
 
 from openrlhf_pf.filters import FilterBatch, build_filter
-from openrlhf_pf.filters.adaptive import CANDIDATES, moments, r_squared
+from openrlhf_pf.filters.adaptive import CANDIDATES, gain, moments
 
 N = 6
 
@@ -21,8 +20,8 @@ def rollout(seed, bad="middle", prompts=40, known=1.0):
     noise = torch.randn(prompts, N, generator=source, dtype=torch.float64)
     if bad == "middle":  # right at both ends
         reward = torch.where(quality.abs() < 0.8, 0.8 * noise.tanh(), quality)
-    elif bad == "best":  # the very best responses are taken for the worst
-        reward = torch.where(quality > 1.0, -3.0 + 0.1 * noise, quality)
+    elif bad == "best":  # the best responses are taken for the worst
+        reward = torch.where(quality > 0.3, -3.0 + 0.1 * noise, quality)
     else:
         reward = noise
     scores = torch.where(torch.rand(prompts, 1, generator=source) < known, score, math.nan)
@@ -44,11 +43,17 @@ def test_moments_are_those_of_the_samples_that_the_candidate_keeps():
         torch.tensor([[4.0, 2.0, 1.0], [3.0, 1.0, 0.0]]), scores=torch.tensor([[1.0, 0.0, math.nan], [1.0, 1.0, 0.0]])
     )
     known = batch.scores.isfinite()
+    # Less their prompt's means (3, .5 of the known two; 4/3, 2/3): d = 1, -1 and 5/3, -4/3; s = .5, -.5 and 1/3, -2/3.
     found = moments(CANDIDATES["best_worst"](3, 2), batch, known)
-    assert found.tolist() == pytest.approx([1.5, 3.5, 1.0, 12.5, 3.5, 1.0])
-    r, s = torch.tensor([4.0, 3.0, 0.0]), torch.tensor([1.0, 1.0, 0.0])
-    assert float(r_squared(found)) == pytest.approx(stats.linregress(r, s).rvalue ** 2)
-    assert r_squared(torch.tensor([[2.0, 2.0, 1.0, 2.0, 1.0, 1.0]])).tolist() == [0.0], "no spread of rewards"
+    w, d, s = [0.5, 0.5, 0.5], [1.0, 5 / 3, -4 / 3], [0.5, 1 / 3, -2 / 3]
+    columns = [w, *([a * b for a, b in zip(w, x)] for x in (d, s))]
+    columns += [[a * b * b for a, b in zip(w, d)], [a * b * c for a, b, c in zip(w, d, s)]]
+    assert found.tolist() == pytest.approx([sum(x) for x in columns])
+    mean_d, mean_s = sum(d) / 3, sum(s) / 3
+    spread = sum((x - mean_d) ** 2 for x in d) / 3
+    expected = sum((x - mean_d) * (y - mean_s) for x, y in zip(d, s)) / 3 / spread**0.5
+    assert float(gain(found)) == pytest.approx(expected)
+    assert gain(torch.tensor([[2.0, 2.0, 1.0, 2.0, 1.0]])).tolist() == [0.0], "no spread of rewards"
 
 
 def test_the_better_strategy_takes_over_and_says_why():
@@ -59,7 +64,7 @@ def test_the_better_strategy_takes_over_and_says_why():
     values = sample_filter.reliability()
     assert values["best_worst"] > values["best_random"] > values["best_of_n"]
     assert (
-        sample_filter.metrics()["r2_best_worst"] == values["best_worst"] and sample_filter.metrics()["strategy"] == 2
+        sample_filter.metrics()["gain_best_worst"] == values["best_worst"] and sample_filter.metrics()["strategy"] == 2
     )
 
 
@@ -81,6 +86,42 @@ def test_it_changes_its_mind_when_the_reward_model_changes():
     run(sample_filter, range(100, 160), bad="best")
     values = sample_filter.reliability()
     assert sample_filter.in_use == max(values, key=values.get) and sample_filter.in_use != first
+
+
+def hacked(seed):
+    """64 x 8: the true score rises with the reward, but for the highest, of which a fifth is true."""
+    source = torch.Generator().manual_seed(seed)
+    reward = torch.randn(64, 8, generator=source, dtype=torch.float64)
+    chance = torch.where(reward > 0.8, 0.2, (1.5 * reward).sigmoid())
+    return FilterBatch(reward, source, scores=(torch.rand(64, 8, generator=source) < chance).double())
+
+
+def test_a_falling_line_never_takes_over():
+    sample_filter = build_filter("adaptive", 8)
+    for seed in range(60):
+        sample_filter(hacked(seed))
+    values = sample_filter.reliability()
+    assert values["best_of_n"] < 0 < values["none"] and sample_filter.in_use != "best_of_n"
+
+
+def test_rewards_that_know_only_how_hard_a_prompt_is_change_nothing():
+    """Of 20 runs of 60 rollouts, none may leave the candidate that it began with."""
+    for start in range(20):
+        sample_filter = build_filter("adaptive", N)
+        for seed in range(60):
+            source = torch.Generator().manual_seed(1000 * start + seed)
+            ease = torch.randn(16, 1, generator=source, dtype=torch.float64)
+            score = (ease + torch.randn(16, N, generator=source, dtype=torch.float64) > 0).double()
+            reward = ease + 0.5 * torch.randn(16, N, generator=source, dtype=torch.float64)
+            sample_filter(FilterBatch(reward, source, scores=score))
+        assert sample_filter.in_use == "best_worst"
+
+
+def test_a_random_k_takes_over_where_ranks_mislead():
+    sample_filter = build_filter("adaptive", 8, candidates=["best_of_n", "none"])
+    for seed in range(40):
+        sample_filter(hacked(seed))
+    assert sample_filter.in_use == "none" and sample_filter(hacked(99)).tolist() == [[0.125] * 8] * 64
 
 
 def test_noise_makes_it_switch_seldom():

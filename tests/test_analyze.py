@@ -12,7 +12,7 @@ import pytest
 
 from openrlhf_pf.cli.analyze import main
 from openrlhf_pf.reliability import Settings, load, read_recommendation
-from openrlhf_pf.training.rollout_log import RolloutLog, prompt_id
+from openrlhf_pf.rollouts import RolloutLog, prompt_id
 
 FIGURES = {"reliability", "strategies", "histogram", "rank", "calibration"}
 
@@ -81,7 +81,10 @@ def test_the_page_stands_alone_and_shows_every_figure(tmp_path):
     assert {f.stem for f in (tmp_path / "out").glob("*.png")} == FIGURES | {"drift"}
     assert not re.search(r'(?:src|href)="(?!data:)|url\(|@import|<script|<link|https?://', page)
     assert '<meta name="viewport" content="width=device-width' in page
-    assert report_of(tmp_path / "out")["recommendation"]["text"].split(":")[0] in page
+    recommendation = report_of(tmp_path / "out")["recommendation"]
+    headline = recommendation["headline"]
+    assert f"<strong>{headline.rstrip('.')}.</strong>" in page
+    assert recommendation["text"].removeprefix(headline).strip().split(":")[0] in page
 
 
 def test_a_decided_report_goes_back_into_training(tmp_path):

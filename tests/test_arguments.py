@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("openrlhf")
 
-from rollouts import FLAGS
+from rollouts import FLAGS, HAS_FLASH_REINFORCE
 
 MINIMAL = (
     "--actor.model_name_or_path absent --reward.model_name_or_path absent --data.prompt_dataset absent "
@@ -78,11 +78,19 @@ BAD = [
     ("--sample_filter torch:Tensor", "must be a subclass of openrlhf_pf.SampleFilter, found another class"),
     (
         "--sample_filter top --sample_filter_high 0.5 --algo.advantage.estimator rloo",
-        "needs the group of a prompt: choose gae, reinforce or flash_reinforce",
+        "needs the group of a prompt: choose gae or reinforce, or a filter",
     ),
     (
         "--sample_filter best_worst --sample_filter_baseline group",
         "has no effect with --algo.advantage.estimator gae",
+    ),
+    (
+        "--sample_filter best_worst --sample_filter_baseline kept --algo.advantage.estimator reinforce",
+        "no baseline from other samples: choose one of rloo, reinforce_baseline, group_norm, dr_grpo, flash_reinforce",
+    ),
+    (
+        "--sample_filter none --sample_filter_baseline group --algo.advantage.estimator rloo",
+        "--sample_filter_baseline has no effect with --sample_filter none",
     ),
     (
         "--sample_filter none --sample_filter_mode resample",
@@ -142,6 +150,11 @@ GOOD = [
     "--sample_filter best_worst",
     "--sample_filter best_of_n --sample_filter_baseline group --algo.advantage.estimator rloo --train.batch_size 8",
     "--sample_filter best_random --sample_filter_mode reweight --train.batch_size 32",
+    *(
+        f"--sample_filter {some} --sample_filter_baseline group --algo.advantage.estimator flash_reinforce"
+        for some in ("best_of_n --train.batch_size 8", "top --sample_filter_high 0.5")
+        if HAS_FLASH_REINFORCE
+    ),
     "--sample_filter top --sample_filter_high 0.5 --sample_filter_keep 3",
     f"--sample_filter {Path(__file__).parent.parent / 'examples' / 'custom_filter.py'}:ShortestCorrect",
     "--sample_filter none --sample_filter_drop flat --train.batch_size 8",

@@ -7,9 +7,10 @@ import torch
 
 pytest.importorskip("openrlhf")
 
-from rollouts import make_maker, rollout_of, without_a_cluster  # noqa: F401 (a fixture that every test here uses)
+from rollouts import without_a_cluster  # noqa: F401 (a fixture that every test here uses)
+from rollouts import HAS_FLASH_REINFORCE, make_maker, rollout_of
 
-from openrlhf_pf.training.arguments import GROUP_ESTIMATORS
+from openrlhf_pf.training.arguments import BASELINE_ESTIMATORS
 from openrlhf_pf.training.baselines import centred
 
 NAN = math.nan
@@ -90,9 +91,15 @@ def test_the_group_is_penalised_for_length_as_training_would_see_it():
     assert sorted(experience.info["reward"].tolist()) == [-5.0, 0.0]
 
 
-@pytest.mark.parametrize("estimator", GROUP_ESTIMATORS)
+def of_this_openrlhf(estimator):
+    if estimator == "flash_reinforce" and not HAS_FLASH_REINFORCE:
+        pytest.skip("this OpenRLHF has no flash_reinforce")
+
+
+@pytest.mark.parametrize("estimator", BASELINE_ESTIMATORS)
 def test_over_the_kept_rectangle_our_arithmetic_is_openrlhfs(estimator):
     """`none` keeps all: the baseline of the kept is the baseline of the group, once by OpenRLHF and once by us."""
+    of_this_openrlhf(estimator)
     rewards = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)).tolist()
     settings = {"sample_filter": "none", "train.batch_size": 4, "algo.advantage.no_std_norm": False}
     theirs, _ = advantages(estimator, rewards, **settings)
@@ -113,6 +120,72 @@ def test_over_weighted_samples_the_baseline_is_the_weighted_mean():
         3: pytest.approx(2 / 3 * (7 - mean), abs=1e-5),
         4: pytest.approx(2 / 3 * (0 - mean), abs=1e-5),
     }
+    assert sum(found.values()) == pytest.approx(0, abs=1e-5)
+
+
+# ── flash_reinforce: one baseline for the whole batch ──
+
+
+@pytest.mark.parametrize(
+    "baseline, mean",
+    [
+        (None, (10 + 0 + 2 - 5) / 4),  # of the kept
+        ("kept", (10 + 0 + 2 - 5) / 4),
+        ("group", (10 + 7 + 7 + 0 + 2 + 2 + 1 - 5) / 8),  # of all samples of all prompts
+    ],
+)
+def test_flash_reinforce_takes_its_baseline_from_the_kept_or_from_the_whole_batch(baseline, mean):
+    of_this_openrlhf("flash_reinforce")
+    found, experiences = advantages(
+        "flash_reinforce", [GROUP, [2.0, 2.0, 1.0, -5.0]], sample_filter_baseline=baseline, **{"train.batch_size": 4}
+    )
+    values = sorted(found.values())
+    assert values == pytest.approx([-5 - mean, 0 - mean, 2 - mean, 10 - mean])
+    assert sorted(r for e in experiences for r in e.rewards.tolist()) == [-5.0, 0.0, 2.0, 10.0]
+
+
+def test_the_best_of_each_prompt_are_better_than_the_batch_but_not_than_each_other():
+    """What the baseline of the kept would hide: with best_of_n and equal bests it leaves no advantage at all."""
+    of_this_openrlhf("flash_reinforce")
+    settings = {"sample_filter": "best_of_n", "train.batch_size": 2}
+    kept, _ = advantages("flash_reinforce", [GROUP, GROUP], **settings)
+    group, _ = advantages("flash_reinforce", [GROUP, GROUP], sample_filter_baseline="group", **settings)
+    assert list(kept.values()) == pytest.approx([0, 0]) and list(group.values()) == pytest.approx([4, 4])
+
+
+def test_an_unusable_reward_is_not_in_the_batchs_baseline_and_a_dropped_prompt_is():
+    # The second prompt has one usable reward, too few for best_worst: it does not train, its reward counts.
+    of_this_openrlhf("flash_reinforce")
+    found, _ = advantages(
+        "flash_reinforce", [[10.0, NAN, 7.0, 0.0], [3.0, NAN, NAN, NAN]], sample_filter_baseline="group"
+    )
+    assert sorted(found.values()) == pytest.approx([0 - 5, 10 - 5])
+
+
+@pytest.mark.parametrize(
+    "settings, mean, scales",
+    [
+        # best_random, k = 2: each prompt's weights are 1/2 1/6 1/6 1/6, and each prompt is half of the draws.
+        (
+            {"sample_filter": "best_random", "train.batch_size": 8},
+            ((10 / 2 + 14 / 6) + (4 / 2 + 0 / 6)) / 2,
+            {10.0: 2, 7.0: 2 / 3, 0.0: 2 / 3, 4.0: 2, 2.0: 2 / 3, 1.0: 2 / 3, -3.0: 2 / 3},
+        ),
+        # reward_power 1: weights by size, 10 7 7 0 4 2 1 3 of 34; the one without weight does not train.
+        (
+            {"sample_filter": "reward_power", "sample_filter_power": 1.0, "train.batch_size": 7},
+            (100 + 49 + 49 + 16 + 4 + 1 - 9) / 34,
+            {10.0: 70 / 34, 7.0: 49 / 34, 4.0: 28 / 34, 2.0: 14 / 34, 1.0: 7 / 34, -3.0: 21 / 34},
+        ),
+    ],
+)
+def test_reweighted_flash_reinforce_takes_the_mean_that_its_draws_would_have(settings, mean, scales):
+    of_this_openrlhf("flash_reinforce")
+    rewards = [GROUP, [4.0, 2.0, 1.0, -3.0]]
+    found, _ = advantages("flash_reinforce", rewards, sample_filter_mode="reweight", **settings)
+    of_token = {100 * g + n + 1: reward for g, group in enumerate(rewards) for n, reward in enumerate(group)}
+    expected = {t: scales[of_token[t]] * (of_token[t] - mean) for t in found}
+    assert found == {token: pytest.approx(value, abs=1e-5) for token, value in expected.items()}
     assert sum(found.values()) == pytest.approx(0, abs=1e-5)
 
 

@@ -18,6 +18,7 @@ from openrlhf_pf.cli import analyze, doctor, evaluate, patch
 from openrlhf_pf.filters import FILTERS
 from openrlhf_pf.filters.check import __main__ as check
 from openrlhf_pf.training.arguments import add_arguments
+from openrlhf_pf.training.collect_arguments import add_arguments as add_collect_arguments
 
 ROOT = Path(__file__).parents[1]
 README, DOCS = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
@@ -28,7 +29,6 @@ LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
 REPOSITORY_PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./*-]*")
 BARE_FILE = re.compile(r"[\w.-]+\.(?:py|sh|png|patch|txt)")
-COLLECT = re.compile(r'add_argument\(\s*"(--collect\.\w+)"')
 DOTTED_NAME = re.compile(r"(?<![\w./-])openrlhf_pf(?:\.\w+)+")
 
 
@@ -40,12 +40,9 @@ def train_ppo() -> argparse.ArgumentParser:
 
 
 def collect() -> argparse.ArgumentParser:
-    """The flags of training, and those of collecting as the source names them: adding them takes importing Ray."""
+    """The flags of training, and those of collecting."""
     parser = train_ppo()
-    for text in sorted(
-        {text for file in ROOT.glob("openrlhf_pf/**/*.py") for text in COLLECT.findall(file.read_text())}
-    ):
-        parser.add_argument(text)
+    add_collect_arguments(parser)
     return parser
 
 

@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 
 pytest.importorskip("openrlhf")
 
-from rollouts import make_maker, rollout_of, sample, trained_tokens, without_a_cluster  # noqa: F401 (a fixture)
+from openrlhf.models import PolicyLoss
+from rollouts import without_a_cluster  # noqa: F401 (a fixture)
+from rollouts import HAS_FLASH_REINFORCE, make_maker, rollout_of, sample, trained_tokens
 
-from openrlhf_pf.training import rollout_log
+from openrlhf_pf import rollouts
 from openrlhf_pf.training.experience_maker import NothingToTrain, micro_batches
 
 NAN = float("nan")
+CORRECTION = [f"is_correction_{name}" for name in ("level", "mode", "gating", "threshold")]
 
 
 # ── Who sees what ──
@@ -278,6 +281,60 @@ def test_reweighted_advantages_follow_the_weights_after_whitening():
     assert torch.equal(before.returns, after.returns), "the critic's target has no weight in it"
 
 
+# ── What OpenRLHF masks after the draw ──
+
+
+def correction(level, mode="mask"):
+    flags = {"level": level, "mode": mode, "gating": "ratio", "threshold": [0.5, 5.0]}
+    return {
+        "train.batch_size": 8,
+        "actor.policy_loss_type": "ppo",
+        **{f"algo.advantage.is_correction_{name}": value for name, value in flags.items()},
+    }
+
+
+def off_policy(log_probs):
+    """One prompt a row of rewards 1 2 3 4, each with what vLLM's log-probability was; the actor's are 0."""
+    samples = rollout_of([[1.0, 2.0, 3.0, 4.0]] * len(log_probs))
+    for s, log_prob in zip(samples, [value for row in log_probs for value in row]):
+        s.rollout_log_probs = torch.tensor([[0.0, log_prob]])
+    return samples
+
+
+@pytest.mark.skipif(not HAS_FLASH_REINFORCE, reason="this OpenRLHF has other flags for it")
+@pytest.mark.parametrize("level, name", [("seq", "masked_samples"), ("token", "masked_tokens")])
+def test_samples_that_openrlhf_masks_after_the_draw_are_counted(level, name):
+    # Drawn twice each are best and worst. Ratios e^2 and e^-1 are outside of [.5, 5], e is inside; the middle ones are
+    # not drawn. In the second prompt the worst is outside: two samples x two draws.
+    maker = make_maker(
+        local_reward=False,
+        sample_filter="rank_weights",
+        sample_filter_weights=[0.5, 0.0, 0.0, 0.5],
+        sample_filter_keep=4,
+        **correction(level),
+    )
+    experiences = maker.make_experience_batch(off_policy([[-1.0, -9.0, -9.0, -2.0], [1.0, -9.0, -9.0, 0.0]]))
+    assert maker.metrics[f"filter/{name}"] == 4
+    loss = PolicyLoss(**{flag: getattr(maker.given.algo.advantage, flag) for flag in CORRECTION})
+    still = 0  # samples that OpenRLHF's own loss gives no gradient
+    for e in experiences:
+        log_probs = e.action_log_probs.clone().requires_grad_()
+        ones = torch.ones_like(log_probs)
+        loss(log_probs, e.action_log_probs, ones, e.action_mask, e.rollout_log_probs)[0].backward()
+        still += int((log_probs.grad.abs().sum(dim=1) == 0).sum())
+    assert still == 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, correction("off"), correction("token", "clip"), {**correction("seq"), "actor.policy_loss_type": "gspo"}],
+)
+def test_where_openrlhf_masks_nothing_there_is_no_count_of_it(settings):
+    maker = make_maker(local_reward=False, **settings)
+    maker.make_experience_batch(off_policy([[-9.0] * 4] * 4))
+    assert not [name for name in maker.metrics if "masked" in name]
+
+
 def test_flat_prompts_are_dropped_where_asked_and_counted():
     maker = make_maker(local_reward=False, sample_filter_drop="flat", sample_filter_drop_tolerance=0.15)
     rewards = [[1.0, 1.1, 1.1, 1.0], [1.0, 1.2, 1.0, 1.0], [2.0, 2.0, 2.0, 2.0]]
@@ -332,7 +389,7 @@ def test_a_users_filter_sees_lengths_scores_and_extra_logs(tmp_path):
 def test_what_a_filter_reports_is_logged_beside_our_metrics(caplog):
     maker = make_maker(local_reward=False, sample_filter="adaptive", sample_filter_options=["patience=1"])
     maker.make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]] * 2, scores=[[0.0, 0.0, 1.0, 1.0]] * 2))
-    assert maker.metrics["filter/r2_best_worst"] == pytest.approx(1.0) and maker.metrics["filter/strategy"] == 0
+    assert maker.metrics["filter/gain_best_worst"] == pytest.approx(0.5) and maker.metrics["filter/strategy"] == 0
     maker.filter.news = "news for the log"
     assert "filter/strategy" in maker._of_filter()
     assert "news for the log" in caplog.text
@@ -383,7 +440,7 @@ def test_the_log_records_every_sample_and_what_became_of_it(tmp_path):
         maker.step = step
         maker.make_experience_batch(rollout_of([[1.0, 2.0, float("nan"), 4.0], [5.0, 6.0, 7.0, 8.0]]))
     maker.log.close()
-    table = rollout_log.read(tmp_path / "log").to_pandas()
+    table = rollouts.read(tmp_path / "log").to_pandas()
     assert table.step.tolist() == [1] * 8 + [2] * 8
     first = table[table.step == 1].sort_values(["prompt", "reward"])
     assert first.reward.tolist() == pytest.approx([1.0, 2.0, 4.0, NAN, 5.0, 6.0, 7.0, 8.0], nan_ok=True)
@@ -396,7 +453,7 @@ def test_a_rollout_that_trains_nothing_is_logged_all_the_same(tmp_path):
     with pytest.raises(NothingToTrain):
         maker.make_experience_batch(rollout_of([[None] * 4]))
     maker.log.close()
-    assert rollout_log.read(tmp_path / "log")["kept"].to_pylist() == [False] * 4
+    assert rollouts.read(tmp_path / "log")["kept"].to_pylist() == [False] * 4
 
 
 # ── Metrics ──

@@ -18,7 +18,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from examples.micro_code import one_ray, score, true_score  # noqa: E402
-from examples.micro_code.commands import environment  # noqa: E402
 from examples.micro_code.commands import ppo as ppo_command  # noqa: E402
 from examples.micro_code.compare import differences  # noqa: E402
 from examples.micro_code.comparison import MEASURES, RIVALS, Course, compare, matched_steps  # noqa: E402
@@ -431,11 +430,6 @@ def test_a_commands_end_becomes_its_exit_status(code, status, tmp_path, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "argv", [])
     assert one_ray.execute(["some_command", "--a", "1"]) == status
-
-
-def test_trainers_find_the_environments_own_ninja_first(tmp_path):
-    """Another one than compiled DeepSpeed's operators would compile them again, for a minute or more."""
-    assert environment(tmp_path)["PATH"].split(":")[0] == str(Path(sys.executable).parent)
 
 
 def test_the_true_score_as_a_reward_function(splits):

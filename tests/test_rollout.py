@@ -11,8 +11,8 @@ pytest.importorskip("openrlhf")
 from rollouts import rollout_of
 
 from openrlhf_pf.filters import draw
+from openrlhf_pf.rollouts import prompt_id
 from openrlhf_pf.training.rollout import Rollout
-from openrlhf_pf.training.rollout_log import prompt_id
 
 NAN = math.nan
 

@@ -136,11 +136,18 @@ def analyze(samples: Path, output: Path) -> list[str]:
 
 
 def single_process() -> dict[str, str]:
-    """The variables that train_sft and train_rm expect of a launcher, for one process alone."""
+    """The variables that train_sft and train_rm expect of a launcher, for one process alone, which has all cores."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+    }
 
 
 def environment(ray_directory: Path) -> dict[str, str]:

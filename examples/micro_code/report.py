@@ -258,7 +258,7 @@ def _draw_seconds(axis: Any, runs: dict[str, Any], names: dict[str, str]) -> Non
         left += values
     axis.invert_yaxis()
     axis.set_xlabel("seconds a step (median)")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.4, 1.0))
 
 
 def report(run: Run, records: dict[str, dict[str, Any]], console: Console) -> dict[str, Any]:

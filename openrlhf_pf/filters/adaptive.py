@@ -16,6 +16,7 @@ from openrlhf_pf.filters.rank import BestOfN, BestRandom, BestWorst, NoFilter
 from openrlhf_pf.filters.variance import MaxVariance
 
 #: Strategies to choose among: in group scope, without options of their own.
+#: ``none`` keeps k of the N at random, without regard to rewards; all of them where k is N.
 CANDIDATES: dict[str, type[SampleFilter]] = {
     "best_worst": BestWorst,
     "best_random": BestRandom,
@@ -26,13 +27,15 @@ CANDIDATES: dict[str, type[SampleFilter]] = {
 
 
 class Adaptive(SampleFilter):
-    """``adaptive``: the candidate whose kept samples' rewards predict true scores best, by the evidence so far.
+    """``adaptive``: the candidate whose kept samples raise the true score fastest, by the evidence so far.
 
     Each rollout with true scores (of all prompts or of some: others have NaN) adds, for each candidate, the moments of
-    reward and score under that candidate's weights; older rollouts count less and less. The criterion is PF-PPO's: R^2
-    of a line through (reward, score), Section 3. Another candidate takes over when, and only when, its R^2 is higher
-    than that of the one in use by more than ``certainty`` standard errors of the difference (a jackknife over
-    rollouts, in which what both have in common cancels). Without true scores nothing ever changes.
+    reward and score, less their prompt's means, under that candidate's weights; older rollouts count less and less.
+    The criterion is the gain, the slope of the mean true score along the gradient of the kept samples with whitened
+    rewards (docs/gain.md): it has a sign, and differences between prompts are not in it. Another candidate takes over
+    when, and only when, its gain is higher than that of the one in use by more than ``certainty`` standard errors of
+    the difference (a jackknife over rollouts, in which what both have in common cancels). Without true scores nothing
+    ever changes.
 
     Args:
         candidates: names of ``CANDIDATES``; the first is used until evidence speaks for another.
@@ -45,7 +48,7 @@ class Adaptive(SampleFilter):
         self,
         n_samples: int,
         keep: int,
-        candidates: Sequence[str] = ("best_worst", "best_random", "best_of_n"),
+        candidates: Sequence[str] = ("best_worst", "best_random", "best_of_n", "none"),
         half_life: float = 20.0,
         certainty: float = 4.0,
         patience: int = 10,
@@ -89,18 +92,18 @@ class Adaptive(SampleFilter):
             self._switch()
 
     def reliability(self) -> dict[str, float]:
-        """R^2 of reward and true score of the samples that each candidate would keep; NaN before there is evidence."""
+        """The gain of the samples that each candidate would keep; NaN before there is evidence."""
         if not self._moments:
             return dict.fromkeys(self.filters, float("nan"))
-        return dict(zip(self.filters, r_squared(self._decayed().sum(dim=0)).tolist()))
+        return dict(zip(self.filters, gain(self._decayed().sum(dim=0)).tolist()))
 
     def metrics(self) -> dict[str, float]:
-        """``r2_<candidate>``, and ``strategy``: the place of the one in use among the candidates."""
-        values = {f"r2_{name}": value for name, value in self.reliability().items()}
+        """``gain_<candidate>``, and ``strategy``: the place of the one in use among the candidates."""
+        values = {f"gain_{name}": value for name, value in self.reliability().items()}
         return values | {"strategy": float(list(self.filters).index(self.in_use))}
 
     def _decayed(self) -> Tensor:
-        """(rollouts, S, 6) the moments, with the weight that their age leaves them."""
+        """(rollouts, S, 5) the moments, with the weight that their age leaves them."""
         stacked = torch.stack(list(self._moments))
         age = torch.arange(len(stacked) - 1, -1, -1, dtype=torch.float64)
         return stacked * (0.5 ** (age / self.half_life)).reshape(-1, 1, 1)
@@ -110,8 +113,8 @@ class Adaptive(SampleFilter):
         n, total = len(decayed), decayed.sum(dim=0)
         names = list(self.filters)
         used = names.index(self.in_use)
-        ahead = r_squared(total) - r_squared(total)[used]
-        without_one = r_squared(total - decayed)  # (rollouts, S)
+        ahead = gain(total) - gain(total)[used]
+        without_one = gain(total - decayed)  # (rollouts, S)
         gaps = without_one - without_one[:, used : used + 1]
         error = ((n - 1) / n * (gaps - gaps.mean(dim=0)).square().sum(dim=0)).sqrt()
         best = int(torch.where(ahead > self.certainty * error, ahead, 0.0).argmax())
@@ -119,7 +122,7 @@ class Adaptive(SampleFilter):
             return
         values = self.reliability()
         self.news = (
-            f"{names[best]} takes over from {self.in_use}: over {n} rollouts with true scores its R^2 is "
+            f"{names[best]} takes over from {self.in_use}: over {n} rollouts with true scores its gain is "
             f"{values[names[best]]:.3f} against {values[self.in_use]:.3f}, ahead by {float(ahead[best]):.3f} with a "
             f"standard error of {float(error[best]):.3f}"
         )
@@ -145,19 +148,25 @@ class Adaptive(SampleFilter):
 
 
 def moments(candidate: SampleFilter, batch: FilterBatch, known: Tensor) -> Tensor:
-    """(6,) float64: sums of w, w R, w s, w R R, w R s, w s s over samples with a true score, w the candidate's weight.
+    """(5,) float64: sums of w, w d, w s, w d d, w d s over samples with a true score, w the candidate's weight.
 
-    In expectation over the draw: nothing is drawn for it.
+    Rewards d and scores s are taken from their prompt's means over ``known`` (G, N); a prompt with a single known
+    sample says nothing. In expectation over the draw: nothing is drawn for it.
     """
-    w = (candidate(batch) * known)[known]
-    r, s = batch.rewards.double()[known], batch.scores.double()[known]
-    return torch.stack([(w * x).sum() for x in (torch.ones_like(w), r, s, r * r, r * s, s * s)])
+    count = known.sum(dim=1, keepdim=True)
+
+    def away(values: Tensor) -> Tensor:
+        filled = torch.where(known, values.double(), 0.0)
+        return filled - filled.sum(dim=1, keepdim=True) / count.clamp(min=1)
+
+    w = candidate(batch) * known * (count > 1)
+    d, s = away(batch.rewards), away(batch.scores)
+    return torch.stack([(w * x).sum() for x in (torch.ones_like(w), d, s, d * d, d * s)])
 
 
-def r_squared(sums: Tensor) -> Tensor:
-    """(...,) R^2 of a line from moments (..., 6); 0 where reward or score has no spread."""
-    w, r, s, rr, rs, ss = sums.unbind(dim=-1)
+def gain(sums: Tensor) -> Tensor:
+    """(...,) gain from moments (..., 5), in units of true score; 0 where the kept rewards have no spread."""
+    w, d, s, dd, ds = sums.unbind(dim=-1)
     w = w.clamp(min=1e-300)
-    covariance, reward, score = rs / w - r * s / w**2, rr / w - (r / w) ** 2, ss / w - (s / w) ** 2
-    spread = reward * score
-    return torch.where(spread > 1e-12, covariance**2 / spread.clamp(min=1e-300), 0.0)
+    covariance, spread = ds / w - d * s / w**2, dd / w - (d / w) ** 2
+    return torch.where(spread > 1e-12, covariance / spread.clamp(min=1e-300).sqrt(), 0.0)

@@ -104,6 +104,11 @@ def select_from_batch(weights: Tensor, keep: int, generator: torch.Generator | N
     Raises:
         ValueError: as for :func:`select`.
     """
+    return _systematic(chances(weights, keep), generator)
+
+
+def chances(weights: Tensor, keep: int) -> Tensor:
+    """(B, S) the chance that :func:`select_from_batch` takes each sample, of weights (B, S); rows sum to k at most."""
     weights, _ = _checked(weights)
     target = (weights > 0).sum(dim=1, keepdim=True).clamp(max=keep)
     chance = weights * target
@@ -113,7 +118,7 @@ def select_from_batch(weights: Tensor, keep: int, generator: torch.Generator | N
         left = target - certain.sum(dim=1, keepdim=True)
         share = left / rest.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
         chance = torch.where(certain, 1.0, rest * share)
-    return _systematic(chance, generator)
+    return chance
 
 
 def resample(weights: Tensor, keep: int, generator: torch.Generator | None = None) -> Tensor:

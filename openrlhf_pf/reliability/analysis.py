@@ -1,11 +1,13 @@
 """The whole analysis: files in, everything that a report says out."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from openrlhf_pf.reliability.answers import Answers, answer
 from openrlhf_pf.reliability.bootstrap import Bootstrap
 from openrlhf_pf.reliability.calibration import Calibration, calibrate
 from openrlhf_pf.reliability.choose import FEWEST_PROMPTS, Recommendation, choose
@@ -52,19 +54,25 @@ class Settings:
                 f"bootstrap must be at least 100, got {self.repetitions}: fewer repetitions do not tell the ends of "
                 "an interval."
             )
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}: give 0 or more.")
+        if not math.isfinite(self.threshold):
+            raise ValueError(f"threshold must be a finite score, got {self.threshold}: 0.5 is usual.")
         if not 0.5 <= self.level < 1:
             raise ValueError(f"level must be at least 0.5 and below 1, got {self.level}: 0.95 is usual.")
 
 
 @dataclass
 class Analysed:
-    """One checkpoint: its samples, repetitions and results."""
+    """One checkpoint: its samples, repetitions and results, and what they say on their own."""
 
     checkpoint: Checkpoint
     bootstrap: Bootstrap
     results: list[Result]
     calibration: Calibration | None
     trends: dict[str, Trend]
+    recommendation: Recommendation
+    answers: Answers
 
 
 @dataclass
@@ -107,26 +115,29 @@ def analyse_rollouts(
     analysed = []
     for checkpoint in rollouts.checkpoints:
         say(f"{checkpoint.name}: {checkpoint.n_prompts:,} prompts, {int(checkpoint.known.sum()):,} scored samples")
-        bootstrap = Bootstrap(checkpoint.n_prompts, settings.repetitions, settings.seed)
-        analysed.append(
-            Analysed(
-                checkpoint,
-                bootstrap,
-                evaluate(checkpoint, strategies, bootstrap, settings.bins, settings.threshold),
-                calibrate(checkpoint, bootstrap, settings.bins, settings.level),
-                drift(checkpoint, bootstrap, settings.threshold, settings.level),
-            )
-        )
+        analysed.append(_analyse_one(checkpoint, strategies, settings))
     first, *others = analysed
-    recommendation = choose(
-        first.results,
-        [(a.checkpoint.name, a.results, a.bootstrap.n_blocks) for a in others],
-        first.bootstrap.n_blocks,
-        settings.bins,
-        settings.level,
-    )
+    recommendation = first.recommendation
+    if others and not rollouts.apart:
+        theirs = [(a.checkpoint.name, a.results, a.bootstrap.n_blocks) for a in others]
+        recommendation = choose(first.results, theirs, first.bootstrap.n_blocks, settings.level)
     notes = [*rollouts.warnings, *_warnings(analysed, strategies, settings)]
     return Analysis(settings, strategies, analysed, recommendation, notes)
+
+
+def _analyse_one(checkpoint: Checkpoint, strategies: Sequence[Strategy], settings: Settings) -> Analysed:
+    bootstrap = Bootstrap(checkpoint.n_prompts, settings.repetitions, settings.seed)
+    results = evaluate(checkpoint, strategies, bootstrap, settings.bins, settings.threshold)
+    recommendation = choose(results, (), bootstrap.n_blocks, settings.level)
+    return Analysed(
+        checkpoint,
+        bootstrap,
+        results,
+        calibrate(checkpoint, bootstrap, settings.bins, settings.level),
+        drift(checkpoint, bootstrap, settings.threshold, settings.level),
+        recommendation,
+        answer(checkpoint, bootstrap, recommendation, settings.level),
+    )
 
 
 def _common_strategies(checkpoints: Sequence[Checkpoint], settings: Settings) -> list[Strategy]:
@@ -158,7 +169,9 @@ def _warnings(analysed: Sequence[Analysed], strategies: Sequence[Strategy], sett
             )
         odd = any(np.ptp(x[known]) == 0 for x in (a.checkpoint.reward, a.checkpoint.score))
         for result in [] if odd else a.results:
-            if not result.twin and np.isnan(result.estimates.get("binned_r2", np.nan)):
+            if not result.kept:
+                notes.append(f"{name}: {result.strategy.label} keeps nothing: no sample passes it.")
+            elif not result.twin and np.isnan(result.estimates.get("binned_r2", np.nan)):
                 notes.append(
                     f"{name}: {result.strategy.label} has no binned R², because it keeps fewer than "
                     f"{2 * settings.bins} samples or fewer than 3 different rewards, or its scores are all equal."
@@ -172,11 +185,4 @@ def _warnings(analysed: Sequence[Analysed], strategies: Sequence[Strategy], sett
     notes += [
         f"{label} weighs all samples as {twin} does here; they are one strategy." for label, twin in labels.items()
     ]
-    names = {s.name for s in strategies}
-    if "best_of_n" in names:
-        notes.append(
-            "R² of best_of_n is low in part because its rewards lie close together, and R² of best_worst, top_bottom "
-            "and reward_power is high in part because theirs lie far apart (range restriction): 'R², equal spread', "
-            "pairwise accuracy and MSE stand beside it."
-        )
     return notes

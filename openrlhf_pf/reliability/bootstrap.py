@@ -87,7 +87,7 @@ class Bootstrap:
         return (counts @ table).reshape(len(counts), n_cells, len(columns))
 
 
-def deviations(estimate: float, draws: Floats, kind: str, n_units: int) -> Floats:
+def deviations(estimate: float, draws: Floats, kind: str, n_units: float) -> Floats:
     """Deviations of the repetitions from the estimate, on the metric's scale, of the size that the estimate has.
 
     Args:
@@ -107,24 +107,54 @@ def deviations(estimate: float, draws: Floats, kind: str, n_units: int) -> Float
         return (moved - np.nanmedian(moved)) * np.sqrt(DRAWS) * small if np.isfinite(moved).any() else moved
 
 
-def interval(estimate: float, draws: Floats, kind: str, n_units: int, level: float = 0.95) -> tuple[float, float]:
+def interval(
+    estimate: float, draws: Floats, kind: str, n_units: int, level: float = 0.95, informative: float | None = None
+) -> tuple[float, float]:
     """The interval around the estimate that holds ``level`` of the deviations.
 
+    Args:
+        estimate: the metric of the data.
+        draws: (R,) the metric of each repetition; NaN where it is not defined.
+        kind: as for :func:`deviations`.
+        n_units: J, what was drawn from.
+        level: of the interval.
+        informative: how many equal units know as much as those that say anything about this metric: a prompt whose
+            responses all have one score says nothing about pairs, and one of ten thousand responses outweighs others.
+            None for all of them alike.
+
     Returns:
-        Low and high; NaN where the metric is not defined, or in too few repetitions.
+        Low and high; NaN where the metric is not defined, or in too few repetitions. For "r2" both carry the sign of
+        the correlation: below 0, the line falls.
     """
     if not np.isfinite(estimate) or np.isnan(draws).mean() > MOST_MISSING:
         return np.nan, np.nan
-    away = np.nanquantile(deviations(estimate, draws, kind, n_units), [(1 - level) / 2, (1 + level) / 2])
+    units = n_units if informative is None else min(informative, n_units)
+    if kind == "share" and informative is not None:
+        return _interval_of_share(estimate, draws, units, level)
+    away = np.nanquantile(deviations(estimate, draws, kind, units), [(1 - level) / 2, (1 + level) / 2])
     low, high = (float(x) for x in from_scale(to_scale(np.array(estimate), kind) + away, kind))
     if kind == "r2":
-        # A line that may as well rise as fall explains nothing.
-        return (0.0 if low < 0 < high else min(low**2, high**2)), max(low**2, high**2)
+        return low * abs(low), high * abs(high)
     if kind == "share" and not _EDGE < estimate < 1 - _EDGE:
         # No repetition leaves an estimate of 0 or 1: what n prompts without an exception rule out is wider.
         least = ((1 - level) / 2) ** (1 / n_units)
         low, high = (min(low, least), high) if estimate > 0.5 else (low, max(high, 1 - least))
     return low, high
+
+
+def _interval_of_share(estimate: float, draws: Floats, units: float, level: float) -> tuple[float, float]:
+    """Jeffreys' interval of a share from as many independent cases as have the repetitions' variance.
+
+    Repetitions of a share near 0 or 1, or from few units, are skewed and lattice-like; the effective sample size of
+    survey statistics (Korn and Graubard 1998) keeps their variance and takes the shape from the Beta distribution.
+    """
+    variance = float(np.nanvar(draws)) * DRAWS
+    # Few units: their variance is itself uncertain, which the quantiles of t allow for.
+    t = stats.t.ppf((1 + level) / 2, max(units - 1, 1)) / stats.norm.ppf((1 + level) / 2)
+    spread = estimate * (1 - estimate)
+    n = spread / variance / t**2 if variance > _EDGE**2 and spread > _EDGE else units
+    low, high = stats.beta.ppf([(1 - level) / 2, (1 + level) / 2], n * estimate + 0.5, n * (1 - estimate) + 0.5)
+    return (0.0 if estimate <= _EDGE else float(low)), (1.0 if estimate >= 1 - _EDGE else float(high))
 
 
 def to_scale(values: Floats, kind: str) -> Floats:

@@ -30,6 +30,8 @@ class Calibration:
         linear: (B,) what the line predicts.
         isotonic: (B,) what the best never-falling curve predicts.
         low, high: (B,) interval of ``score - linear``.
+        surely_below: (B,) upper end of one statement about all bins together: ten bins that are looked at one by one
+            would call one of a straight reward model's over-confident in a fifth of all cases.
     """
 
     edges: Floats
@@ -39,11 +41,12 @@ class Calibration:
     isotonic: Floats
     low: Floats
     high: Floats
+    surely_below: Floats
 
     @property
     def over_confident(self) -> NDArray[np.bool_]:
         """(B,) bool: the upper half of the rewards, where the actual score is below the line for certain."""
-        return (self.high < 0) & (np.arange(len(self.reward)) >= len(self.reward) // 2)
+        return (self.surely_below < 0) & (np.arange(len(self.reward)) >= len(self.reward) // 2)
 
     def words(self, name: str) -> str:
         """One sentence."""
@@ -80,11 +83,19 @@ def calibrate(checkpoint: Checkpoint, bootstrap: Bootstrap, bins: int = 20, leve
     gap = draws[1] - draws[2]
     away = np.nanquantile(gap - np.nanmedian(gap, axis=0), [(1 - level) / 2, (1 + level) / 2], axis=0)
     low, high = (score - linear)[0] + away * np.sqrt(DRAWS)
+    error = np.nanstd(gap, axis=0)
+    upper = error > 0
+    upper[: len(error) // 2] = False
+    standard = (np.nanmedian(gap, axis=0) - gap)[:, upper] / error[upper]
+    most = np.quantile(np.nan_to_num(standard).max(axis=1), level) if upper.any() else 0.0
+    surely_below = (score - linear)[0] + most * error * np.sqrt(DRAWS)
     first = np.flatnonzero(np.concatenate([[True], np.diff(cell) > 0]))
     last = np.concatenate([first[1:], [len(cell)]]) - 1
     isotonic = optimize.isotonic_regression(score[0], weights=estimate[0, :, 0]).x
     edges = np.stack([samples.reward[first], samples.reward[last]], axis=1)
-    return Calibration(edges, reward[0] + samples.reward.mean(), score[0], linear[0], isotonic, low, high)
+    return Calibration(
+        edges, reward[0] + samples.reward.mean(), score[0], linear[0], isotonic, low, high, surely_below
+    )
 
 
 def _fit(sums: Floats) -> tuple[Floats, Floats, Floats]:

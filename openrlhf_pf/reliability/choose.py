@@ -1,12 +1,12 @@
 """Which strategy suits this reward model, said no more surely than the data allow.
 
-The criterion is the paper's: R² of binned reward against true score (PF-PPO, Section 3). Strategies are compared by
-paired differences: both are computed on the same resampled prompts, in Fisher's z of the correlation, whose square is
-R².
+The criterion is one line, ``CRITERION``: the gain, by how much the mean true score rises with the first step along the
+gradient of the samples that a strategy keeps (docs/gain.md). The paper's R² over all samples (``binned_r2``) mixes in
+differences between prompts, which filters of group scope do not see.
 
-A group's mean is noisy, which lowers R² the more the fewer samples a strategy keeps; that alone must not decide. So a
-lead counts only if it holds after a correction, too: repetitions of the bootstrap add half of the noise once more and
-show by how much that raises (1 - R²) / R², which is linear in the noise, and twice that much is taken off.
+Strategies are compared by paired differences: all are computed on the same resampled prompts. That the best of many is
+looked at, and that many are compared, is allowed for: an interval's width is that of the largest standardised
+deviation among all of them, so that in 100 data sets in which all are equal about 3 name one.
 
 Notation used for shapes: C strategies that compete, R repetitions.
 """
@@ -21,18 +21,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openrlhf_pf.reliability import metrics
-from openrlhf_pf.reliability.bootstrap import DRAWS, deviations, to_scale
+from openrlhf_pf.filters import filter_class
+from openrlhf_pf.reliability.bootstrap import MOST_MISSING, deviations, to_scale
 from openrlhf_pf.reliability.evaluate import Result
-from openrlhf_pf.reliability.strategies import Strategy
+from openrlhf_pf.reliability.metrics import METRICS
 
 Floats = NDArray[np.float64]
 
-CRITERION = "binned_r2"
+#: Any metric of ``METRICS`` of which more is better.
+CRITERION = "gain"
 #: Fewer prompts than this decide nothing: bootstrap intervals are not to be relied on there.
 FEWEST_PROMPTS = 30
+#: More prompts than this times the present ones are not asked for.
+MOST_MORE = 10_000
 #: What PF-PPO and this plugin fall back on; not a finding.
 DEFAULT = {"strategy": "best_worst", "keep": 2, "options": {}}
+
+#: What the data say of filters.
+NO_HELP, WRONG_WAY, TIME_ONLY, FILTER, NO_FILTER, OPEN = "no help", "wrong way", "time only", "filter", "none", "open"
 
 
 @dataclass
@@ -40,16 +46,21 @@ class Recommendation:
     """What a report recommends; the dictionary of its fields is ``recommendation`` in report.json.
 
     Attributes:
-        decided: whether the data single out one strategy.
+        decided: whether the data single out a strategy.
         strategy, keep, options: what to train with; None, None and {} when undecided.
+        answer: "filter" (it is better than none beyond doubt), "none" (every filter is worse), "time only" (no filter
+            is better beyond doubt, but one may be as good), "no help" (no ranking within a prompt was found that
+            training could use), "wrong way" (higher rewards go with lower scores), or "open".
         confidence: share of the repetitions in which the best strategy stays the best, decided or not.
         best: label of the strategy with the largest criterion, decided or not.
         not_told_apart: labels of the strategies that may be as good.
-        comparisons: one entry a rival: ``label``, its R², the ``difference`` of Fisher's z ``{estimate, low, high}``,
-            the difference of (1 - R²) / R² ``corrected`` for noise in the groups (rival less best, so that above 0 is
-            a lead in both), whether they are ``told_apart``, and how many prompts would tell them apart if the
-            difference is what it seems (None if they are, or if no number would).
+        comparisons: one entry a rival: ``label``, its ``value``, the ``difference`` of best less rival ``{estimate,
+            low, high}``, whether they are ``told_apart``, and how many prompts would tell them apart if the difference
+            is what it seems (None if they are, or if no number would).
+        prompts_needed: how many prompts would settle the answer, if differences are what they seem; None if it is
+            settled, or if no number would.
         text: all of it in plain words.
+        headline: the first of these words.
         criterion: name of the metric that was compared.
         default: what to fall back on when undecided; a convention, not a finding.
     """
@@ -58,11 +69,14 @@ class Recommendation:
     strategy: str | None
     keep: int | None
     options: dict[str, Any]
+    answer: str
     confidence: float | None
     best: str | None
     not_told_apart: list[str]
     comparisons: list[dict[str, Any]]
+    prompts_needed: int | None
     text: str
+    headline: str
     criterion: str = CRITERION
     default: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT))
 
@@ -71,155 +85,313 @@ class Recommendation:
         return asdict(self)
 
 
+@dataclass
+class Field:
+    """The strategies that compete, on the criterion's scale.
+
+    Attributes:
+        rivals: C of them, one of each set that keeps the same samples.
+        value: (C,) the criterion.
+        away: (C, R) its deviations in the repetitions.
+        n_prompts: what was resampled.
+        level: of the intervals.
+    """
+
+    rivals: list[Result]
+    value: Floats
+    away: Floats
+    n_prompts: int
+    level: float
+
+    @classmethod
+    def of(cls, results: Sequence[Result], n_prompts: int, level: float) -> "Field":
+        """Those whose criterion is known."""
+        known = [r for r in results if not r.twin and np.isfinite(r.estimates.get(CRITERION, np.nan))]
+        rivals = [r for r in known if np.isnan(r.draws[CRITERION]).mean() <= MOST_MISSING]
+        kind = METRICS[CRITERION].kind
+        value = np.array([float(to_scale(np.array(r.estimates[CRITERION]), kind)) for r in rivals])
+        away = [
+            deviations(
+                r.estimates[CRITERION], r.draws[CRITERION], kind, min(r.units.get(CRITERION, np.inf), n_prompts)
+            )
+            for r in rivals
+        ]
+        return cls(rivals, value, np.nan_to_num(np.array(away)), n_prompts, level)
+
+    @property
+    def best(self) -> int:
+        """Number of the largest."""
+        return int(self.value.argmax())
+
+    @property
+    def none(self) -> int | None:
+        """Number of the strategy that keeps everything, where it competes."""
+        return next((i for i, r in enumerate(self.rivals) if r.strategy.name == "none"), None)
+
+    def above_zero(self) -> Floats:
+        """(C,) lower ends of one joint statement, that the criterion is above 0."""
+        return self.value - self._quantile(self.away) * self._error(self.away)
+
+    def below_zero(self) -> Floats:
+        """(C,) upper ends likewise."""
+        return self.value + self._quantile(-self.away) * self._error(self.away)
+
+    def ahead(self, of: int) -> tuple[Floats, Floats, Floats]:
+        """(C,) each: by how much strategy ``of`` is ahead of every other, and the ends of joint intervals."""
+        i, j = np.triu_indices(len(self.rivals), 1)
+        width = self._quantile(np.abs(self.away[i] - self.away[j]), self._error(self.away[i] - self.away[j]))
+        lead = self.value[of] - self.value
+        error = self._error(self.away[of] - self.away)
+        return lead, lead - width * error, lead + width * error
+
+    def _error(self, away: Floats) -> Floats:
+        return away.std(axis=1)
+
+    def _quantile(self, away: Floats, error: Floats | None = None) -> float:
+        """Of the largest standardised deviation; two-sided ones come as absolute values with their errors."""
+        share = self.level if error is not None else (1 + self.level) / 2
+        error = self._error(away) if error is None else error
+        some = error > 1e-12
+        if not some.any():
+            return 0.0
+        return float(np.quantile((away[some] / error[some, None]).max(axis=0), share))
+
+
 def choose(
     results: Sequence[Result],
     others: Sequence[tuple[str, Sequence[Result], int]] = (),
     n_prompts: int = 0,
-    bins: int = 20,
     level: float = 0.95,
 ) -> Recommendation:
-    """Recommend the best strategy if its paired interval against every other one excludes 0, or say that none is.
+    """Recommend a strategy if it is better than training on all samples beyond doubt, or say what is known instead.
 
     Args:
         results: the strategies on the checkpoint that training starts from.
         others: name, results and number of prompts of further checkpoints; one that contradicts leaves it undecided.
         n_prompts: number of prompts, or blocks, that were resampled.
-        bins: B of the criterion.
         level: of the intervals.
     """
-    rivals = _competitors(results)
-    if len(rivals) < 2:
-        text = "R² could be computed for fewer than two strategies, so there is nothing to compare."
-        return _undecided(text, [r.strategy.label for r in rivals], None, None, [])
-    order, z, away = _ranked(rivals, n_prompts)
-    best = rivals[order[0]]
-    confidence = float(((z[:, None] + away).argmax(axis=0) == order[0]).mean())
-    rest = order[1:]
-    comparisons = [_compare(best, rivals[i], away[order[0]] - away[i], n_prompts, level) for i in rest]
-    close = [c["label"] for c in comparisons if not c["told_apart"]]
-    evidence = (best.strategy.label, confidence, comparisons)
-    lead = f"{_named(best)} has the largest R² of {bins} reward groups, {_r2(best):.3f}"
-    lowest = z[order[0]] + np.quantile(away[order[0]], (1 - level) / 2)
+    found = Field.of(results, n_prompts, level)
+    if not found.rivals:
+        return _undecided(OPEN, "No strategy can be judged.", _lacking(), found, [])
     if n_prompts < FEWEST_PROMPTS:
-        why = f"{lead}, but {n_prompts} prompts are too few to rely on: score at least {FEWEST_PROMPTS}."
-        return _undecided(why, close, *evidence)
-    if lowest <= 0:
-        why = f"{lead}, but even there higher rewards may go with lower scores: this reward model should not train."
-        return _undecided(why, close, *evidence)
-    if close:
-        return _undecided(_why_not(lead, close, comparisons, confidence, level), close, *evidence)
+        why = f"{n_prompts} prompts are too few to rely on: score at least {FEWEST_PROMPTS}."
+        return _undecided(OPEN, "There are too few prompts.", why, found, [], needed=FEWEST_PROMPTS)
+    above = found.above_zero()
+    if not (above > 0).any():
+        return _no_help(found)
+    best = _preferred(found)
+    comparisons = _comparisons(found, best)
+    close = [c["label"] for c in comparisons if not c["told_apart"]]
+    none = found.none
+    doubt = best != none and none is not None and found.rivals[none].strategy.label in close
+    if doubt or (best == none and close):
+        return _time_only(found, comparisons, close)
+    if none is None and close:
+        needed = _most([c["prompts_needed"] for c in comparisons if not c["told_apart"]])
+        why = f"{_lead(found, best)}, but these data cannot tell it from {_listed(close)}. {_more(needed, n_prompts)}"
+        return _undecided(OPEN, "The data do not single out a strategy.", why, found, comparisons, needed)
     for name, theirs, count in others:
-        if against := _better_there(best.strategy, theirs, count, level):
-            why = f"{lead} at the first checkpoint, but at {name} {against} is better, beyond doubt by these data."
-            return _undecided(why, [against], *evidence)
-    text = f"{lead}; " + _why(best, comparisons[0], comparisons, confidence, level) + _sensitivity(rivals, best, bins)
-    strategy = best.strategy
-    return Recommendation(
-        True, strategy.name, strategy.keep, dict(strategy.options), confidence, strategy.label, [], comparisons, text
-    )
+        if against := _better_there(found.rivals[best].strategy.label, theirs, count, level):
+            why = (
+                f"{_lead(found, best)} at the first checkpoint, but at {name} {against} is better, beyond doubt by"
+                " these data."
+            )
+            return _undecided(OPEN, "The checkpoints do not agree.", why, found, comparisons)
+    return _decided(found, best, comparisons, close)
 
 
-def _competitors(results: Sequence[Result]) -> list[Result]:
-    """One of each set of strategies that keep the same, if its criterion is known."""
-    known = [r for r in results if not r.twin and np.isfinite(r.estimates.get(CRITERION, np.nan))]
-    return [r for r in known if np.isnan(r.draws[CRITERION]).mean() <= 0.1]
+def _preferred(found: Field) -> int:
+    """The best; but where a filter of group scope may be as good as one of batch scope, that one.
+
+    Filters of batch scope leave prompts with unequal numbers of samples, which estimators with a baseline per prompt
+    cannot use, so that they must be better to be worth it.
+    """
+    best = found.best
+    if filter_class(found.rivals[best].strategy.name).scope == "group":
+        return best
+    _, low, _ = found.ahead(best)
+    group = [
+        i
+        for i, r in enumerate(found.rivals)
+        if low[i] <= 0 and filter_class(r.strategy.name).scope == "group" and i != found.none
+    ]
+    return max(group, key=lambda i: found.value[i]) if group else best
 
 
-def _ranked(rivals: Sequence[Result], n_prompts: int) -> tuple[list[int], Floats, Floats]:
-    """Best first: their numbers; (C,) Fisher's z and (C, R) its deviations in the repetitions."""
-    z = np.array([_z(r) for r in rivals])
-    away = np.stack([deviations(r.estimates[CRITERION], r.draws[CRITERION], "r2", n_prompts) for r in rivals])
-    return [int(i) for i in np.argsort(-z, kind="stable")], z, np.nan_to_num(away)
+def _comparisons(found: Field, best: int) -> list[dict[str, Any]]:
+    """Best against every other, nearest first."""
+    lead, low, high = found.ahead(best)
+    comparisons = []
+    for i in np.argsort(lead, kind="stable"):
+        if i == best:
+            continue
+        strategy = found.rivals[i].strategy
+        told_apart = bool(low[i] > 0)
+        needed = None if told_apart else _needed(lead[i], lead[i] - low[i], found.n_prompts)
+        comparisons.append(
+            {
+                "label": strategy.label,
+                "strategy": strategy.name,
+                "options": dict(strategy.options),
+                "value": _value(found.rivals[i]),
+                "difference": {"estimate": float(lead[i]), "low": float(low[i]), "high": float(high[i])},
+                "told_apart": told_apart,
+                "prompts_needed": needed,
+            }
+        )
+    return comparisons
 
 
-def _compare(best: Result, rival: Result, away: Floats, n_prompts: int, level: float) -> dict[str, Any]:
-    differences, told_apart, ratios = {}, True, []
-    noisy = _unexplained(rival.draws[CRITERION]) - _unexplained(best.draws[CRITERION])
-    plain = float(_unexplained(rival.estimates[CRITERION]) - _unexplained(best.estimates[CRITERION]))
-    raw_away = deviations(plain, noisy, "plain", n_prompts)
-    for name, estimate, moved in (
-        ("difference", _z(best) - _z(rival), away),
-        ("corrected", plain + DRAWS * (plain - float(np.nanmedian(noisy))), np.nan_to_num(raw_away)),
-    ):
-        low, high = np.quantile(moved - np.median(moved), [(1 - level) / 2, (1 + level) / 2])
-        differences[name] = {"estimate": estimate, "low": float(estimate + low), "high": float(estimate + high)}
-        told_apart &= bool(estimate + low > 0)
-        ratios.append(-low / estimate if estimate > 0 else np.inf)
-    # Intervals shrink with the root of the number of prompts.
-    reachable = not told_apart and max(ratios) < 100
-    needed = int(np.ceil(n_prompts * max(ratios) ** 2)) if reachable else None
-    return {
-        "label": rival.strategy.label,
-        "strategy": rival.strategy.name,
-        "options": dict(rival.strategy.options),
-        "r2": _r2(rival),
-        **differences,
-        "told_apart": told_apart,
-        "prompts_needed": needed,
-    }
+def _needed(estimate: float, half_width: float, n_prompts: int) -> int | None:
+    """Intervals shrink with the root of the number of prompts."""
+    ratio = half_width / estimate if estimate > 0 else np.inf
+    return int(np.ceil(n_prompts * ratio**2)) if ratio**2 < MOST_MORE else None
 
 
-def _unexplained(r: Floats | float) -> Floats:
-    """(1 - R²) / R², bounded where the reward explains nothing."""
-    # A line that falls explains nothing that training could use.
-    return 1 / np.maximum(np.square(np.maximum(r, 0)), 1e-3) - 1
+def _most(numbers: Sequence[int | None]) -> int | None:
+    return None if None in numbers or not numbers else max(numbers)
 
 
-def _z(result: Result) -> float:
-    return float(to_scale(np.array(result.estimates[CRITERION]), "r2"))
-
-
-def _better_there(strategy: Strategy, results: Sequence[Result], n_prompts: int, level: float) -> str | None:
+def _better_there(label: str, results: Sequence[Result], n_prompts: int, level: float) -> str | None:
     """Label of a strategy that beats this one at another checkpoint, beyond the interval."""
-    rivals = _competitors(results)
-    labels = [r.strategy.label for r in rivals]
-    if strategy.label not in labels:
+    found = Field.of(results, n_prompts, level)
+    labels = [r.strategy.label for r in found.rivals]
+    if label not in labels:
         return None
-    order, _, away = _ranked(rivals, n_prompts)
-    mine = labels.index(strategy.label)
-    for i in order:
-        if i != mine and _compare(rivals[i], rivals[mine], away[i] - away[mine], n_prompts, level)["told_apart"]:
-            return labels[i]
-    return None
+    _, low, _ = found.ahead(found.best)
+    return labels[found.best] if low[labels.index(label)] > 0 else None
 
 
 # ── Words ──
 
 
-def _r2(result: Result) -> float:
-    return float(result.estimates[CRITERION] ** 2)
+def _no_help(found: Field) -> Recommendation:
+    name = METRICS[CRITERION].title
+    all_wrong = (found.below_zero() < 0).all()
+    if all_wrong:
+        why = (
+            f"Higher rewards go with lower scores: the {name} is below 0 for every strategy, beyond doubt. This reward"
+            " model should not train."
+        )
+        return _undecided(WRONG_WAY, "No filter can help: the ranking is the wrong way round.", why, found, [])
+    why = (
+        f"For no strategy is the {name} above 0 beyond doubt: within a prompt, these data do not show that the better"
+        " response has the higher reward, so choosing by reward is choosing at random, and this reward model should"
+        " not train unless more data say otherwise."
+    )
+    return _undecided(NO_HELP, "No filter within a prompt can help here, as far as these data show.", why, found, [])
 
 
-def _named(result: Result) -> str:
-    if result.strategy.name == "none":
-        return "none (all responses)"
-    return f"{result.strategy.label} (k = {result.strategy.keep})"
+def _time_only(found: Field, comparisons: list[dict[str, Any]], close: list[str]) -> Recommendation:
+    none = found.rivals[found.none]
+    better = [c for c in comparisons if c["label"] in close]
+    needed = _most([c["prompts_needed"] for c in better])
+    names = [label for label in [found.rivals[found.best].strategy.label, *close] if label != "none"]
+    why = (
+        f"No filter's {METRICS[CRITERION].title} is above that of training on all responses ({_value(none):.3f})"
+        f" beyond doubt. {_listed(list(dict.fromkeys(names)))} may be as good; keeping k of N responses saves the"
+        " forward and backward passes of the others, as a random k of N would. " + _more(needed, found.n_prompts)
+    )
+    return _undecided(TIME_ONLY, "Filtering saves time only.", why, found, comparisons, needed)
 
 
-def _why(best: Result, next_: dict, comparisons: list[dict], confidence: float, level: float) -> str:
-    low = min(comparisons, key=lambda c: c["difference"]["low"])["label"]
-    return (
-        f"the next is {next_['label']} with {next_['r2']:.3f}. On the same resampled prompts it is ahead of every "
-        f"other strategy, and no {level:.0%} interval of a difference reaches 0 (the closest is against {low}); it "
-        f"stays the best in {_share(confidence)} of the repetitions. Use {_named(best)}. "
-        "What would change this: another reward model, another k, or a policy that has moved "
-        "on, so analyse later checkpoints, too. A high R² says that the rewards of the kept samples are right, not "
-        "that training will gain. "
+def _decided(found: Field, best: int, comparisons: list[dict[str, Any]], close: list[str]) -> Recommendation:
+    strategy = found.rivals[best].strategy
+    share = _share(_confidence(found, best))
+    if strategy.name == "none":
+        answer, headline = NO_FILTER, "Use no filter."
+        text = f"{_lead(found, best)}, and every filter compared is worse, beyond doubt."
+    else:
+        answer, headline = FILTER, f"Use {strategy.label}, k = {strategy.keep}."
+        gap = next((c["difference"] for c in comparisons if c["strategy"] == "none"), None)
+        text = f"{_lead(found, best)}"
+        if gap is not None:
+            text += (
+                f", {gap['estimate']:.3f} more than training on all responses (joint {found.level:.0%} interval "
+                f"{gap['low']:.3f} to {gap['high']:.3f} on the same resampled prompts)"
+            )
+        text += "."
+        text += f" {_listed(close)} may be as good." if close else " It is ahead of every other strategy beyond doubt."
+    text += (
+        f" It has the largest value in {share} of the repetitions. What would change this: another reward model,"
+        " another k, or a policy that has moved on, so analyse later checkpoints, too. The gain is that of the first"
+        " step: it does not say how training ends."
+    )
+    return Recommendation(
+        True,
+        strategy.name,
+        strategy.keep,
+        dict(strategy.options),
+        answer,
+        _confidence(found, best),
+        strategy.label,
+        close,
+        comparisons,
+        None,
+        f"{headline} {text}",
+        headline,
     )
 
 
-def _why_not(lead: str, close: list[str], comparisons: list[dict], confidence: float, level: float) -> str:
-    needed = [c["prompts_needed"] for c in comparisons if c["label"] in close]
-    more = (
-        f"If the differences are what they seem, about {max(needed):,} prompts would tell them apart."
-        if None not in needed
-        else "Some of the differences are so small that no reasonable number of prompts would tell them apart."
+def _undecided(
+    answer: str,
+    headline: str,
+    why: str,
+    found: Field,
+    comparisons: list[dict[str, Any]],
+    needed: int | None = None,
+) -> Recommendation:
+    text = f"{headline} {why}"
+    if answer in (OPEN, TIME_ONLY):
+        text += (
+            f" If you must choose, {DEFAULT['strategy']} with k = {DEFAULT['keep']} is the usual default; that is a "
+            "convention, not a finding of this report."
+        )
+    best = found.best if found.rivals else None
+    return Recommendation(
+        False,
+        None,
+        None,
+        {},
+        answer,
+        None if best is None else _confidence(found, best),
+        None if best is None else found.rivals[best].strategy.label,
+        [c["label"] for c in comparisons if not c["told_apart"]],
+        comparisons,
+        needed,
+        text,
+        headline,
     )
+
+
+def _lacking() -> str:
     return (
-        f"{lead}, but these data cannot tell it from {_listed(close)}: on the same resampled prompts, the {level:.0%} "
-        f"interval of the difference holds 0, or does once noise in the groups is allowed for. It is the best in "
-        f"{_share(confidence)} of the repetitions. {more} To have fewer rivals, compare only strategies that you "
-        "would use (--strategies)."
+        f"The {METRICS[CRITERION].title} could be computed for none: it needs prompts with at least two responses"
+        " whose reward and score are known."
+    )
+
+
+def _lead(found: Field, best: int) -> str:
+    result = found.rivals[best]
+    name = "none (all responses)" if result.strategy.name == "none" else result.strategy.label
+    return f"{name} has a {METRICS[CRITERION].title} of {_value(result):.3f}"
+
+
+def _value(result: Result) -> float:
+    value = float(result.estimates[CRITERION])
+    return value * abs(value) if METRICS[CRITERION].kind == "r2" else value
+
+
+def _confidence(found: Field, best: int) -> float:
+    return float(((found.value[:, None] + found.away).argmax(axis=0) == best).mean())
+
+
+def _more(needed: int | None, n_prompts: int) -> str:
+    if needed is None:
+        return "Some of the differences are so small that no reasonable number of prompts would tell them apart."
+    return (
+        f"If the differences are what they seem, about {max(needed, n_prompts + 1):,} prompts would tell them apart."
     )
 
 
@@ -229,29 +401,6 @@ def _share(share: float) -> str:
 
 def _listed(labels: Sequence[str]) -> str:
     return labels[0] if len(labels) == 1 else ", ".join(labels[:-1]) + " and " + labels[-1]
-
-
-def _sensitivity(rivals: Sequence[Result], best: Result, bins: int) -> str:
-    """Whether half or twice as many groups would have made another strategy the best."""
-    changed = []
-    for other in (max(bins // 2, 3), 2 * bins):
-        r = [metrics.correlation_of_points(metrics.points_of_cells(rival.cells[None], other))[0] for rival in rivals]
-        first = rivals[int(np.nanargmax(r))]
-        if first is not best:
-            changed.append(f"with {other} groups {first.strategy.label} would be ahead")
-    if not changed:
-        return f"It is also ahead with {max(bins // 2, 3)} and with {2 * bins} groups."
-    return f"But it depends on the number of groups: {' and '.join(changed)}."
-
-
-def _undecided(
-    why: str, close: list[str], best: str | None, confidence: float | None, comparisons: list[dict]
-) -> Recommendation:
-    text = (
-        f"{why} No strategy is recommended. If you must choose, {DEFAULT['strategy']} with k = {DEFAULT['keep']} is "
-        "the usual default; that is a convention, not a finding of this report."
-    )
-    return Recommendation(False, None, None, {}, confidence, best, close, comparisons, text)
 
 
 # ── For training ──
@@ -284,10 +433,9 @@ def read_recommendation(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not valid:
         raise ValueError(f"{str(file)!r} has a recommendation that cannot be used: {again}.")
     if not decided:
-        close = _listed([str(found.get("best")), *found.get("not_told_apart", [])])
         raise ValueError(
-            f"the report {str(file)!r} recommends no sample filter (the data do not tell {close} apart): name one "
-            "yourself, or score more prompts and analyse again."
+            f"the report {str(file)!r} recommends no sample filter ({str(found.get('headline')).rstrip('.')}): name"
+            " one yourself, or score more prompts and analyse again."
         )
     # N may be another in training, and all are kept in any case.
     return {"name": name, "keep": None if name == "none" else keep, "options": options}

@@ -61,10 +61,14 @@ class Checkpoint:
 
 @dataclass
 class Rollouts:
-    """Everything that was read: checkpoints in the order given, and what had to be left out."""
+    """Everything that was read: checkpoints in the order given, and what had to be left out.
+
+    ``apart``: they are different reward models, of which none contradicts another.
+    """
 
     checkpoints: list[Checkpoint]
     warnings: list[str] = field(default_factory=list)
+    apart: bool = False
 
 
 def load(paths: Sequence[str | os.PathLike[str]]) -> Rollouts:
@@ -184,8 +188,10 @@ def _checkpoint(name: str, columns: dict[str, NDArray], notes: list[str]) -> Che
         raise ValueError(f"no sample of {name!r} has both a reward and a score: check the columns reward and score.")
     steps = columns.get("step")
     steps = None if steps is None or np.isnan(steps).any() else steps
-    by = [columns["prompt_id"] if "group" not in columns else columns["group"]]
-    by += [] if steps is None else [steps]
+    # Groups are counted from 0 in each step, or in each file where there are no steps.
+    by = [columns["prompt_id"]] + ([] if steps is None else [steps])
+    if "group" in columns:
+        by += [columns["group"]] + ([columns["file"]] if steps is None and "file" in columns else [])
     group, sizes = _group_numbers(by)
     n_groups, n_samples = len(sizes), int(sizes.max())
     if n_groups * n_samples > MOST_PADDING * len(reward):

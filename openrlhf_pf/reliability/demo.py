@@ -20,7 +20,7 @@ def samples() -> Rollouts:
     drawn = [plant(world, N_PROMPTS, N_SAMPLES, seed) for seed, world in enumerate(worlds.values())]
     for checkpoint, name in zip(drawn, worlds):
         checkpoint.name, checkpoint.reward = name, np.tanh(checkpoint.reward)
-    return Rollouts(drawn)
+    return Rollouts(drawn, apart=True)
 
 
 def sentences(analysis: Analysis) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from openrlhf_pf.reliability import metrics
+from openrlhf_pf.reliability import metrics, within
 from openrlhf_pf.reliability.bootstrap import Bootstrap, interval
 from openrlhf_pf.reliability.data import Checkpoint
 from openrlhf_pf.reliability.metrics import METRICS
@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 CELLS = 400
 #: Cells of the table of rewards and scores that rank correlations need: of a repetition, and of the estimate.
 TABLE_CELLS, ESTIMATE_CELLS = 1200, 2**22
+#: Metrics of all samples together, which need them in order of reward.
+WHOLE = METRICS.keys() - {"pairwise_accuracy", *within.METRICS_WITHIN}
 #: Score levels and reward cells at most, where there are more different values.
 LEVELS, ESTIMATE_LEVELS, ESTIMATE_REWARDS = 20, 2048, 4096
 
@@ -39,6 +41,7 @@ class Result:
         kept: expected number of samples that train.
         threshold: the reward above which F1 is largest.
         twin: label of an earlier strategy that weighs all samples the same, or "".
+        units: metric to how many prompts know as much as those that say anything about it; see ``bootstrap.interval``.
     """
 
     strategy: Strategy
@@ -49,6 +52,7 @@ class Result:
     kept: float = 0.0
     threshold: float = np.nan
     twin: str = ""
+    units: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -116,22 +120,29 @@ def evaluate(
         twins = (r for r, other in zip(results, weights[:number]) if _proportional(table, other))
         twin = next(twins, None)
         if twin is not None:
+            own = {"estimates": dict(twin.estimates), "draws": dict(twin.draws), "units": {}}
             kept = _kept(strategy, table, checkpoint)
-            results.append(replace(twin, strategy=strategy, kept=kept, twin=twin.twin or twin.strategy.label))
+            results.append(replace(twin, strategy=strategy, kept=kept, twin=twin.twin or twin.strategy.label, **own))
             continue
         result = Result(strategy, kept=_kept(strategy, table, checkpoint))
-        if samples.take.size and (weight := table.ravel()[samples.take]).any():
+        wanted = not only or set(only) & WHOLE
+        if wanted and samples.take.size and (weight := table.ravel()[samples.take]).any():
             _fill(result, *samples.weighing(weight), bootstrap, bins, only)
         results.append(result)
     if not only or "equal_spread_r2" in only:
         _fill_equal_spread(results, samples, bootstrap)
     if not only or "pairwise_accuracy" in only:
         _fill_pairwise(results, checkpoint, weights, bootstrap)
+    if not only or set(only) & set(within.METRICS_WITHIN):
+        _fill_within(results, checkpoint, weights, bootstrap)
     return results
 
 
 def _proportional(weights: Floats, others: Floats) -> bool:
-    return bool(np.allclose(weights * others.sum(), others * weights.sum(), rtol=1e-9, atol=0))
+    # What keeps nothing would be proportional to anything.
+    return bool(weights.any() and others.any()) and bool(
+        np.allclose(weights * others.sum(), others * weights.sum(), rtol=1e-9, atol=0)
+    )
 
 
 def _kept(strategy: Strategy, weights: Floats, checkpoint: Checkpoint) -> float:
@@ -241,19 +252,40 @@ def _fill_pairwise(results: list[Result], checkpoint: Checkpoint, weights: list[
     sums = metrics.pairwise_sums(reward, score, weights)
     block = bootstrap.block[checkpoint.prompt]
     for result, pairs in zip(results, sums):
+        if result.strategy.alone or not pairs[1].any():  # what trains alone is in no pair
+            continue
         result.estimates["pairwise_accuracy"] = float(metrics.pairwise_accuracy(pairs.sum(axis=1)[None])[0])
         result.draws["pairwise_accuracy"] = metrics.pairwise_accuracy(bootstrap.sums(block, list(pairs))[:, 0])
+        result.units["pairwise_accuracy"] = within.effective(np.bincount(block, pairs[1], bootstrap.n_blocks))
+
+
+def _fill_within(results: list[Result], checkpoint: Checkpoint, weights: list[Floats], bootstrap: Bootstrap) -> None:
+    away = within.deviations_of(checkpoint)
+    block = bootstrap.block[checkpoint.prompt]
+    for result, weight in zip(results, weights):
+        sums = within.sums_of(weight, away)
+        if not sums[0].any():
+            continue
+        keep = max(result.kept / len(checkpoint.reward), np.finfo(float).tiny)
+        estimates = within.metrics_of(sums.sum(axis=1)[None], keep)
+        draws = within.metrics_of(bootstrap.sums(block, list(sums))[:, 0], keep)
+        # A prompt whose scores are all equal moves nothing.
+        units = within.effective(np.bincount(block, sums[5], bootstrap.n_blocks))
+        for name in within.METRICS_WITHIN:
+            result.estimates[name], result.draws[name] = float(estimates[name][0]), draws[name]
+            result.units[name] = units
 
 
 def summary(result: Result, bootstrap: Bootstrap, level: float) -> dict[str, dict[str, float | None]]:
-    """Metric to ``{"estimate", "low", "high"}``; None where it is not defined."""
+    """Metric to ``{"estimate", "low", "high"}``; None where it is not defined. R² below 0: the line falls."""
     found = {}
     for name, metric in METRICS.items():
         estimate = result.estimates.get(name, np.nan)
         low, high = np.nan, np.nan
         if name in result.draws:
-            low, high = interval(estimate, result.draws[name], metric.kind, bootstrap.n_blocks, level)
-        estimate = estimate**2 if metric.kind == "r2" else estimate
+            units = result.units.get(name)
+            low, high = interval(estimate, result.draws[name], metric.kind, bootstrap.n_blocks, level, units)
+        estimate = estimate * abs(estimate) if metric.kind == "r2" else estimate
         values = {"estimate": estimate, "low": low, "high": high}
         found[name] = {key: float(value) if np.isfinite(value) else None for key, value in values.items()}
     return found

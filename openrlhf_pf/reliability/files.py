@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
-from openrlhf_pf.training import rollout_log
+from openrlhf_pf import rollouts
 
 #: Columns of a rollout log that are read, and what else a file may call them.
 COLUMNS = {
@@ -64,11 +64,11 @@ def _read_file(file: Path, notes: list[str]) -> pa.Table:
         return _read_json(file, notes)
     schema = pq.read_schema(file)
     wanted = [name for others in COLUMNS.values() for name in others if name in schema.names]
-    if rollout_log.FORMAT.keys() <= {key.decode() for key in schema.metadata or {}}:
+    if rollouts.FORMAT.keys() <= {key.decode() for key in schema.metadata or {}}:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                return rollout_log.read(file, [name for name in wanted if name != "prompt"])
+                return rollouts.read(file, [name for name in wanted if name != "prompt"])
             except ValueError as error:
                 cause = str(caught[0].message) if caught else str(error)
                 raise pa.ArrowInvalid(cause.rpartition("rollout log: ")[2]) from error

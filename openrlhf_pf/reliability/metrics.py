@@ -27,10 +27,48 @@ class Metric(NamedTuple):
 
 #: Every metric of the report by its name in report.json.
 METRICS = {
-    "binned_r2": Metric("R², binned", "r2", "how well a straight line through the group means fits; 1 is perfect"),
-    "sample_r2": Metric("R², samples", "r2", "share of the single scores' variance that the reward explains"),
+    "gain": Metric(
+        "gain",
+        "plain",
+        "by how much the mean true score rises with the first step along the gradient of the kept samples, in units of"
+        " true score for a step of one whitened advantage; 0 if the rewards say nothing within a prompt",
+    ),
+    "gain_kept": Metric(
+        "gain, kept baseline",
+        "plain",
+        "gain where the advantage is taken from the mean of the prompt's kept responses",
+    ),
+    "signal_to_noise": Metric(
+        "signal to noise",
+        "plain",
+        "what a step with the kept responses of one prompt moves the true score by, divided by the step's own"
+        " noise (J)",
+    ),
+    "within_r2": Metric(
+        "R² within prompts",
+        "r2",
+        "share of the variance of scores within a prompt that the reward explains; with a minus where the line falls",
+    ),
+    "within_spearman": Metric(
+        "Spearman within prompts", "correlation", "do rewards and scores rank the responses of one prompt alike?"
+    ),
+    "binned_r2": Metric(
+        "R², binned",
+        "r2",
+        "PF-PPO's R²: how well a straight line through the group means fits; 1 is perfect, a minus says that the line"
+        " falls; it counts differences between prompts too, and grows with the number of prompts and with the spread"
+        " of the kept rewards",
+    ),
+    "sample_r2": Metric(
+        "R², samples",
+        "r2",
+        "share of the single scores' variance that the reward explains; a minus says that the line falls",
+    ),
     "equal_spread_r2": Metric(
-        "R², equal spread", "r2", "R² of the samples if their rewards were spread like all rewards: no range effect"
+        "R², equal spread",
+        "r2",
+        "R² of the samples if their rewards were spread like all rewards; that undoes the effect of their range only "
+        "where scores scatter as widely everywhere, which scores of 0 and 1 do not",
     ),
     "spearman": Metric("Spearman", "correlation", "do rewards and scores rank all samples alike? 1 yes, 0 at random"),
     "kendall": Metric(

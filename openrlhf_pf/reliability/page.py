@@ -11,6 +11,7 @@ PAGE = """<!DOCTYPE html>
 body { margin: 0 auto; max-width: 60rem; padding: 1rem; color: #1d1d1f; background: #fff;
        font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
+h3 { font-size: 1rem; margin: .6rem 0 0; } h3 + p { margin-top: 0; }
 figure { margin: 0 0 1.5rem; } figcaption { margin-top: .5rem; }
 figure div { overflow-x: auto; } figure img { max-width: 100%; height: auto; display: block; }
 figure img.wide { max-width: none; width: 100%; min-width: 44rem; }
@@ -35,17 +36,18 @@ li { margin-bottom: .3rem; }
 what it is worth. Reinforcement learning trains on rewards, so it should train on those responses whose rewards can be
 relied on. A <em>strategy</em> says which of a prompt's responses those are.</p>
 
+{% for a in answers %}{% if answers | length > 1 %}<h2>{{ a.name }}</h2>{% endif %}
 <div class="verdict{% if not recommendation.decided %} open{% endif %}">
-<strong>{% if recommendation.decided %}Use {{ recommendation.best }}, k = {{ recommendation.keep }}.{% else %}The data
-do not single out a strategy.{% endif %}</strong>
-<p>{{ recommendation.text }}</p>
+{% for question, short, long in a.questions %}<h3>{{ question }}</h3><p><strong>{{ short }}.</strong> {{ long }}</p>
+{% endfor %}{% for line in a.remarks %}<p>{{ line }}</p>{% endfor %}
 </div>
+{% endfor %}
 {% for line in sentences %}<p>{{ line }}</p>
 {% endfor %}
 {% if warnings %}<h2>What to keep in mind</h2>
 <ul>{% for line in warnings %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
 
-<h2>R² of each strategy</h2>
+<h2>The paper's R² of each strategy</h2>
 <p>Responses are cut into {{ settings.bins }} groups of similar reward, as many in each; R² says how well a straight
 line describes the groups' mean score by their mean reward (1 is perfect). Small numbers are
 {{ "%.0f" | format(100 * settings.level) }}% intervals over prompts.</p>

@@ -11,6 +11,7 @@ import numpy as np
 
 from openrlhf_pf.reliability import drift
 from openrlhf_pf.reliability.analysis import Analysed, Analysis
+from openrlhf_pf.reliability.answers import questions_of
 from openrlhf_pf.reliability.evaluate import summary
 from openrlhf_pf.reliability.metrics import METRICS
 from openrlhf_pf.reliability.page import PAGE
@@ -23,7 +24,15 @@ FORMAT = 1
 #: Pixels beyond which a figure scrolls on a phone instead of shrinking; a PNG has its width in bytes 16 to 19.
 WIDE = 1000
 #: Columns of the terminal's table, which must fit 120 characters.
-TERMINAL = ("binned_r2", "equal_spread_r2", "pairwise_accuracy", "auc", "mse", "mean_score", "effective_samples")
+TERMINAL = (
+    "gain",
+    "pairwise_accuracy",
+    "within_r2",
+    "binned_r2",
+    "equal_spread_r2",
+    "mean_score",
+    "effective_samples",
+)
 
 
 def as_dict(analysis: Analysis) -> dict[str, Any]:
@@ -161,6 +170,10 @@ def html(analysis: Analysis, images: dict[str, bytes]) -> str:
         row(s.label, [_cell(table[i]["binned_r2"], "binned_r2") for table in tables], keep=_keep(s))
         for i, s in enumerate(analysis.strategies)
     ]
+    answers = [
+        {"name": a.checkpoint.name, "questions": questions_of(a.answers), "remarks": a.answers.remarks}
+        for a in analysis.analysed
+    ]
     figures = [
         {
             "title": CAPTIONS[name][0],
@@ -173,6 +186,7 @@ def html(analysis: Analysis, images: dict[str, bytes]) -> str:
     page = Environment(autoescape=True).from_string(PAGE)
     return page.render(
         opening=analysis.opening,
+        answers=answers,
         samples=samples_line(analysis),
         recommendation=recommendation,
         sentences=sentences(analysis),
@@ -222,6 +236,10 @@ def show(analysis: Analysis, console: "Console") -> None:
     for line in analysis.opening:
         console.print(escape(line) + "\n", soft_wrap=True, highlight=False)
     for a in analysis.analysed:
+        for question, short, long in questions_of(a.answers):
+            console.print(f"[bold]{question}[/bold] {escape(f'{short}. {long}')}", soft_wrap=True, highlight=False)
+        for line in a.answers.remarks:
+            console.print(escape(line), soft_wrap=True, highlight=False)
         table = Table(title=f"{escape(a.checkpoint.name)}: {a.checkpoint.n_prompts:,} prompts", title_justify="left")
         table.add_column("strategy", no_wrap=True)
         table.add_column("k", justify="right")

@@ -12,7 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openrlhf_pf.filters import FILTERS, FilterBatch, KeyFilter, NoFilter, RankFilter, SampleFilter, build_filter
+from openrlhf_pf.filters import (
+    FILTERS,
+    FilterBatch,
+    KeyFilter,
+    NoFilter,
+    RankFilter,
+    SampleFilter,
+    build_filter,
+    filter_class,
+)
+from openrlhf_pf.filters.draw import chances
 from openrlhf_pf.filters.threshold import TopRandom
 from openrlhf_pf.filters.variance import MaxVariance
 from openrlhf_pf.reliability.data import Checkpoint
@@ -42,6 +52,11 @@ class Strategy:
     def label(self) -> str:
         """What tables and figures call it."""
         return f"reward_power {self.options['power']:g}" if self.name == "reward_power" else self.name
+
+    @property
+    def alone(self) -> bool:
+        """Whether a single response of a prompt trains, so that none is compared with another."""
+        return self.keep == 1 and self.name != "none" and filter_class(self.name).scope == "group"
 
     def build(self, n_samples: int) -> SampleFilter:
         """The filter for N samples a group."""
@@ -117,10 +132,11 @@ def _lacking(checkpoint: Checkpoint, weights: Sequence[float] | None) -> dict[st
 
 
 def expected_weights(strategies: Sequence[Strategy], checkpoint: Checkpoint) -> list[Floats]:
-    """How often each sample trains, in expectation over ties and coins, up to a factor.
+    """How often each sample trains, in expectation over ties and coins, up to a factor that all samples share.
 
-    Group scope: weights of a group sum to 1, or to 0 where it has fewer than k usable samples. Batch scope: the weight
-    before scaling, because a factor that is common to all samples changes no metric.
+    Group scope: weights of a group sum to 1, or to 0 where it has fewer than k usable samples; but ``none`` trains
+    every usable sample once, however many its group has. Batch scope: the chance to be drawn by ``select``, which
+    takes no sample twice.
 
     Args:
         strategies: what :func:`strategies_for` returned.
@@ -143,14 +159,22 @@ def _weights(sample_filter: SampleFilter, batch: FilterBatch) -> Floats:
     if isinstance(sample_filter, TopRandom):
         weights = torch.where(batch.rewards > sample_filter.high, 1.0, 0.5) * batch.usable
         return weights.double().numpy()
+    if isinstance(sample_filter, NoFilter):
+        return batch.usable.double().numpy() / sample_filter.n_samples
+    if isinstance(sample_filter, MaxVariance):
+        kept = sample_filter.expected(batch) * (batch.n_usable >= sample_filter.keep).unsqueeze(1)
+        return average_ties(kept.numpy(), batch.rewards.numpy())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rewards beyond [-1, 1] are a warning of the report's own
         weights = sample_filter(batch).numpy()
-    if isinstance(sample_filter, (RankFilter, MaxVariance)):
+    if isinstance(sample_filter, RankFilter):
         return average_ties(weights, batch.rewards.numpy())
     if isinstance(sample_filter, KeyFilter):
         return average_ties(weights, torch.where(batch.usable, sample_filter.key(batch), torch.nan).numpy())
-    return weights / weights.max() if weights.max() > 0 else weights
+    if weights.max() == 0:
+        return weights
+    drawn = chances(torch.from_numpy(weights).reshape(1, -1), sample_filter.keep * len(weights))
+    return drawn.reshape(weights.shape).numpy()
 
 
 def average_ties(weights: Floats, keys: Floats) -> Floats:

@@ -6,11 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from openrlhf_pf.filters import DRAWS, FILTERS, SampleFilter, build_filter
-from openrlhf_pf.training.rollout_log import check_directory
+from openrlhf_pf.rollouts import check_directory
 from openrlhf_pf.training.true_score import load_reward_func
 
 #: Estimators that take a baseline from the other samples of a prompt: with one sample there is none.
 GROUP_ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
+
+#: Those, and the one whose baseline is the mean of the whole batch: they can take it from samples that do not train.
+BASELINE_ESTIMATORS = (*GROUP_ESTIMATORS, "flash_reinforce")
 
 BASELINES = ("kept", "group")
 DROPS = ("none", "flat")
@@ -59,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("_options", "further options of the filter", nargs="+", metavar="KEY=VALUE")
     add(
         "_baseline",
-        "group estimators (rloo, reinforce_baseline, group_norm, dr_grpo) take their baseline from the kept samples "
-        "of a prompt or from the whole group (default: kept)",
+        f"{', '.join(GROUP_ESTIMATORS)} take their baseline from the kept samples of a prompt or from the whole "
+        "group, and flash_reinforce from those of all prompts (default: kept)",
         choices=BASELINES,
     )
     add("_drop", "flat: leave out prompts whose rewards are all equal (default: none)", choices=DROPS)
@@ -254,18 +257,18 @@ def _check_keep(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
 
 def _check_estimator(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
     estimator, keep = args.algo.advantage.estimator, sample_filter.keep
+    if args.sample_filter_baseline is not None and estimator not in BASELINE_ESTIMATORS:
+        raise ValueError(
+            f"--sample_filter_baseline has no effect with --algo.advantage.estimator {estimator}, which takes no "
+            f"baseline from other samples: choose one of {', '.join(BASELINE_ESTIMATORS)} or leave the flag out."
+        )
     if estimator not in GROUP_ESTIMATORS:
-        if args.sample_filter_baseline is not None:
-            raise ValueError(
-                f"--sample_filter_baseline has no effect with --algo.advantage.estimator {estimator}, which takes no "
-                f"baseline from a prompt's samples: choose one of {', '.join(GROUP_ESTIMATORS)} or leave the flag out."
-            )
         return
     if sample_filter.scope == "batch":
         raise ValueError(
             f"--sample_filter {args.sample_filter} draws from the whole batch, so that a prompt may keep any number "
-            f"of samples, and --algo.advantage.estimator {estimator} needs the group of a prompt: choose gae, "
-            "reinforce or flash_reinforce, or a filter that keeps k samples a prompt."
+            f"of samples, and --algo.advantage.estimator {estimator} needs the group of a prompt: choose gae or "
+            "reinforce, or a filter that keeps k samples a prompt."
         )
     if args.sample_filter_baseline != "group" and trained_per_prompt(args, sample_filter) < 2:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from collections import ChainMap
 from dataclasses import fields
 from importlib import metadata
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-SUPPORTED_OPENRLHF = SpecifierSet(">=0.11.2,<0.12")
+SUPPORTED_OPENRLHF = SpecifierSet(">=0.11.1,<0.12")
 
 _MODELS = ("actor_model_group", "critic_model_group", "reward_model_group")
 
@@ -93,6 +94,20 @@ EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+#: Likewise, where we use what only later releases have: the release that brought it, and what we count on since.
+EXPECTED_SINCE: dict[str, dict[str, tuple[str, ...]]] = {
+    "0.11.2": {
+        "openrlhf.models.loss:PolicyLoss.__init__": (
+            *("self", "clip_eps_low", "clip_eps_high", "dual_clip", "token_level_loss", "policy_loss_type"),
+            *(f"is_correction_{name}" for name in ("level", "mode", "gating", "threshold")),
+        ),
+        "openrlhf.models.loss:PolicyLoss.forward": (
+            *("self", "log_probs", "old_log_probs", "advantages", "action_mask", "rollout_log_probs"),
+            *("dp_size", "batch_num_tokens", "global_batch_size"),
+        ),
+    }
+}
+
 EXPECTED_EXPERIENCE_FIELDS = frozenset(
     "sequences attention_mask action_mask rewards scores response_length truncated index prompts info".split()
 )
@@ -125,14 +140,15 @@ def check_interface() -> None:
     Raises:
         ImportError: one sentence that names what was expected and what was found.
     """
-    for path, expected in EXPECTED_PARAMETERS.items():
-        check_parameters(path, expected)
+    found = metadata.version("openrlhf")
+    later = [expected for since, expected in EXPECTED_SINCE.items() if Version(found) >= Version(since)]
+    for path, parameters in ChainMap(EXPECTED_PARAMETERS, *later).items():
+        check_parameters(path, parameters)
     experience = importlib.import_module("openrlhf.trainer.ppo_utils.experience").Experience
     missing = EXPECTED_EXPERIENCE_FIELDS - {field.name for field in fields(experience)}
     if missing:
         raise ImportError(
-            f"OpenRLHF {metadata.version('openrlhf')} has no Experience.{', Experience.'.join(sorted(missing))}, "
-            "expected it."
+            f"OpenRLHF {found} has no Experience.{', Experience.'.join(sorted(missing))}, " "expected it."
         )
 
 

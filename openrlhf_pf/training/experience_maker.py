@@ -21,7 +21,9 @@ from openrlhf.utils.logging_utils import init_logger
 from torch import Tensor
 
 from openrlhf_pf.filters import Draw, FilterBatch, draw, scaled
+from openrlhf_pf.rollouts import RolloutLog
 from openrlhf_pf.training.arguments import (
+    BASELINE_ESTIMATORS,
     GROUP_ESTIMATORS,
     draw_mode,
     drops_flat,
@@ -30,9 +32,8 @@ from openrlhf_pf.training.arguments import (
     samples_stand_alone,
 )
 from openrlhf_pf.training.baselines import centred
-from openrlhf_pf.training.metrics import filter_metrics
+from openrlhf_pf.training.metrics import filter_metrics, masked_after_draw
 from openrlhf_pf.training.rollout import Rollout
-from openrlhf_pf.training.rollout_log import RolloutLog
 from openrlhf_pf.training.true_score import TrueScore
 
 logger = init_logger(__name__)
@@ -93,8 +94,12 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         self.filter = filter_from_args(given)
         self.mode = draw_mode(given)
         self.stand_alone = samples_stand_alone(given, self.filter)
-        self.own_baseline = self.advantage_estimator in GROUP_ESTIMATORS and (
-            given.sample_filter_baseline == "group" or self.stand_alone
+        # What stands alone is no rectangle, as a baseline per prompt needs it. A baseline of the batch does not, but
+        # scaled samples count in it by their weight, which OpenRLHF does not see.
+        self.baseline_per_prompt = self.advantage_estimator in GROUP_ESTIMATORS
+        self.own_baseline = self.advantage_estimator in BASELINE_ESTIMATORS and (
+            given.sample_filter_baseline == "group"
+            or (self.stand_alone if self.baseline_per_prompt else self.mode == "reweight")
         )
         self.seed = given.train.seed if given.sample_filter_seed is None else given.sample_filter_seed
         #: Step whose rollout is made next, set by the trainer: with the seed it decides every draw.
@@ -309,6 +314,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             scale = (scale / scale.mean()).float()
             for experience in experiences:
                 experience.advantages = experience.advantages * scale[experience.index].unsqueeze(1)
+        self.metrics |= masked_after_draw(experiences, self.given)
         return experiences
 
     def _repeat(self, experiences: list[Experience], repeats: list[int]) -> list[Experience]:
@@ -322,7 +328,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             experience.info = {key: torch.stack(values) for key, values in experience.info.items()}
         return repeated
 
-    # ── Baselines over the whole group, or over weighted samples ──
+    # ── Baselines over samples that do not train, or over weighted samples ──
 
     def shaped_rewards(self) -> Tensor:
         """(G, N) float32 rewards after length penalties, NaN where one is not usable."""
@@ -332,13 +338,16 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         return rewards.masked_fill(~usable, math.nan)
 
     def _centred(self, shaped: Tensor) -> Tensor:
-        """(G, N) ``shaped`` less the baseline of each prompt."""
+        """(G, N) ``shaped`` less the baseline of each prompt, or of the batch where the estimator has one for all."""
+        rows = shaped.shape if self.baseline_per_prompt else (1, shaped.numel())
         if self.given.sample_filter_baseline == "group":
-            members = shaped.isfinite().double()
-            n = members.sum(dim=1)
-            return centred(self.advantage_estimator, shaped, scaled(members, n.unsqueeze(1)), n)
-        # Over draws from the weights, the other samples' mean reward is in expectation the weighted mean.
-        return centred(self.advantage_estimator, shaped, self._weights, torch.tensor([math.inf]))
+            share = shaped.isfinite().double().reshape(rows)
+            members = share.sum(dim=1)
+        else:
+            # Over draws from the weights, the other samples' mean reward is in expectation the weighted mean.
+            share, members = self._weights.reshape(rows), torch.tensor([math.inf])
+        share = scaled(share, share.sum(dim=1, keepdim=True))
+        return centred(self.advantage_estimator, shaped.reshape(rows), share, members).reshape(shaped.shape)
 
     def _put_rewards(self, experiences: list[Experience], rewards: Tensor) -> None:
         rewards = rewards.flatten()[self._places]

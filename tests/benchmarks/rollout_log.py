@@ -21,8 +21,8 @@ from tiny_model import write_model
 from transformers import AutoTokenizer
 
 from openrlhf_pf.filters import build_filter, draw
+from openrlhf_pf.rollouts import RolloutLog
 from openrlhf_pf.training.rollout import Rollout
-from openrlhf_pf.training.rollout_log import RolloutLog
 
 
 def sample(prompt: int, tokens: int) -> Experience:

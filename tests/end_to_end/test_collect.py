@@ -6,7 +6,7 @@ import time
 import pytest
 from real_stack import HERE, end
 
-from openrlhf_pf.training import rollout_log
+from openrlhf_pf import rollouts
 
 ENTRY = ("-m", "openrlhf_pf.cli.collect")
 pytestmark = pytest.mark.end_to_end
@@ -37,7 +37,7 @@ def test_a_killed_collection_goes_on_without_repeating_or_losing_a_prompt(stack,
     if not {"part-000001.parquet"} <= there.keys():
         assert "4 samples have no true score; the last reason: RuntimeError: no score for this one" in run.log
 
-    rows = rollout_log.read(output).to_pandas()
+    rows = rollouts.read(output).to_pandas()
     assert rows.groupby("group").size().to_dict() == dict.fromkeys(range(26), 4)
     prompts = [json.loads(line)["input"] for line in (folder / "prompts.jsonl").read_text().splitlines()]
     assert sorted(rows.prompt) == sorted(prompt for prompt in prompts for _ in range(4))

@@ -14,7 +14,7 @@ from real_stack import end
 from rotation import BATCH, GROUP
 from tiny_model import write_prompts
 
-from openrlhf_pf.training import rollout_log
+from openrlhf_pf import rollouts
 
 HERE = Path(__file__).parent
 
@@ -28,7 +28,7 @@ def steps_of(folder: Path) -> dict[int, pd.DataFrame]:
     """The rollout log of a run, step by step."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a torn file would be skipped with a warning
-        table = rollout_log.read(folder / "log").to_pandas()
+        table = rollouts.read(folder / "log").to_pandas()
     return dict(list(table.groupby("step")))
 
 
@@ -123,7 +123,7 @@ def test_every_batch_strategy_async_with_a_reward_function_that_fails_for_some(s
         scored = [dict(logs) for logs in rows.extra_logs[rows.reward.notna()]]
         assert all(logs["length"] > 0 and logs["calls"] == 1 for logs in scored), "a program was not run"
         assert set(rows.score.dropna()) <= {0.0, 1.0}
-        assert 0 <= run.steps[step]["filter/r2_all"] <= 1
+        assert -1 <= run.steps[step]["filter/r2_all"] <= 1
     drawn = sum(int(rows.draws.sum()) for rows in log.values())
     assert run.samples("PolicyModelActor", "forward") == run.samples("ActorPPOTrainer", "train") == drawn
 
@@ -186,8 +186,8 @@ def test_adaptive_learns_from_a_probe_that_does_not_train(stack, tmp_path):
     assert list(run.steps) == [1, 2, 3, 4]
     assert run.samples("RewardModelActor", "forward") == (16 + 2 * 6) * 4
     assert run.samples("PolicyModelActor", "forward") == run.samples("ActorPPOTrainer", "train") == 16 * 2
-    first, second, third, _ = (step["filter/r2_best_worst"] for step in run.steps.values())
-    assert 0 <= first <= 1 and first == second != third
+    first, second, third, _ = (step["filter/gain_best_worst"] for step in run.steps.values())
+    assert -1 <= first <= 1 and first == second != third
     assert run.steps[4]["rollout/num_samples"] == 16 and run.steps[4]["filter/strategy"] in (0, 1)
 
 
