@@ -10,7 +10,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "openrlhf_pf" / "__init__
 README = ROOT / "README.md"
 
 EXTRAS = {
-    "openrlhf": ["openrlhf>=0.11.1,<0.12"],
+    "openrlhf": ["openrlhf>=0.11.0,<0.12"],
     "cpu": ["patch-ng>=1.19,<2"],
     "plot": ["matplotlib>=3.8", "rich>=13"],
     "analyze": ["jinja2>=3.1", "matplotlib>=3.8", "numpy>=1.26", "rich>=13", "scipy>=1.12"],

@@ -19,7 +19,7 @@ def test_the_installed_openrlhf_fits():
 @pytest.mark.parametrize("version", ["0.10.4", "0.12.0", "1.0"])
 def test_another_version_is_named(monkeypatch, version):
     monkeypatch.setattr(metadata, "version", lambda name: version)
-    with pytest.raises(ImportError, match=f"<0.12,>=0.11.1 is supported, found {version}"):
+    with pytest.raises(ImportError, match=f"<0.12,>=0.11.0 is supported, found {version}"):
         check_version()
 
 

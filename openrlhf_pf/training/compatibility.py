@@ -10,7 +10,7 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-SUPPORTED_OPENRLHF = SpecifierSet(">=0.11.1,<0.12")
+SUPPORTED_OPENRLHF = SpecifierSet(">=0.11.0,<0.12")
 
 _MODELS = ("actor_model_group", "critic_model_group", "reward_model_group")
 
