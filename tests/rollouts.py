@@ -15,6 +15,14 @@ from openrlhf_pf.training.experience_maker import FilteringExperienceMaker
 #: OpenRLHF has it since 0.11.2.
 HAS_FLASH_REINFORCE = "flash_reinforce" in inspect.getsource(host)
 
+#: The smallest command line of a training that passes every check.
+MINIMAL = (
+    "--actor.model_name_or_path absent --reward.model_name_or_path absent --data.prompt_dataset absent "
+    "--vllm.num_engines 1 --actor.num_gpus_per_node 2 --critic.num_gpus_per_node 2 --reward.num_gpus_per_node 1 "
+    "--ref.num_gpus_per_node 2 --rollout.n_samples_per_prompt 5 --rollout.batch_size 8 --train.batch_size 16 "
+    "--train.micro_batch_size 4"
+).split()
+
 FLAGS = """
 keep mode weights low high power options baseline drop drop_tolerance reward_models rank_by
 probe probe_every probe_score log seed report

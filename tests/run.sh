@@ -30,7 +30,6 @@ bash "$ROOT/examples/setup.sh" "$VENV" || {
     exit 1
 }
 cd "$ROOT" || exit 1
-export PATH=$VENV/bin:$PATH # DeepSpeed calls ninja by name
 part "unit tests" tests --ignore=tests/end_to_end "$@"
 part "end-to-end tests" tests/end_to_end "$@"
 

@@ -87,6 +87,21 @@ def test_the_page_stands_alone_and_shows_every_figure(tmp_path):
     assert recommendation["text"].removeprefix(headline).strip().split(":")[0] in page
 
 
+def test_the_page_says_of_several_checkpoints_what_training_takes(tmp_path):
+    """One where the data speak for best_worst, and one that is wrong far out, where they speak against it."""
+    right, wrong = columns_of(2000, 6), columns_of(2000, 6, seed=1)
+    far = np.abs(wrong["reward"]) > 0.9
+    wrong["score"] = np.where(far, wrong["reward"] < 0, wrong["reward"] > 0).astype(float)
+    files = [parquet(tmp_path / f"{name}.parquet", **c) for name, c in (("right", right), ("wrong", wrong))]
+    names = ["--strategies", "none", "best_random", "best_worst"]
+    assert run(*files, "--output", tmp_path / "out", *names) == 0
+    report, page = report_of(tmp_path / "out"), (tmp_path / "out" / "report.html").read_text()
+    assert report["recommendation"]["headline"] == "The checkpoints do not agree."
+    together, first, _ = re.findall(r'<div class="(verdict[^"]*)">(.*?)</div>', page, re.DOTALL)
+    assert together == ("verdict open", f"<p>{report['recommendation']['text']}</p>")
+    assert first[0] == "verdict" and "Use best_worst, k = 2" in first[1]
+
+
 def test_a_decided_report_goes_back_into_training(tmp_path):
     file = parquet(tmp_path / "a.parquet", **columns_of(2000, 6))
     names = ["--strategies", "none", "best_random", "best_worst"]

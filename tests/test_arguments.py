@@ -9,14 +9,7 @@ import pytest
 
 pytest.importorskip("openrlhf")
 
-from rollouts import FLAGS, HAS_FLASH_REINFORCE
-
-MINIMAL = (
-    "--actor.model_name_or_path absent --reward.model_name_or_path absent --data.prompt_dataset absent "
-    "--vllm.num_engines 1 --actor.num_gpus_per_node 2 --critic.num_gpus_per_node 2 --reward.num_gpus_per_node 1 "
-    "--ref.num_gpus_per_node 2 --rollout.n_samples_per_prompt 5 --rollout.batch_size 8 --train.batch_size 16 "
-    "--train.micro_batch_size 4"
-).split()
+from rollouts import FLAGS, HAS_FLASH_REINFORCE, MINIMAL
 
 # Runs the launcher with ray.init replaced by a marker: whoever gets there has passed every check.
 DRIVER = """

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import logging
 import os
 import re
 import subprocess
@@ -210,6 +211,12 @@ def test_without_a_gpu_the_patch_decides(built_for: str | None, patched: bool, s
     finding = machine.device({"built_for": built_for, "gpus": []}, "not applied.", patched)
     assert finding.status == status
     assert words in finding.sentence
+
+
+def test_looking_at_the_sandbox_silences_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    machine.sandbox()
+    logging.getLogger("openrlhf_pf.code_reward.reward").warning("said later")
+    assert "said later" in caplog.text
 
 
 def test_the_sandbox_is_whole_weaker_or_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:

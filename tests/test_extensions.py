@@ -52,3 +52,21 @@ def test_a_lock_that_another_machine_or_container_may_hold_is_named_and_stays(lo
         monkeypatch.setattr(extensions, "_LOCAL", {"nfs4"})
     release_dead_locks()
     assert lock.exists() and f"no process on this machine holds {lock}, and the run waits" in capsys.readouterr().err
+
+
+def test_a_lock_that_is_released_meanwhile_is_no_matter(lock, monkeypatch, capsys):
+    """Another process may finish compiling between two looks at the folder."""
+    looked_at = extensions.Path.glob
+
+    def glob_then_release(self, pattern):
+        found = list(looked_at(self, pattern))
+        if lock in found:
+            lock.unlink()
+        return found
+
+    monkeypatch.setattr(extensions.Path, "glob", glob_then_release)
+    assert unheld_locks() == []
+    lock.touch()
+    monkeypatch.setattr(extensions, "unheld_locks", lambda: [lock.with_name("gone")])
+    release_dead_locks()
+    assert capsys.readouterr().err == ""

@@ -10,15 +10,12 @@ import pytest
 
 pytest.importorskip("openrlhf")
 
+from rollouts import MINIMAL
+
 from openrlhf_pf.training import launch
 from openrlhf_pf.training.preflight import Refused, preflight
 
-MINIMAL = (
-    "--actor.model_name_or_path absent --reward.model_name_or_path absent --data.prompt_dataset absent "
-    "--vllm.num_engines 1 --actor.num_gpus_per_node 2 --critic.num_gpus_per_node 2 --reward.num_gpus_per_node 1 "
-    "--ref.num_gpus_per_node 2 --rollout.n_samples_per_prompt 5 --rollout.batch_size 8 --train.batch_size 16 "
-    "--train.micro_batch_size 4"
-)
+FLAGS = " ".join(MINIMAL)
 HEAVY = {"openrlhf.trainer", "openrlhf.utils", "vllm", "deepspeed", "ray", "transformers"}
 
 
@@ -33,25 +30,25 @@ def run(module: str, flags: str) -> subprocess.CompletedProcess:
         ("openrlhf.cli.train_ppo", "--help", 0, "--sample_filter_keep"),
         (
             "openrlhf.cli.train_ppo",
-            f"{MINIMAL} --sample_filtre best_worst",
+            f"{FLAGS} --sample_filtre best_worst",
             2,
             "unrecognized arguments: --sample_filtre",
         ),
-        ("openrlhf.cli.train_ppo", f"{MINIMAL} --sample_filter best_wurst", 2, "did you mean 'best_worst'?"),
+        ("openrlhf.cli.train_ppo", f"{FLAGS} --sample_filter best_wurst", 2, "did you mean 'best_worst'?"),
         (
             "openrlhf.cli.train_ppo",
-            f"{MINIMAL} --sample_filter best_worst --train.batch_size 17",
+            f"{FLAGS} --sample_filter best_worst --train.batch_size 17",
             2,
             "which is not a whole number of --train.batch_size 17",
         ),
         (
             "openrlhf.cli.train_ppo",
-            f"{MINIMAL} --algo.dynamic_filtering_enable",
+            f"{FLAGS} --algo.dynamic_filtering_enable",
             2,
             "openrlhf_pf: OpenRLHF refuses these arguments: remote_rm_url or agent_func_path must be specified",
         ),
         ("openrlhf_pf.cli.collect", "--help", 0, "--collect.max_prompts"),
-        ("openrlhf_pf.cli.collect", f"{MINIMAL} --collect.output out", 2, "--collect.score FILE.py"),
+        ("openrlhf_pf.cli.collect", f"{FLAGS} --collect.output out", 2, "--collect.score FILE.py"),
     ],
 )
 def test_an_answer_needs_no_part_of_the_stack(module, flags, status, words, tmp_path, monkeypatch):
@@ -102,8 +99,9 @@ def test_what_needs_more_than_the_standard_library_is_left_to_the_run(entry, cap
     assert capsys.readouterr().out == "", "the run says it again"
 
 
-def test_arguments_that_preflight_could_not_reach_are_checked_all_the_same(entry, monkeypatch, capsys):
-    """OpenRLHF's parser where preflight cannot follow: after a name that only its imports define."""
+@pytest.fixture
+def unreachable(entry, monkeypatch):
+    """An entry module that preflight cannot follow as far as its parser: a name that only its imports define."""
     name = entry(
         "heavy_part.VALUE\nparser = argparse.ArgumentParser()\nparser.add_argument('--size', type=int)\n"
         "parser.set_defaults(**{'rollout.n_samples_per_prompt': 1})\nargs = parser.parse_args()\nprint('went on')"
@@ -114,10 +112,15 @@ def test_arguments_that_preflight_could_not_reach_are_checked_all_the_same(entry
     monkeypatch.setattr(sys, "argv", ["train", "--size", "3"])
     monkeypatch.setitem(sys.modules, "heavy_part", argparse.Namespace(VALUE=1))
 
+
+@pytest.mark.parametrize("stage", ["resolve", "check"])
+def test_arguments_that_preflight_could_not_reach_are_checked_all_the_same(stage, unreachable, monkeypatch, capsys):
     def refuse(args):
         raise ValueError("the size is wrong.")
 
+    if stage == "resolve":
+        monkeypatch.setattr(launch, "resolve", refuse)
     with pytest.raises(SystemExit) as exit_:
-        launch.run(lambda parser: None, refuse, lambda args, entry: None)
+        launch.run(lambda parser: None, refuse if stage == "check" else lambda args: None, lambda args, entry: None)
     said = capsys.readouterr()
     assert (exit_.value.code, said.err, said.out) == (2, "openrlhf_pf: the size is wrong.\n", "")

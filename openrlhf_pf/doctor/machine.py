@@ -77,12 +77,16 @@ def sandbox() -> Finding:
     """What the code sandbox will be made of; only code rewards need it."""
     from openrlhf_pf.code_reward import Pool, Unavailable
 
-    logging.getLogger("openrlhf_pf.code_reward").setLevel(logging.ERROR)  # what it warns of is said here
+    logger = logging.getLogger("openrlhf_pf.code_reward")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # what it warns of is said here
     try:
         with Pool(1, packages=()) as pool:
             weaknesses = pool.weaknesses
     except (Unavailable, OSError, ValueError) as error:
         return Finding("note", "code sandbox", f"does not start ({error}): code rewards will not work here.")
+    finally:
+        logger.setLevel(level)
     if weaknesses:
         return Finding(
             "note",

@@ -36,8 +36,11 @@ li { margin-bottom: .3rem; }
 what it is worth. Reinforcement learning trains on rewards, so it should train on those responses whose rewards can be
 relied on. A <em>strategy</em> says which of a prompt's responses those are.</p>
 
+{% if together %}<h2>All checkpoints together</h2>
+<div class="verdict{% if not together.decided %} open{% endif %}"><p>{{ together.text }}</p></div>
+{% endif %}
 {% for a in answers %}{% if answers | length > 1 %}<h2>{{ a.name }}</h2>{% endif %}
-<div class="verdict{% if not recommendation.decided %} open{% endif %}">
+<div class="verdict{% if not a.decided %} open{% endif %}">
 {% for question, short, long in a.questions %}<h3>{{ question }}</h3><p><strong>{{ short }}.</strong> {{ long }}</p>
 {% endfor %}{% for line in a.remarks %}<p>{{ line }}</p>{% endfor %}
 </div>

@@ -171,9 +171,16 @@ def html(analysis: Analysis, images: dict[str, bytes]) -> str:
         for i, s in enumerate(analysis.strategies)
     ]
     answers = [
-        {"name": a.checkpoint.name, "questions": questions_of(a.answers), "remarks": a.answers.remarks}
+        {
+            "name": a.checkpoint.name,
+            "decided": a.recommendation.decided,
+            "questions": questions_of(a.answers),
+            "remarks": a.answers.remarks,
+        }
         for a in analysis.analysed
     ]
+    # Further checkpoints may contradict the first, which its own answers do not say.
+    together = None if recommendation is analysis.analysed[0].recommendation else recommendation
     figures = [
         {
             "title": CAPTIONS[name][0],
@@ -187,8 +194,8 @@ def html(analysis: Analysis, images: dict[str, bytes]) -> str:
     return page.render(
         opening=analysis.opening,
         answers=answers,
+        together=together,
         samples=samples_line(analysis),
-        recommendation=recommendation,
         sentences=sentences(analysis),
         warnings=analysis.warnings,
         settings=analysis.settings,

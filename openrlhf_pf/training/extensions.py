@@ -4,6 +4,7 @@ Whoever compiles holds a file called ``lock`` in the extension's folder; the oth
 that was killed meanwhile leaves it behind, and every later run waits for it, without a word and without an end.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -21,25 +22,32 @@ def extensions_folder() -> Path:
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path(cache, "torch_extensions"))
 
 
+def _file_of(path: Path) -> os.stat_result | None:
+    """None where there is none any more, or where it is another user's."""
+    try:
+        return path.stat()
+    except OSError:
+        return None
+
+
 def unheld_locks() -> list[Path]:
     """The locks that no process on this machine has open (Linux): PyTorch keeps its lock open while it compiles."""
     folder = extensions_folder()
-    found = [lock for pattern in ("*/lock", "*/*/lock") for lock in folder.glob(pattern)]
+    locks = [lock for pattern in ("*/lock", "*/*/lock") for lock in folder.glob(pattern)]
+    found = {(file.st_dev, file.st_ino): lock for lock in locks if (file := _file_of(lock))}
     if not found:  # the usual case, and looking through all open files takes a moment
         return []
-    held = set()
     for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            file = descriptor.stat()
-        except OSError:  # closed meanwhile, or another user's
-            continue
-        held.add((file.st_dev, file.st_ino))
-    return [lock for lock in found if (lock.stat().st_dev, lock.stat().st_ino) not in held]
+        if file := _file_of(descriptor):
+            found.pop((file.st_dev, file.st_ino), None)
+    return list(found.values())
 
 
 def is_dead(lock: Path) -> bool:
-    """Whether an unheld lock is certainly left behind: ours, old, and where no other machine could hold it."""
-    file = lock.stat()
+    """Whether nobody waits for an unheld lock: it is gone, or ours, old, and where no other machine could hold it."""
+    file = _file_of(lock)
+    if file is None:
+        return True
     device = f"{os.major(file.st_dev)}:{os.minor(file.st_dev)}"
     mounts = [line.split(" - ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     systems = {right.split()[0] for left, right in mounts if left.split()[2] == device}
@@ -51,11 +59,12 @@ def release_dead_locks() -> None:
     """Remove the locks that were left behind, and name those that may be, before a training waits for them."""
     for lock in unheld_locks():
         if is_dead(lock):
-            lock.unlink(missing_ok=True)
-            print(
-                f"openrlhf_pf: removed {lock}, left behind by a process that was killed while it compiled.",
-                file=sys.stderr,
-            )
+            with contextlib.suppress(FileNotFoundError):  # released meanwhile
+                lock.unlink()
+                print(
+                    f"openrlhf_pf: removed {lock}, left behind by a process that was killed while it compiled.",
+                    file=sys.stderr,
+                )
         else:
             print(
                 f"openrlhf_pf: no process on this machine holds {lock}, and the run waits until it is gone: if none "

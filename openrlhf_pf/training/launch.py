@@ -51,11 +51,8 @@ def run(
         checked = True
 
     def check_and_prepare(args: SimpleNamespace) -> None:
-        try:
-            check_once(args)  # again only where preflight could not get as far as the parser
-            check_code_labels(args)
-        except ValueError as error:
-            _refuse(error)
+        check_once(args)  # again only where preflight could not get as far as the parser
+        check_code_labels(args)
         prepare(args, sys.modules["__main__"])
 
     try:
@@ -64,7 +61,7 @@ def run(
         check_interface()
     except ImportError as error:
         _refuse(f"{str(error).rstrip('.')}; python -m openrlhf_pf.cli.doctor looks at all that training needs.")
-    except (Refused, ValueError) as error:
+    except Refused as error:
         _refuse(error)
     release_dead_locks()
     argparse.ArgumentParser.parse_args = _parser_with(add_flags, check_and_prepare)
@@ -77,7 +74,10 @@ def run(
 def _parser_with(
     add_flags: Callable[[argparse.ArgumentParser], None], then: Callable[[SimpleNamespace], None]
 ) -> Callable[..., argparse.Namespace]:
-    """A ``parse_args`` that adds our flags to OpenRLHF's parser, parses, and hands the nested arguments on, once."""
+    """A ``parse_args`` that adds our flags to OpenRLHF's parser, parses, and hands the nested arguments on, once.
+
+    A ValueError on the way is the arguments' fault: its sentence is printed, and the exit status is 2.
+    """
 
     def parse_args(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> argparse.Namespace:
         if parser.get_default("rollout.n_samples_per_prompt") is None:  # a parser of some other library
@@ -85,8 +85,11 @@ def _parser_with(
         argparse.ArgumentParser.parse_args = _parse_args
         add_flags(parser)
         flat = _parse_args(parser, *args, **kwargs)
-        resolve(flat)
-        then(nested(flat))
+        try:
+            resolve(flat)
+            then(nested(flat))
+        except ValueError as error:
+            _refuse(error)
         return flat
 
     return parse_args

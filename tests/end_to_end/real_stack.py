@@ -27,7 +27,6 @@ def stack_environment() -> dict[str, str]:
         **os.environ,
         "RAY_ADDRESS": "local",
         "RAY_OVERRIDE_RESOURCES": '{"CPU": 16, "GPU": 16}',
-        "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"],  # DeepSpeed calls ninja by name
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs the model itself instead of starting a worker for it

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from openrlhf_pf.code_reward.tasks.calls import arguments_of, call_task, lines_of
-from openrlhf_pf.code_reward.tasks.programs import program_task
+from openrlhf_pf.code_reward.tasks.programs import program_task, text_of
 from openrlhf_pf.code_reward.tasks.task import USUAL_IMPORTS, Task
 
 _STDIN, _FUNCTION = {"stdin", "stdin_stdout", "stdio"}, {"functional", "function", "function_call", "call_based"}
+_OF_A_PROGRAM = " of a program's input or output"
 _MOST_BYTES = 256 << 20
 
 
@@ -57,7 +58,7 @@ def list_task(tests: list[dict[str, Any]], row: Mapping[str, Any] | None = None)
         if "output" not in test:
             raise ValueError(f"test {place} has no output")
     if kind in _STDIN:
-        cases = [(_joined(test["input"]), _joined(test["output"])) for test in tests]
+        cases = [(text_of(test["input"], _OF_A_PROGRAM), text_of(test["output"], _OF_A_PROGRAM)) for test in tests]
         return program_task(row, cases)
     if kind not in _FUNCTION:
         raise ValueError(f"there is no kind of test {kind!r}: give stdin or functional")
@@ -86,14 +87,6 @@ def _object(value: Any) -> Mapping[str, Any]:
         except ValueError:
             return {}
     return value if isinstance(value, Mapping) else {}
-
-
-def _joined(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(line, str) for line in value):
-        return "\n".join(value) + "\n"
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r:.40} is no text of a program's input or output")
-    return value
 
 
 def _values(value: Any) -> Any:

@@ -7,6 +7,7 @@ from openrlhf_pf.code_reward.judge.results import Problem
 from openrlhf_pf.code_reward.tasks.task import Task, list_field, only_one, options, paired
 
 _FORMS = ("stdin", "inputs", "asserts", "test")
+_NO_PROGRAM = "; where a function is meant, give fn_name or entry_point"
 _PARTS = ("public_tests", "private_tests", "generated_tests")
 
 
@@ -37,7 +38,9 @@ def apps(row: Mapping[str, Any]) -> Task:
         ValueError: a field is missing or wrong.
     """
     only_one(row, _FORMS)
-    inputs, outputs = ([_text(item) for item in list_field(row, name)] for name in ("inputs", "outputs"))
+    inputs, outputs = (
+        [text_of(item, _NO_PROGRAM) for item in list_field(row, name)] for name in ("inputs", "outputs")
+    )
     return program_task(row, paired(inputs, outputs))
 
 
@@ -71,9 +74,14 @@ def program_task(row: Mapping[str, Any], cases: list[tuple[str, str]]) -> Task:
     return Task(str(row.get("task_id", "")), Problem("stdio", {"cases": cases, **options(row)}))
 
 
-def _text(item: Any) -> str:
+def text_of(item: Any, otherwise: str) -> str:
+    """A program's input or output: a text, or its lines.
+
+    Raises:
+        ValueError: it is neither; the sentence ends with ``otherwise``.
+    """
     if isinstance(item, list) and all(isinstance(line, str) for line in item):
         return "\n".join(item) + "\n"
     if not isinstance(item, str):
-        raise ValueError(f"{item!r:.40} is no text; where a function is meant, give fn_name or entry_point")
+        raise ValueError(f"{item!r:.40} is no text{otherwise}")
     return item
