@@ -14,7 +14,7 @@ EXTRAS = {
     "cpu": ["patch-ng>=1.19,<2"],
     "plot": ["matplotlib>=3.8", "rich>=13"],
     "analyze": ["jinja2>=3.1", "matplotlib>=3.8", "numpy>=1.26", "rich>=13", "scipy>=1.12"],
-    "test": ["hypothesis>=6.100", "pandas>=2", "pytest>=8", "scikit-learn>=1.4", "scipy>=1.11"],
+    "test": ["hypothesis>=6.100", "pandas>=2", "pytest>=8", "pytest-timeout>=2.3", "scikit-learn>=1.4", "scipy>=1.11"],
 }
 EXTRAS["dev"] = (
     EXTRAS["cpu"]

@@ -1,5 +1,6 @@
 """The pool's own promises: order, bounds, retries, what is left when something dies."""
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from test_code_reward_hostile import descendants
+from test_record import wait_for
 
 from openrlhf_pf.code_reward import Limits, Pool, Problem, Verdict
 from openrlhf_pf.code_reward.sandbox import driver
@@ -30,9 +32,21 @@ SLOW = "import time\ndef f(x):\n    time.sleep(0.3)\n    return x\n"
 
 
 @pytest.fixture
-def pool():
+def others():
+    """The processes below ours that no pool of the test has started."""
+    return descendants(os.getpid())
+
+
+@pytest.fixture
+def pool(others):
     with Pool(1, packages=()) as pool:
         yield pool
+
+
+def kill(pids):
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # it has gone with the one before it
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_results_come_in_order():
@@ -53,11 +67,11 @@ def test_submit_waits_while_the_queue_is_full():
         assert [future.result().passed for future in done] == [True] * 4
 
 
-def test_a_worker_that_dies_is_replaced(pool, caplog):
+def test_a_worker_that_dies_is_replaced(others, pool, caplog):
     assert pool.check(GOOD, SAME).passed
-    before = descendants(os.getpid())
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
+    before = descendants(os.getpid()) - others
+    assert before
+    kill(before)
     with caplog.at_level(logging.WARNING):
         assert pool.check(GOOD, SAME).passed
     assert "the code sandbox failed, attempt 1 of 3" in caplog.text
@@ -79,10 +93,9 @@ def test_what_fails_again_and_again_is_no_wrong_answer(pool, monkeypatch):
     assert pool.check(GOOD, SAME).passed
 
 
-def test_a_new_worker_must_be_as_strong_as_the_first(pool, monkeypatch):
+def test_a_new_worker_must_be_as_strong_as_the_first(others, pool, monkeypatch):
     monkeypatch.setattr(pool, "_setup", dataclasses.replace(pool._setup, without=frozenset({"mounts"})))
-    for pid in descendants(os.getpid()):
-        os.kill(pid, signal.SIGKILL)
+    kill(descendants(os.getpid()) - others)
     result = pool.check(GOOD, SAME)
     assert result.verdict is Verdict.INFRASTRUCTURE
     assert "a new worker is weaker than the first: no file system of its own" in result.detail
@@ -90,12 +103,10 @@ def test_a_new_worker_must_be_as_strong_as_the_first(pool, monkeypatch):
 
 def test_a_program_killed_from_outside_is_run_again(pool, caplog):
     assert pool.check(GOOD, SAME).passed
-    future = pool.submit("import time\ndef f(x):\n    time.sleep(2)\n    return x\n", SAME)
     before = descendants(os.getpid())
-    while not (program := descendants(os.getpid()) - before):
-        pass
-    for pid in program:
-        os.kill(pid, signal.SIGKILL)
+    future = pool.submit("import time\ndef f(x):\n    time.sleep(2)\n    return x\n", SAME)
+    wait_for(lambda: descendants(os.getpid()) - before)
+    kill(descendants(os.getpid()) - before)
     assert future.result().passed
     assert "attempt 1 of 3" in caplog.text
 
@@ -264,6 +275,7 @@ pool = Pool(1, packages=())
 if "kill" in {death!r}:
     pool.submit("while True: pass", Problem("cases", {{"path": ["f"], "cases": [], "tolerance": 0.0}}))
 from test_code_reward_hostile import descendants
+from test_record import wait_for
 print(*descendants(os.getpid()), flush=True)
 {death}
 """
