@@ -42,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
     add("--low", type=float, help="for top_bottom (lower quartile of the rewards)")
     add("--high", type=float, help="for top, top_random, top_bottom (upper quartile of the rewards)")
     add("--power", type=float, nargs="+", default=(1.0, 2.0, 3.0), help="for reward_power (1 2 3)")
+    tries = {"type": int, "nargs": "?", "const": 20, "default": 0, "metavar": "TRIES"}
+    add("--validate", **tries, help="plant known flaws in the data's shape: how often are they found in TRIES? (20)")
     add("--weights", type=float, nargs="+", help="for rank_weights: the weight of each rank, best first")
     return found
 
@@ -73,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             high=options.high,
             powers=tuple(options.power),
             weights=tuple(options.weights) if options.weights else None,
+            validate=options.validate,
             strategies=tuple(options.strategies or (demo.STRATEGIES if options.demo else ())),
         )
 

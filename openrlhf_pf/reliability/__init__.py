@@ -6,7 +6,8 @@
 
 ``files`` and ``data`` read samples, ``strategies`` weighs samples by the filters, ``metrics`` and ``bootstrap`` do the
 statistics, ``evaluate`` puts them together, ``choose`` recommends, ``drift`` and ``calibration`` look at steps and at
-regions of rewards, ``plots``, ``page`` and ``report`` show it. Nothing here imports ray, vllm, deepspeed or openrlhf.
+regions of rewards, ``ends`` at the first and the last ranks, ``validate`` at which ``planted`` truths would be found,
+``plots``, ``page`` and ``report`` show it. Nothing here imports ray, vllm, deepspeed or openrlhf.
 """
 
 from openrlhf_pf.reliability.analysis import Analysis, Settings, analyse, analyse_rollouts

@@ -15,6 +15,7 @@ from openrlhf_pf.reliability.data import Checkpoint, Rollouts, load
 from openrlhf_pf.reliability.drift import Trend, drift
 from openrlhf_pf.reliability.evaluate import Result, evaluate
 from openrlhf_pf.reliability.strategies import POWERS, Strategy, strategies_for
+from openrlhf_pf.reliability.validate import Power, validate
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Settings:
         powers: exponents of ``reward_power``.
         weights: rank weights, best first; None leaves ``rank_weights`` out.
         strategies: names to compare; empty for all that the data allow.
+        validate: data sets for each known truth that is planted in the shape of the data and looked for; 0 for none.
     """
 
     keep: int | None = None
@@ -45,6 +47,7 @@ class Settings:
     powers: tuple[float, ...] = POWERS
     weights: tuple[float, ...] | None = None
     strategies: tuple[str, ...] = ()
+    validate: int = 0
 
     def __post_init__(self) -> None:
         if self.bins < 3:
@@ -54,6 +57,8 @@ class Settings:
                 f"bootstrap must be at least 100, got {self.repetitions}: fewer repetitions do not tell the ends of "
                 "an interval."
             )
+        if self.validate < 0:
+            raise ValueError(f"validate must not be negative, got {self.validate}: 20 data sets are usual.")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}: give 0 or more.")
         if not math.isfinite(self.threshold):
@@ -77,7 +82,9 @@ class Analysed:
 
 @dataclass
 class Analysis:
-    """What a report is made of; ``opening`` are sentences that it shall begin with."""
+    """What a report is made of; ``opening`` are sentences that it shall begin with, ``validation`` is of the first
+    checkpoint.
+    """
 
     settings: Settings
     strategies: list[Strategy]
@@ -85,6 +92,7 @@ class Analysis:
     recommendation: Recommendation
     warnings: list[str] = field(default_factory=list)
     opening: list[str] = field(default_factory=list)
+    validation: list[Power] = field(default_factory=list)
 
 
 def analyse(
@@ -122,7 +130,11 @@ def analyse_rollouts(
         theirs = [(a.checkpoint.name, a.results, a.bootstrap.n_blocks) for a in others]
         recommendation = choose(first.results, theirs, first.bootstrap.n_blocks, settings.level)
     notes = [*rollouts.warnings, *_warnings(analysed, strategies, settings)]
-    return Analysis(settings, strategies, analysed, recommendation, notes)
+    found = Analysis(settings, strategies, analysed, recommendation, notes)
+    if settings.validate:
+        s = settings
+        found.validation = validate(first.checkpoint, strategies, s.threshold, s.level, s.seed, s.validate, say)
+    return found
 
 
 def _analyse_one(checkpoint: Checkpoint, strategies: Sequence[Strategy], settings: Settings) -> Analysed:

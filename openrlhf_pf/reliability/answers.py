@@ -9,6 +9,7 @@ from openrlhf_pf.reliability import within
 from openrlhf_pf.reliability.bootstrap import Bootstrap
 from openrlhf_pf.reliability.choose import Recommendation
 from openrlhf_pf.reliability.data import Checkpoint
+from openrlhf_pf.reliability.ends import ends_of
 from openrlhf_pf.reliability.evaluate import Result, evaluate, summary
 from openrlhf_pf.reliability.strategies import Strategy
 
@@ -58,6 +59,7 @@ def answer(checkpoint: Checkpoint, bootstrap: Bootstrap, recommendation: Recomme
     accuracy = summary(whole, bootstrap, level)["pairwise_accuracy"]
     verdict = verdict_of(accuracy)
     parts = within.split(checkpoint, within.deviations_of(checkpoint), bootstrap, level)
+    ends = ends_of(checkpoint, bootstrap, level)
     headline = recommendation.headline
     return Answers(
         verdict,
@@ -65,7 +67,7 @@ def answer(checkpoint: Checkpoint, bootstrap: Bootstrap, recommendation: Recomme
         _right(verdict, accuracy, level),
         (headline.rstrip("."), recommendation.text.removeprefix(headline).strip()),
         _more(whole, accuracy, recommendation, bootstrap.n_blocks, checkpoint.n_prompts),
-        _remarks(verdict, whole, parts),
+        _remarks(verdict, whole, parts) + ([] if ends is None else ends.words()),
         parts,
     )
 

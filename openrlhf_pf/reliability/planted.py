@@ -123,10 +123,43 @@ def plant(
         score_rate: share of correct responses, before a world that changes scores does so.
         between: share of the variance of a response's worth that lies between prompts.
     """
-    rng = np.random.default_rng(seed)
-    ease = np.sqrt(between) * rng.normal(size=(n_prompts, 1))
-    quality = np.sqrt(1 - between) * rng.normal(size=(n_prompts, n_samples))
-    threshold = float(-special.ndtri(score_rate))
+    return _plant(world, np.arange(n_prompts), n_samples, np.random.default_rng(seed), score_rate, between)
+
+
+def plant_like(
+    checkpoint: Checkpoint, world: str, seed: int = 0, threshold: float = 0.5, between: float = 0.5, times: int = 1
+) -> Checkpoint:
+    """Scored samples of a planted reward model, in the shape of a user's: prompts, responses that are there, share of
+    correct ones, and the rewards themselves, which are handed out again in the order that the world gives.
+
+    Args:
+        checkpoint: the user's samples.
+        world: a key of ``WORLDS``.
+        seed: of all randomness.
+        threshold: a score above it is correct.
+        between: share of the variance of a response's worth that lies between prompts.
+        times: how many times as many prompts.
+
+    Returns:
+        Samples with scores 0 and 1.
+    """
+    known = np.tile(checkpoint.known, (times, 1))
+    prompt = np.concatenate([checkpoint.prompt + i * checkpoint.n_prompts for i in range(times)])
+    rate = float((checkpoint.score[checkpoint.known] > threshold).mean())
+    found = _plant(world, prompt, known.shape[1], np.random.default_rng(seed), rate, between)
+    theirs = np.sort(checkpoint.reward[checkpoint.known])
+    place = np.argsort(np.argsort(found.reward[known], kind="stable"), kind="stable")
+    reward = np.full(known.shape, np.nan)
+    reward[known] = theirs[place // times]
+    return Checkpoint(world, reward, np.where(known, found.score, np.nan), prompt)
+
+
+def _plant(
+    world: str, prompt: NDArray[np.int64], n_samples: int, rng: np.random.Generator, rate: float, between: float
+) -> Checkpoint:
+    ease = np.sqrt(between) * rng.normal(size=(int(prompt.max()) + 1, 1))[prompt]
+    quality = np.sqrt(1 - between) * rng.normal(size=(len(prompt), n_samples))
+    threshold = float(-special.ndtri(rate))
     draft = Draft(rng, ease, quality, threshold, (ease + quality > threshold).astype(float))
     reward = WORLDS[world].reward(draft)
-    return Checkpoint(world, reward, draft.score, np.arange(n_prompts))
+    return Checkpoint(world, reward, draft.score, prompt)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from openrlhf_pf.reliability import drift
+from openrlhf_pf.reliability import drift, validate
 from openrlhf_pf.reliability.analysis import Analysed, Analysis
 from openrlhf_pf.reliability.answers import questions_of
 from openrlhf_pf.reliability.evaluate import summary
@@ -45,6 +45,7 @@ def as_dict(analysis: Analysis) -> dict[str, Any]:
         "recommendation": analysis.recommendation.as_dict(),
         "sentences": sentences(analysis),
         "warnings": analysis.warnings,
+        "validation": [power.as_dict() for power in analysis.validation],
     }
 
 
@@ -265,5 +266,20 @@ def show(analysis: Analysis, console: "Console") -> None:
         console.print("[yellow]warning:[/yellow] " + escape(line), soft_wrap=True)
     for line in sentences(analysis):
         console.print(escape(line), soft_wrap=True)
+    if analysis.validation:
+        _show_validation(analysis, console)
     style = "bold green" if analysis.recommendation.decided else "bold yellow"
     console.print(f"[{style}]recommendation:[/{style}] " + escape(analysis.recommendation.text), soft_wrap=True)
+
+
+def _show_validation(analysis: Analysis, console: "Console") -> None:
+    from rich.table import Table
+
+    table = Table(title="Could it have been found? What is planted, and how often it is found", title_justify="left")
+    for name in ("planted reward model", *validate.QUESTIONS):
+        table.add_column(name)
+    for world, _, cells in validate.rows(analysis.validation):
+        table.add_row(world, *cells)
+    console.print(table)
+    for line in validate.words(analysis.validation):
+        console.print(line, soft_wrap=True, highlight=False)
