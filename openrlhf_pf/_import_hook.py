@@ -1,9 +1,11 @@
 """Makes `python -m openrlhf.cli.train_ppo` run this plugin's launcher.
 
 `openrlhf_pf.pth` imports this module in every Python process of the environment, so it imports nothing that is not
-loaded anyway and does its work only when the one name is asked for.
+loaded anyway and does its work only when the one name is asked for, or when Ray starts a worker that a driver on a CPU
+has prepared (training/warm_workers.py).
 """
 
+import os
 import sys
 
 SERVED_NAME = "openrlhf.cli.train_ppo"
@@ -23,3 +25,10 @@ class TrainPPOFinder:
 
 
 sys.meta_path.append(TrainPPOFinder)
+
+if os.environ.get("OPENRLHF_PF_WARM_WORKERS", "0") != "0" and any(
+    x.endswith("setup_worker.py") for x in sys.orig_argv
+):
+    from openrlhf_pf.training.warm_workers import stand_in
+
+    stand_in(os.environ["OPENRLHF_PF_WARM_WORKERS"])

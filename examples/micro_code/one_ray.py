@@ -25,6 +25,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from openrlhf_pf.training import warm_workers
+
 from .commands import environment
 
 # Held by model: what a second command may use as it is. The others have learnt.
@@ -174,6 +176,7 @@ def main() -> None:
 
 def prepare() -> tuple[Any, Any]:
     """Start Ray and the models' processes; returns OpenRLHF's trainer module and the trainer in it."""
+    warm_workers.start()
     import ray
 
     ray.init(include_dashboard=False)  # its ten processes take longer to start than some of the phases

@@ -6,12 +6,14 @@ refused in a second or two (preflight), and then with the whole module as it sta
 """
 
 import argparse
+import os
 import runpy
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+from openrlhf_pf.training import warm_workers
 from openrlhf_pf.training.arguments import add_arguments, check_arguments, is_active, resolve
 from openrlhf_pf.training.code_labels import check_code_labels
 from openrlhf_pf.training.compatibility import check_interface, check_version
@@ -58,6 +60,8 @@ def run(
     try:
         check_version()
         preflight(ENTRY_MODULE, _parser_with(add_flags, check_once))
+        if os.environ.get("RAY_ADDRESS", "local") == "local":  # else it is a running cluster that starts the workers
+            warm_workers.start()  # before OpenRLHF's first import
         check_interface()
     except ImportError as error:
         _refuse(f"{str(error).rstrip('.')}; python -m openrlhf_pf.cli.doctor looks at all that training needs.")

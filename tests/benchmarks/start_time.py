@@ -4,7 +4,8 @@
 
 Trains OpenRLHF's PPO with best_worst 2 of 5 on random models of the quickstart's size (64 prompts x 5 responses of up
 to 48 tokens a step), with a Ray of its own. Prints, for every round, when the first step was done, what each process
-had used until then, and the phases of the steps that follow; at the end the medians.
+had used until then, and the phases of the steps that follow; at the end the medians. With OPENRLHF_PF_WARM_WORKERS=0
+every worker imports for itself.
 """
 
 import argparse

@@ -103,6 +103,7 @@ class RunningCluster:
         scratch = tempfile.mkdtemp(prefix="pf", dir="/tmp")
         self.process = subprocess.Popen(
             [
+                *(sys.executable, "-m", "openrlhf_pf.training.warm_workers"),
                 *(os.path.join(os.path.dirname(sys.executable), "ray"), "start", "--head", "--block"),
                 *("--node-ip-address", "127.0.0.1", "--port", str(port), "--temp-dir", scratch),
                 *("--include-dashboard", "false"),
