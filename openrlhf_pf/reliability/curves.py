@@ -48,6 +48,11 @@ class Point:
     low: float
     high: float
 
+    def values(self) -> dict[str, float | None]:
+        """``{estimate, low, high}`` of the gain; None for what is not defined."""
+        found = {"estimate": self.gain, "low": self.low, "high": self.high}
+        return {key: value if np.isfinite(value) else None for key, value in found.items()}
+
 
 @dataclass
 class Curves:
