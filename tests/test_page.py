@@ -1,5 +1,6 @@
 """The page without a browser: what it says, in what order, and that nothing in it leads outside."""
 
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from openrlhf_pf.filters import FILTERS
-from openrlhf_pf.reliability import Rollouts, Settings, analyse_rollouts, report, seen
+from openrlhf_pf.reliability import Rollouts, Settings, analyse_rollouts, curves, report, seen
 from openrlhf_pf.reliability.curves import Point
 from openrlhf_pf.reliability.planted import plant
 from openrlhf_pf.reliability.svg import PALETTE
@@ -146,6 +147,26 @@ def test_series_stand_out_from_what_they_are_drawn_on(dark):
         for ground in ("card", "page"):
             values = sorted(luminance(PALETTE[key][dark]) for key in (name, ground))
             assert (values[1] + 0.05) / (values[0] + 0.05) >= ratio, (name, ground)
+
+
+def test_intervals_below_zero_are_not_read_as_differences(tmp_path):
+    planted = plant("useless", 60, 4)
+    planted.score = 1 - (planted.reward > 0)
+    report.write(analyse_rollouts(Rollouts([planted]), Settings(repetitions=100)), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert re.search(r"<td>−0[.]\d{3}<small>−0[.]\d{3} to −0[.]\d{3}</small>", page) and "–-" not in page
+
+
+def test_curves_are_in_the_page_and_in_the_json(written, tmp_path, monkeypatch):
+    found = [c["curves"] for c in json.loads((written / "report.json").read_text())["checkpoints"]]
+    assert [(p["drawn"], p["trained"]) for p in found[0]["over_k"]["best_of_n"]] == [(5, k) for k in range(1, 6)]
+    assert set(found[1]["over_n"]) == {"none", "best_of_n", "best_random", "best_worst", "max_variance"}
+    page = (written / "report.html").read_text()
+    point = found[0]["over_n"]["best_worst"][0]
+    assert f"<td>2</td><td>2</td>\n<td>{point['estimate']:.3f}<small>" in page and "to save time" not in page
+    monkeypatch.setattr(curves, "MOST_SAMPLES", 1000)
+    report.write(analyse_rollouts(Rollouts([plant("useless", 400, 4)]), Settings(repetitions=100)), tmp_path)
+    assert "from 250 of the 400 groups" in (tmp_path / "report.html").read_text()
 
 
 # ── Alt texts ──

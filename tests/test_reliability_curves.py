@@ -49,6 +49,13 @@ def test_fewer_drawn_is_the_mean_over_all_subsets():
     assert first.low < exact < first.high and first.gain == pytest.approx(exact, abs=0.01)
 
 
+def test_sets_of_one_prompt_are_not_taken_for_independent():
+    """Eight draws of 4 of 5 responses know no more than the 5; as independent ones, they would seem to: 2.8 times."""
+    found, _ = found_of(plant("noise in the middle", 200, 5))
+    four, five = (p.high - p.low for p in found.samples["none"][-2:])
+    assert 0.9 < four / five < 1.3
+
+
 def test_what_each_point_costs():
     found, _ = found_of(plant("right everywhere", 100, 5))
     assert set(found.keep) == {"best_of_n", "best_worst"} and set(found.samples) == {"none", *found.keep}

@@ -35,6 +35,14 @@ def cell(values: dict[str, float | None], name: str) -> dict[str, str]:
     return {"value": number(values["estimate"], name), "interval": between}
 
 
+def _shown(values: dict[str, float | None], name: str) -> dict[str, str]:
+    """As :func:`cell`; a dash between negative numbers would look like one more minus."""
+    found = cell(values, name)
+    if (values["low"] or 0) < 0:
+        found["interval"] = found["interval"].replace("–", " to ")
+    return {key: text.replace("-", "−") for key, text in found.items()}
+
+
 def html(analysis: Analysis, panels: list, sentences: list[str], settings_line: str) -> str:
     """The page; nothing in it refers to anything outside.
 
@@ -55,7 +63,7 @@ def html(analysis: Analysis, panels: list, sentences: list[str], settings_line: 
     own = [best if together else _best(a.recommendation) for a in analysis.analysed]
     checkpoints = [_checkpoint(a, table, label) for a, table, label in zip(analysis.analysed, tables, own)]
     r2_rows = [
-        _row(s, [cell(table[i]["binned_r2"], "binned_r2") for table in tables], best)
+        _row(s, [_shown(table[i]["binned_r2"], "binned_r2") for table in tables], best)
         for i, s in enumerate(analysis.strategies)
     ]
     figures = [
@@ -79,8 +87,8 @@ def html(analysis: Analysis, panels: list, sentences: list[str], settings_line: 
             opening=analysis.opening,
             together=together and {"text": together.text, "state": "" if together.decided else "open"},
             answers=[_answers(a) for a in analysis.analysed],
-            warnings=analysis.warnings,
-            sentences=sentences,
+            warnings=[_of(line, analysis) for line in analysis.warnings],
+            sentences=[_of(line, analysis) for line in sentences],
             level=f"{100 * level:g}%",
             checkpoints=checkpoints,
             curves=[_curves(a) for a in analysis.analysed if a.curves is not None],
@@ -100,6 +108,14 @@ def _best(recommendation: Recommendation) -> str | None:
     return recommendation.best if recommendation.decided else None
 
 
+def _of(line: str, analysis: Analysis) -> str:
+    """A sentence without the checkpoint's name in front, where there is one checkpoint."""
+    if len(analysis.analysed) == 1 and line.startswith(name := f"{analysis.analysed[0].checkpoint.name}: "):
+        line = line.removeprefix(name)
+        return line[:1].upper() + line[1:]
+    return line
+
+
 def _row(strategy: Strategy, cells: list[dict[str, str]], best: str | None) -> dict[str, Any]:
     meaning = FILTER_MEANINGS.get(strategy.name, "")
     label = strategy.label
@@ -112,7 +128,8 @@ def _checkpoint(a: Analysed, table: list[dict], best: str | None) -> dict[str, A
     )
     return {
         "name": a.checkpoint.name,
-        "rows": [_row(r.strategy, [cell(t[m], m) for m in METRICS], best) for r, t in zip(a.results, table)],
+        "names": [r.strategy.name for r in a.results],
+        "rows": [_row(r.strategy, [_shown(t[m], m) for m in METRICS], best) for r, t in zip(a.results, table)],
         "ranked": [_row(a.results[i].strategy, _first_cells(table[i]), best) for i in order],
     }
 
@@ -123,7 +140,7 @@ def _first_cells(values: dict[str, dict]) -> list[dict[str, str]]:
     texts = {key: "" if value is None else f"{100 * value:.0f}" for key, value in pairs.items()}
     between = f"{texts['low']}–{texts['high']}%" if texts["low"] and texts["high"] else ""
     share = {"value": f"{texts['estimate']}%" if texts["estimate"] else "–", "interval": between}
-    return [cell(values["gain"], "gain"), share]
+    return [_shown(values["gain"], "gain"), share]
 
 
 def _answers(a: Analysed) -> dict[str, Any]:
@@ -167,7 +184,7 @@ def _curves(a: Analysed) -> dict[str, Any]:
             "label": label,
             "drawn": p.drawn,
             "trained": p.trained,
-            "cell": cell(p.values(), "gain"),
+            "cell": _shown(p.values(), "gain"),
         }
         for label in a.curves.samples
         for p in (*a.curves.samples[label], *a.curves.keep.get(label, ()))

@@ -105,6 +105,8 @@ def gains(analysis: Analysis) -> Pictures:
         alt.append(seen.gains(a.checkpoint.name, [(label, table[label]) for label in labels if label in table]))
     if "none" in tables[0]:
         ax.axvline(tables[0]["none"]["estimate"], color=LIGHT["muted"], linestyle="--", linewidth=0.8)
+    if np.prod(ax.get_xlim()) < 0:
+        ax.axvline(0, color=LIGHT["muted"], linewidth=0.6)
     ax.set_yticks(range(len(labels)), labels, color=LIGHT["ink"])
     ax.invert_yaxis()
     ax.set_xlabel("gain")
@@ -116,8 +118,11 @@ def gains(analysis: Analysis) -> Pictures:
 def _curves(lines: dict[str, list[Point]], along: str, label: str, what: str) -> "tuple[Figure, str]":
     figure, ax = svg.new()
     colours = dict(zip(("best_worst", "best_of_n", "best_random", "max_variance"), zip(SERIES, MARKERS)))
-    for name, points in lines.items():
-        x, gain = [getattr(p, along) for p in points], np.array([p.gain for p in points])
+    last = max(getattr(p, along) for points in lines.values() for p in points)
+    for number, (name, points) in enumerate(lines.items()):
+        # Side by side: filters that keep the same would hide each other.
+        aside = 0.008 * last * (number - (len(lines) - 1) / 2)
+        x, gain = np.array([getattr(p, along) for p in points]) + aside, np.array([p.gain for p in points])
         away = np.nan_to_num(np.abs(np.array([[p.low, p.high] for p in points]).T - gain))
         colour, marker = colours.get(name, (LIGHT["muted"], "P"))
         ax.errorbar(x, gain, yerr=away, marker=marker, markersize=4, linewidth=1.4, color=colour, label=name)

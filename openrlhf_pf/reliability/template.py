@@ -161,7 +161,7 @@ be relied on.</p>
 <p class="hint">Small numbers are {{ level }} intervals. k is how many responses of a prompt train; pairs right is the
 share of pairs of them in which the better response has the higher reward.</p>
 {{ words("gain interval", "k = 1") }}</div>
-{% endfor %}
+{% set told = glossary.new_in(*c.names) %}{% endfor %}
 {{ pictures(["gains"]) }}</div>
 
 {% if curves %}<h2>What it costs: fewer or more responses</h2>

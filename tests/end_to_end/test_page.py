@@ -150,7 +150,7 @@ def test_the_page_can_be_read(browser: Browser, pages: dict[str, Path], name: st
         assert browser.ask("document.documentElement.scrollWidth") <= width
         assert browser.ask(OVERFLOW) == []
         found = browser.ask(TEXT)
-        assert found["wrong"] == [] and found["count"] > 300
+        assert found["wrong"] == [] and found["count"] > 200
     assert browser.ask("document.documentElement.scrollHeight") > closed
     ground = browser.ask("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
     assert (max(ground) < 60) if dark else (min(ground) > 200)
