@@ -63,7 +63,7 @@ def html(analysis: Analysis, panels: list, sentences: list[str], settings_line: 
     own = [best if together else _best(a.recommendation) for a in analysis.analysed]
     checkpoints = [_checkpoint(a, table, label) for a, table, label in zip(analysis.analysed, tables, own)]
     r2_rows = [
-        _row(s, [_shown(table[i]["binned_r2"], "binned_r2") for table in tables], best)
+        _row(s, [_shown(table[i]["binned_r2"], "binned_r2") for table in tables], best if len(tables) == 1 else None)
         for i, s in enumerate(analysis.strategies)
     ]
     figures = [

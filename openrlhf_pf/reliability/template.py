@@ -5,7 +5,7 @@
 
 STYLE = """
 :root { color-scheme: light dark; {{ light }} --shade: #0004; }
-@media (prefers-color-scheme: dark) { :root { {{ dark }} --shade: #000b; } }
+@media (prefers-color-scheme: dark) { :root { {{ dark }} --shade: #fff4; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 1rem/1.55 system-ui, sans-serif;
@@ -81,7 +81,8 @@ summary { cursor: pointer; font-weight: 600; padding: .75rem 1.1rem; }
 summary:focus-visible { outline-offset: -3px; }
 details > :not(summary, .scroll) { margin-left: 1.1rem; margin-right: 1.1rem; }
 .hint { font-size: .88rem; color: var(--muted); }
-.meanings dt { font-weight: 600; } .meanings dd { margin: 0 0 .5rem; color: var(--muted); max-width: 44rem; }
+.meanings { columns: 22rem; column-gap: 2rem; } .meanings dt { font-weight: 600; break-after: avoid; }
+.meanings dd { margin: 0 0 .5rem; color: var(--muted); break-inside: avoid; }
 @media (max-width: 30rem) {
   .panel th, .panel td { padding-left: .3rem; padding-right: .3rem; }
   .panel th:first-child { padding-left: .8rem; overflow-wrap: anywhere; }
