@@ -4,6 +4,9 @@
 # Sets the environment up first (examples/setup.sh), then runs the unit tests, then tests/end_to_end. Both parts always
 # run, so that one call tells everything. Exit code 0: all passed. 1: the last line says which part did not.
 #     VENV=...    the environment to use, default .venv in the repository root
+#
+# One test opens a page in Chromium. Without arguments, as root on Debian, it is installed where there is no browser;
+# elsewhere that test is skipped, and says so.
 set -uo pipefail
 unset PYTHONDONTWRITEBYTECODE # what setup.sh has not imported is compiled once, not in every worker
 
@@ -25,6 +28,16 @@ part() {
     ((code == 0)) || FAILED+=("$name")
 }
 
+browser() {
+    local log
+    command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null && return
+    ((EUID == 0)) && command -v apt-get >/dev/null || return 0
+    echo "tests: installing chromium (apt-get)"
+    log=$({ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } 2>&1) ||
+        echo "tests: chromium could not be installed, its test will be skipped: ${log##*$'\n'}"
+}
+
+(($#)) || browser
 bash "$ROOT/examples/setup.sh" "$VENV" || {
     echo "tests: FAILED: no environment (see above)"
     exit 1

@@ -14,7 +14,7 @@ from openrlhf_pf.cli.analyze import main
 from openrlhf_pf.reliability import Settings, load, read_recommendation
 from openrlhf_pf.rollouts import RolloutLog, prompt_id
 
-FIGURES = {"reliability", "strategies", "histogram", "rank", "calibration"}
+FIGURES = {"gains", "keep", "samples", "reliability", "histogram", "rank", "calibration"}
 
 
 def columns_of(n_prompts=60, n=4, seed=0, **changed):
@@ -76,15 +76,14 @@ def test_the_page_stands_alone_and_shows_every_figure(tmp_path):
     file = parquet(tmp_path / "log.parquet", **columns_of(), step=np.repeat(np.arange(6), 40))
     assert run(file, "--output", tmp_path / "out") == 0
     page = (tmp_path / "out" / "report.html").read_text()
-    images = re.findall(r'<img[^>]*src="([^"]{30})', page)
-    assert len(images) == len(FIGURES | {"drift"}) and all(i.startswith("data:image/png;base64,") for i in images)
-    assert {f.stem for f in (tmp_path / "out").glob("*.png")} == FIGURES | {"drift"}
-    assert not re.search(r'(?:src|href)="(?!data:)|url\(|@import|<script|<link|https?://', page)
+    assert page.count("<svg ") == len(FIGURES | {"drift"})
+    assert {f.stem for f in (tmp_path / "out").glob("*.svg")} == FIGURES | {"drift"}
+    assert not re.search(r'(?:src|href)="(?!#)|url\((?!#)|@import|<script|<link|https?://', page)
     assert '<meta name="viewport" content="width=device-width' in page
     recommendation = report_of(tmp_path / "out")["recommendation"]
     headline = recommendation["headline"]
-    assert f"<strong>{headline.rstrip('.')}.</strong>" in page
-    assert recommendation["text"].removeprefix(headline).strip().split(":")[0] in page
+    assert f'<p class="short">{headline.rstrip(".")}.</p>' in page
+    assert all(part in page for part in recommendation["text"].removeprefix(headline).strip().split(". "))
 
 
 def test_the_page_says_of_several_checkpoints_what_training_takes(tmp_path):
@@ -97,9 +96,10 @@ def test_the_page_says_of_several_checkpoints_what_training_takes(tmp_path):
     assert run(*files, "--output", tmp_path / "out", *names) == 0
     report, page = report_of(tmp_path / "out"), (tmp_path / "out" / "report.html").read_text()
     assert report["recommendation"]["headline"] == "The checkpoints do not agree."
-    together, first, _ = re.findall(r'<div class="(verdict[^"]*)">(.*?)</div>', page, re.DOTALL)
-    assert together == ("verdict open", f"<p>{report['recommendation']['text']}</p>")
-    assert first[0] == "verdict" and "Use best_worst, k = 2" in first[1]
+    together, _, first, *_ = re.findall(r'<section class="card (\w*)" data-block>(.*?)</section>', page, re.DOTALL)
+    assert together[0] == "open" and together[1].startswith(f"<p>{report['recommendation']['text']}</p>")
+    assert first[0] == "" and "Use best_worst, k = 2" in first[1]
+    assert "recommended" not in page
 
 
 def test_a_decided_report_goes_back_into_training(tmp_path):
@@ -108,7 +108,8 @@ def test_a_decided_report_goes_back_into_training(tmp_path):
     assert run(file, "--output", tmp_path / "out", *names) == 0
     assert read_recommendation(tmp_path / "out") == {"name": "best_worst", "keep": 2, "options": {}}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "Use best_worst, k = 2." in page and page.count('<tr class="best">') == 2
+    assert "Use best_worst, k = 2." in page and page.count('<tr class="best">') == page.count("</table>") - 1 == 3
+    assert page.count("recommended") == 1
 
 
 def test_names_from_files_do_not_become_markup(tmp_path):
@@ -123,7 +124,7 @@ def test_checkpoints_are_analysed_side_by_side(tmp_path):
     assert run(*files, "--output", tmp_path / "out") == 0
     assert [c["name"] for c in report_of(tmp_path / "out")["checkpoints"]] == ["sft", "final"]
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "<th>sft</th><th>final</th>" in page
+    assert '<th scope="col">sft</th><th scope="col">final</th>' in page
     both = parquet(tmp_path / "both.parquet", **columns_of(), checkpoint=["mid"] * 120 + ["sft"] * 120)
     assert [c.name for c in load([both]).checkpoints] == ["mid", "sft"]
 

@@ -9,7 +9,7 @@ PATH is a rollout log (the directory that --sample_filter_log wrote, or one of i
 with the columns prompt_id, reward and score; response_tokens, model_rewards, step and checkpoint are used when there.
 Several checkpoints (a column, or one for each PATH) are analysed side by side; the recommendation is for the first.
 
-DIR gets report.html (for people), report.json (for --sample_filter auto) and the figures as PNG. Exit code 0: written,
+DIR gets report.html (for people), report.json (for --sample_filter auto) and the figures as SVG. Exit code 0: written,
 decided or not. 2: refused in one sentence, and nothing was written.
 """
 

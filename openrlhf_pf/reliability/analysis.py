@@ -11,6 +11,7 @@ from openrlhf_pf.reliability.answers import Answers, answer
 from openrlhf_pf.reliability.bootstrap import Bootstrap
 from openrlhf_pf.reliability.calibration import Calibration, calibrate
 from openrlhf_pf.reliability.choose import FEWEST_PROMPTS, Recommendation, choose
+from openrlhf_pf.reliability.curves import Curves, curves_of
 from openrlhf_pf.reliability.data import Checkpoint, Rollouts, load
 from openrlhf_pf.reliability.drift import Trend, drift
 from openrlhf_pf.reliability.evaluate import Result, evaluate
@@ -78,6 +79,7 @@ class Analysed:
     trends: dict[str, Trend]
     recommendation: Recommendation
     answers: Answers
+    curves: Curves | None
 
 
 @dataclass
@@ -149,6 +151,7 @@ def _analyse_one(checkpoint: Checkpoint, strategies: Sequence[Strategy], setting
         drift(checkpoint, bootstrap, settings.threshold, settings.level),
         recommendation,
         answer(checkpoint, bootstrap, recommendation, settings.level),
+        curves_of(checkpoint, strategies, bootstrap, settings.level, settings.seed),
     )
 
 

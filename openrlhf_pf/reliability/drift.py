@@ -174,7 +174,7 @@ def words(trends: dict[str, Trend], name: str) -> str:
     if trend.verdict == "no evidence of change":
         return (
             f"{name}: no evidence that the reward model's reliability changed from step {first} to {last}; the fitted "
-            f"change of the {title} is {by}, which holds 0."
+            f"change of the {title} is {by}, so there may be none."
         )
     return (
         f"{name}: the reward model's reliability is {trend.verdict} from step {first} to {last}; the fitted change of "

@@ -1,166 +1,197 @@
-"""The figures of a report. Each function draws one and returns it; none knows where it is saved."""
+"""The figures of a report, one narrow panel each, so that a phone can show them whole with legible text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openrlhf_pf.reliability import metrics
+from openrlhf_pf.reliability import metrics, seen, svg
 from openrlhf_pf.reliability.analysis import Analysed, Analysis
+from openrlhf_pf.reliability.curves import Point
+from openrlhf_pf.reliability.drift import MEASURES
 from openrlhf_pf.reliability.evaluate import CELLS, Samples, cells, summary
 from openrlhf_pf.reliability.metrics import METRICS
+from openrlhf_pf.reliability.svg import LIGHT, MARKERS, SERIES
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
 
-#: Told apart by readers with any colour vision (Okabe and Ito).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-WRONG, RIGHT, GREY = "#D55E00", "#0072B2", "#666666"
-#: Inches of a figure that a phone can show whole.
-NARROW = 5.6
 #: Lines of the reliability figure: random halves of the prompts.
 HALVES = 10
-
-#: Name of a figure to its title and the sentence that goes with it.
-CAPTIONS = {
-    "reliability": (
-        "Reward against true score",
-        "Each thin line is a random half of the prompts, the thick one all of them: where the thin lines lie close "
-        "together and the thick one rises, a higher reward means a better response; where they spread or run flat, "
-        "the reward says little.",
-    ),
-    "strategies": (
-        "How right the rewards are, by strategy",
-        "Dots are estimates, bars their intervals: further right is better, and strategies whose bars overlap much "
-        "may well be equally good.",
-    ),
-    "histogram": (
-        "Rewards of correct and wrong responses",
-        "The less the two colours overlap, the better the reward tells right from wrong.",
-    ),
-    "rank": (
-        "Rank by reward against true score",
-        "Rank 1 is the response of a prompt that the reward model likes best: the line should fall from left to "
-        "right, and where it is flat, those ranks are interchangeable.",
-    ),
-    "calibration": (
-        "Where the reward model promises too much",
-        "Dots are actual mean scores, the lines what the reward predicts: high rewards whose dots lie below the "
-        "straight line (marked) are over-confident, and training would chase them.",
-    ),
-    "drift": (
-        "Reliability over the training steps",
-        "Where the line falls, the reward model judges the responses of the newer policy less well than those of the "
-        "older one.",
-    ),
-}
+WRONG, RIGHT = SERIES[1], SERIES[0]
 
 
-def figures(analysis: Analysis) -> "dict[str, Figure]":
-    """Draw every figure that the data allow, by its name in ``CAPTIONS``."""
-    drawn = {
-        "reliability": _by_checkpoint(analysis, _reliability, share_y=True),
-        "strategies": strategies(analysis),
-        "histogram": _by_checkpoint(analysis, _histogram),
-        "rank": rank(analysis),
-        "calibration": _by_checkpoint(analysis, _calibration, share_y=True),
-        "drift": drift(analysis),
-    }
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+@dataclass
+class Panel:
+    """One picture.
+
+    Attributes:
+        figure: which kind, a key of ``words.CAPTIONS``.
+        name: of its file, and of the ids in it.
+        of: the checkpoint that it is of, or "" where it shows all.
+        box: its viewBox.
+        inside: its SVG elements.
+        alt: what is to be seen in it.
+    """
+
+    figure: str
+    name: str
+    of: str
+    box: str
+    inside: str
+    alt: str
 
 
-def _new(
-    columns: int = 1, width: float = NARROW, height: float = 3.9, **options: object
-) -> "tuple[Figure, list[Axes]]":
-    # Not pyplot: no display is opened and no figure is kept.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def panels(analysis: Analysis) -> list[Panel]:
+    """Draw every picture that the data allow, in the order of the page."""
+    import matplotlib
 
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, squeeze=False, **options)[0]
-    for ax in axes:
-        ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes)
+    drawn: list[Panel] = []
+    with matplotlib.rc_context(svg.STYLE):
+        for kind, draw in DRAW.items():
+            for number, (of, figure, alt) in enumerate(draw(analysis)):
+                name = kind if number == 0 else f"{kind}-{number + 1}"
+                drawn.append(Panel(kind, name, of, *svg.drawing(figure, name), alt))
+    return drawn
 
 
-def _by_checkpoint(analysis: Analysis, draw: object, share_y: bool = False) -> "Figure | None":
-    some = [a for a in analysis.analysed if a.checkpoint.known.any()]
-    if not some:
+#: What a figure's function yields: the checkpoint or "", the picture, and what is to be seen in it.
+Pictures = Iterator[tuple[str, "Figure", str]]
+
+
+def _each(draw: Callable[[Analysed, Analysis, str], "tuple[Figure, str] | None"]) -> Callable[[Analysis], Pictures]:
+    """One picture a checkpoint, in the checkpoint's colour."""
+
+    def pictures(analysis: Analysis) -> Pictures:
+        for number, a in enumerate(analysis.analysed):
+            found = draw(a, analysis, SERIES[number % len(SERIES)]) if a.checkpoint.known.any() else None
+            if found is not None:
+                figure, alt = found
+                several = len(analysis.analysed) > 1
+                yield (a.checkpoint.name, figure, f"{a.checkpoint.name}. {alt}") if several else ("", figure, alt)
+
+    return pictures
+
+
+def gains(analysis: Analysis) -> Pictures:
+    """The gain of each filter with its interval, best of the first checkpoint first; twins share a row."""
+    tables = []
+    for a in analysis.analysed:
+        found = {r.strategy.label: summary(r, a.bootstrap, analysis.settings.level)["gain"] for r in a.results}
+        tables.append({label: v for label, v in found.items() if v["estimate"] is not None})
+    labels = sorted(tables[0], key=lambda label: -tables[0][label]["estimate"])
+    if not labels:
+        return
+    figure, ax = svg.new(0.8 + (0.2 + 0.06 * len(tables)) * len(labels))
+    alt = []
+    for number, (a, table) in enumerate(zip(analysis.analysed, tables)):
+        offset = 0.5 * ((number + 0.5) / len(tables) - 0.5)
+        rows = [(i, table[label]) for i, label in enumerate(labels) if label in table]
+        x = np.array([v["estimate"] for _, v in rows])
+        ends = np.array([[v["estimate"] if v[end] is None else v[end] for _, v in rows] for end in ("low", "high")])
+        ax.errorbar(
+            x,
+            np.array([i for i, _ in rows]) + offset,
+            xerr=np.abs(ends - x),
+            fmt=MARKERS[number % len(MARKERS)],
+            markersize=4,
+            color=SERIES[number % len(SERIES)],
+            label=a.checkpoint.name,
+        )
+        alt.append(seen.gains(a.checkpoint.name, [(label, table[label]) for label in labels if label in table]))
+    if "none" in tables[0]:
+        ax.axvline(tables[0]["none"]["estimate"], color=LIGHT["muted"], linestyle="--", linewidth=0.8)
+    if np.prod(ax.get_xlim()) < 0:
+        ax.axvline(0, color=LIGHT["muted"], linewidth=0.6)
+    ax.set_yticks(range(len(labels)), labels, color=LIGHT["ink"])
+    ax.invert_yaxis()
+    ax.set_xlabel("gain")
+    if len(tables) > 1:
+        svg.legend(figure)
+    yield "", figure, " ".join(alt)
+
+
+def _curves(lines: dict[str, list[Point]], along: str, label: str, what: str) -> "tuple[Figure, str]":
+    figure, ax = svg.new()
+    colours = dict(zip(("best_worst", "best_of_n", "best_random", "max_variance"), zip(SERIES, MARKERS)))
+    last = max(getattr(p, along) for points in lines.values() for p in points)
+    for number, (name, points) in enumerate(lines.items()):
+        # Side by side: filters that keep the same would hide each other.
+        aside = 0.008 * last * (number - (len(lines) - 1) / 2)
+        x, gain = np.array([getattr(p, along) for p in points]) + aside, np.array([p.gain for p in points])
+        away = np.nan_to_num(np.abs(np.array([[p.low, p.high] for p in points]).T - gain))
+        colour, marker = colours.get(name, (LIGHT["muted"], "P"))
+        ax.errorbar(x, gain, yerr=away, marker=marker, markersize=4, linewidth=1.4, color=colour, label=name)
+    ax.set_xlabel(label)
+    ax.set_ylabel("gain")
+    _whole_numbers(ax)
+    svg.legend(figure)
+    return figure, seen.curves(what, lines, along)
+
+
+def _whole_numbers(ax: object) -> None:
+    ax.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _over_keep(a: Analysed, analysis: Analysis, colour: str) -> "tuple[Figure, str] | None":
+    if a.curves is None:
         return None
-    figure, axes = _new(len(some), NARROW if len(some) == 1 else 4.6 * len(some), sharey=share_y)
-    for number, (ax, a) in enumerate(zip(axes, some)):
-        draw(ax, a, analysis, number)
-        if len(some) > 1:
-            ax.set_title(a.checkpoint.name)
-    return figure
+    n = a.curves.n_samples
+    what = f"Gain with k of {n} responses trained"
+    return _curves(a.curves.keep, "trained", f"k: responses trained of {n} drawn, a prompt", what)
 
 
-def _reliability(ax: "Axes", a: Analysed, analysis: Analysis, number: int) -> None:
-    """The paper's Figure 1 for one checkpoint."""
+def _over_samples(a: Analysed, analysis: Analysis, colour: str) -> "tuple[Figure, str] | None":
+    # With two responses a prompt there is one point and no curve.
+    if a.curves is None or a.curves.n_samples < 3:
+        return None
+    return _curves(a.curves.samples, "drawn", "N: responses drawn, a prompt", "Gain with N responses drawn")
+
+
+def _reliability(a: Analysed, analysis: Analysis, colour: str) -> "tuple[Figure, str]":
+    """The paper's Figure 1."""
     samples = Samples.of(a.checkpoint, a.bootstrap, analysis.settings.threshold)
     one = np.ones(len(samples.take))
     cell, n_cells = cells(samples.unit, one, CELLS)
     columns = [one, samples.reward, samples.score]
     counts = a.bootstrap.halves(HALVES, analysis.settings.seed)
     sums = a.bootstrap.sums(samples.block, columns, cell, n_cells, counts)
-    colour = COLOURS[number % len(COLOURS)]
-    for x, y in metrics.points_of_cells(sums, analysis.settings.bins):
-        ax.plot(x, y, color=colour, alpha=0.3, linewidth=0.9)
+    figure, ax = svg.new()
+    halves = metrics.points_of_cells(sums, analysis.settings.bins)
+    for x, y in halves:
+        ax.plot(x, y, color=colour, alpha=0.35, linewidth=0.7)
     whole = np.stack([np.bincount(cell, column) for column in columns], axis=-1)[None]
     x, y = metrics.points_of_cells(whole, analysis.settings.bins)[0]
-    ax.plot(x, y, color=colour, linewidth=2.2, marker="o", markersize=4)
+    ax.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=3.5)
     ax.set_xlabel("reward (mean of the group)")
-    if number == 0:
-        ax.set_ylabel("true score (mean of the group)")
+    ax.set_ylabel("true score (mean of the group)")
+    return figure, seen.reliability(x, y, halves[:, 1])
 
 
-def strategies(analysis: Analysis) -> "Figure | None":
-    """R² of each strategy, and two companions, with intervals."""
-    shown = ("binned_r2", "equal_spread_r2", "pairwise_accuracy")
-    labels = [s.label for s in analysis.strategies]
-    figure, axes = _new(3, 10.5, 1.6 + 0.32 * len(labels) + 0.12 * len(analysis.analysed), sharey=True)
-    for number, a in enumerate(analysis.analysed):
-        offset = 0.6 * ((number + 0.5) / len(analysis.analysed) - 0.5)
-        tables = [summary(r, a.bootstrap, analysis.settings.level) for r in a.results]
-        for ax, name in zip(axes, shown):
-            rows = [(i, t[name]) for i, t in enumerate(tables) if t[name]["estimate"] is not None]
-            y = np.array([i for i, _ in rows]) + offset
-            x = np.array([t["estimate"] for _, t in rows])
-            ends = [[t[end] if t[end] is not None else t["estimate"] for _, t in rows] for end in ("low", "high")]
-            away = np.abs(np.array(ends).reshape(2, -1) - x)
-            colour = COLOURS[number % len(COLOURS)]
-            ax.errorbar(x, y, xerr=away, fmt="o", markersize=4.5, color=colour, label=a.checkpoint.name)
-            ax.set_title(METRICS[name].title, fontsize=11)
-            ax.set_xlabel("share (0 to 1)")
-    axes[0].set_yticks(range(len(labels)), labels)
-    axes[0].invert_yaxis()
-    if len(analysis.analysed) > 1:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return figure
-
-
-def _histogram(ax: "Axes", a: Analysed, analysis: Analysis, number: int) -> None:
+def _histogram(a: Analysed, analysis: Analysis, colour: str) -> "tuple[Figure, str]":
     known = a.checkpoint.known
     reward, correct = a.checkpoint.reward[known], a.checkpoint.score[known] > analysis.settings.threshold
     low, high = np.quantile(reward, [0.001, 0.999])
     edges = np.linspace(low, high if high > low else low + 1, 41)
-    for some, colour, label in ((~correct, WRONG, "wrong"), (correct, RIGHT, "correct")):
-        ax.hist(reward[some], edges, color=colour, alpha=0.55, label=f"{label} ({some.sum():,})")
+    figure, ax = svg.new()
+    for some, shade, label in ((~correct, WRONG, "wrong"), (correct, RIGHT, "correct")):
+        counts = np.histogram(reward[some], edges)[0]
+        ax.stairs(counts, edges, fill=True, color=shade, alpha=0.3)
+        ax.stairs(counts, edges, color=shade, linewidth=1.4, label=f"{label} ({some.sum():,})")
     ax.set_xlabel("reward")
-    if number == 0:
-        ax.set_ylabel("number of responses")
-    ax.legend(frameon=False, fontsize=9)
+    ax.set_ylabel("number of responses")
+    svg.legend(figure)
+    return figure, seen.histogram(reward[~correct], reward[correct])
 
 
-def rank(analysis: Analysis) -> "Figure | None":
+def rank(analysis: Analysis) -> Pictures:
     """Mean true score at each rank by reward, with intervals; prompts of the most common size only."""
-    figure, (ax,) = _new()
+    figure, ax = svg.new(svg.HEIGHT + 0.16 * (len(analysis.analysed) - 1))
+    alt = []
     for number, a in enumerate(analysis.analysed):
         known = a.checkpoint.known
         sizes = known.sum(axis=1)
@@ -176,61 +207,77 @@ def rank(analysis: Analysis) -> "Figure | None":
         draws = sums[:, 1:] / sums[:, :1]
         level = analysis.settings.level
         away = np.nanquantile(draws - draws.mean(axis=0), [(1 - level) / 2, (1 + level) / 2], axis=0) * np.sqrt(2)
-        x = np.arange(1, size + 1) + 0.06 * number
         ax.errorbar(
-            x,
+            np.arange(1, size + 1) + 0.06 * number,
             scores.mean(axis=0),
             yerr=np.abs(away),
-            marker="o",
-            color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
+            markersize=4,
+            linewidth=1.4,
+            color=SERIES[number % len(SERIES)],
             label=f"{a.checkpoint.name} ({whole.sum():,} prompts of {size})",
         )
+        alt.append(seen.ranks(a.checkpoint.name, scores.mean(axis=0)))
     ax.set_xlabel("rank by reward in its prompt (1 = highest)")
     ax.set_ylabel("mean true score")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(frameon=False, fontsize=9)
-    return figure
+    _whole_numbers(ax)
+    svg.legend(figure)
+    yield "", figure, " ".join(alt)
 
 
-def _calibration(ax: "Axes", a: Analysed, analysis: Analysis, number: int) -> None:
+def _calibration(a: Analysed, analysis: Analysis, colour: str) -> "tuple[Figure, str] | None":
     c = a.calibration
     if c is None:
-        ax.text(0.5, 0.5, "all rewards are equal", ha="center", transform=ax.transAxes)
-        return
-    ax.plot(c.reward, c.linear, color=GREY, linestyle="--", label="straight line")
-    ax.step(c.reward, c.isotonic, where="mid", color=COLOURS[2], label="best never-falling curve")
+        return None
+    figure, ax = svg.new(svg.HEIGHT + 0.2)
+    ax.plot(c.reward, c.linear, color=LIGHT["muted"], linestyle="--", linewidth=1, label="straight line")
+    ax.step(c.reward, c.isotonic, where="mid", color=SERIES[2], linewidth=1.2, label="never-falling curve")
     below, above = c.score - c.linear - c.low, c.high - c.score + c.linear
     bars = np.stack([below, above]).clip(min=0)
-    ax.errorbar(c.reward, c.score, yerr=bars, fmt="o", markersize=4, color=RIGHT, label="actual")
-    if c.over_confident.any():
-        some = c.over_confident
-        ax.scatter(c.reward[some], c.score[some], s=90, facecolors="none", edgecolors=WRONG, linewidths=1.8, zorder=3)
-        ax.scatter([], [], s=90, facecolors="none", edgecolors=WRONG, linewidths=1.8, label="over-confident")
+    ax.errorbar(c.reward, c.score, yerr=bars, fmt="o", markersize=3.5, color=RIGHT, label="actual mean score")
+    some = c.over_confident
+    if some.any():
+        ring = {"s": 60, "facecolors": "none", "edgecolors": WRONG, "linewidths": 1.5, "zorder": 3}
+        ax.scatter(c.reward[some], c.score[some], label="promises too much", **ring)
     ax.set_xlabel("reward (mean of the group)")
-    if number == 0:
-        ax.set_ylabel("true score (mean of the group)")
-    ax.legend(frameon=False, fontsize=9)
+    ax.set_ylabel("true score (mean of the group)")
+    svg.legend(figure)
+    return figure, c.words(a.checkpoint.name)
 
 
-def drift(analysis: Analysis) -> "Figure | None":
-    """Reliability of each window of steps, one panel a measure."""
-    some: Sequence[Analysed] = [a for a in analysis.analysed if a.trends]
-    if not some:
-        return None
-    measures = list(dict.fromkeys(measure for a in some for measure in a.trends))
-    figure, axes = _new(len(measures), 3.6 * len(measures) + 1)
-    for number, a in enumerate(some):
-        for ax, measure in zip(axes, measures):
-            ax.set_title(METRICS[measure].title, fontsize=11)
-            ax.set_xlabel("training step")
-            if measure not in a.trends:
-                continue
-            windows = a.trends[measure].windows
-            x = [(w["first"] + w["last"]) / 2 for w in windows]
-            y = np.array([w["estimate"] for w in windows])
-            away = np.abs(np.array([[w["low"], w["high"]] for w in windows]).T - y)
-            ax.errorbar(x, y, yerr=away, marker="o", color=COLOURS[number % len(COLOURS)], label=a.checkpoint.name)
-    axes[0].set_ylabel("share (0 to 1)")
-    if len(some) > 1:
-        axes[0].legend(frameon=False, fontsize=9)
-    return figure
+def drift(analysis: Analysis) -> Pictures:
+    """The measure of reliability that the verdict rests on, in each window of steps."""
+    measure = next((m for m in MEASURES if any(m in a.trends for a in analysis.analysed)), None)
+    if measure is None:
+        return
+    figure, ax = svg.new()
+    alt = []
+    title = "share of right pairs" if measure == "pairwise_accuracy" else METRICS[measure].title
+    for number, a in enumerate(analysis.analysed):
+        if measure not in a.trends:
+            continue
+        windows = a.trends[measure].windows
+        x = [(w["first"] + w["last"]) / 2 for w in windows]
+        y = np.array([w["estimate"] for w in windows])
+        away = np.abs(np.array([[w["low"], w["high"]] for w in windows]).T - y)
+        look = {"marker": MARKERS[number % len(MARKERS)], "color": SERIES[number % len(SERIES)]}
+        ax.errorbar(x, y, yerr=away, markersize=4, linewidth=1.4, label=a.checkpoint.name, **look)
+        alt.append(seen.drift(a.checkpoint.name, title, windows))
+    ax.set_xlabel("training step")
+    ax.set_ylabel(title)
+    if len(analysis.analysed) > 1:
+        svg.legend(figure)
+    yield "", figure, " ".join(alt)
+
+
+#: In the order of the page.
+DRAW: dict[str, Callable[[Analysis], Pictures]] = {
+    "gains": gains,
+    "keep": _each(_over_keep),
+    "samples": _each(_over_samples),
+    "reliability": _each(_reliability),
+    "rank": rank,
+    "histogram": _each(_histogram),
+    "calibration": _each(_calibration),
+    "drift": drift,
+}

@@ -1,7 +1,5 @@
-"""An analysis as report.json, report.html, PNG files and a table for the terminal."""
+"""An analysis as report.json, report.html, SVG files and a table for the terminal."""
 
-import base64
-import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -9,20 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from openrlhf_pf.reliability import drift, validate
+from openrlhf_pf.reliability import drift, svg, validate
 from openrlhf_pf.reliability.analysis import Analysed, Analysis
 from openrlhf_pf.reliability.answers import questions_of
+from openrlhf_pf.reliability.curves import Curves, Point
 from openrlhf_pf.reliability.evaluate import summary
 from openrlhf_pf.reliability.metrics import METRICS
-from openrlhf_pf.reliability.page import PAGE
-from openrlhf_pf.reliability.strategies import Strategy
+from openrlhf_pf.reliability.page import cell, html, keep_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 FORMAT = 1
-#: Pixels beyond which a figure scrolls on a phone instead of shrinking; a PNG has its width in bytes 16 to 19.
-WIDE = 1000
 #: Columns of the terminal's table, which must fit 120 characters.
 TERMINAL = (
     "gain",
@@ -78,8 +74,22 @@ def _checkpoint(a: Analysed, level: float) -> dict[str, Any]:
         "samples_per_prompt": checkpoint.reward.shape[1],
         "strategies": strategies,
         "calibration": calibration,
+        "curves": None if a.curves is None else _curves(a.curves),
         "drift": {name: asdict(trend) for name, trend in a.trends.items()},
     }
+
+
+def _curves(curves: Curves) -> dict[str, Any]:
+    """Filter to points, ``{drawn, trained, estimate, low, high}`` each, over k and over N."""
+
+    def lines(found: dict[str, list[Point]]) -> dict[str, list[dict[str, Any]]]:
+        return {
+            label: [{"drawn": p.drawn, "trained": p.trained, **p.values()} for p in points]
+            for label, points in found.items()
+        }
+
+    looked_at = {"n_groups": curves.n_groups, "of_groups": curves.of_groups}
+    return {"over_k": lines(curves.keep), "over_n": lines(curves.samples), **looked_at}
 
 
 def _list(values: np.ndarray) -> list:
@@ -106,18 +116,17 @@ def write(analysis: Analysis, directory: Path) -> list[Path]:
         ValueError: the directory cannot be written; the message is one sentence.
     """
     from openrlhf_pf.reliability import plots
+    from openrlhf_pf.reliability.words import CAPTIONS
 
-    images = {}
-    for name, figure in plots.figures(analysis).items():
-        figure.savefig(buffer := io.BytesIO(), format="png")
-        images[name] = buffer.getvalue()
-    files = {f"{name}.png": image for name, image in images.items()}
-    text = json.dumps(as_dict(analysis), indent=1, allow_nan=False, ensure_ascii=False)
-    files = {"report.html": html(analysis, images).encode(), "report.json": text.encode(), **files}
+    panels = plots.panels(analysis)
+    page = html(analysis, panels, sentences(analysis), settings_line(analysis))
+    data = json.dumps(as_dict(analysis), indent=1, allow_nan=False, ensure_ascii=False)
+    pictures = {f"{p.name}.svg": svg.alone(p.box, p.inside, CAPTIONS[p.figure][0], p.alt) for p in panels}
+    files = {"report.html": page, "report.json": data, **pictures}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            (directory / name).write_bytes(content)
+            (directory / name).write_text(content, "utf-8")
     except OSError as error:
         raise ValueError(
             f"the report cannot be written to {str(directory)!r} ({error.strerror}): give another --output."
@@ -126,98 +135,6 @@ def write(analysis: Analysis, directory: Path) -> list[Path]:
 
 
 # ── For people ──
-
-
-def _number(value: float | None, name: str) -> str:
-    if value is None:
-        return "–"
-    if name == "effective_samples":
-        return f"{value:,.0f}"
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
-
-
-def _keep(strategy: Strategy) -> str:
-    return "all" if strategy.name == "none" else str(strategy.keep)
-
-
-def _cell(values: dict[str, float | None], name: str) -> dict[str, str]:
-    known = values["low"] is not None and name != "effective_samples"
-    between = f"{_number(values['low'], name)}–{_number(values['high'], name)}" if known else ""
-    return {"value": _number(values["estimate"], name), "interval": between}
-
-
-def html(analysis: Analysis, images: dict[str, bytes]) -> str:
-    """The page, with images by figure name inlined; nothing in it refers to anything outside."""
-    from jinja2 import Environment
-
-    from openrlhf_pf.reliability.plots import CAPTIONS
-
-    recommendation, level = analysis.recommendation, analysis.settings.level
-    best = recommendation.best if recommendation.decided else None
-    tables = [[summary(r, a.bootstrap, level) for r in a.results] for a in analysis.analysed]
-    shown = list(METRICS)
-
-    def row(label: str, cells: list[dict[str, str]], **others: Any) -> dict[str, Any]:
-        return {"label": label, "cells": cells, "best": label == best, **others}
-
-    checkpoints = [
-        {
-            "name": a.checkpoint.name,
-            "rows": [row(r.strategy.label, [_cell(t[m], m) for m in shown]) for r, t in zip(a.results, table)],
-        }
-        for a, table in zip(analysis.analysed, tables)
-    ]
-    r2_rows = [
-        row(s.label, [_cell(table[i]["binned_r2"], "binned_r2") for table in tables], keep=_keep(s))
-        for i, s in enumerate(analysis.strategies)
-    ]
-    answers = [
-        {
-            "name": a.checkpoint.name,
-            "decided": a.recommendation.decided,
-            "questions": questions_of(a.answers),
-            "remarks": a.answers.remarks,
-        }
-        for a in analysis.analysed
-    ]
-    # Further checkpoints may contradict the first, which its own answers do not say.
-    together = None if recommendation is analysis.analysed[0].recommendation else recommendation
-    figures = [
-        {
-            "title": CAPTIONS[name][0],
-            "caption": CAPTIONS[name][1],
-            "data": base64.b64encode(image).decode(),
-            "wide": int.from_bytes(image[16:20], "big") > WIDE,
-        }
-        for name, image in images.items()
-    ]
-    page = Environment(autoescape=True).from_string(PAGE)
-    return page.render(
-        opening=analysis.opening,
-        answers=answers,
-        together=together,
-        samples=samples_line(analysis),
-        sentences=sentences(analysis),
-        warnings=analysis.warnings,
-        settings=analysis.settings,
-        settings_line=settings_line(analysis),
-        checkpoints=checkpoints,
-        r2_rows=r2_rows,
-        titles=[METRICS[m].title for m in shown],
-        glossary=[(METRICS[m].title, METRICS[m].meaning) for m in shown],
-        figures=figures,
-    )
-
-
-def samples_line(analysis: Analysis) -> str:
-    """How much data there is."""
-    parts = []
-    for a in analysis.analysed:
-        prefix = f"{a.checkpoint.name}: " if len(analysis.analysed) > 1 else ""
-        parts.append(
-            f"{prefix}{a.checkpoint.n_prompts:,} prompts with {int(a.checkpoint.known.sum()):,} scored responses"
-        )
-    return "; ".join(parts)
 
 
 def settings_line(analysis: Analysis) -> str:
@@ -255,11 +172,11 @@ def show(analysis: Analysis, console: "Console") -> None:
             table.add_column(METRICS[name].title, justify="right")
         for r in a.results:
             values = summary(r, a.bootstrap, analysis.settings.level)
-            cells = []
+            texts = []
             for name in TERMINAL:
-                cell = _cell(values[name], name)
-                cells.append(cell["value"] + (f"\n[dim]{cell['interval']}[/dim]" if cell["interval"] else ""))
-            table.add_row(r.strategy.label, _keep(r.strategy), *cells)
+                text = cell(values[name], name)
+                texts.append(text["value"] + (f"\n[dim]{text['interval']}[/dim]" if text["interval"] else ""))
+            table.add_row(r.strategy.label, keep_of(r.strategy), *texts)
         console.print(table)
     console.print(escape(settings_line(analysis)), soft_wrap=True)
     for line in analysis.warnings:
