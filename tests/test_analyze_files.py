@@ -285,6 +285,20 @@ def test_nan_as_text_among_numbers_and_a_whole_number_beyond_64_bits(tmp_path):
     assert np.isnan(checkpoint.reward[0, 0]) and checkpoint.reward[0, 1] == 2.0**70 and checkpoint.score[0, 2] == 1
 
 
+def test_whole_rewards_beyond_the_precision_of_a_float_and_half_characters(tmp_path):
+    found = rows()
+    text = as_jsonl([row | {"reward": 2**53 + 1 + i, "response": "x\ud800"} for i, row in enumerate(found)])
+    checkpoint = read(put(tmp_path / "a.jsonl", text))
+    assert checkpoint.reward[0, 1] == 2.0**53 + 2 and not any("text" in note for note in checkpoint.warnings)
+
+
+def test_a_reward_that_is_an_object_names_its_field(tmp_path, capsys):
+    file = put(tmp_path / "a.jsonl", as_jsonl([row | {"reward": {"value": row["reward"]}} for row in rows()]))
+    said = refused(capsys, file, "--output", tmp_path / "out")
+    assert "--columns can name a field, reward=reward.value for instance" in said
+    assert same(read(file, columns="reward=reward.value"))
+
+
 def test_what_is_no_number_is_shown(tmp_path, capsys):
     found = rows()
     found[7]["reward"] = "good"
@@ -378,7 +392,9 @@ def test_one_truth_for_a_list_of_rewards_is_refused(tmp_path, capsys):
     """It is the truth about the response that was chosen, not about each."""
     file = put(tmp_path / "a.jsonl", as_jsonl([row | {"correct": True} for row in lists()]))
     said = refused(capsys, file, "--output", tmp_path / "out", "--columns", "reward=rewards,score=correct")
-    assert "column rewards holds a list in each row and column correct a single value" in said
+    assert "column rewards holds several values in each row and column correct one" in said
+    said = refused(capsys, file, "--output", tmp_path / "out")
+    assert "if 'rewards' is the reward, give --columns reward=rewards,score=NAME" in said
 
 
 # ── Presets ──
@@ -541,6 +557,7 @@ def test_two_columns_of_one_name(tmp_path, capsys):
         ("a.parquet", b"PAR1....", "cannot be read ("),
         ("a.arrow", b"ARROW1..", "cannot be read ("),
         ("a.csv", b"a,b\n1,2,3\n", "cannot be read ("),
+        ("a.csv", as_csv(rows()).decode().encode("utf-16"), "cannot be read (it is UTF-16 and must be UTF-8)"),
         ("a.xlsx", b"PK\x03\x04", "cannot be read (its format cannot be told)"),
         ("a.jsonl", b"{" + b'"a":[' * 9000, "cannot be read ("),
     ],

@@ -4,9 +4,10 @@
     analysis = analyse(["rollouts/"], Settings(bins=20))
     report.write(analysis, Path("report"))
 
-``files`` and ``data`` read samples, ``strategies`` weighs samples by the filters, ``metrics`` and ``bootstrap`` do the
-statistics, ``evaluate`` puts them together, ``choose`` recommends, ``drift`` and ``calibration`` look at steps and at
-regions of rewards, ``plots``, ``page`` and ``report`` show it. Nothing here imports ray, vllm, deepspeed or openrlhf.
+``files``, ``columns``, ``samples`` and ``data`` read samples, ``oddities`` says what limits them, ``strategies``
+weighs samples by the filters, ``metrics`` and ``bootstrap`` do the statistics, ``evaluate`` puts them together,
+``choose`` recommends, ``drift`` and ``calibration`` look at steps and at regions of rewards, ``plots``, ``page`` and
+``report`` show it. Nothing here imports ray, vllm, deepspeed or openrlhf.
 """
 
 from openrlhf_pf.reliability.analysis import Analysis, Settings, analyse, analyse_rollouts

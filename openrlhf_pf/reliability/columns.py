@@ -5,8 +5,8 @@ Where the presets come from:
 - verl writes ``<step>.jsonl`` to ``trainer.rollout_data_dir`` (``_dump_generations`` in
   verl/trainer/ppo/ray_trainer.py) with ``input``, ``output``, ``gts``, ``score`` (what trains), ``step`` and what the
   reward function returned beside it, of which ``acc`` is the true score (verl/workers/reward_manager).
-- OpenRLHF's ``openrlhf.cli.batch_inference --eval_task rm``, which 0.11 has no more, wrote ``input``, ``output`` and
-  ``reward``.
+- OpenRLHF's ``openrlhf.cli.batch_inference --eval_task rm``, there until 0.9.5, wrote ``input``, ``output`` and
+  ``reward``; its later releases write no samples.
 - RewardBench 2 writes ``eval-set-scores`` (scripts/run_v2.py of allenai/reward-bench): ``scores`` lists of the rewards
   of all completions, the ``num_correct`` right ones first.
 - Files of best-of-N hold a row a prompt, with ``rewards`` or ``scores`` lists beside ``correct`` or ``label``
@@ -134,7 +134,7 @@ def plan(schema: pa.Schema, named: Mapping[str, str], path: str, rows: int) -> P
     there = [*schema.names, *numbered]
     chosen = {ours: _named(schema, numbered, ours, theirs, path) for ours, theirs in named.items()}
     known = {ours: next((n for n in names if n in there), None) for ours, names in COLUMNS.items()}
-    known = {ours: name or (f"{ours}_*" if f"{ours}_*" in numbered else None) for ours, name in known.items()}
+    known |= {n: f"{n}_*" for n in ("reward", "score") if known[n] is None and f"{n}_*" in numbered}
     found = {ours: name for ours, name in {**known, **chosen}.items() if name}
     how, right_first = "", False
     if any(name not in found for name in NEEDED):
@@ -251,16 +251,21 @@ def _candidates(schema: pa.Schema, numbered: Mapping, ours: str, taken: Iterable
 def _missing(
     schema: pa.Schema, numbered: Mapping, found: Mapping, missing: list[str], path: str, rows: int, how: str
 ) -> str:
-    taken, guesses, flags = set(found.values()), [], []
+    taken, guesses, flags, reward = set(found.values()), [], [], found.get("reward")
     for ours in missing:
         names = _candidates(schema, numbered, ours, taken)
+        if ours == "score" and reward:  # a truth about the chosen response is none about each
+            names = [name for name in names if _is_list(schema, name) == _is_list(schema, reward)]
+        elif ours == "reward" and names:
+            reward = names[0]
         if names:
             guesses.append(f"{' or '.join(map(repr, names[:3]))} {'' if guesses else 'is '}the {ours}")
         taken |= set(names[:1])
         flags.append(f"{ours}={names[0] if names else 'NAME'}")
     guess = f"if {_and(guesses)}, " if guesses else ""
     return (
-        f"{path} has no column for {_and(missing)} ({rows:,} rows), it has {listed(schema.names, numbered)}: "
+        f"{path} has no column for {_and(missing)} ({rows:,} row{'s' * (rows != 1)}), it has "
+        + f"{listed(schema.names, numbered)}: "
         + (f"it looks like {how}; " if how else "")
         + f"a sample needs {', '.join(NEEDED)}, the score being the true one, of unit tests for instance; "
         + f"{guess}give --columns {','.join(flags)}"

@@ -106,6 +106,8 @@ def open_file(file: Path, notes: list[str]) -> Source:
         raise pa.ArrowInvalid("it is empty")
     with pa.input_stream(str(file), compression="detect") as stream:
         start = stream.read(64)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise pa.ArrowInvalid("it is UTF-16 and must be UTF-8")
     if start.startswith(b"PAR1"):
         return _parquet(file)
     if start.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
@@ -136,7 +138,7 @@ def _parquet(file: Path) -> Source:
     if rollouts.FORMAT.keys() <= {key.decode() for key in schema.metadata or {}}:
         return Source(schema, rows, lambda names: _rollout_log(file, names))
     # A file, not a data set: a folder called step=3 would become a column.
-    return Source(schema, rows, lambda names: pq.ParquetFile(file).read(columns=list(names)))
+    return Source(schema, rows, lambda names: pq.read_table(file, columns=list(names), partitioning=None))
 
 
 def _rollout_log(file: Path, names: Sequence[str]) -> pa.Table:
@@ -245,6 +247,6 @@ def _table(rows: list[dict]) -> pa.Table:
             # Half a character, as a tokenizer leaves it, is no UTF-8.
             texts = [v if v is None else v.encode("utf-8", "replace").decode() for v in texts]
             arrays.append(pa.array(texts, pa.string()))
-            metadata = {MIXED: b""} if any(isinstance(v, str) for v in values) else None
+            metadata = {MIXED: b""} if len({isinstance(v, str) for v in values if v is not None}) > 1 else None
         fields.append(pa.field(name, arrays[-1].type, metadata=metadata))
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))

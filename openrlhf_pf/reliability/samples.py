@@ -153,9 +153,9 @@ def _unrolled(found: dict, how: Plan, shown: Mapping[str, str], path: str, notes
     if single or not lists:
         other = "score" if single == ["reward"] else "reward"
         raise ValueError(
-            f"{path} does not fit: column {shown[other]} holds a list in each row and column {shown[single[0]]} a "
-            "single value; each response needs a reward and a score, so name two lists, or two columns without lists, "
-            "with --columns."
+            f"{path} does not fit: column {shown[other]} holds several values in each row and column "
+            f"{shown[single[0]]} one; each response needs a reward and a score, so name two such columns, or two without "
+            "lists, with --columns."
         )
     sizes = {ours: pc.fill_null(pc.list_value_length(values), 0).to_numpy() for ours, values in lists.items()}
     for ours, size in sizes.items():
@@ -206,10 +206,13 @@ def _values(lists: pa.Array, name: str, path: str) -> pa.Array:
 def _numbers(array: pa.Array, ours: str, name: str, path: str, how: Plan, notes: list[str]) -> pa.Array | None:
     """(S,) float64; None for a column that can be done without and holds no numbers."""
     try:
-        return pc.cast(array, pa.float64())
+        # A whole number beyond 2^53 is rounded, not refused.
+        return pc.cast(array, pa.float64(), safe=False)
     except pa.ArrowException:
         pass
     what = f"holds {array.type}"
+    if pa.types.is_struct(array.type) and array.type.num_fields:
+        what += f", of which --columns can name a field, {ours}={name}.{array.type[0].name} for instance"
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         text = pc.utf8_lower(pc.utf8_trim_whitespace(array))
         for word, number in (("true", "1"), ("false", "0"), ("", "nan"), ("none", "nan"), ("null", "nan")):
