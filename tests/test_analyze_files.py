@@ -136,6 +136,14 @@ def test_text_formats(tmp_path, name, content):
     assert same(read(put(tmp_path / name, content)))
 
 
+@pytest.mark.parametrize("ending", ["zst", "lz4"])
+def test_what_arrow_compresses(tmp_path, ending):
+    path = tmp_path / f"a.csv.{ending}"
+    with pa.output_stream(str(path), compression="detect") as sink:
+        sink.write(as_csv(rows()))
+    assert same(read(path))
+
+
 @pytest.mark.parametrize("name", ["a.arrow", "a.feather", "stream.arrow", "a", "a.parquet.gz"])
 def test_arrow_and_parquet_by_content(tmp_path, name):
     table, path = pa.Table.from_pylist(rows()), tmp_path / name
@@ -431,6 +439,17 @@ def test_a_dump_of_verl(tmp_path):
     assert "a rollout dump of verl" in line and "prompt_id = input, reward = score, score = acc" in line
 
 
+def test_the_command_says_what_it_takes_columns_for(tmp_path, capsys):
+    file = put(tmp_path / "a.jsonl", as_jsonl(verl()))
+    options = ["--bootstrap", "100", "--strategies", "none", "best_of_n"]
+    assert main([str(file), "--output", str(tmp_path / "out"), *options]) == 0
+    assert f"analyze: {file} is read as a rollout dump of verl" in capsys.readouterr().err
+    named = ["--columns", "reward=score,score=acc,prompt_id=input"]
+    assert main([str(file), "--output", str(tmp_path / "named"), *options, *named]) == 0
+    assert "is read as" not in capsys.readouterr().err
+    assert json.loads((tmp_path / "named" / "report.json").read_text())["checkpoints"][0]["n_scored"] == G * N
+
+
 def test_a_dump_of_verl_without_a_true_score(tmp_path, capsys):
     found = [{k: v for k, v in row.items() if k != "acc"} | {"is_right": True} for row in verl()]
     file = put(tmp_path / "a.jsonl", as_jsonl(found))
@@ -453,6 +472,7 @@ def test_results_of_reward_bench_2(tmp_path, nested):
     found = read(put(tmp_path / "model.json", content), lines=lines)
     assert found.reward == pytest.approx(reward) and (found.score == score).all()
     assert "RewardBench 2" in lines[0] and "the first num_correct" in lines[0]
+    assert (read(tmp_path / "model.json", columns="reward=scores").score == score).all()
 
 
 @pytest.mark.parametrize(
@@ -486,6 +506,15 @@ def test_named_columns(tmp_path):
 def test_a_named_column_beats_one_of_the_known_name(tmp_path):
     found = [row | {"score": 0.5, "acc": row["score"]} for row in rows()]
     assert same(read(put(tmp_path / "a.jsonl", as_jsonl(found)), columns="score=acc"))
+
+
+def test_a_column_that_is_named_has_no_second_meaning(tmp_path, capsys):
+    file = put(tmp_path / "a.jsonl", as_jsonl([row | {"truth": 1} for row in rows(("prompt_id", "score", "acc"))]))
+    said = refused(capsys, file, "--output", tmp_path / "out", "--columns", "reward=score")
+    assert "no column for score" in said and "if 'acc' is the score, give --columns score=acc" in said
+    file = put(tmp_path / "b.jsonl", as_jsonl(verl()))
+    said = refused(capsys, file, "--output", tmp_path / "out", "--columns", "score=score")
+    assert "no column for reward" in said
 
 
 @pytest.mark.parametrize(

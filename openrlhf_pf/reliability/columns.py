@@ -131,16 +131,16 @@ def plan(schema: pa.Schema, named: Mapping[str, str], path: str, rows: int) -> P
         ValueError: a column is missing, or which one is meant cannot be told.
     """
     numbered = _numbered(schema)
-    there = [*schema.names, *numbered]
     chosen = {ours: _named(schema, numbered, ours, theirs, path) for ours, theirs in named.items()}
+    # What the user gave a meaning has no other.
+    there = [name for name in (*schema.names, *numbered) if name not in chosen.values()]
     known = {ours: next((n for n in names if n in there), None) for ours, names in COLUMNS.items()}
-    known |= {n: f"{n}_*" for n in ("reward", "score") if known[n] is None and f"{n}_*" in numbered}
-    found = {ours: name for ours, name in {**known, **chosen}.items() if name}
-    how, right_first = "", False
-    if any(name not in found for name in NEEDED):
-        how, preset, right_first = _preset(schema, there)
-        right_first = right_first and "score" not in named and "reward" not in named
-        found = {ours: name for ours, name in {**known, **preset, **chosen}.items() if name in there or ours in named}
+    known |= {n: f"{n}_*" for n in ("reward", "score") if known[n] is None and f"{n}_*" in there}
+    found, how, right_first = {**known, **chosen}, "", False
+    if any(found[name] is None for name in NEEDED):
+        how, preset, right_first = _preset(schema, [*schema.names, *numbered])
+        found = {**known, **{ours: name if name in there else None for ours, name in preset.items()}, **chosen}
+    found = {ours: name for ours, name in found.items() if name}
     _unique(schema, found.values(), path)
     nameless = "prompt_id" not in found and {"reward", "score"} <= found.keys() and _is_list(schema, found["reward"])
     missing = [name for name in NEEDED if name not in found and not (name == "prompt_id" and nameless)]
@@ -152,7 +152,7 @@ def plan(schema: pa.Schema, named: Mapping[str, str], path: str, rows: int) -> P
     if nameless:
         line = (line or f"{path} has no prompt_id") + "; each row is a prompt of its own"
     columns = {ours: numbered.get(name, name) for ours, name in found.items()}
-    return Plan(columns, line and f"{line}.", right_first, frozenset(named))
+    return Plan(columns, line and f"{line}.", right_first and "score" not in named, frozenset(named))
 
 
 def _preset(schema: pa.Schema, there: Sequence[str]) -> tuple[str, dict[str, str], bool]:

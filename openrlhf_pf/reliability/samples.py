@@ -154,8 +154,8 @@ def _unrolled(found: dict, how: Plan, shown: Mapping[str, str], path: str, notes
         other = "score" if single == ["reward"] else "reward"
         raise ValueError(
             f"{path} does not fit: column {shown[other]} holds several values in each row and column "
-            f"{shown[single[0]]} one; each response needs a reward and a score, so name two such columns, or two without "
-            "lists, with --columns."
+            f"{shown[single[0]]} one; each response needs a reward and a score, so name two such columns, or "
+            "two without lists, with --columns."
         )
     sizes = {ours: pc.fill_null(pc.list_value_length(values), 0).to_numpy() for ours, values in lists.items()}
     for ours, size in sizes.items():
