@@ -644,6 +644,11 @@ def test_a_reward_that_is_the_score(tmp_path):
     assert any("reward and score are equal in all 120 samples" in note for note in notes)
 
 
+def test_checkpoints_are_called_by_their_files(tmp_path):
+    files = [put(tmp_path / f"{name}.csv.gz", gzip.compress(as_csv(rows()))) for name in ("sft", "run.2")]
+    assert [c.name for c in load(files).checkpoints] == ["sft", "run.2"]
+
+
 def test_groups_of_several_files_are_counted_apart(tmp_path):
     """The same prompts in two files without steps, whose groups count from 0 in each."""
     for name in "ab":

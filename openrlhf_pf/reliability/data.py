@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from openrlhf_pf.reliability.columns import COLUMNS, NEEDED
-from openrlhf_pf.reliability.files import SUFFIXES, suffix_of
+from openrlhf_pf.reliability.files import COMPRESSED, SUFFIXES, suffix_of
 from openrlhf_pf.reliability.oddities import oddities
 from openrlhf_pf.reliability.samples import read_samples
 
@@ -103,12 +103,9 @@ def load(
 
 
 def _names(paths: list[Path]) -> list[str]:
-    short = [_stem(path) if suffix_of(path) in SUFFIXES else path.resolve().name for path in paths]
+    stems = [Path(path.stem) if path.suffix in COMPRESSED else path for path in paths]
+    short = [s.stem if suffix_of(p) in SUFFIXES else p.resolve().name for p, s in zip(paths, stems)]
     return short if len(set(short)) == len(short) else [str(path) for path in paths]
-
-
-def _stem(path: Path) -> str:
-    return path.name[: -len(suffix_of(path))] if path.suffix == suffix_of(path) else Path(path.stem).stem
 
 
 # ── Columns ──

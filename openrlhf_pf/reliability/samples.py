@@ -88,9 +88,7 @@ def _samples(table: pa.Table, how: Plan, path: str, notes: list[str]) -> pa.Tabl
     for ours in NUMBERS:
         if ours in found:
             found[ours] = _numbers(found[ours], ours, shown[ours], path, how, notes)
-    if MIXED in (
-        table.schema.field(shown["prompt_id"]).metadata or {} if shown.get("prompt_id") in table.schema.names else {}
-    ):
+    if _is_mixed(table, how.columns.get("prompt_id")):
         notes.append(f"{path}: prompt_id holds numbers and text, compared as text: 1 and '1' are one prompt.")
     ids = _flat(found["prompt_id"])
     if len(ids) and ids.null_count == len(ids):
@@ -106,6 +104,10 @@ def _samples(table: pa.Table, how: Plan, path: str, notes: list[str]) -> pa.Tabl
         notes.append(f"{path}: {ids.null_count:,} of {len(ids):,} rows have no prompt_id and were left out.")
         result = result.filter(pc.is_valid(ids))
     return result
+
+
+def _is_mixed(table: pa.Table, name: str | None) -> bool:
+    return name in table.column_names and MIXED in (table.schema.field(name).metadata or {})
 
 
 def _column(table: pa.Table, names: str | tuple[str, ...]) -> pa.Array:
