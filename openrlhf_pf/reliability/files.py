@@ -171,7 +171,7 @@ def _csv(content: bytes) -> pa.Table:
 
 
 def _json(content: bytes, file: Path, notes: list[str]) -> pa.Table:
-    content = content.removeprefix(b"\xef\xbb\xbf").strip()
+    content = content.removeprefix(b"\xef\xbb\xbf").lstrip()
     if content.startswith(b"{"):
         try:
             table = pj.read_json(io.BytesIO(content), parse_options=pj.ParseOptions(newlines_in_values=False))

@@ -10,6 +10,8 @@ Floats = NDArray[np.float64]
 
 #: Groups with different rewards in which every sample must have a copy before copies are no chance.
 FEWEST_COPIED = 10
+#: Groups that are looked at before all are.
+LOOK = 100
 #: The share of samples, at least one, that may not make up more than half of the spread.
 DOMINATE = 0.001
 
@@ -71,13 +73,16 @@ def _dominated(name: str, what: str, values: Floats) -> list[str]:
     """A few values far from all others decide every mean, correlation and R²."""
     if len(values) < 20:
         return []
-    away = (values - np.median(values)) / max(np.abs(values).max(), 1e-300)
-    few = max(1, int(DOMINATE * len(values)))
-    far = np.argpartition(away**2, -few)[-few:]
-    share = (away[far] ** 2).sum() / max((away**2).sum(), 1e-300)
+    away = np.abs(values - values.mean())
+    away /= max(away.max(), 1e-300)
+    few, spread = max(1, int(DOMINATE * len(values))), max(away @ away, 1e-300)
+    if few <= 0.5 * spread:  # the furthest is 1 away: not even so many of them would do
+        return []
+    far = np.argpartition(away, -few)[-few:]
+    share = away[far] @ away[far] / spread
     if share <= 0.5:
         return []
-    furthest = values[far[np.argmax(np.abs(away[far]))]]
+    furthest = values[far[np.argmax(away[far])]]
     return [
         f"{name}: {few} of {len(values):,} {what}, {'' if few == 1 else 'the furthest '}{furthest:g}, "
         f"make{'s' * (few == 1)} up {share:.0%} of their spread, so means, R² and correlations say little else; check "
@@ -89,6 +94,8 @@ def _copies(reward: Floats, score: Floats, sizes: NDArray[np.int64]) -> int:
     """2 or 3 if every sample is there so many times, beyond chance; else 0."""
     for times in (2, 3):
         if reward.shape[1] % times or (sizes % times).any():
+            continue
+        if len(reward) > LOOK and not _equal(np.sort(reward[:LOOK], axis=1).reshape(LOOK, -1, times)).all():
             continue
         ranked = np.sort(reward, axis=1).reshape(len(reward), -1, times)
         # A quick look at rewards alone; NaN, and with it padding, comes last.
