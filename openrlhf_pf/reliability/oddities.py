@@ -73,13 +73,14 @@ def _dominated(name: str, what: str, values: Floats) -> list[str]:
     """A few values far from all others decide every mean, correlation and R²."""
     if len(values) < 20:
         return []
-    away = np.abs(values - values.mean())
-    away /= max(away.max(), 1e-300)
-    few, spread = max(1, int(DOMINATE * len(values))), max(away @ away, 1e-300)
-    if few <= 0.5 * spread:  # the furthest is 1 away: not even so many of them would do
+    few = max(1, int(DOMINATE * len(values)))
+    away = _away(values, values.mean())
+    if few <= 0.5 * (away @ away):  # the furthest is 1 away: not even so many of them would do
         return []
+    # From the middle of the others, which a mean is not.
+    away = _away(values, np.median(values))
     far = np.argpartition(away, -few)[-few:]
-    share = away[far] @ away[far] / spread
+    share = away[far] @ away[far] / max(away @ away, 1e-300)
     if share <= 0.5:
         return []
     furthest = values[far[np.argmax(away[far])]]
@@ -88,6 +89,12 @@ def _dominated(name: str, what: str, values: Floats) -> list[str]:
         f"make{'s' * (few == 1)} up {share:.0%} of their spread, so means, R² and correlations say little else; check "
         "them, or leave them out."
     ]
+
+
+def _away(values: Floats, centre: float) -> Floats:
+    """Distances from a centre, the furthest 1."""
+    away = np.abs(values - centre)
+    return away / max(away.max(), 1e-300)
 
 
 def _copies(reward: Floats, score: Floats, sizes: NDArray[np.int64]) -> int:
