@@ -159,7 +159,7 @@ def test_a_log_that_is_still_written(tmp_path):
     rollouts = load([folder])
     assert rollouts.checkpoints[0].known.sum() == 240
     assert len(rollouts.warnings) == 1 and rollouts.warnings[0].startswith(
-        "step-000001.parquet was left out, it cannot"
+        "step-000001.parquet was left out: it cannot"
     )
 
 
@@ -201,7 +201,7 @@ def test_the_demo_opens_its_page_and_its_output_with_three_sentences(tmp_path, c
     "arguments, sentence",
     [
         (["a.jsonl", "--demo"], "--demo makes its own samples, got PATH 'a.jsonl' as well: leave out the one"),
-        (["--output", "out"], "there is no PATH: give a rollout log, JSONL or Parquet file, or --demo"),
+        (["--output", "out"], "there is no PATH: give a rollout log, file or folder, or --demo"),
         (["a.jsonl"], "there is no --output: give the directory"),
     ],
 )
@@ -214,11 +214,11 @@ def test_arguments_that_do_not_go_together_are_one_sentence(capsys, arguments, s
 @pytest.mark.parametrize(
     "changed, sentence",
     [
-        ({"score": None}, "has no column score, it has prompt_id, reward: a sample needs prompt_id, reward, score"),
-        ({"reward": None, "score": None}, "has no column reward and no column score"),
+        ({"score": None}, "has no column for score (240 rows), it has prompt_id, reward: a sample needs prompt_id"),
+        ({"reward": None, "score": None}, "has no column for reward and score (240 rows)"),
         ({"score": [None] * 240}, "no sample of 'all samples' has a score: whether rewards are right cannot be told"),
         ({"score": [1.0] + [None] * 239, "reward": [None] + [1.0] * 239}, "has both a reward and a score: check"),
-        ({"reward": ["good"] * 240}, "holds string: it must hold numbers"),
+        ({"reward": ["good"] * 240}, "holds text that is no number, such as 'good': it must hold numbers"),
         ({"prompt_id": [], "reward": [], "score": []}, "there are no samples in"),
     ],
 )
@@ -234,7 +234,7 @@ def test_what_leaves_nothing_to_analyse_is_one_sentence(tmp_path, capsys, change
     "content, sentence",
     [
         (None, "there is no file or directory"),
-        (b"", "cannot be read (it is empty): give a Parquet or JSONL file."),
+        (b"", "cannot be read (it is empty): give a Parquet, Arrow, JSON, JSONL or CSV file."),
         (b'{"prompt_id": 1}\nnothing\n{"prompt_id": 2}\n', "cannot be read (line 2 is not a JSON object)"),
     ],
 )
@@ -248,7 +248,7 @@ def test_paths_and_files_that_cannot_be_read(tmp_path, capsys, content, sentence
 
 def test_an_empty_directory_and_one_with_damaged_files_only(tmp_path, capsys):
     assert run(tmp_path, "--output", tmp_path / "out") == 2
-    assert "holds no .parquet or .jsonl file" in capsys.readouterr().err
+    assert "csv, .tsv or .json file, it holds nothing" in capsys.readouterr().err
     for name in "ab":
         (tmp_path / f"{name}.parquet").write_bytes(b"PAR1")
     assert run(tmp_path, "--output", tmp_path / "out") == 2
@@ -304,7 +304,7 @@ def test_few_repetitions_and_an_output_that_is_a_file_are_refused(tmp_path, caps
         Settings(repetitions=10)
     file = parquet(tmp_path / "a.parquet", **columns_of())
     assert run(file, "--output", file) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert "is a file: give another" in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_report(tmp_path):

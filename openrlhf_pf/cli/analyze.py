@@ -5,8 +5,9 @@
 
 --demo needs no data: it makes the samples of two reward models with a known flaw and says what to see in the report.
 
-PATH is a rollout log (the directory that --sample_filter_log wrote, or one of its files), or any JSONL or Parquet file
-with the columns prompt_id, reward and score; response_tokens, model_rewards, step and checkpoint are used when there.
+PATH is a rollout log (the directory that --sample_filter_log wrote, or one of its files), or any Parquet, Arrow, JSON,
+JSONL or CSV file, or folder of them, with prompts, rewards and scores, a row a sample or a row a prompt; --columns
+says how these are called there. response_tokens, model_rewards, step and checkpoint are used when there.
 Several checkpoints (a column, or one for each PATH) are analysed side by side; the recommendation is for the first.
 
 DIR gets report.html (for people), report.json (for --sample_filter auto) and the figures as SVG. Exit code 0: written,
@@ -29,9 +30,10 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = found.add_argument
-    add("paths", nargs="*", metavar="PATH", help="rollout log, JSONL or Parquet file")
+    add("paths", nargs="*", metavar="PATH", help="rollout log, file or folder of samples")
     add("--demo", action="store_true", help="analyse two made-up reward models with a known flaw")
     add("--output", metavar="DIR", help=f"where the report goes (with --demo, {DEMO_FOLDER})")
+    add("--columns", metavar="OURS=YOURS,...", help="what the files call ours: reward=rm_score,score=acc,prompt_id=id")
     add("--strategies", nargs="+", default=(), metavar="NAME", help="compare only these (all that the data allow)")
     add("--keep", type=int, metavar="K", help="k, samples a prompt that train (each filter's own default)")
     add("--bins", type=int, default=20, help="groups of equal count for R² (%(default)s)")
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from rich.console import Console
 
-        from openrlhf_pf.reliability import Settings, analyse, analyse_rollouts, demo, report
+        from openrlhf_pf.reliability import Settings, analyse, analyse_rollouts, columns, demo, report
     except ModuleNotFoundError as error:
         print(f'analyze: {error.name} is not installed: pip install "openrlhf-pf[analyze]".', file=sys.stderr)
         return 2
@@ -86,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             analysis = analyse_rollouts(demo.samples(), settings, say)
             analysis.opening = demo.sentences(analysis)
         else:
-            analysis = analyse(options.paths, settings, say)
+            named = columns.parse(options.columns) if options.columns else None
+            analysis = analyse(options.paths, settings, say, named)
         files = report.write(analysis, Path(options.output or DEMO_FOLDER))
     except ValueError as error:
         print(f"analyze: {error}", file=sys.stderr)
@@ -100,10 +103,16 @@ def _refusal(options: argparse.Namespace) -> str:
     """What is wrong with the arguments beside each other, or ""."""
     if options.demo and options.paths:
         return f"--demo makes its own samples, got PATH {options.paths[0]!r} as well: leave out the one or the other."
+    if options.demo and options.columns:
+        return "--demo makes its own samples, which --columns cannot name: leave out the one or the other."
     if not options.demo and not options.paths:
-        return "there is no PATH: give a rollout log, JSONL or Parquet file, or --demo to see a made-up example."
+        return "there is no PATH: give a rollout log, file or folder, or --demo to see a made-up example."
     if not options.demo and not options.output:
         return "there is no --output: give the directory that the report shall be written to."
+    output = Path(options.output or DEMO_FOLDER)
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not there.is_dir():
+        return f"--output {str(output)!r} cannot be a directory, because {str(there)!r} is a file: give another."
     return ""
 
 

@@ -4,12 +4,12 @@
     analysis = analyse(["rollouts/"], Settings(bins=20))
     report.write(analysis, Path("report"))
 
-``files`` and ``data`` read samples, ``strategies`` weighs samples by the filters, ``metrics`` and ``bootstrap`` do the
-statistics, ``evaluate`` puts them together, ``choose`` recommends, ``curves`` look at other k and N, ``drift`` and
-``calibration`` at steps and at regions of rewards, ``ends`` at the first and the last ranks, ``validate`` at which
-``planted`` truths would be found. ``report`` writes what comes out: ``plots`` draws, ``svg`` and ``seen`` make figures
-readable and say what is in them, ``page`` fills ``template`` in, ``words`` explains.
-Nothing here imports ray, vllm, deepspeed or openrlhf.
+``files``, ``columns``, ``samples`` and ``data`` read samples, ``oddities`` says what limits them, ``strategies``
+weighs samples by the filters, ``metrics`` and ``bootstrap`` do the statistics, ``evaluate`` puts them together,
+``choose`` recommends, ``curves`` look at other k and N, ``drift`` and ``calibration`` at steps and at regions of
+rewards, ``ends`` at the first and the last ranks, ``validate`` at which ``planted`` truths would be found. ``report``
+writes what comes out: ``plots`` draws, ``svg`` and ``seen`` make figures readable and say what is in them, ``page``
+fills ``template`` in, ``words`` explains. Nothing here imports ray, vllm, deepspeed or openrlhf.
 """
 
 from openrlhf_pf.reliability.analysis import Analysis, Settings, analyse, analyse_rollouts

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -101,10 +101,11 @@ def analyse(
     paths: Sequence[str | os.PathLike[str]],
     settings: Settings | None = None,
     say: Callable[[str], None] = lambda line: None,
+    columns: Mapping[str, str] | None = None,
 ) -> Analysis:
     """Read files and analyse them; see :func:`openrlhf_pf.reliability.data.load` and :func:`analyse_rollouts`."""
     say("reading " + ", ".join(map(str, paths)))
-    return analyse_rollouts(load(paths), settings, say)
+    return analyse_rollouts(load(paths, columns, say), settings, say)
 
 
 def analyse_rollouts(

@@ -1,4 +1,4 @@
-"""Scored samples from files: a rollout log, or any JSONL or Parquet file with prompt_id, reward and score.
+"""Scored samples from files: a rollout log, or any file with prompts, rewards and scores.
 
 What cannot be used is left out with one sentence in ``Rollouts.warnings``; what leaves nothing to analyse is a
 ``ValueError``.
@@ -8,7 +8,7 @@ models.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from openrlhf_pf.reliability.files import COLUMNS, SUFFIXES, read_table
+from openrlhf_pf.reliability.columns import COLUMNS, NEEDED
+from openrlhf_pf.reliability.files import COMPRESSED, SUFFIXES, suffix_of
+from openrlhf_pf.reliability.oddities import oddities
+from openrlhf_pf.reliability.samples import read_samples
 
 Floats = NDArray[np.float64]
 
-NEEDED = ("prompt_id", "reward", "score")
 #: Groups of very different sizes are padded to the largest; more padding than this for each sample is refused.
 MOST_PADDING = 50
 
@@ -71,12 +73,18 @@ class Rollouts:
     apart: bool = False
 
 
-def load(paths: Sequence[str | os.PathLike[str]]) -> Rollouts:
+def load(
+    paths: Sequence[str | os.PathLike[str]],
+    columns: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Rollouts:
     """Read files or directories.
 
     Args:
-        paths: rollout-log directories, Parquet or JSONL files. Samples without a ``checkpoint`` get the name of their
-            path when there are several paths.
+        paths: rollout-log directories, or files and folders in any format of ``files``. Samples without a
+            ``checkpoint`` get the name of their path when there are several paths.
+        columns: our names of columns to the files' own, where these are not read by themselves.
+        say: called with a line on columns that are read by a preset.
 
     Raises:
         ValueError: a path does not exist, a column is missing, or no sample has both a reward and a score; the
@@ -86,81 +94,70 @@ def load(paths: Sequence[str | os.PathLike[str]]) -> Rollouts:
     parts: list[tuple[str, dict[str, NDArray]]] = []
     names = _names([Path(path) for path in paths])
     for path, name in zip(paths, names):
-        columns = _columns(read_table(Path(path), notes), str(path))
-        for checkpoint, rows in _by_checkpoint(columns, name if len(names) > 1 else "all samples"):
-            parts.append((checkpoint, {key: values[rows] for key, values in columns.items() if values is not None}))
-    if not any(len(columns["reward"]) for _, columns in parts):
+        found = _columns(read_samples(Path(path), columns or {}, notes, say), notes)
+        for checkpoint, rows in _by_checkpoint(found, name if len(names) > 1 else "all samples"):
+            parts.append((checkpoint, {key: values[rows] for key, values in found.items() if values is not None}))
+    if not any(len(found["reward"]) for _, found in parts):
         raise ValueError(f"there are no samples in {', '.join(map(str, paths))}: give files with at least one row.")
-    return Rollouts([_checkpoint(name, columns, notes) for name, columns in parts if len(columns["reward"])], notes)
+    return Rollouts([_checkpoint(name, found, notes) for name, found in parts if len(found["reward"])], notes)
 
 
 def _names(paths: list[Path]) -> list[str]:
-    short = [path.stem if path.suffix in SUFFIXES else path.resolve().name for path in paths]
+    stems = [Path(path.stem) if path.suffix in COMPRESSED else path for path in paths]
+    short = [s.stem if suffix_of(p) in SUFFIXES else p.resolve().name for p, s in zip(paths, stems)]
     return short if len(set(short)) == len(short) else [str(path) for path in paths]
 
 
 # ── Columns ──
 
 
-def _columns(table: pa.Table, path: str) -> dict[str, NDArray | None]:
-    """(S,) arrays by our names: strings as numbers in ``prompt_id``, None for a column that is not there."""
-    found = {}
-    for name, others in COLUMNS.items():
-        there = [other for other in others if other in table.column_names]
-        found[name] = table[there[0]].combine_chunks() if there else None
-    missing = [name for name in NEEDED if found[name] is None]
-    if missing and len(table):
-        raise ValueError(
-            f"{path} has no column {' and no column '.join(missing)}, it has {', '.join(table.column_names)}: "
-            f"a sample needs {', '.join(NEEDED)}; score is the true score, of unit tests for instance."
-        )
-    columns: dict[str, NDArray | None] = {name: None for name in COLUMNS}
-    for name in ("reward", "score", "step", "group", "length"):
-        columns[name] = _numbers(found[name], name, path)
-    for name in ("reward", "score"):
-        columns[name] = np.zeros(0) if columns[name] is None else columns[name]
-    columns["prompt_id"] = _codes(found["prompt_id"])[0]
-    if found["checkpoint"] is not None and found["checkpoint"].null_count < len(table):
-        columns["checkpoint"] = np.asarray(found["checkpoint"].cast(pa.string()).to_pylist(), dtype=object)
-    if found["model_rewards"] is not None:
-        columns["model_rewards"] = _ensemble(found["model_rewards"])
+def _columns(table: pa.Table, notes: list[str]) -> dict[str, NDArray | None]:
+    """(S,) arrays by our names: ids as numbers in ``prompt_id``, None for a column that is not there."""
+    columns: dict[str, NDArray | None] = {name: None for name in (*COLUMNS, "file")}
+    for name in ("reward", "score", "step", "group", "length", "file"):
+        # A score that is nowhere is told apart from a column that is not there by what is said about it later.
+        if name in table.column_names and (name in NEEDED or table[name].null_count < len(table)):
+            numbers = table[name].to_numpy()
+            columns[name] = np.where(np.isfinite(numbers), numbers, np.nan)
+    columns["prompt_id"] = _codes(table["prompt_id"])[0]
+    if "checkpoint" in table.column_names and table["checkpoint"].null_count < len(table):
+        columns["checkpoint"] = np.asarray(table["checkpoint"].to_pylist(), dtype=object)
+    if "model_rewards" in table.column_names:
+        columns["model_rewards"] = _ensemble(table["model_rewards"].combine_chunks(), notes)
     return columns
 
 
-def _numbers(array: pa.Array | None, name: str, path: str) -> Floats | None:
-    if array is None or array.null_count == len(array):
-        # A score that is nowhere is told apart from a column that is not there by what is said about it later.
-        return None if array is None or name not in ("reward", "score") else np.full(len(array), np.nan)
-    try:
-        numbers = pc.cast(array, pa.float64()).to_numpy(zero_copy_only=False)
-    except pa.ArrowException as error:
-        raise ValueError(f"column {name} of {path} holds {array.type}: it must hold numbers.") from error
-    return np.where(np.isfinite(numbers), numbers, np.nan)
-
-
-def _codes(array: pa.Array | None) -> tuple[NDArray[np.int64], int]:
+def _codes(array: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.int64], int]:
     """Number the different values in the order of their first appearance; a missing one is a value of its own."""
-    if array is None:
-        return np.zeros(0, np.int64), 0
     encoded = pc.dictionary_encode(array, null_encoding="encode")
     encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), len(encoded.dictionary)
 
 
-def _ensemble(array: pa.Array) -> Floats | None:
-    """(S, M) rewards by model from maps or structs; None unless at least two models scored every sample."""
-    if pa.types.is_struct(array.type):
-        models = [
-            pc.cast(array.field(i), pa.float64()).to_numpy(zero_copy_only=False) for i in range(array.type.num_fields)
-        ]
-        scores = np.stack(models, axis=1) if models else np.zeros((len(array), 0))
-    elif pa.types.is_map(array.type):
-        keys, count = _codes(array.keys)
-        if count < 2 or len(keys) != count * len(array):
+def _ensemble(array: pa.Array, notes: list[str]) -> Floats | None:
+    """(S, M) rewards by model from maps, structs or lists; None unless at least two models scored every sample."""
+    try:
+        if pa.types.is_struct(array.type):
+            fields = [pc.cast(array.field(i), pa.float64()) for i in range(array.type.num_fields)]
+            scores = [values.to_numpy(zero_copy_only=False) for values in fields]
+            scores = np.stack(scores, axis=1) if scores else np.zeros((len(array), 0))
+        elif pa.types.is_map(array.type):
+            keys, count = _codes(array.keys)
+            if count < 2 or len(keys) != count * len(array):
+                return None
+            order = np.lexsort((keys, np.repeat(np.arange(len(array)), count)))
+            items = pc.cast(array.items, pa.float64()).to_numpy(zero_copy_only=False)
+            scores = items[order].reshape(len(array), count)
+        elif pa.types.is_null(array.type):
             return None
-        order = np.lexsort((keys, np.repeat(np.arange(len(array)), count)))
-        scores = array.items.to_numpy(zero_copy_only=False)[order].reshape(len(array), count)
-    else:
+        else:
+            count = pc.list_value_length(array)[0].as_py() if len(array) else 0
+            values = pc.cast(pc.list_flatten(array), pa.float64()).to_numpy(zero_copy_only=False)
+            if not count or len(values) != count * len(array):
+                return None
+            scores = values.reshape(len(array), count)
+    except pa.ArrowException:
+        notes.append(f"model_rewards were left out: they hold {array.type}, and must hold a number for each model.")
         return None
     return scores if scores.shape[1] >= 2 and np.isfinite(scores).all() else None
 
@@ -221,7 +218,7 @@ def _checkpoint(name: str, columns: dict[str, NDArray], notes: list[str]) -> Che
         None if length is None or np.isnan(length).any() else table(length.astype(np.int64), 0),
         None if models is None else np.stack([table(model, np.nan) for model in models.T]),
     )
-    notes += _oddities(result, sizes, reward, score)
+    notes += oddities(name, result.reward, result.score, sizes)
     return result
 
 
@@ -233,27 +230,3 @@ def _group_numbers(by: list[NDArray]) -> tuple[NDArray[np.int64], NDArray[np.int
         key = key * (int(values.max()) + 1) + values
     _, group, sizes = np.unique(key, return_inverse=True, return_counts=True)
     return group, sizes
-
-
-def _oddities(checkpoint: Checkpoint, sizes: NDArray, reward: Floats, score: Floats) -> list[str]:
-    """One sentence for each thing that limits what can be said."""
-    name, notes = checkpoint.name, []
-    for what, values, then in (
-        ("reward", reward, "they rank nowhere and count nowhere"),
-        ("score", score, "they rank, but no metric counts them"),
-    ):
-        if lost := int(np.isnan(values).sum()):
-            notes.append(f"{name}: {lost} of {len(values)} samples have no finite {what}; {then}.")
-    if sizes.max() == 1:
-        notes.append(f"{name}: every prompt has one sample, so there is nothing to choose from but 'none'.")
-    elif sizes.min() < sizes.max():
-        notes.append(
-            f"{name}: prompts have {sizes.min()} to {sizes.max()} samples; where one has fewer than a strategy keeps, "
-            "the strategy leaves it out."
-        )
-    known = checkpoint.known
-    if np.ptp(checkpoint.score[known]) == 0:
-        notes.append(f"{name}: all scores are {checkpoint.score[known][0]:g}, so no reward can be right or wrong.")
-    if np.ptp(checkpoint.reward[known]) <= 1e-9 * np.abs(checkpoint.reward[known]).max():
-        notes.append(f"{name}: all rewards are {checkpoint.reward[known][0]:g}, so they tell nothing.")
-    return notes

@@ -1,110 +1,252 @@
-"""Parquet and JSONL files to tables of the columns that an analysis reads."""
+"""Files and folders of samples, in the formats that people have, to tables with the file's own columns.
 
+A format is told by its first bytes where they tell it (Parquet, Arrow, JSON), else by the file's ending (CSV); Arrow's
+readers read them. Compressed files (.gz, .bz2, .zst, .lz4) are read as what is in them.
+"""
+
+import contextlib
 import io
 import json
 import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv as pv
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from openrlhf_pf import rollouts
 
-#: Columns of a rollout log that are read, and what else a file may call them.
-COLUMNS = {
-    "prompt_id": ("prompt_id", "prompt"),
-    "reward": ("reward",),
-    "score": ("score",),
-    "checkpoint": ("checkpoint",),
-    "step": ("step",),
-    "group": ("group",),
-    "length": ("response_tokens", "response_length", "length"),
-    "model_rewards": ("model_rewards",),
+COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
+#: Endings by format. Of a folder, the files of the first format that is there are read: JSON beside them is settings.
+KINDS = {
+    "Parquet": (".parquet",),
+    "Arrow": (".arrow", ".feather", ".ipc"),
+    "JSONL": (".jsonl", ".ndjson"),
+    "CSV": (".csv", ".tsv"),
+    "JSON": (".json",),
 }
-SUFFIXES = (".parquet", ".jsonl", ".json")
+SUFFIXES = tuple(suffix for suffixes in KINDS.values() for suffix in suffixes)
+#: Marks a column whose values are of several types and are here as text.
+MIXED = b"openrlhf_pf.mixed"
+GIVE = "give a Parquet, Arrow, JSON, JSONL or CSV file."
 
 
-def read_table(path: Path, notes: list[str]) -> pa.Table:
-    """Read a file, or all files of a directory that are finished; what had to be left out is put into ``notes``.
+@dataclass
+class Source:
+    """An open file: its columns, its rows, and how to read some of the columns."""
+
+    schema: pa.Schema
+    rows: int
+    read: Callable[[Sequence[str]], pa.Table]
+
+
+def suffix_of(file: Path) -> str:
+    """The ending that tells the format: of ``a.csv.gz``, ``.csv``."""
+    return (file.with_suffix("") if file.suffix in COMPRESSED else file).suffix.lower()
+
+
+def find(path: Path, notes: list[str]) -> list[Path]:
+    """The file, or the files of a folder and of the folders within it; what is not read goes into ``notes``.
 
     Raises:
-        ValueError: there is no such path, or nothing in it that can be read; the message is one sentence.
+        ValueError: there is no such path, or nothing in it that could hold samples.
     """
     if not path.exists():
         raise ValueError(f"there is no file or directory {str(path)!r}: check the path.")
-    files = [path]
-    if path.is_dir():
-        there = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and not file.name.startswith("."))
-        # Beside Parquet files, as collecting and training write them, JSON holds settings, not samples.
-        files = [file for file in there if file.suffix == ".parquet"] or there
-        if not files:
-            raise ValueError(
-                f"the directory {str(path)!r} holds no .parquet or .jsonl file: give the directory of a rollout log "
-                "whose first step is finished."
-            )
-    tables = []
-    for file in files:
-        try:
-            tables.append(_read_file(file, notes))
-        except (OSError, pa.ArrowException) as error:
-            cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if len(files) == 1:
-                raise ValueError(f"{str(file)!r} cannot be read ({cause}): give a Parquet or JSONL file.") from error
-            notes.append(f"{file.name} was left out, it cannot be read ({cause}).")
-    if not tables:
-        raise ValueError(f"no file in {str(path)!r} can be read: all {len(files)} are damaged or unfinished.")
-    return pa.concat_tables(tables, promote_options="permissive")
+    if not path.is_dir():
+        return [path]
+    visible = (f for f in path.rglob("*") if not any(part.startswith(".") for part in f.relative_to(path).parts))
+    there = sorted(file for file in visible if file.is_file())
+    # A folder of ``datasets`` names its files in state.json; others beside them are its cache.
+    saved = {file.parent: _saved(file) for file in there if file.name == "state.json"}
+    there = [file for file in there if not saved.get(file.parent) or file.name in saved[file.parent]]
+    for suffixes in KINDS.values():
+        files = [file for file in there if suffix_of(file) in suffixes]
+        if files:
+            break
+    else:
+        found = ", ".join(file.name for file in there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
+        raise ValueError(
+            f"the directory {str(path)!r} holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, it holds "
+            f"{found or 'nothing'}: give the directory of a rollout log whose first step is finished, or files of "
+            "samples."
+        )
+    others = [f.name for f in there if f not in files and suffix_of(f) in SUFFIXES and suffix_of(f) != ".json"]
+    if others:
+        notes.append(left_out(others, f"the folder's {suffix_of(files[0])} files are read"))
+    folders = sorted({str(file.parent.relative_to(path)) for file in files})
+    if len(folders) > 1:
+        names = ", ".join(folders[:4]) + (" ..." if len(folders) > 4 else "")
+        notes.append(f"{path}: the files of {len(folders)} folders ({names}) are read as one set of samples.")
+    return files
 
 
-def _read_file(file: Path, notes: list[str]) -> pa.Table:
+def left_out(names: Sequence[str], why: str) -> str:
+    """A sentence about files that are not read."""
+    more = f" and {len(names) - 1} more were" if len(names) > 1 else " was"
+    return f"{names[0]}{more} left out: {why}."
+
+
+def _saved(state: Path) -> set[str]:
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return {file["filename"] for file in json.loads(state.read_bytes())["_data_files"]}
+    return set()
+
+
+def open_file(file: Path, notes: list[str]) -> Source:
+    """Open a file of any format; what of it cannot be read goes into ``notes``.
+
+    Raises:
+        OSError, pyarrow.ArrowException: it is damaged, or its format cannot be told.
+    """
     if file.stat().st_size == 0:
         raise pa.ArrowInvalid("it is empty")
-    if file.suffix != ".parquet":
-        return _read_json(file, notes)
-    schema = pq.read_schema(file)
-    wanted = [name for others in COLUMNS.values() for name in others if name in schema.names]
+    with pa.input_stream(str(file), compression="detect") as stream:
+        start = stream.read(64)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise pa.ArrowInvalid("it is UTF-16 and must be UTF-8")
+    if start.startswith(b"PAR1"):
+        return _parquet(file)
+    if start.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        return _arrow(file, start)
+    if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
+        return _whole(_json(_content(file), file, notes))
+    if suffix_of(file) in KINDS["CSV"]:
+        return _whole(_csv(_content(file)))
+    if suffix_of(file) in KINDS["JSON"] + KINDS["JSONL"]:
+        return _whole(_lines(_content(file), file, notes))
+    raise pa.ArrowInvalid("it is damaged" if suffix_of(file) in SUFFIXES else "its format cannot be told")
+
+
+def _content(file: Path) -> bytes:
+    with pa.input_stream(str(file), compression="detect") as stream:
+        return stream.read()
+
+
+def _whole(table: pa.Table) -> Source:
+    return Source(table.schema, table.num_rows, table.select)
+
+
+def _parquet(file: Path) -> Source:
+    if file.suffix in COMPRESSED:
+        return _whole(pq.read_table(pa.BufferReader(_content(file))))
+    with pq.ParquetFile(file) as opened:
+        schema, rows = opened.schema_arrow, opened.metadata.num_rows
     if rollouts.FORMAT.keys() <= {key.decode() for key in schema.metadata or {}}:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                return rollouts.read(file, [name for name in wanted if name != "prompt"])
-            except ValueError as error:
-                cause = str(caught[0].message) if caught else str(error)
-                raise pa.ArrowInvalid(cause.rpartition("rollout log: ")[2]) from error
-    return pq.read_table(file, columns=_without_prompt(wanted))
+        return Source(schema, rows, lambda names: _rollout_log(file, names))
+    # A file, not a data set: a folder called step=3 would become a column.
+    return Source(schema, rows, lambda names: pq.read_table(file, columns=list(names), partitioning=None))
 
 
-def _without_prompt(names: list[str]) -> list[str]:
-    """Texts of prompts are long, and of no use beside their ids."""
-    return [name for name in names if name != "prompt" or "prompt_id" not in names]
+def _rollout_log(file: Path, names: Sequence[str]) -> pa.Table:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            return rollouts.read(file, names)
+        except ValueError as error:
+            cause = str(caught[0].message) if caught else str(error)
+            raise pa.ArrowInvalid(cause.rpartition("rollout log: ")[2]) from error
 
 
-def _read_json(file: Path, notes: list[str]) -> pa.Table:
-    content = file.read_bytes()
+def _arrow(file: Path, start: bytes) -> Source:
+    source = pa.BufferReader(_content(file)) if file.suffix in COMPRESSED else pa.memory_map(str(file))
+    opened = pa.ipc.open_file(source) if start.startswith(b"ARROW1") else pa.ipc.open_stream(source)
+    return _whole(opened.read_all())
+
+
+def _csv(content: bytes) -> pa.Table:
+    header = content[: content.find(b"\n") + 1 or None]
+    delimiter = max(",;\t", key=lambda sign: header.count(sign.encode()))
+    options = pv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     try:
-        table = pj.read_json(io.BytesIO(content), parse_options=pj.ParseOptions(newlines_in_values=False))
+        return pv.read_csv(io.BytesIO(content), parse_options=options)
     except pa.ArrowInvalid:
-        # NaN, a line that is not finished, or numbers and nulls in an order that Arrow does not follow.
-        table = _read_json_lines(content, file, notes)
-    wanted = [name for others in COLUMNS.values() for name in others if name in table.column_names]
-    return table.select(_without_prompt(wanted))
+        # A column that turns from numbers to text: all as text, to be looked at value by value later.
+        names = pv.open_csv(io.BytesIO(content), parse_options=options).schema.names
+        convert = pv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+        return pv.read_csv(io.BytesIO(content), parse_options=options, convert_options=convert)
 
 
-def _read_json_lines(content: bytes, file: Path, notes: list[str]) -> pa.Table:
-    wanted = {name for others in COLUMNS.values() for name in others}
+def _json(content: bytes, file: Path, notes: list[str]) -> pa.Table:
+    content = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if content.startswith(b"{"):
+        try:
+            table = pj.read_json(io.BytesIO(content), parse_options=pj.ParseOptions(newlines_in_values=False))
+            if table.num_rows > 1:
+                return table
+        except pa.ArrowInvalid:
+            # NaN, a line that is not finished, numbers and nulls in an order that Arrow does not follow, one document.
+            if not (b"\n" in content and _object(content[: content.find(b"\n")]) is None):
+                return _lines(content, file, notes)
+    try:
+        return _table(_rows(json.loads(content)))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, pa.ArrowException):
+            raise
+        if content.startswith(b"{"):
+            return _lines(content, file, notes)
+        raise pa.ArrowInvalid(f"it is no JSON: {error}") from error
+
+
+def _object(line: bytes) -> dict | None:
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(line)
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _lines(content: bytes, file: Path, notes: list[str]) -> pa.Table:
     rows, lines = [], content.splitlines()
     for number, line in enumerate(lines):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-            assert isinstance(row, dict)
-        except (ValueError, AssertionError):
-            if number < len(lines) - 1:
-                raise pa.ArrowInvalid(f"line {number + 1} is not a JSON object") from None
+        row = _object(line)
+        if row is not None:
+            rows.append(row)
+        elif number < len(lines) - 1 or not rows:
+            raise pa.ArrowInvalid(f"line {number + 1} is not a JSON object")
+        else:
             notes.append(f"the last line of {file.name} was left out: it is not finished.")
-            continue
-        rows.append({name: row[name] for name in wanted & row.keys()})
-    names = set().union(*rows) if rows else set()
-    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+    return _table(rows)
+
+
+def _rows(document: object) -> list[dict]:
+    """The rows of one JSON document: a list of objects, an object of columns, or a list of objects within one."""
+    if isinstance(document, list):
+        if not all(isinstance(row, dict) for row in document):
+            raise pa.ArrowInvalid("it is a JSON list whose entries are no objects")
+        return document
+    columns = {name: list(v.values()) if _is_column(v) else v for name, v in document.items()}
+    lists = [values for values in columns.values() if isinstance(values, list)]
+    if len(lists) == 1 and lists[0] and all(isinstance(row, dict) for row in lists[0]):
+        return lists[0]
+    rows = len(lists[0]) if len(lists) > 1 else 0
+    if any(len(values) != rows for values in lists) or not rows:
+        return [document]
+    return [{n: v[i] if isinstance(v, list) else v for n, v in columns.items()} for i in range(rows)]
+
+
+def _is_column(values: object) -> bool:
+    """Whether it is a column as pandas writes one: {"0": ..., "1": ...}."""
+    return isinstance(values, dict) and bool(values) and all(name.isdigit() for name in values)
+
+
+def _table(rows: list[dict]) -> pa.Table:
+    """Rows as columns; values of several types as JSON, but texts as they are."""
+    arrays, fields = [], []
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        metadata = None
+        try:
+            arrays.append(pa.array(values))
+        except (ValueError, TypeError, OverflowError):
+            texts = (v if v is None or isinstance(v, str) else json.dumps(v, sort_keys=True) for v in values)
+            # Half a character, as a tokenizer leaves it, is no UTF-8.
+            texts = [v if v is None else v.encode("utf-8", "replace").decode() for v in texts]
+            arrays.append(pa.array(texts, pa.string()))
+            metadata = {MIXED: b""} if len({isinstance(v, str) for v in values if v is not None}) > 1 else None
+        fields.append(pa.field(name, arrays[-1].type, metadata=metadata))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))

@@ -1,0 +1,279 @@
+"""Files to one table with a row a sample and our columns: numbers as float64, ids and names of one flat type.
+
+Notation used for shapes: S samples; L rows of a file with a list a row, which become samples; N responses a row.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from openrlhf_pf.reliability import columns as meaning
+from openrlhf_pf.reliability.columns import Plan
+from openrlhf_pf.reliability.files import GIVE, MIXED, find, left_out, open_file
+
+NUMBERS = ("reward", "score", "step", "group", "length")
+#: Columns of a sample that its prompt does not share: a list in a row has one for each response.
+PER_RESPONSE = ("reward", "score", "length")
+
+
+def read_samples(
+    path: Path, named: Mapping[str, str], notes: list[str], say: Callable[[str], None] = lambda line: None
+) -> pa.Table:
+    """Read a file or a folder.
+
+    Args:
+        path: any file of samples, or a folder of such files.
+        named: our names to the file's, as the user gave them; see ``columns.parse``.
+        notes: gets a sentence for what had to be left out.
+        say: called with a line on columns that are not read by their own names.
+
+    Returns:
+        (S,) rows: ``prompt_id`` without nulls, ``reward`` and ``score`` as float64, those of ``step``, ``group``,
+        ``length`` (float64), ``checkpoint`` (string) and ``model_rewards`` (as it is) that the files have, and
+        ``file``, which counts them.
+
+    Raises:
+        ValueError: nothing can be read; the message is one sentence.
+    """
+    files = find(path, notes)
+    tables, lost, said, misfit = [], {}, set(), None
+    for file in files:
+        try:
+            table, line = _read_file(file, named, notes)
+        except (OSError, pa.ArrowException) as error:
+            cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if len(files) == 1:
+                raise ValueError(f"{str(file)!r} cannot be read ({cause}): {GIVE}") from error
+            lost.setdefault(f"it cannot be read ({cause})", []).append(file.name)
+            continue
+        except ValueError as error:
+            misfit = misfit or error
+            lost.setdefault(str(error).replace(str(file), "it", 1), []).append(file.name)
+            continue
+        if (line := line.replace(str(file), str(path), 1)) and line not in said:
+            said.add(line)
+            say(line)
+        tables.append(table.append_column("file", pa.repeat(pa.scalar(len(tables), pa.int32()), len(table))))
+    if not tables:
+        raise misfit or ValueError(
+            f"no file in {str(path)!r} can be read: all {len(files)} are damaged or unfinished."
+        )
+    notes += [left_out(names, why) for why, names in lost.items()]
+    return _together(tables, notes)
+
+
+def _read_file(file: Path, named: Mapping[str, str], notes: list[str]) -> tuple[pa.Table, str]:
+    """The samples of a file, and what is to be said about its columns."""
+    source = open_file(file, notes)
+    if not source.rows:
+        empty = {"prompt_id": pa.string(), "reward": pa.float64(), "score": pa.float64()}
+        return pa.schema(empty).empty_table(), ""
+    how = meaning.plan(source.schema, named, str(file), source.rows)
+    names = {name for names in how.columns.values() for name in ([names] if isinstance(names, str) else names)}
+    table = source.read(sorted({name if name in source.schema.names else name.split(".")[0] for name in names}))
+    return _samples(table, how, str(file), notes), how.line
+
+
+def _samples(table: pa.Table, how: Plan, path: str, notes: list[str]) -> pa.Table:
+    """A file's columns as ours, a row a sample."""
+    found = {ours: _column(table, names) for ours, names in how.columns.items()}
+    shown = {ours: n if isinstance(n, str) else f"{n[0]} to {n[-1]}" for ours, n in how.columns.items()}
+    found |= {ours: _parsed(found[ours]) for ours in ("reward", "score")}
+    if how.right_first or any(meaning.is_list(found[ours].type) for ours in ("reward", "score")):
+        found = _unrolled(found, how, shown, path, notes)
+    for ours in NUMBERS:
+        if ours in found:
+            found[ours] = _numbers(found[ours], ours, shown[ours], path, how, notes)
+    if _is_mixed(table, how.columns.get("prompt_id")):
+        notes.append(f"{path}: prompt_id holds numbers and text, compared as text: 1 and '1' are one prompt.")
+    ids = _flat(found["prompt_id"])
+    if len(ids) and ids.null_count == len(ids):
+        raise ValueError(
+            f"column {shown['prompt_id']} of {path} is empty in all {len(ids):,} rows, so all samples would be of one "
+            "prompt: name the column that tells prompts apart with --columns prompt_id=NAME."
+        )
+    found["prompt_id"] = ids
+    if "checkpoint" in found:
+        found["checkpoint"] = _text(found["checkpoint"])
+    result = pa.table({ours: values for ours, values in found.items() if values is not None})
+    if ids.null_count:
+        notes.append(f"{path}: {ids.null_count:,} of {len(ids):,} rows have no prompt_id and were left out.")
+        result = result.filter(pc.is_valid(ids))
+    return result
+
+
+def _is_mixed(table: pa.Table, name: str | None) -> bool:
+    return name in table.column_names and MIXED in (table.schema.field(name).metadata or {})
+
+
+def _column(table: pa.Table, names: str | tuple[str, ...]) -> pa.Array:
+    """A column, a field within one by its dotted name, or numbered columns as (L, N) lists."""
+    if isinstance(names, str):
+        if names in table.column_names:
+            return _one(table[names])
+        top, *inner = names.split(".")
+        return _one(pc.struct_field(table[top], inner))
+    arrays = [_one(table[name]) for name in names]
+    try:
+        arrays = [pc.cast(array, pa.float64()) for array in arrays]
+    except pa.ArrowException:
+        arrays = [_text(array) for array in arrays]
+    order = np.arange(len(table) * len(names)).reshape(len(names), -1).T.ravel()
+    offsets = np.arange(0, len(order) + 1, len(names), dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.concat_arrays(arrays).take(pa.array(order)))
+
+
+def _one(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column as a single array; categories as their values."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
+    return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
+
+
+def _parsed(array: pa.Array) -> pa.Array:
+    """Lists that a CSV holds as text, as lists; anything else as it is."""
+    if not pa.types.is_string(array.type) or not len(array) or not str(array[0].as_py()).startswith("["):
+        return array
+    try:
+        # Numbers beyond 64 bits fit a float.
+        return pa.array([text if text is None else json.loads(text, parse_int=float) for text in array.to_pylist()])
+    except (ValueError, TypeError):
+        return array
+
+
+# ── One row a prompt ──
+
+
+def _unrolled(found: dict, how: Plan, shown: Mapping[str, str], path: str, notes: list[str]) -> dict:
+    """(L,) rows with lists to (S,) samples; what a row has once is repeated."""
+    lists = {ours: found[ours] for ours in PER_RESPONSE if ours in found and meaning.is_list(found[ours].type)}
+    single = [ours for ours in ("reward", "score") if ours not in lists and not (how.right_first and ours == "score")]
+    if single or not lists:
+        other = "score" if single == ["reward"] else "reward"
+        raise ValueError(
+            f"{path} does not fit: column {shown[other]} holds several values in each row and column "
+            f"{shown[single[0]]} one; each response needs a reward and a score, so name two such columns, or "
+            "two without lists, with --columns."
+        )
+    sizes = {ours: pc.fill_null(pc.list_value_length(values), 0).to_numpy() for ours, values in lists.items()}
+    for ours, size in sizes.items():
+        if (wrong := np.flatnonzero(size != sizes["reward"])).size:
+            row = wrong[0]
+            raise ValueError(
+                f"row {row + 1} of {path} has {sizes['reward'][row]} values of {shown['reward']} and {size[row]} of "
+                f"{shown[ours]}: there must be as many."
+            )
+    size = sizes["reward"]
+    row = np.repeat(np.arange(len(size)), size)
+    result = {ours: _values(values, shown[ours], path) for ours, values in lists.items()}
+    if how.right_first:
+        place = np.arange(len(row)) - np.repeat(size.cumsum() - size, size)
+        right = _numbers(found["score"], "score", shown["score"], path, how, notes).to_numpy(zero_copy_only=False)
+        result["score"] = pa.array((place < right[row]).astype(float))
+    for ours, values in found.items():
+        if ours == "model_rewards":
+            notes.append(f"{path}: column {shown[ours]} was left out, because each row holds several responses.")
+        elif ours not in result:
+            result[ours] = _flat(values).take(pa.array(row)) if ours == "prompt_id" else values.take(pa.array(row))
+    if "prompt_id" not in found:
+        # Rows of several files must not meet.
+        result["prompt_id"] = pa.array([f"{path}:{number}" for number in range(len(size))]).take(pa.array(row))
+    # Numbered columns have places for the most responses that any prompt has.
+    empty = pc.and_(pc.is_null(result["reward"]), pc.is_null(result["score"]))
+    return (
+        {ours: values.filter(pc.invert(empty)) for ours, values in result.items()} if pc.any(empty).as_py() else result
+    )
+
+
+def _values(lists: pa.Array, name: str, path: str) -> pa.Array:
+    """The values of all lists; a list of one value within a list, as a reward head gives it, is that value."""
+    values = pc.list_flatten(lists)
+    if meaning.is_list(values.type):
+        if len(values) and pc.min_max(pc.list_value_length(values)).as_py() != {"min": 1, "max": 1}:
+            raise ValueError(
+                f"column {name} of {path} holds lists of lists: it must hold a number for each response; give the "
+                "column that does with --columns."
+            )
+        values = pc.list_flatten(values)
+    return values
+
+
+# ── Types ──
+
+
+def _numbers(array: pa.Array, ours: str, name: str, path: str, how: Plan, notes: list[str]) -> pa.Array | None:
+    """(S,) float64; None for a column that can be done without and holds no numbers."""
+    try:
+        # A whole number beyond 2^53 is rounded, not refused.
+        return pc.cast(array, pa.float64(), safe=False)
+    except pa.ArrowException:
+        pass
+    what = f"holds {array.type}"
+    if pa.types.is_struct(array.type) and array.type.num_fields:
+        what += f", of which --columns can name a field, {ours}={name}.{array.type[0].name} for instance"
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        text = pc.utf8_lower(pc.utf8_trim_whitespace(array))
+        for word, number in (("true", "1"), ("false", "0"), ("", "nan"), ("none", "nan"), ("null", "nan")):
+            text = pc.if_else(pc.equal(text, word), number, text)
+        try:
+            return pc.cast(text, pa.float64())
+        except pa.ArrowException:
+            what = f"holds text that is no number, such as {_no_number(array)!r}"
+    if ours in ("reward", "score") or ours in how.named:
+        raise ValueError(f"column {name} of {path} {what}: it must hold numbers.")
+    notes.append(f"column {name} of {path} was left out: it {what}, and {ours} must be a number.")
+    return None
+
+
+def _no_number(array: pa.Array) -> str:
+    for text in pc.unique(array).to_pylist():
+        try:
+            float(text or 0)
+        except ValueError:
+            if text.lower() not in ("true", "false", "none", "null"):
+                return text if len(text) < 40 else text[:37] + "..."
+    return ""
+
+
+def _flat(array: pa.Array) -> pa.Array:
+    """Ids as they are where Arrow can tell them apart; lists and objects, chat messages for instance, as JSON."""
+    return _text(array) if pa.types.is_nested(array.type) else array
+
+
+def _text(array: pa.Array) -> pa.Array:
+    if pa.types.is_nested(array.type):
+        values = (None if v is None else json.dumps(v, sort_keys=True, default=str) for v in array.to_pylist())
+        return pa.array(values, pa.string())
+    try:
+        return array.cast(pa.string())
+    except pa.ArrowException:
+        return pa.array([None if v is None else str(v) for v in array.to_pylist()], pa.string())
+
+
+def _together(tables: list[pa.Table], notes: list[str]) -> pa.Table:
+    """One table of all files, also where types of ids or models differ between them."""
+    kinds = {_kind(table["prompt_id"].type) for table in tables if len(table)}
+    if len(kinds) > 1:
+        notes.append(
+            f"prompt_id is {' and '.join(sorted(kinds))} in the files, compared as text: 1 and '1' are one prompt."
+        )
+        tables = [_replaced(table, "prompt_id", _text(_one(table["prompt_id"]))) for table in tables]
+    if len({table["model_rewards"].type for table in tables if "model_rewards" in table.column_names}) > 1:
+        notes.append("model_rewards were left out: the files have them for different models.")
+        tables = [t.drop_columns(["model_rewards"]) if "model_rewards" in t.column_names else t for t in tables]
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _kind(kind: pa.DataType) -> str:
+    """What a type is to a reader."""
+    if pa.types.is_integer(kind):
+        return "a whole number"
+    return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)
+
+
+def _replaced(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, values)
