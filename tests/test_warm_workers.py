@@ -87,6 +87,17 @@ def test_a_worker_is_forked_and_sees_what_it_would_have_seen(tmp_path, server):
     assert warm == cold and warm["input"] == "hello\n"
 
 
+def test_the_same_environments_python_is_ours_by_any_of_its_names(monkeypatch, tmp_path):
+    base = os.path.realpath(sys.executable)
+    for folder, name in (("a", "python"), ("a", "python3"), ("b", "python")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).symlink_to(base)
+    (tmp_path / "a" / "other").symlink_to("/bin/true")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "a" / "python"))
+    ours = [warm_workers._is_ours(str(tmp_path / path)) for path in ("a/python", "a/python3", "b/python", "a/other")]
+    assert ours == [True, True, False, False]
+
+
 def test_what_the_set_up_execs_goes_on_in_the_same_process(tmp_path, server):
     (tmp_path / "default_worker.py").write_text(WORKER)
     setup = "import os, sys\n" + THEN_EXEC

@@ -102,7 +102,7 @@ def ppo(study: Study, run: PPOConfig, policy: Path, reward: Path, prompts: Path,
         entry = "openrlhf.cli.train_ppo"
         values |= {"sample_filter": run.sample_filter, "sample_filter_keep": run.keep}
     weights = ["--sample_filter_weights", *map(str, run.weights)] if run.weights else []
-    return [entry, *_flags(values | _ONE_PROCESS | _DEEPSPEED), *weights]
+    return [entry, *_flags(values | _ONE_PROCESS | _DEEPSPEED), *weights, *run.flags]
 
 
 def collect(study: Study, policy: Path, reward: Path, prompts: Path, output: Path) -> list[str]:

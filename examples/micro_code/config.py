@@ -40,7 +40,7 @@ class RewardConfig:
 @dataclass(frozen=True)
 class PPOConfig:
     """One PPO run. ``samples`` responses a prompt are scored, ``keep`` of them train; ``batch_size`` counts kept
-    samples. ``weights`` are those of ``rank_weights``.
+    samples. ``weights`` are those of ``rank_weights``; ``flags`` are further ones of the trainer.
     """
 
     sample_filter: str = "best_worst"
@@ -56,6 +56,7 @@ class PPOConfig:
     critic_warmup_steps: int = 3
     kl: float = 0.1
     save_every: int = 1
+    flags: tuple[str, ...] = ()
 
     def actor_updates(self, step: int) -> int:
         """Optimizer steps that the actor has taken after ``step`` PPO steps; none while the critic warms up."""

@@ -180,10 +180,16 @@ def _go_on(file: str, args: list[str]) -> NoReturn:
     import shlex
 
     words = shlex.split(args[-1]) if args[:2] == ["bash", "-c"] else []
-    if words[:2] == ["exec", sys.executable] and words[2:] and words[2].endswith(_WORKER):
+    if len(words) > 2 and words[0] == "exec" and _is_ours(words[1]) and words[2].endswith(_WORKER):
         os.execvp = _execvp
         os._exit(_run(words[2:]))
     _execvp(file, args)
+
+
+def _is_ours(python: str) -> bool:
+    """Whether this is the same environment's Python, whatever its name: python, python3, python3.11."""
+    same = os.path.realpath(python) == os.path.realpath(sys.executable)
+    return same and os.path.dirname(python) == os.path.dirname(sys.executable)
 
 
 def _end_with(connection: socket.socket) -> None:
