@@ -3,6 +3,7 @@
 import io
 import json
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,10 +24,16 @@ COLUMNS = {
     "model_rewards": ("model_rewards",),
 }
 SUFFIXES = (".parquet", ".jsonl", ".json")
+Columns = Mapping[str, Sequence[str]]
 
 
-def read_table(path: Path, notes: list[str]) -> pa.Table:
+def read_table(path: Path, notes: list[str], columns: Columns = COLUMNS) -> pa.Table:
     """Read a file, or all files of a directory that are finished; what had to be left out is put into ``notes``.
+
+    Args:
+        path: of a file or directory.
+        notes: is added to.
+        columns: what is to be read, in the form of ``COLUMNS``.
 
     Raises:
         ValueError: there is no such path, or nothing in it that can be read; the message is one sentence.
@@ -46,7 +53,7 @@ def read_table(path: Path, notes: list[str]) -> pa.Table:
     tables = []
     for file in files:
         try:
-            tables.append(_read_file(file, notes))
+            tables.append(_read_file(file, notes, columns))
         except (OSError, pa.ArrowException) as error:
             cause = str(error).splitlines()[0] if str(error) else type(error).__name__
             if len(files) == 1:
@@ -57,42 +64,42 @@ def read_table(path: Path, notes: list[str]) -> pa.Table:
     return pa.concat_tables(tables, promote_options="permissive")
 
 
-def _read_file(file: Path, notes: list[str]) -> pa.Table:
+def _read_file(file: Path, notes: list[str], columns: Columns) -> pa.Table:
     if file.stat().st_size == 0:
         raise pa.ArrowInvalid("it is empty")
     if file.suffix != ".parquet":
-        return _read_json(file, notes)
+        return _read_json(file, notes, columns)
     schema = pq.read_schema(file)
-    wanted = [name for others in COLUMNS.values() for name in others if name in schema.names]
+    wanted = [name for others in columns.values() for name in others if name in schema.names]
     if rollouts.FORMAT.keys() <= {key.decode() for key in schema.metadata or {}}:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                return rollouts.read(file, [name for name in wanted if name != "prompt"])
+                return rollouts.read(file, _without_prompt(wanted, columns))
             except ValueError as error:
                 cause = str(caught[0].message) if caught else str(error)
                 raise pa.ArrowInvalid(cause.rpartition("rollout log: ")[2]) from error
-    return pq.read_table(file, columns=_without_prompt(wanted))
+    return pq.read_table(file, columns=_without_prompt(wanted, columns))
 
 
-def _without_prompt(names: list[str]) -> list[str]:
-    """Texts of prompts are long, and of no use beside their ids."""
-    return [name for name in names if name != "prompt" or "prompt_id" not in names]
+def _without_prompt(names: list[str], columns: Columns) -> list[str]:
+    """Texts of prompts are long, and of no use beside their ids unless they are asked for."""
+    return [name for name in names if name != "prompt" or "prompt" in columns or "prompt_id" not in names]
 
 
-def _read_json(file: Path, notes: list[str]) -> pa.Table:
+def _read_json(file: Path, notes: list[str], columns: Columns) -> pa.Table:
     content = file.read_bytes()
     try:
         table = pj.read_json(io.BytesIO(content), parse_options=pj.ParseOptions(newlines_in_values=False))
     except pa.ArrowInvalid:
         # NaN, a line that is not finished, or numbers and nulls in an order that Arrow does not follow.
-        table = _read_json_lines(content, file, notes)
-    wanted = [name for others in COLUMNS.values() for name in others if name in table.column_names]
-    return table.select(_without_prompt(wanted))
+        table = _read_json_lines(content, file, notes, columns)
+    wanted = [name for others in columns.values() for name in others if name in table.column_names]
+    return table.select(_without_prompt(wanted, columns))
 
 
-def _read_json_lines(content: bytes, file: Path, notes: list[str]) -> pa.Table:
-    wanted = {name for others in COLUMNS.values() for name in others}
+def _read_json_lines(content: bytes, file: Path, notes: list[str], columns: Columns) -> pa.Table:
+    wanted = {name for others in columns.values() for name in others}
     rows, lines = [], content.splitlines()
     for number, line in enumerate(lines):
         if not line.strip():
