@@ -14,7 +14,7 @@ import pytest
 
 from examples.micro_code import run
 from openrlhf_pf._import_hook import SERVED_NAME
-from openrlhf_pf.cli import analyze, doctor, evaluate, patch
+from openrlhf_pf.cli import analyze, doctor, evaluate, patch, preferences
 from openrlhf_pf.filters import FILTERS
 from openrlhf_pf.filters.check import __main__ as check
 from openrlhf_pf.training.arguments import add_arguments
@@ -52,11 +52,14 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], str]] = {
     "openrlhf_pf.cli.train_ppo": (train_ppo, "clusters.md"),
     "openrlhf_pf.cli.collect": (collect, "reliability.md"),
     "openrlhf_pf.cli.analyze": (analyze.parser, "reliability.md"),
+    "openrlhf_pf.cli.preferences": (preferences.parser, "rlp.md"),
     "openrlhf_pf.cli.evaluate": (evaluate.parser, "code_reward.md"),
     "openrlhf_pf.cli.doctor": (doctor.parser, "troubleshooting.md"),
     "openrlhf_pf.cli.patch": (patch.parser, "clusters.md"),
     "openrlhf_pf.filters.check": (check.parser, "filters.md"),
 }
+#: OpenRLHF's own, which runs as it is.
+HOST_COMMANDS = ("openrlhf.cli.train_rm",)
 #: Where OpenRLHF's flags may stand beside ours.
 WITH_OPENRLHF = (SERVED_NAME, "openrlhf_pf.cli.train_ppo", "openrlhf_pf.cli.collect")
 
@@ -110,6 +113,8 @@ def wrong_with(words: list[str]) -> str | None:
         return exit_of(lambda: run.parse(arguments))
     if module in COMMANDS:
         return refused(COMMANDS[module][0](), arguments, module in WITH_OPENRLHF)
+    if module in HOST_COMMANDS:
+        return None
     if module.startswith("examples."):
         return None if find_spec(module) else f"there is no {module}"
     return f"{module} is no command of ours" if module.startswith("openrlhf") else None

@@ -266,5 +266,6 @@ def test_files_that_are_none(tmp_path, capsys):
 def test_an_output_that_cannot_be(tmp_path, capsys):
     path = made(tmp_path)
     assert "must be the name of a file that ends in .jsonl" in refused(capsys, path, output=tmp_path / "out.json")
+    assert "without a comma or @" in refused(capsys, path, output=tmp_path / "a,b.jsonl")
     (tmp_path / "file").touch()
     assert "cannot be written" in refused(capsys, path, output=tmp_path / "file" / "spg.jsonl")

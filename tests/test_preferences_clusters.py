@@ -289,4 +289,13 @@ def test_nothing_of_the_training_stack_is_imported():
         "print(sorted({'ray', 'vllm', 'deepspeed', 'openrlhf', 'transformers', 'torch'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_the_room_knows_the_code_reward_alone():
+    code = (
+        "import sys; from openrlhf_pf.preferences import behaviour, entailment, own;"
+        "print(*sorted({m.split('.')[1] for m in sys.modules if m.startswith('openrlhf_pf.') and '._' not in m}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert found == "code_reward preferences\n"
     assert list(CLUSTERINGS) == ["exact", "behaviour", "entailment"]

@@ -87,9 +87,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_output(output: str) -> None:
-    if Path(output).is_dir() or not Path(output).suffix == ".jsonl":
-        # OpenRLHF's loader tells a file's form by the end of its name.
-        raise ValueError(f"--output {output} must be the name of a file that ends in .jsonl.")
+    # OpenRLHF's loader tells a file's form by the end of its name, and cuts --data.dataset at each comma and @.
+    if Path(output).is_dir() or Path(output).suffix != ".jsonl" or set(",@") & set(output):
+        raise ValueError(f"--output {output} must be the name of a file that ends in .jsonl, without a comma or @.")
 
 
 def _read(paths: Sequence[str], warnings: list[str]) -> pa.Table:

@@ -121,14 +121,15 @@ def _rightness(found: Mapping[str, Any]) -> str:
     if share["estimate"] is None:
         return "Whether the pairs are right cannot be told: in no pair do the true scores of the answers differ."
     known = "" if share["low"] is None else f"{LEVEL:.0%} interval {share['low']:.1%} to {share['high']:.1%}; "
+    named = {"select_all": "without a threshold it would be", "ranked": "of two answers ranked by the reward it is"}
     others = [
-        f"{KINDS[name][0]}, {found['accuracy'][name]['accuracy']['estimate']:.1%}"
-        for name in ("select_all", "ranked")
+        f"; {words} {found['accuracy'][name]['accuracy']['estimate']:.1%}"
+        for name, words in named.items()
         if found["accuracy"][name]["accuracy"]["estimate"] is not None
     ]
     return (
         f"The winner is the better answer in {share['estimate']:.1%} of the pairs that differ in true score ({known}"
-        f"guessing would be 50%); {'; '.join(others)}."
+        f"guessing would be 50%){''.join(others)}."
     )
 
 

@@ -150,7 +150,7 @@ def _figures(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         drawn.append(("Confidence", figure, alt, caption))
         if found["accuracy"] and any(v["accuracy"]["estimate"] is not None for v in found["accuracy"].values()):
             figure, alt = _accuracy(found)
-            caption = "Further right is better, and the dashed line is guessing. Bars are intervals."
+            caption = "Pairs whose winner is the better answer. The dashed line is guessing, and bars are intervals."
             drawn.append(("Right pairs", figure, alt, caption))
         return [
             (title, svg.inline(*svg.drawing(figure, title.split()[0].lower()), alt), caption)
@@ -193,6 +193,7 @@ def _accuracy(found: Mapping[str, Any]) -> "tuple[Figure, str]":
     ax.axvline(50, color=LIGHT["muted"], linestyle="--", linewidth=0.8)
     ax.set_yticks(range(len(rows)), [name for name, _ in rows], color=LIGHT["ink"])
     ax.invert_yaxis()
-    ax.set_xlabel("pairs whose winner is the better answer, %")
+    ax.margins(y=0.25)
+    ax.set_xlabel("right pairs, %")
     texts = [f"{name} {pairs.percent(share['estimate'])} ({pairs.between(share)})" for name, share in rows]
     return figure, f"Share of right pairs: {'; '.join(texts)}."
