@@ -7,7 +7,8 @@
 
 ``samples`` reads and orders, ``clusters`` has the table of ways to find answers of one meaning (``behaviour``,
 ``entailment`` and ``own`` are three of them), ``progress`` keeps what is found, ``pairs`` chooses winners and losers,
-``measures`` says what they are like. Nothing here imports OpenRLHF, Ray or vLLM.
+``measures`` says what they are like. ``views`` and ``information`` are the other variant: a loss on two answers to a
+prompt, for ``openrlhf_pf.cli.train_rm``. Nothing here imports OpenRLHF, Ray or vLLM.
 """
 
 from openrlhf_pf.preferences.clusters import CLUSTERINGS, Clustering, build
