@@ -1,5 +1,6 @@
 """Collecting: its checks, the true score, and what is left to do; nothing here starts Ray."""
 
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ def arguments(output, **flat):
         "train.agent_func_path": None,
         "collect.output": str(output),
         "collect.score": str(Path(__file__).parent / "end_to_end" / "true_score.py"),
+        "collect.unscored": False,
         "collect.checkpoint": None,
         "collect.max_prompts": None,
         "collect.workers": 2,
@@ -64,7 +66,12 @@ def test_a_directory_with_other_samples_is_left_alone(tmp_path):
         ({"reward.model_name_or_path": None}, "there is nothing to measure: give the reward model"),
         ({"collect.score": "absent.py"}, "absent.py gives no reward_func (FileNotFoundError"),
         ({"collect.score": __file__}, "gives no reward_func (AttributeError"),
-        ({"collect.score": None}, "name a reward_func that returns the true score with --collect.score FILE.py"),
+        ({"collect.score": None}, "true score with --collect.score FILE.py, or say --collect.unscored that there is"),
+        ({"collect.unscored": True}, "--collect.score says where true scores come from, and --collect.unscored that"),
+        (
+            {"collect.unscored": True, "collect.score": None, "reward.remote_url": "reward.py"},
+            "--collect.unscored is for a local reward model: a reward function returns true scores or none by itself",
+        ),
         (
             {"reward.remote_url": "reward.py", "sample_filter_reward_models": "a,b"},
             "--sample_filter_reward_models scores with the workers of a local reward model, but",
@@ -82,6 +89,15 @@ def test_a_bad_flag_gets_one_sentence_and_leaves_no_record(tmp_path, flat, words
 
 def test_a_reward_function_may_bring_the_true_score_itself(tmp_path):
     check_arguments(arguments(tmp_path / "out", **{"collect.score": None, "reward.remote_url": "reward.py"}))
+
+
+def test_samples_need_no_true_score_where_it_is_said(tmp_path):
+    unscored = {"collect.score": None, "collect.unscored": True}
+    check_arguments(arguments(tmp_path / "out", **unscored))
+    record = json.loads((tmp_path / "out" / "collect.json").read_text())
+    assert record["collect.score"] is None and "collect.unscored" not in record, "an older record has no such entry"
+    with pytest.raises(ValueError, match="begun with --collect.score None, and now it is "):
+        check_arguments(arguments(tmp_path / "out"))
 
 
 def test_the_filter_of_a_training_command_touches_nothing(monkeypatch, tmp_path):

@@ -14,11 +14,12 @@ import pytest
 
 from examples.micro_code import run
 from openrlhf_pf._import_hook import SERVED_NAME
-from openrlhf_pf.cli import analyze, doctor, evaluate, patch
+from openrlhf_pf.cli import analyze, doctor, evaluate, patch, preferences
 from openrlhf_pf.filters import FILTERS
 from openrlhf_pf.filters.check import __main__ as check
 from openrlhf_pf.training.arguments import add_arguments
 from openrlhf_pf.training.collect_arguments import add_arguments as add_collect_arguments
+from openrlhf_pf.training.policy_reward_arguments import add_arguments as add_policy_arguments
 
 ROOT = Path(__file__).parents[1]
 README, DOCS = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
@@ -46,19 +47,30 @@ def collect() -> argparse.ArgumentParser:
     return parser
 
 
+def train_rm() -> argparse.ArgumentParser:
+    """Our flags; OpenRLHF's own are left over."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_policy_arguments(parser)
+    return parser
+
+
 #: The parser of each command of ours, and the page that has to name its flags.
 COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], str]] = {
     SERVED_NAME: (train_ppo, "clusters.md"),
     "openrlhf_pf.cli.train_ppo": (train_ppo, "clusters.md"),
     "openrlhf_pf.cli.collect": (collect, "reliability.md"),
     "openrlhf_pf.cli.analyze": (analyze.parser, "reliability.md"),
+    "openrlhf_pf.cli.train_rm": (train_rm, "rlp.md"),
+    "openrlhf_pf.cli.preferences": (preferences.parser, "rlp.md"),
     "openrlhf_pf.cli.evaluate": (evaluate.parser, "code_reward.md"),
     "openrlhf_pf.cli.doctor": (doctor.parser, "troubleshooting.md"),
     "openrlhf_pf.cli.patch": (patch.parser, "clusters.md"),
     "openrlhf_pf.filters.check": (check.parser, "filters.md"),
 }
+#: OpenRLHF's own, which runs as it is.
+HOST_COMMANDS = ("openrlhf.cli.train_rm",)
 #: Where OpenRLHF's flags may stand beside ours.
-WITH_OPENRLHF = (SERVED_NAME, "openrlhf_pf.cli.train_ppo", "openrlhf_pf.cli.collect")
+WITH_OPENRLHF = (SERVED_NAME, "openrlhf_pf.cli.train_ppo", "openrlhf_pf.cli.train_rm", "openrlhf_pf.cli.collect")
 
 
 def anchors(page: Path) -> set[str]:
@@ -110,6 +122,8 @@ def wrong_with(words: list[str]) -> str | None:
         return exit_of(lambda: run.parse(arguments))
     if module in COMMANDS:
         return refused(COMMANDS[module][0](), arguments, module in WITH_OPENRLHF)
+    if module in HOST_COMMANDS:
+        return None
     if module.startswith("examples."):
         return None if find_spec(module) else f"there is no {module}"
     return f"{module} is no command of ours" if module.startswith("openrlhf") else None
@@ -123,7 +137,9 @@ def refused(parser: argparse.ArgumentParser, arguments: list[str], more: bool) -
     if why := exit_of(lambda: parser.parse_known_args(arguments)):
         return why
     options, rest = parser.parse_known_args(arguments)
-    unknown = [word for word in rest if word.startswith(("--sample_filter", "--collect")) or not more]
+    unknown = [
+        word for word in rest if word.startswith(("--sample_filter", "--collect", "--policy_samples")) or not more
+    ]
     name = getattr(options, "sample_filter", "none")
     if name not in FILTERS and name != "auto" and not Path(ROOT, name.split(":")[0]).is_file():
         return f"there is no filter {name}"

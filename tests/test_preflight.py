@@ -47,6 +47,8 @@ def run(module: str, flags: str) -> subprocess.CompletedProcess:
             2,
             "openrlhf_pf: OpenRLHF refuses these arguments: remote_rm_url or agent_func_path must be specified",
         ),
+        ("openrlhf_pf.cli.train_rm", "--help", 0, "--policy_samples_weight"),
+        ("openrlhf_pf.cli.train_rm", "--policy_samples absent", 2, "there is no file or directory 'absent'"),
         ("openrlhf_pf.cli.collect", "--help", 0, "--collect.max_prompts"),
         ("openrlhf_pf.cli.collect", f"{FLAGS} --collect.output out", 2, "--collect.score FILE.py"),
     ],
@@ -106,11 +108,11 @@ def unreachable(entry, monkeypatch):
         "heavy_part.VALUE\nparser = argparse.ArgumentParser()\nparser.add_argument('--size', type=int)\n"
         "parser.set_defaults(**{'rollout.n_samples_per_prompt': 1})\nargs = parser.parse_args()\nprint('went on')"
     )
-    monkeypatch.setattr(launch, "ENTRY_MODULE", name)
     monkeypatch.setattr(launch, "check_interface", lambda: None)
     monkeypatch.setattr(launch, "resolve", lambda flat: None)
     monkeypatch.setattr(sys, "argv", ["train", "--size", "3"])
     monkeypatch.setitem(sys.modules, "heavy_part", argparse.Namespace(VALUE=1))
+    return launch.Host(name, "rollout.n_samples_per_prompt")
 
 
 @pytest.mark.parametrize("stage", ["resolve", "check"])
@@ -121,6 +123,7 @@ def test_arguments_that_preflight_could_not_reach_are_checked_all_the_same(stage
     if stage == "resolve":
         monkeypatch.setattr(launch, "resolve", refuse)
     with pytest.raises(SystemExit) as exit_:
-        launch.run(lambda parser: None, refuse if stage == "check" else lambda args: None, lambda args, entry: None)
+        check = refuse if stage == "check" else lambda args: None
+        launch.run(lambda parser: None, check, lambda args, entry: None, unreachable)
     said = capsys.readouterr()
     assert (exit_.value.code, said.err, said.out) == (2, "openrlhf_pf: the size is wrong.\n", "")

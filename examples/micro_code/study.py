@@ -1,11 +1,11 @@
-"""Many PPO runs from one policy and reward model, arm by arm and seed by seed: what gives a filter its lead, or costs it?
+"""Many PPO runs from one policy and reward model, arm by arm and seed by seed: what gives a filter its lead?
 
 python -m examples.micro_code.study --base runs/quickstart --output runs/study --arms none random best_worst
 python -m examples.micro_code.study --base runs/quickstart --output runs/study --table
 
-BASE is the run directory of a study that has a reward model (examples.micro_code.run --until reward, or further). A cell
-is an arm with a PPO seed; it is trained once and kept under its settings. All cells share one Ray. The table compares
-each arm with the first one, paired over seeds and held-out tasks.
+BASE is the run directory of a study that has a reward model (examples.micro_code.run --until reward, or further). A
+cell is an arm with a PPO seed; it is trained once and kept under its settings. All cells share one Ray. The table
+compares each arm with the first one, paired over seeds and held-out tasks.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Cells:
 
 
 def paired_interval(differences: np.ndarray, draws: int = 4000, seed: int = 0) -> tuple[float, float]:
-    """95% interval of the mean of (seeds, tasks) differences, resampling seeds and tasks; of tasks alone with one seed."""
+    """95% interval of the mean of (seeds, tasks) differences, resampling seeds and tasks."""
     rng = np.random.default_rng(seed)
     n_seeds, n_tasks = differences.shape
     means = np.empty(draws)
@@ -193,12 +193,7 @@ def table(cells: Cells, arms: Sequence[str], seeds: Sequence[int]) -> list[dict[
     return rows
 
 
-CURVES = {
-    "reward": "rollout/reward",
-    "kl": "train/kl",
-    "grad_norm": "train/actor_grad_norm",
-    "entropy": "train/entropy",
-}
+CURVES = {"kl": "train/kl", "grad_norm": "train/actor_grad_norm"}
 
 
 def _last(curves: list[dict[str, list]], tag: str, points: int = 3) -> float | None:

@@ -8,7 +8,7 @@ import contextlib
 import io
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,27 @@ def find(path: Path, notes: list[str]) -> list[Path]:
         names = ", ".join(folders[:4]) + (" ..." if len(folders) > 4 else "")
         notes.append(f"{path}: the files of {len(folders)} folders ({names}) are read as one set of samples.")
     return files
+
+
+def read_table(path: Path, notes: list[str], names: Iterable[str]) -> pa.Table:
+    """Those of some columns that a file, or the files of a folder, have; what is not read goes into ``notes``.
+
+    Raises:
+        ValueError: there is no such path, or nothing in it that can be read; the message is one sentence.
+    """
+    wanted, files, tables = list(names), find(path, notes), []
+    for file in files:
+        try:
+            source = open_file(file, notes)
+            tables.append(source.read([name for name in wanted if name in source.schema.names]))
+        except (OSError, pa.ArrowException) as error:
+            cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if len(files) == 1:
+                raise ValueError(f"{str(file)!r} cannot be read ({cause}): {GIVE}") from error
+            notes.append(left_out([file.name], f"it cannot be read ({cause})"))
+    if not tables:
+        raise ValueError(f"no file in {str(path)!r} can be read: all {len(files)} are damaged or unfinished.")
+    return pa.concat_tables(tables, promote_options="permissive")
 
 
 def left_out(names: Sequence[str], why: str) -> str:

@@ -13,7 +13,7 @@ from openrlhf_pf.training.true_score import load_reward_func
 #: What decides the responses and their scores: a directory is continued only under the same.
 _DECISIVE = ("actor", "data", "rollout", "reward", "collect", "sample_filter_reward_models")
 #: What may change on the way: it moves work, not results.
-_FREE = ("micro_batch_size", "num_nodes", "num_gpus_per_node", "offload", "output", "workers")
+_FREE = ("micro_batch_size", "num_nodes", "num_gpus_per_node", "offload", "output", "workers", "unscored")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--collect.score",
         metavar="FILE.py",
         help="file whose reward_func(queries, prompts, labels) returns the true score, as scores or as rewards",
+    )
+    group.add_argument(
+        "--collect.unscored",
+        action="store_true",
+        help="there is no true score: write down the rewards of a local reward model alone",
     )
     group.add_argument("--collect.checkpoint", metavar="NAME", help="name of the policy in the column checkpoint")
     group.add_argument("--collect.max_prompts", type=int, metavar="P", help="stop after this many prompts")
@@ -54,13 +59,7 @@ def check_arguments(args: SimpleNamespace) -> None:
             "there is nothing to measure: give the reward model with --reward.model_name_or_path, or a reward "
             "function with --reward.remote_url."
         )
-    if args.collect.score:
-        load_reward_func(args.collect.score, "--collect.score")
-    elif not (args.reward.remote_url or args.train.agent_func_path):
-        raise ValueError(
-            "a local reward model does not say how right it is: name a reward_func that returns the true score with "
-            "--collect.score FILE.py."
-        )
+    _check_score(args)
     check_reward_models(args)
     if args.collect.max_prompts is not None and args.collect.max_prompts < 1:
         raise ValueError(f"--collect.max_prompts must be 1 or more, got {args.collect.max_prompts}.")
@@ -83,6 +82,27 @@ def check_arguments(args: SimpleNamespace) -> None:
         raise ValueError(
             f"--collect.output {directory} was begun with --{name} {earlier.get(name)}, and now it is "
             f"{settings.get(name)}: give the earlier settings to go on, or name an empty directory."
+        )
+
+
+def _check_score(args: SimpleNamespace) -> None:
+    local = not (args.reward.remote_url or args.train.agent_func_path)
+    if args.collect.unscored and args.collect.score:
+        raise ValueError(
+            "--collect.score says where true scores come from, and --collect.unscored that there are none: give one "
+            "of them."
+        )
+    if args.collect.unscored and not local:
+        raise ValueError(
+            "--collect.unscored is for a local reward model: a reward function returns true scores or none by itself, "
+            "so leave it out."
+        )
+    if args.collect.score:
+        load_reward_func(args.collect.score, "--collect.score")
+    elif local and not args.collect.unscored:
+        raise ValueError(
+            "a local reward model does not say how right it is: name a reward_func that returns the true score with "
+            "--collect.score FILE.py, or say --collect.unscored that there is none."
         )
 
 

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import fields
 from importlib import metadata
 from typing import Any
@@ -94,6 +95,26 @@ EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+#: Likewise, for the trainer of reward models.
+EXPECTED_OF_REWARD_MODEL: dict[str, tuple[str, ...]] = {
+    "openrlhf.trainer.rm_trainer:RewardModelTrainer.__init__": (
+        *("self", "model", "strategy", "optim", "train_dataloader", "eval_dataloader", "scheduler", "tokenizer"),
+        *("max_norm", "max_epochs", "loss", "disable_ds_ckpt", "save_hf_ckpt"),
+    ),
+    "openrlhf.trainer.rm_trainer:RewardModelTrainer.fit": (
+        "self",
+        "args",
+        "consumed_samples",
+        "num_update_steps_per_epoch",
+    ),
+    "openrlhf.trainer.rm_trainer:RewardModelTrainer.concatenated_forward": (
+        *("self", "model", "chosen_ids", "c_mask", "reject_ids", "r_mask"),
+    ),
+    "openrlhf.trainer.rm_trainer:RewardModelTrainer.save_logs_and_checkpoints": (
+        *("self", "args", "global_step", "step_bar", "logs_dict", "client_states"),
+    ),
+}
+
 #: Likewise, where we use what only later releases have: the release that brought it, and what we count on since.
 EXPECTED_SINCE: dict[str, dict[str, tuple[str, ...]]] = {
     "0.11.2": {
@@ -142,14 +163,19 @@ def check_interface() -> None:
     """
     found = metadata.version("openrlhf")
     later = [expected for since, expected in EXPECTED_SINCE.items() if Version(found) >= Version(since)]
-    for path, parameters in ChainMap(EXPECTED_PARAMETERS, *later).items():
-        check_parameters(path, parameters)
+    check_all_parameters(ChainMap(EXPECTED_PARAMETERS, *later))
     experience = importlib.import_module("openrlhf.trainer.ppo_utils.experience").Experience
     missing = EXPECTED_EXPERIENCE_FIELDS - {field.name for field in fields(experience)}
     if missing:
         raise ImportError(
             f"OpenRLHF {found} has no Experience.{', Experience.'.join(sorted(missing))}, " "expected it."
         )
+
+
+def check_all_parameters(expected: Mapping[str, tuple[str, ...]]) -> None:
+    """As :func:`check_parameters`, of each of them."""
+    for path, parameters in expected.items():
+        check_parameters(path, parameters)
 
 
 def check_parameters(path: str, expected: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from openrlhf_pf.code_reward.judge import codec
+from openrlhf_pf.code_reward.judge import codec, observe
 from openrlhf_pf.code_reward.judge.checks import CHECKS, Check, checker_function
 from openrlhf_pf.code_reward.judge.programs import Runs, check_programs
 from openrlhf_pf.code_reward.judge.remote import END, ERROR_VERDICTS, GONE, CandidateError, Decided, Remote, describe
@@ -68,17 +68,18 @@ def _bounded(seconds: float) -> Iterator[None]:
 
 def _check_one(control: Control, source: str, kind: str, data: dict[str, Any], limits: dict[str, Any]) -> tuple:
     random.seed(0)  # the same program gets the same verdict twice
-    if kind == "stdio":
+    if kind in ("stdio", observe.PROGRAMS):
         with _bounded(limits["cpu_seconds"]):
-            return _check_whole(control, source, data, limits)
+            return _check_whole(control, source, kind, data, limits)
     talk, their_talk = socket.socketpair()
     bell, their_bell = os.pipe()
     with talk, _closing(bell):
         with their_talk, _closing(their_bell):
             control.start(limits, [their_talk.fileno(), their_bell])
-        remote = Remote(talk, bell, limits["wall_seconds"])
+        watches = kind == observe.FUNCTIONS
+        remote = (observe.Witness if watches else Remote)(talk, bell, limits["wall_seconds"])
         with _bounded(limits["cpu_seconds"]):
-            verdict, test, detail = _decide(remote, CHECKS[kind], source, data)
+            verdict, test, detail = _decide(remote, observe.check if watches else CHECKS[kind], source, data)
     control.stop(gone=verdict == GONE)
     report = control.report()
     if verdict == GONE:
@@ -88,13 +89,16 @@ def _check_one(control: Control, source: str, kind: str, data: dict[str, Any], l
     return verdict, test, detail, remote.calls, used, marks
 
 
-def _check_whole(control: Control, source: str, data: dict[str, Any], limits: dict[str, Any]) -> tuple:
+def _check_whole(control: Control, source: str, kind: str, data: dict[str, Any], limits: dict[str, Any]) -> tuple:
     remote = Remote.nobody()
     runs = Runs(control, source, limits)
     found: tuple[str, int | None, str] | None = None
     try:
-        checker = checker_function(remote, data)
-        for remote.test, found in check_programs(runs, data, checker):
+        if kind == observe.PROGRAMS:
+            tests = observe.check_programs(runs, data)
+        else:
+            tests = check_programs(runs, data, checker_function(remote, data))
+        for remote.test, found in tests:
             remote.calls += 1
             if found:
                 break
@@ -124,7 +128,7 @@ def _decide(remote: Remote, check: Check, source: str, data: dict[str, Any]) -> 
             remote.test = None
             remote.fault("it never calls the program")
         remote.request(END)  # an answer given twice would arrive here
-        remote.verdict("passed")
+        remote.verdict("passed", remote.testimony() if isinstance(remote, observe.Witness) else "")
     except (Decided, CandidateError):
         # An error in answer to "end" is a program that has taken the place of our side of it.
         return remote.decision or ("crashed", None, "an answer to another question")

@@ -136,6 +136,17 @@ def _check_asserts(remote: Remote, source: str, data: dict[str, Any]) -> None:
     """Statements: ``imports``, for the program too where they import, ``setup``, ``asserts``, ``names`` of the
     solution's; ``reference`` with the code that defines ``helpers``, which are ours.
     """
+    space = space_of_asserts(remote, source, data)
+    whole = "\n".join([data["setup"], *data["asserts"]])
+    space.prepare(whole)
+    if data["setup"].strip():
+        _judged(space, lambda: space.run(data["setup"]))
+    for remote.test, text in enumerate(data["asserts"]):
+        _judged(space, lambda text=text: space.run(text))
+
+
+def space_of_asserts(remote: Remote, source: str, data: dict[str, Any]) -> Space:
+    """Where statements run, once the program is loaded: with their imports and the reference's helpers."""
     remote.load(f"{_imports_of(data['imports'])}\n{source}\n")
     own = {*data["names"], data.get("entry_point", "")} - {""} - set(data.get("helpers", ()))
     space = Space(remote, own)
@@ -144,12 +155,7 @@ def _check_asserts(remote: Remote, source: str, data: dict[str, Any]) -> None:
         space.names[name] = helper
         if any(name[:1].isupper() for name in data["names"]):  # it compares objects of the program's own classes
             remote.relies_on_the_program()
-    whole = "\n".join([data["setup"], *data["asserts"]])
-    space.prepare(whole)
-    if data["setup"].strip():
-        _judged(space, lambda: space.run(data["setup"]))
-    for remote.test, text in enumerate(data["asserts"]):
-        _judged(space, lambda text=text: space.run(text))
+    return space
 
 
 def _helpers(space: Space, data: dict[str, Any]) -> dict[str, Any]:
@@ -180,14 +186,15 @@ def _check_functions(remote: Remote, source: str, data: dict[str, Any]) -> None:
     space = Space(remote, {data["entry_point"]} - {""})
     space.prepare(data["test"])
     _judged(space, lambda: space.run(data["test"]))
-    tests = [test for name, member in list(space.names.items()) for test in _tests_of(name, member)]
+    tests = [test for name, member in list(space.names.items()) for test in tests_of(name, member)]
     if not tests:
         remote.fault("it has no function test_...")
     for remote.test, test in enumerate(tests):
         _judged(space, test)
 
 
-def _tests_of(name: str, member: Any) -> list[Callable[[], Any]]:
+def tests_of(name: str, member: Any) -> list[Callable[[], Any]]:
+    """The tests that a name of a module of tests stands for, ready to be called."""
     if isinstance(member, type) and issubclass(member, unittest.TestCase):
         return [
             lambda case=case: case.debug()  # raises what the test raises

@@ -53,7 +53,8 @@ class Problem:
     """What a program is checked against, as plain data; the builders in :mod:`tasks` make it.
 
     Attributes:
-        kind: ``cases``, ``function``, ``asserts``, ``functions`` (:mod:`checks`) or ``stdio`` (:mod:`programs`).
+        kind: ``cases``, ``function``, ``asserts``, ``functions`` (:mod:`checks`) or ``stdio`` (:mod:`programs`);
+            :mod:`observe` makes two more of them.
         data: what tests of that kind need; not to be changed once a program has been checked. ``limits`` in it, names
             and values of :class:`Limits`, stand above those of the pool.
     """

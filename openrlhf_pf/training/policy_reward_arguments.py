@@ -1,0 +1,76 @@
+"""The ``--policy_samples*`` flags of ``train_rm``, and their checks. Imports nothing of OpenRLHF."""
+
+import argparse
+from pathlib import Path
+from types import SimpleNamespace
+
+from openrlhf_pf.preferences import COLUMNS, prompts_of
+from openrlhf_pf.preferences.views import Views
+from openrlhf_pf.reliability.files import read_table
+
+#: What a second forward pass over views does not go with: when it is asked for, and the flag's name.
+_REFUSED = {
+    "--ds.packing_samples": lambda args: args.ds.packing_samples,
+    "--ds.ring_attn_size": lambda args: args.ds.ring_attn_size > 1,
+    "--ds.tensor_parallel_size": lambda args: args.ds.tensor_parallel_size > 1,
+    "--ds.zero_stage 3": lambda args: args.ds.zero_stage > 2,
+    "--ds.lora.rank": lambda args: args.ds.lora.rank > 0,
+    "--ds.load_in_4bit": lambda args: args.ds.load_in_4bit,
+    "--model.aux_loss_coef": lambda args: args.model.aux_loss_coef > 0,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags to OpenRLHF's parser, in a group of their own."""
+    group = parser.add_argument_group(
+        "reward learning on policy (openrlhf_pf)", "Samples of the policy as views in a second loss (RLP-UML)."
+    )
+    add = group.add_argument
+    add("--policy_samples", metavar="DIR", help="what openrlhf_pf.cli.collect wrote; without it, nothing changes")
+    add("--policy_samples_weight", type=float, default=0.5, help="lambda; 0 changes nothing (%(default)s)")
+    add("--policy_samples_batch", type=int, default=16, help="prompts a micro-batch and process (%(default)s)")
+    add("--policy_samples_dim", type=int, default=64, help="size of the representation z (%(default)s)")
+    add("--policy_samples_ramp", type=int, default=0, help="steps until SKL has its whole weight (%(default)s)")
+    add("--policy_samples_checkpoint", metavar="NAME", help="whose samples, where there are those of several")
+
+
+def is_active(args: SimpleNamespace) -> bool:
+    """Whether anything of ours is asked for."""
+    return bool(args.policy_samples) and args.policy_samples_weight > 0
+
+
+def check_arguments(args: SimpleNamespace) -> None:
+    """Check the flags before OpenRLHF is imported.
+
+    Args:
+        args: OpenRLHF's nested arguments.
+
+    Raises:
+        ValueError: one sentence that says what was given, what is allowed and what to do.
+    """
+    if not args.policy_samples_weight >= 0:
+        raise ValueError(f"--policy_samples_weight must be 0 or more, got {args.policy_samples_weight}.")
+    for name, least in (("batch", 2), ("dim", 1), ("ramp", 0)):
+        if (value := getattr(args, f"policy_samples_{name}")) < least:
+            raise ValueError(f"--policy_samples_{name} must be {least} or more, got {value}.")
+    if not is_active(args):
+        return
+    for flag, given in _REFUSED.items():
+        if given(args):
+            raise ValueError(f"--policy_samples does not go with {flag}: leave out the one or the other.")
+    views = views_of(args)
+    if len(views) < args.policy_samples_batch:
+        raise ValueError(
+            f"--policy_samples_batch {args.policy_samples_batch} is more than the {len(views)} prompts that have two "
+            f"different whole answers ({views.skipped} more have not): give a smaller one, or collect more prompts."
+        )
+
+
+def views_of(args: SimpleNamespace) -> Views:
+    """The views of ``--policy_samples``.
+
+    Raises:
+        ValueError: they cannot be read; one sentence.
+    """
+    table = read_table(Path(args.policy_samples), [], [name for others in COLUMNS.values() for name in others])
+    return Views(prompts_of(table, args.policy_samples_checkpoint), args.train.seed)

@@ -1,0 +1,109 @@
+"""The whole way on the real stack: rewards without true scores, pairs out of them, OpenRLHF's train_rm on both."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from real_stack import stack_environment
+from safetensors.torch import load_file
+from true_score import ascii_characters
+
+from openrlhf_pf import rollouts
+from openrlhf_pf.cli.preferences import main
+
+pytestmark = pytest.mark.end_to_end
+
+# Answers of a random policy never agree: a third of their lengths does.
+SAME = """
+def same(prompt, responses, label):
+    return [int(sum(map(str.isascii, text)) % 3 > 0) for text in responses]
+"""
+
+
+def test_pairs_of_an_unscored_collection_train_a_reward_model(stack, tmp_path):
+    folder, samples, output = tmp_path / "run", tmp_path / "run" / "samples", tmp_path / "spg.jsonl"
+    flags = f"--collect.output {samples} --collect.unscored --reward.model_name_or_path {stack.reward}"
+    run = stack.train(folder, 16, flags, ("-m", "openrlhf_pf.cli.collect"))
+    assert "16 prompts x 4 responses in 2 files" in run.log
+    rows = rollouts.read(samples).to_pandas()
+    assert rows.reward.notna().all() and rows.score.isna().all()
+
+    (tmp_path / "same.py").write_text(SAME)
+    assert rows.truncated.mean() > 0.5, "a random policy hardly ever ends an answer, so that none could win"
+    file = tmp_path / "samples.jsonl"
+    rows[["prompt", "group", "response", "reward"]].to_json(file, orient="records", lines=True)
+    command = [str(file), "--cluster", f"{tmp_path / 'same.py'}:same", "--output", str(output)]
+    assert main(command) == 0
+    pairs = [json.loads(line) for line in output.read_text().splitlines()]
+    assert pairs and {pair["prompt"] for pair in pairs} <= set(rows.prompt)
+    for pair in pairs:
+        answers = rows[rows.prompt == pair["prompt"]]
+        kinds = [ascii_characters(pair[name]) % 3 > 0 for name in ("chosen", "rejected")]
+        alike = answers[answers.response.map(lambda text: ascii_characters(text) % 3 > 0) == kinds[0]]
+        assert kinds[0] != kinds[1] and alike.reward.max() in set(alike.reward[alike.response == pair["chosen"]])
+
+    original = tmp_path / "D.jsonl"
+    write(original, [{"prompt": "add 1 + 1?", "chosen": "2", "rejected": "3"}])
+    trained = train_rm(stack, tmp_path, "openrlhf.cli.train_rm", "rm", original, output)
+    assert f"{1 + len(pairs)}/{1 + len(pairs)}" in trained, trained[-3000:]
+    assert weights(tmp_path / "rm")
+
+
+def test_views_train_the_model_and_leave_an_ordinary_one(stack, tmp_path):
+    """OpenRLHF's train_rm, ours at weight 0, which is the same bit for bit, and ours with views of eight prompts."""
+    pairs, samples = tmp_path / "D.jsonl", tmp_path / "samples.jsonl"
+    write(pairs, [{"prompt": f"add {n} + 1?", "chosen": str(n + 1), "rejected": str(n)} for n in range(6)])
+    answers = [(f"add {n} + 2?", str(n + wrong)) for n in range(8) for wrong in (2, 2, 3)]
+    write(samples, [{"prompt": prompt, "response": text, "reward": 0.0} for prompt, text in answers])
+    ours = ["--policy_samples", str(samples), "--policy_samples_batch", "4", "--policy_samples_weight"]
+    train_rm(stack, tmp_path, "openrlhf.cli.train_rm", "theirs", pairs)
+    train_rm(stack, tmp_path, "openrlhf_pf.cli.train_rm", "nothing", pairs, more=[*ours, "0"])
+    train_rm(stack, tmp_path, "openrlhf_pf.cli.train_rm", "views", pairs, more=[*ours, "0.5"])
+    theirs, nothing, views = (weights(tmp_path / name) for name in ("theirs", "nothing", "views"))
+    assert theirs.keys() == nothing.keys() == views.keys()
+    assert all(torch.equal(theirs[name], nothing[name]) for name in theirs)
+    assert any(not torch.equal(theirs[name], views[name]) for name in theirs if ".layers." in name)
+    scalars = scalars_of(tmp_path / "views_log")
+    for name in ("mi_nwj", "mi_jsd", "skl", "std", "reward_spread"):
+        assert len(scalars[f"train/rlp/{name}"]) == 6, scalars.keys()
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def train_rm(stack, folder, module, name, *data, more=()):
+    """Train on these files, in micro-batches of one pair; what was printed."""
+    flags = (
+        f"--model.model_name_or_path {stack.policy} --data.dataset {','.join(map(str, data))} "
+        f"--eval.dataset {data[0]} --data.prompt_key prompt --data.chosen_key chosen --data.rejected_key rejected "
+        "--data.max_len 64 --train.batch_size 1 --train.micro_batch_size 1 --train.max_epochs 1 --ds.zero_stage 0 "
+        "--adam.lr 1e-3 --ds.attn_implementation eager "
+        f"--ckpt.output_dir {folder / name} --logger.tensorboard_dir {folder / f'{name}_log'}"
+    )
+    launcher = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    run = subprocess.run(
+        [sys.executable, "-m", module, *flags.split(), *more],
+        env={**stack_environment(), **launcher},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-5000:]
+    return run.stdout
+
+
+def weights(folder):
+    (file,) = folder.glob("*.safetensors")
+    return load_file(file)
+
+
+def scalars_of(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = (file for file in folder.rglob("*tfevents*"))
+    accumulator = EventAccumulator(str(events)).Reload()
+    return {tag: accumulator.Scalars(tag) for tag in accumulator.Tags()["scalars"]}

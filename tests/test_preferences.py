@@ -1,0 +1,276 @@
+"""The command: what it writes, that it goes on where it was ended, and what it says to bad input."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from preference_samples import samples
+from preference_samples import table_of as table
+from test_page import Page
+
+from openrlhf_pf.cli.preferences import main
+from openrlhf_pf.rollouts import prompt_id, table_of, write_table
+
+CODE = json.dumps({"entry_point": "f", "inputs": [[1], [3]], "outputs": [1, 9]})
+
+
+def run(path, *more, cluster="exact", output=None):
+    output = output or (path if path.is_dir() else path.parent) / "out" / "spg.jsonl"
+    return main([str(path), "--cluster", cluster, "--output", str(output), *map(str, more)]), output
+
+
+def rows_of(output):
+    return [json.loads(line) for line in output.read_text().splitlines()]
+
+
+def report_of(output):
+    return json.loads((output.parent / f"{output.name}.report.json").read_text())
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Six prompts, whose largest cluster has six of ten answers and is right in all but one."""
+    scores = [float(("answer 0" in response) == (prompt != "prompt 5")) for prompt, response, _ in samples()]
+    pq.write_table(table(samples(), score=scores), tmp_path / "samples.parquet")
+    return tmp_path / "samples.parquet"
+
+
+# ── What comes out ──
+
+
+def test_pairs_and_their_report(file, capsys):
+    status, output = run(file, "--seed", 3)
+    assert status == 0
+    rows = rows_of(output)
+    assert [set(row) for row in rows] == [{"prompt", "chosen", "rejected"}] * 6
+    assert {row["prompt"] for row in rows} == {f"prompt {p}" for p in range(6)}
+    assert all(row["chosen"] == "answer 0" and row["rejected"] in ("answer 1", "answer 2") for row in rows)
+    report = report_of(output)
+    assert (report["prompts"], report["used"], report["pairs"], report["skipped"]) == (6, 6, 6, {})
+    assert report["accuracy"]["spg"]["accuracy"]["estimate"] == pytest.approx(5 / 6)
+    assert report["accuracy"]["spg"]["prompts"] == 6 and report["settings"]["seed"] == 3
+    # Rewards rise from answer 0 to answer 2: ranked samples whose scores differ are right for prompt 5 alone.
+    assert report["accuracy"]["ranked"]["accuracy"]["estimate"] == pytest.approx(1 / 6, abs=0.01)
+    for values in report["accuracy"].values():
+        share = values["accuracy"]
+        assert share["low"] <= share["estimate"] <= share["high"]
+    printed = capsys.readouterr().out
+    assert "6 of 6 prompts give 6 pairs (100%)." in printed and "right of decided" in printed and "83.3%" in printed
+
+
+def test_what_collecting_writes(tmp_path):
+    """Two files of a log; a prompt that the data set holds twice is two prompts."""
+    for number, start in ((1, 0), (2, 2)):
+        rows = [(f"prompt {g // 3}", f"answer {i // 2}", g, i) for g in (start, start + 1) for i in range(3)]
+        columns = {
+            "group": [g for _, _, g, _ in rows],
+            "prompt_id": [prompt_id(prompt) for prompt, *_ in rows],
+            "prompt": [prompt for prompt, *_ in rows],
+            "response": [response for _, response, *_ in rows],
+            "prompt_tokens": [5] * 6,
+            "response_tokens": [2, 2, 1] * 2,
+            "reward": [float(i) for *_, i in rows],
+            "weight": [0.0] * 6,
+            "kept": [False] * 6,
+            "draws": [0] * 6,
+            "checkpoint": ["sft"] * 6,
+        }
+        write_table(tmp_path / f"part-{number:06d}.parquet", table_of(0, columns))
+    (tmp_path / "collect.json").write_text("{}")
+    status, output = run(tmp_path)
+    assert status == 0
+    row = {"chosen": "answer 0", "rejected": "answer 1"}
+    assert rows_of(output) == [
+        {"prompt": "prompt 0", **row},
+        {"prompt": "prompt 1", **row},
+    ], "three equal pairs are one"
+    report = report_of(output)
+    assert (report["prompts"], report["used"], report["accuracy"]) == (4, 4, None)
+    assert report["lengths"]["chosen"]["tokens"] == 2 and report["lengths"]["rejected"]["tokens"] == 1
+    assert "Winners are 100% longer than losers" in report["warnings"][0]
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_the_order_of_rows_and_files_changes_nothing(tmp_path, grouped):
+    rows = samples(20)
+    groups = [int(prompt.split()[1]) for prompt, *_ in rows]
+    order = list(range(len(rows)))
+    written = []
+    for turn in range(2):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        for part, places in enumerate((order[:90], order[90:])):
+            columns = {"group": [groups[i] for i in places]} if grouped else {}
+            pq.write_table(table([rows[i] for i in places], **columns), folder / f"{part}.parquet")
+        assert run(folder)[0] == 0
+        written.append((folder / "out" / "spg.jsonl").read_bytes())
+        random.Random(0).shuffle(order)
+    assert written[0] == written[1] and len(written[0].splitlines()) == 20
+
+
+def test_programs_in_the_real_sandbox_and_jsonl(tmp_path):
+    answers = ["def f(n):\n    return n * n", "def f(n):\n    return n ** 2", "def f(n):\n    return 1", "nonsense"]
+    lines = [{"prompt": "p", "response": a, "reward": i, "label": CODE} for i, a in enumerate(answers)]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    status, output = run(tmp_path / "samples.jsonl", cluster="behaviour")
+    assert status == 0
+    (row,) = rows_of(output)
+    assert row["chosen"] == answers[1] and row["rejected"] in answers[2:]
+
+
+def test_one_of_several_checkpoints(tmp_path):
+    rows = samples(2) + samples(3)
+    names = ["first"] * 20 + ["second"] * 30
+    pq.write_table(table(rows, checkpoint=names), tmp_path / "a.parquet")
+    assert run(tmp_path / "a.parquet", "--checkpoint", "second")[0] == 0
+    report = report_of(tmp_path / "out" / "spg.jsonl")
+    assert (report["prompts"], report["samples"]) == (3, 30)
+
+
+def test_wrong_pairs_are_called_wrong(tmp_path):
+    """A policy whose favourite answer is wrong, as after over-optimisation."""
+    rows = samples(60, (6, 4))
+    scores = [float("answer 1" in response) for _, response, _ in rows]
+    pq.write_table(table(rows, score=scores), tmp_path / "a.parquet")
+    status, output = run(tmp_path / "a.parquet")
+    report = report_of(output)
+    assert status == 0 and report["verdict"] == "wrong way round"
+    assert any("The pairs are mostly wrong" in line for line in report["warnings"])
+    assert any("ranked by the old reward are right more often" in line for line in report["warnings"])
+
+
+def test_the_page_stands_alone(file):
+    _, output = run(file)
+    text = (output.parent / f"{output.name}.report.html").read_text()
+    page = Page(text)
+    assert len(page.ids) == len(set(page.ids))
+    assert page.headings[0] == 1 and page.headings.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(page.headings, page.headings[1:]))
+    assert "http" not in text.replace("http://www.w3.org", "") and text.count("<svg ") == 2
+    said = " ".join(page.blocks)
+    assert "Are the pairs right?" in said and "83.3%" in said and "the best answer of the largest cluster" in said
+
+
+# ── Killed, and started again ──
+
+STOPS = """
+import time
+from pathlib import Path
+calls = []
+def same(prompt, responses, label):
+    calls.append(prompt)
+    if len(calls) == 6 and not Path(__file__).with_name("go on").exists():
+        time.sleep(600)
+    return [int(text.split()[1]) for text in responses]
+"""
+
+
+def test_a_killed_command_goes_on_and_writes_what_an_unbroken_one_does(tmp_path, capsys):
+    """It is killed in the middle of the sixth prompt: five are there."""
+    path, output, whole = tmp_path / "a.parquet", tmp_path / "spg.jsonl", tmp_path / "whole.jsonl"
+    pq.write_table(table(samples(20)), path)
+    (tmp_path / "stops.py").write_text(STOPS)
+    cluster = f"{tmp_path / 'stops.py'}:same"
+    command = [sys.executable, "-m", "openrlhf_pf.cli.preferences", str(path), "--cluster", cluster]
+    process = subprocess.Popen([*command, "--output", str(output)], stderr=subprocess.DEVNULL)
+    log = tmp_path / "spg.jsonl.clusters.jsonl"
+    deadline = time.monotonic() + 60
+    while not log.exists() or len(log.read_text().splitlines()) < 5:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert [path.name for path in tmp_path.glob("spg*")] == [log.name]
+    (tmp_path / "go on").touch()
+    assert run(path, cluster=cluster, output=output)[0] == 0
+    assert "20 prompts, 5 of them clustered already" in capsys.readouterr().err
+    assert run(path, output=whole)[0] == 0
+    assert output.read_bytes() == whole.read_bytes() and len(rows_of(whole)) == 20
+
+
+# ── Bad input ──
+
+
+def refused(capsys, path, *more, **options):
+    """The one sentence; nothing but the log of clusters may be there."""
+    status, output = run(path, *more, **options)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "clustered already" not in line]
+    assert status == 2 and line.startswith("preferences: ") and line.endswith(".")
+    assert [f.name for f in output.parent.glob(f"{output.stem}*") if "clusters" not in f.name] == []
+    return line
+
+
+def made(tmp_path, rows=None, **columns):
+    pq.write_table(table(rows or samples(2), **columns), tmp_path / "a.parquet")
+    return tmp_path / "a.parquet"
+
+
+@pytest.mark.parametrize("name", ["prompt", "response", "reward"])
+def test_a_missing_column(tmp_path, capsys, name):
+    path = made(tmp_path)
+    pq.write_table(pq.read_table(path).drop_columns([name]), path)
+    assert f"there is no column {name} among" in refused(capsys, path)
+
+
+def test_a_prompt_with_one_sample(tmp_path, capsys):
+    path = made(tmp_path, [*samples(2), ("alone", "answer", 1.0)])
+    assert "1 of 3 prompts have fewer than 2 samples, the first is 'alone'" in refused(capsys, path)
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (("--threshold", 1.5), "--threshold must be from 0 to 1"),
+        (("--threshold", "nan"), "--threshold must be from 0 to 1"),
+        (("--pairs_per_prompt", 0), "--pairs_per_prompt must be 1 or more, got 0"),
+        (("--checkpoint", "b"), "there are no samples of the checkpoint 'b': there are none named"),
+        (("--threshold", 0.7), "none of 2 prompts gives a pair (low_confidence 2): no pairs were written"),
+    ],
+)
+def test_bad_flags(tmp_path, capsys, more, words):
+    assert words in refused(capsys, made(tmp_path), *more)
+
+
+def test_no_pair_at_all_with_the_counts_by_reason(tmp_path, capsys):
+    rows = [("tie", "a", 1.0), ("tie", "b", 1.0), ("same", "a", 1.0), ("same", "a", 1.0)]
+    rows += [("unusable", "a", None), ("unusable", "a", float("nan")), ("unusable", "b", 1.0)]
+    line = refused(capsys, made(tmp_path, rows))
+    assert "none of 3 prompts gives a pair (tie 1, one_cluster 1, unusable_reward 1)" in line
+
+
+def test_several_checkpoints(tmp_path, capsys):
+    path = made(tmp_path, checkpoint=["a"] * 10 + ["b"] * 10)
+    assert "samples of several checkpoints, a (10), b (10)" in refused(capsys, path)
+
+
+def test_behaviour_without_tests(tmp_path, capsys):
+    assert "needs tests in every label, and 2 of 2 have none" in refused(capsys, made(tmp_path), cluster="behaviour")
+
+
+def test_no_such_clustering_and_no_checkpoint_for_one(tmp_path, capsys):
+    assert "did you mean 'exact'?" in refused(capsys, made(tmp_path), cluster="exakt")
+    assert "needs --entailment_model" in refused(capsys, made(tmp_path), cluster="entailment")
+
+
+def test_files_that_are_none(tmp_path, capsys):
+    assert "there is no file or directory" in refused(capsys, tmp_path / "absent.parquet")
+    empty = pa.table({"prompt": pa.array([], pa.string()), "response": pa.array([], pa.string()), "reward": [1.0][:0]})
+    pq.write_table(empty, tmp_path / "a.parquet")
+    assert "there are no samples" in refused(capsys, tmp_path / "a.parquet")
+    assert "reward holds 'high': it must hold numbers" in refused(capsys, made(tmp_path, [("p", "a", "high")] * 2))
+    assert "2 of 2 samples have no prompt or no response" in refused(capsys, made(tmp_path, [("p", None, 1.0)] * 2))
+
+
+def test_an_output_that_cannot_be(tmp_path, capsys):
+    path = made(tmp_path)
+    assert "must be the name of a file that ends in .jsonl" in refused(capsys, path, output=tmp_path / "out.json")
+    assert "without a comma or @" in refused(capsys, path, output=tmp_path / "a,b.jsonl")
+    (tmp_path / "file").touch()
+    assert "cannot be written" in refused(capsys, path, output=tmp_path / "file" / "spg.jsonl")
