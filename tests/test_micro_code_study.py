@@ -1,0 +1,84 @@
+"""Arms of the micro-code study, and the alignment of what a filter keeps with the true score."""
+
+import json
+
+import numpy as np
+import pytest
+
+from examples.micro_code import alignment, study
+from examples.micro_code.config import PRESETS, PPOConfig
+
+
+@pytest.fixture
+def cells(tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "study.json").write_text(json.dumps(PRESETS["quickstart"].as_dict()))
+    return study.Cells(base, tmp_path / "out")
+
+
+def test_the_study_of_a_run_directory_comes_back(cells):
+    assert cells.study == PRESETS["quickstart"]
+
+
+def test_an_arm_and_its_variants_change_what_they_name():
+    base = PPOConfig(steps=16)
+    plain = study.config_of(base, "best_worst")
+    assert (plain.sample_filter, plain.keep, plain.flags) == ("best_worst", 2, ())
+    both = study.config_of(base, "random+group+updates")
+    assert both.weights == (1.0,) * 5 and both.batch_size == 32
+    assert both.flags == ("--algo.advantage.estimator", "rloo", "--sample_filter_baseline", "group")
+    assert both.actor_updates(16) == 2 * study.config_of(base, "random").actor_updates(16) == 52
+    assert study.config_of(base, "ranks_2_4").weights == (0, 1, 0, 1, 0)
+
+
+def test_a_cell_is_kept_under_all_that_decides_it(cells):
+    same, seed, arm = cells.path("none", 1), cells.path("none", 2), cells.path("random", 1)
+    assert len({same, seed, arm}) == 3 and same == cells.path("none", 1)
+    other = study.Cells(cells.base, cells.output, ["ppo.kl=0.2"])
+    assert other.path("none", 1) != same
+
+
+def planted(cells, arm, seed, scores):
+    directory = cells.path(arm, seed)
+    directory.mkdir(parents=True)
+    np.savez(directory / "scores.npz", **{"8": np.zeros_like(scores), "16": scores})
+    (directory / "curves.json").write_text(json.dumps({"train/kl": [[1, 0.5], [2, 0.25]]}))
+
+
+def test_the_table_pairs_arms_over_seeds_and_tasks(cells):
+    rng = np.random.default_rng(0)
+    for seed in (1, 2):
+        easy = rng.random((300, 1))
+        planted(cells, "none", seed, rng.random((300, 8)) < easy)
+        planted(cells, "random", seed, rng.random((300, 8)) < easy * 0.8)
+    planted(cells, "best_worst", 1, np.ones((300, 8), bool))
+    none, random, best = study.table(cells, ["none", "random", "best_worst"], [1, 2, 3])
+    assert (none["seeds"], random["seeds"], best["seeds"]) == (2, 2, 1)
+    assert none["difference"] == 0 and none["kl"] == 0.375 and none["by_step"][8] == 0
+    low, high = random["interval"]
+    assert low < random["difference"] < high < 0 and random["difference"] == pytest.approx(-0.1, abs=0.03)
+    assert best["pass_at_1"] == 1
+
+
+def test_the_interval_covers_the_truth_of_paired_differences():
+    # Seeds alike: resampling tasks alone would do, and resampling both may not be narrower.
+    hits = 0
+    for seed in range(60):
+        differences = np.random.default_rng(seed).normal(0.1, 1, (4, 100))
+        low, high = study.paired_interval(differences, 400, seed)
+        hits += low < 0.1 < high
+    assert hits >= 54
+
+
+def test_cosines_are_those_of_orthogonal_samples():
+    # As in a table: the gradients of different samples have nothing in common, so other prompts say nothing.
+    rng = np.random.default_rng(1)
+    reward = rng.normal(size=(200, 4))
+    apart = alignment.cosines(np.eye(800), reward, (reward > 0).astype(float), repetitions=20)
+    assert all(cosine == 0 for cosine, _ in apart.values())
+    # Samples of equal rank have one gradient: what is learnt of one prompt holds for all.
+    rank = np.argsort(np.argsort(-reward, axis=1), axis=1).ravel()
+    shared = (rank[:, None] == rank).astype(float)
+    found = alignment.cosines(shared, reward, (reward > 0).astype(float), repetitions=50)
+    assert found["none"][0] > 0.9 and found["1, 4"][0] > found["1, 2"][0] > 0
