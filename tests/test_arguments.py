@@ -112,7 +112,24 @@ BAD = [
     (f"--sample_filter best_worst --sample_filter_log {__file__}/log", "/log"),
     (
         "--sample_filter best_worst --sample_filter_probe p.jsonl",
-        "which learns nothing from true scores: choose adaptive",
+        "which learns nothing from true scores: choose adaptive or learned_weights, or",
+    ),
+    (
+        "--sample_filter adaptive",
+        "learns from true scores, and a local reward model gives none: give prompts to learn",
+    ),
+    ("--sample_filter learned_weights", "--sample_filter learned_weights learns from true scores, and a local reward"),
+    (
+        "--sample_filter learned_weights --sample_filter_probe p.jsonl",
+        "the samples of --sample_filter_probe need true scores, and a local reward model gives none",
+    ),
+    (
+        "--sample_filter learned_weights --sample_filter_options mode=select",
+        "sample filter 'learned_weights' is given mode twice: leave one out",
+    ),
+    (
+        "--sample_filter learned_weights --sample_filter_options method=best",
+        "method must be one of auto, closed, subset, reinforce, got best: choose one of them",
     ),
     ("--sample_filter adaptive --sample_filter_probe p.jsonl", "a local reward model gives none: name a reward_func"),
     ("--sample_filter adaptive --sample_filter_probe_every 3", "has no effect without --sample_filter_probe DATA"),

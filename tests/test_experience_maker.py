@@ -395,6 +395,19 @@ def test_what_a_filter_reports_is_logged_beside_our_metrics(caplog):
     assert "news for the log" in caplog.text
 
 
+@pytest.mark.parametrize("mode", ["select", "reweight"])
+def test_learned_weights_are_told_the_draw_and_log_what_they_use(mode):
+    maker = make_maker(local_reward=False, sample_filter="learned_weights", sample_filter_mode=mode)
+    maker.make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]] * 2, scores=[[0.0, 0.0, 0.0, 1.0]] * 2))
+    assert maker.filter.mode == mode
+    assert [maker.metrics[f"filter/weight_{rank}"] for rank in (1, 2, 3, 4)] == [0.5, 0.0, 0.0, 0.5]
+    assert "filter/j" not in maker.metrics, "no rollout has judged the weights yet"
+    # By rank, d 1.5 .5 -.5 -1.5, s .75 -.25 -.25 -.25: c 9/8 -1/8 1/8 3/8, v 9/4 1/4 1/4 9/4, c / v 1/2 -1/2 1/2 1/6.
+    # Of two ranks, 1 and 3 have J = 1.25 / sqrt(2.5) = .79, 1 and 4 have 1.5 / sqrt(4.5) = .71.
+    expected = {"reweight": [3 / 7, 0.0, 3 / 7, 1 / 7], "select": [0.5, 0.0, 0.5, 0.0]}
+    assert maker.filter.learned.tolist() == pytest.approx(expected[mode])
+
+
 # ── Several reward models ──
 
 

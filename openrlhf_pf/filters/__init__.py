@@ -16,6 +16,8 @@ from openrlhf_pf.filters.adaptive import Adaptive
 from openrlhf_pf.filters.base import FilterBatch, KeyFilter, SampleFilter, scaled
 from openrlhf_pf.filters.draw import DRAWS, Draw, draw, resample, reweight, select
 from openrlhf_pf.filters.ensemble import EnsembleAgreement
+from openrlhf_pf.filters.learned import LearnedWeights
+from openrlhf_pf.filters.learning import LearningFilter
 from openrlhf_pf.filters.length import RewardPerToken, Shortest
 from openrlhf_pf.filters.load import load_filter, options_of, parse_options
 from openrlhf_pf.filters.power import RewardPower
@@ -38,6 +40,7 @@ FILTERS: dict[str, type[SampleFilter]] = {
     "reward_per_token": RewardPerToken,
     "ensemble_agreement": EnsembleAgreement,
     "adaptive": Adaptive,
+    "learned_weights": LearnedWeights,
 }
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "Draw",
     "FilterBatch",
     "KeyFilter",
+    "LearningFilter",
     "NoFilter",
     "RankFilter",
     "SampleFilter",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from openrlhf_pf.filters.base import FilterBatch, SampleFilter
+from openrlhf_pf.filters.learning import LearningFilter, check_positive, decayed, deviations, known_samples, lead
 from openrlhf_pf.filters.rank import BestOfN, BestRandom, BestWorst, NoFilter
 from openrlhf_pf.filters.variance import MaxVariance
 
@@ -26,7 +27,7 @@ CANDIDATES: dict[str, type[SampleFilter]] = {
 }
 
 
-class Adaptive(SampleFilter):
+class Adaptive(LearningFilter):
     """``adaptive``: the candidate whose kept samples raise the true score fastest, by the evidence so far.
 
     Each rollout with true scores (of all prompts or of some: others have NaN) adds, for each candidate, the moments of
@@ -60,9 +61,7 @@ class Adaptive(SampleFilter):
                 f"candidates must be two or more different ones of {', '.join(CANDIDATES)}, got "
                 f"{','.join(candidates)}: choose among those."
             )
-        for name, value in (("half_life", half_life), ("certainty", certainty), ("patience", patience)):
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}: leave it out for the default.")
+        check_positive(half_life=half_life, certainty=certainty, patience=patience)
         self.filters = {name: CANDIDATES[name](n_samples, keep) for name in candidates}
         self.in_use = candidates[0]
         self.half_life, self.certainty, self.patience = half_life, certainty, patience
@@ -81,10 +80,8 @@ class Adaptive(SampleFilter):
 
     def observe(self, batch: FilterBatch) -> None:
         """Learn from a rollout, whether it trains or not, and switch if the evidence is clear."""
-        if batch.scores is None:
-            return
-        known = batch.usable & batch.scores.isfinite()
-        if not known.any():
+        known = known_samples(batch)
+        if known is None:
             return
         self._moments.append(torch.stack([moments(f, batch, known) for f in self.filters.values()]))
         self._since_switch += 1
@@ -104,27 +101,20 @@ class Adaptive(SampleFilter):
 
     def _decayed(self) -> Tensor:
         """(rollouts, S, 5) the moments, with the weight that their age leaves them."""
-        stacked = torch.stack(list(self._moments))
-        age = torch.arange(len(stacked) - 1, -1, -1, dtype=torch.float64)
-        return stacked * (0.5 ** (age / self.half_life)).reshape(-1, 1, 1)
+        return decayed(list(self._moments), self.half_life)
 
     def _switch(self) -> None:
-        decayed = self._decayed()
-        n, total = len(decayed), decayed.sum(dim=0)
         names = list(self.filters)
         used = names.index(self.in_use)
-        ahead = gain(total) - gain(total)[used]
-        without_one = gain(total - decayed)  # (rollouts, S)
-        gaps = without_one - without_one[:, used : used + 1]
-        error = ((n - 1) / n * (gaps - gaps.mean(dim=0)).square().sum(dim=0)).sqrt()
+        ahead, error = lead(self._decayed(), lambda sums: gain(sums) - gain(sums)[..., used : used + 1])
         best = int(torch.where(ahead > self.certainty * error, ahead, 0.0).argmax())
         if best == used or not ahead[best] > 0:
             return
         values = self.reliability()
         self.news = (
-            f"{names[best]} takes over from {self.in_use}: over {n} rollouts with true scores its gain is "
-            f"{values[names[best]]:.3f} against {values[self.in_use]:.3f}, ahead by {float(ahead[best]):.3f} with a "
-            f"standard error of {float(error[best]):.3f}"
+            f"{names[best]} takes over from {self.in_use}: over {len(self._moments)} rollouts with true scores its "
+            f"gain is {values[names[best]]:.3f} against {values[self.in_use]:.3f}, ahead by {float(ahead[best]):.3f} "
+            f"with a standard error of {float(error[best]):.3f}"
         )
         self.in_use = names[best]
         self._since_switch = 0
@@ -153,14 +143,8 @@ def moments(candidate: SampleFilter, batch: FilterBatch, known: Tensor) -> Tenso
     Rewards d and scores s are taken from their prompt's means over ``known`` (G, N); a prompt with a single known
     sample says nothing. In expectation over the draw: nothing is drawn for it.
     """
-    count = known.sum(dim=1, keepdim=True)
-
-    def away(values: Tensor) -> Tensor:
-        filled = torch.where(known, values.double(), 0.0)
-        return filled - filled.sum(dim=1, keepdim=True) / count.clamp(min=1)
-
-    w = candidate(batch) * known * (count > 1)
-    d, s = away(batch.rewards), away(batch.scores)
+    w = candidate(batch) * known * (known.sum(dim=1, keepdim=True) > 1)
+    d, s = deviations(batch.rewards, known), deviations(batch.scores, known)
     return torch.stack([(w * x).sum() for x in (torch.ones_like(w), d, s, d * d, d * s)])
 
 

@@ -110,6 +110,10 @@ class RankWeights(RankFilter):
         self.weights = values / values.sum()
 
     def rank_weights(self, n_usable: int) -> Tensor:
-        ranks = torch.linspace(0, self.n_samples - 1, n_usable).round().long()
-        chosen = self.weights[ranks]
+        chosen = self.weights[spread_ranks(n_usable, self.n_samples)]
         return chosen / chosen.sum() if chosen.sum() > 0 else chosen
+
+
+def spread_ranks(n_usable: int, n_samples: int) -> Tensor:
+    """(n_usable,) int64: which of N ranks n usable samples stand for; evenly spaced, the ends are the ends."""
+    return torch.linspace(0, n_samples - 1, n_usable).round().long()

@@ -16,6 +16,7 @@ from openrlhf_pf.filters import (
     FILTERS,
     FilterBatch,
     KeyFilter,
+    LearningFilter,
     NoFilter,
     RankFilter,
     SampleFilter,
@@ -119,7 +120,8 @@ def strategies_for(
 
 def _lacking(checkpoint: Checkpoint, weights: Sequence[float] | None) -> dict[str, str]:
     """Strategies that cannot be analysed, and why."""
-    reasons = {"adaptive": "it chooses among others while it trains"}
+    learning = [name for name, cls in FILTERS.items() if issubclass(cls, LearningFilter)]
+    reasons = dict.fromkeys(learning, "what it does depends on what it has seen while training")
     if checkpoint.reward.shape[1] < 2:
         reasons |= {name: "every prompt has a single response" for name in FILTERS if name != "none"}
     if weights is None:

@@ -5,7 +5,8 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
-from openrlhf_pf.filters import DRAWS, FILTERS, SampleFilter, build_filter
+from openrlhf_pf.filters import DRAWS, FILTERS, LearningFilter, SampleFilter, build_filter, filter_class
+from openrlhf_pf.filters.load import options_of
 from openrlhf_pf.rollouts import check_directory
 from openrlhf_pf.training.true_score import load_reward_func
 
@@ -17,6 +18,8 @@ BASELINE_ESTIMATORS = (*GROUP_ESTIMATORS, "flash_reinforce")
 
 BASELINES = ("kept", "group")
 DROPS = ("none", "flat")
+#: Filters that true scores teach while they train.
+LEARNING = [name for name, cls in FILTERS.items() if issubclass(cls, LearningFilter)]
 RANKINGS = ("reward", "ensemble_mean", "lower_bound")
 
 #: Flags (without --sample_filter_) that shape the choice, so that they would do nothing with --sample_filter none.
@@ -86,7 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "_probe",
-        "for adaptive: prompts that are sampled and scored for its sake alone, any data set that OpenRLHF reads",
+        f"for {', '.join(LEARNING)}: prompts that are sampled and scored for the filter's sake alone, any data set "
+        "that OpenRLHF reads",
         metavar="DATA",
     )
     add("_probe_every", "steps from one look at the probe to the next (default: 10)", type=int, metavar="M")
@@ -166,12 +170,16 @@ def filter_from_args(args: SimpleNamespace) -> SampleFilter:
     Raises:
         ValueError: see :func:`openrlhf_pf.filters.build_filter`.
     """
+    options = {option: getattr(args, f"sample_filter_{option}") for option in ("weights", "low", "high", "power")}
+    cls = filter_class(args.sample_filter)
+    if issubclass(cls, LearningFilter) and "mode" in options_of(cls):
+        options["mode"] = draw_mode(args)
     return build_filter(
         args.sample_filter,
         n_samples=args.rollout.n_samples_per_prompt,
         keep=args.sample_filter_keep,
         texts=args.sample_filter_options or (),
-        **{option: getattr(args, f"sample_filter_{option}") for option in ("weights", "low", "high", "power")},
+        **options,
     )
 
 
@@ -307,21 +315,27 @@ def check_reward_models(args: SimpleNamespace) -> None:
 
 
 def _check_probe(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
+    brings_scores = args.reward.remote_url or args.train.agent_func_path
     if args.sample_filter_probe is None:
         flag = _given(args, "probe_every", "probe_score")
         if flag:
             raise ValueError(f"{flag} has no effect without --sample_filter_probe DATA: add it or leave the flag out.")
+        if isinstance(sample_filter, LearningFilter) and not brings_scores:
+            raise ValueError(
+                f"--sample_filter {args.sample_filter} learns from true scores, and a local reward model gives none: "
+                "give prompts to learn from with --sample_filter_probe DATA and --sample_filter_probe_score FILE.py."
+            )
         return
     if not hasattr(sample_filter, "observe"):
         raise ValueError(
             f"--sample_filter_probe has no effect with --sample_filter {args.sample_filter}, which learns nothing "
-            "from true scores: choose adaptive, or leave the flag out."
+            f"from true scores: choose {' or '.join(LEARNING)}, or leave the flag out."
         )
     if args.sample_filter_probe_every is not None and args.sample_filter_probe_every < 1:
         raise ValueError(f"--sample_filter_probe_every must be 1 or more, got {args.sample_filter_probe_every}.")
     if args.sample_filter_probe_score:
         load_reward_func(args.sample_filter_probe_score, "--sample_filter_probe_score")
-    elif not (args.reward.remote_url or args.train.agent_func_path):
+    elif not brings_scores:
         raise ValueError(
             "the samples of --sample_filter_probe need true scores, and a local reward model gives none: name a "
             "reward_func with --sample_filter_probe_score FILE.py."

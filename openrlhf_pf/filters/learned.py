@@ -1,0 +1,259 @@
+"""A filter whose rank weights are learnt from true scores while it trains.
+
+Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train, D draws
+of weights.
+"""
+
+import warnings
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openrlhf_pf.filters.adaptive import CANDIDATES
+from openrlhf_pf.filters.base import FilterBatch
+from openrlhf_pf.filters.draw import DRAWS
+from openrlhf_pf.filters.learning import LearningFilter, check_positive, decayed, known_samples, lead
+from openrlhf_pf.filters.rank import RankFilter, RankWeights
+from openrlhf_pf.filters.signal import best_subset, closed_form, expected_counts, rank_sums, signal_to_noise
+
+#: How weights are found; "auto" takes what is exact for the draw.
+METHODS = ("auto", "closed", "subset", "reinforce")
+#: What may be used until there is evidence: filters by rank without options of their own.
+STARTS = [name for name, cls in CANDIDATES.items() if issubclass(cls, RankFilter)]
+#: Steps of REINFORCE a rollout: 30 rollouts make the 1,500 that it took in a first trial.
+UPDATES = 50
+
+
+class LearnedWeights(LearningFilter):
+    """``learned_weights``: the rank weights with the best signal to noise, by the true scores so far.
+
+    Each rollout with true scores (of all prompts or of some: others have NaN) adds s d and d², by rank, to decaying
+    sums, from which weights are found that maximise J (``filters/signal.py``) under the draw. Before a rollout is
+    added, the weights found without it are judged on it, and so is ``start``: of weights that were fitted, only what
+    they are worth on other samples counts. They take over from ``start`` when, and only when, their J is higher by
+    more than ``certainty`` standard errors of the difference (a jackknife over rollouts); ``start`` takes over again
+    by the same rule. Without true scores nothing ever changes.
+
+    Args:
+        half_life: rollouts with true scores after which one counts half.
+        method: ``closed`` (w in proportion to max(0, c / v): the best for ``reweight``), ``subset`` (the k best ranks:
+            the best for ``select``), ``reinforce`` (a policy gradient on a Dirichlet distribution of weights, by a
+            reward that need not have a closed form; slow to learn), or ``auto``: ``closed`` for ``reweight``, else
+            ``subset``.
+        start: name of ``STARTS``, used until evidence speaks for other weights.
+        patience: rollouts with true scores to see before weights take over, and again after each change.
+        smooth: neighbours on either side of a rank that its c and v are pooled with, for few prompts.
+        certainty: standard errors to be ahead by. 4 leaves room for looking after every rollout.
+        mode: the draw; training gives it.
+    """
+
+    def __init__(
+        self,
+        n_samples: int,
+        keep: int,
+        half_life: float = 20.0,
+        method: str = "auto",
+        start: str = "best_worst",
+        patience: int = 10,
+        smooth: int = 0,
+        certainty: float = 4.0,
+        mode: str = "select",
+    ) -> None:
+        super().__init__(n_samples, keep)
+        for name, value, allowed in (("method", method, METHODS), ("start", start, STARTS), ("mode", mode, DRAWS)):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value}: choose one of them.")
+        check_positive(half_life=half_life, certainty=certainty, patience=patience)
+        if not 0 <= smooth < n_samples:
+            raise ValueError(
+                f"smooth must lie between 0 and {n_samples - 1}, N less 1, got {smooth}: pool fewer ranks."
+            )
+        self.method = method if method != "auto" else "closed" if mode == "reweight" else "subset"
+        self.start_name, self.start = start, CANDIDATES[start](n_samples, keep)
+        self.half_life, self.patience, self.certainty = half_life, patience, certainty
+        self.smooth, self.mode = smooth, mode
+        #: (N,) the weights found last; None before there are any, and where none can help.
+        self.learned: Tensor | None = None
+        self.uses_learned = False
+        self._policy = DirichletPolicy(n_samples)
+        self._sums = torch.zeros(3, n_samples, dtype=torch.float64)
+        # Rollouts, judged by weights that had not seen them. Beyond 6 half-lives one counts less than 2 percent.
+        self._judged: deque[Tensor] = deque(maxlen=max(patience, round(6 * half_life)))
+        self._since_switch = 0
+        self._warned = False
+
+    @property
+    def most_weighed(self) -> int:
+        return max(self.start.most_weighed, self.keep) if self.method == "subset" else self.n_samples
+
+    @property
+    def weights(self) -> Tensor:
+        """(N,) those in use, best rank first."""
+        return self.learned if self.uses_learned else self.start.rank_weights(self.n_samples)
+
+    def weigh(self, batch: FilterBatch) -> Tensor:
+        self.news = ""
+        self.observe(batch)
+        weights = self.start.weigh(batch)
+        if self.uses_learned:
+            learned = RankWeights(self.n_samples, self.keep, self.learned.tolist()).weigh(batch)
+            # With few usable samples, none of the ranks that have weight may be among theirs.
+            weights = torch.where((learned > 0).any(dim=1, keepdim=True), learned, weights)
+        return weights
+
+    def observe(self, batch: FilterBatch) -> None:
+        """Learn from a rollout, whether it trains or not, and change the weights if the evidence is clear."""
+        known = known_samples(batch)
+        if known is None:
+            return
+        sums = rank_sums(batch, known)
+        if not sums[0].any():
+            return
+        if self.learned is not None:
+            prompts = (known.sum(dim=1) > 1).sum()
+            self._judged.append(torch.stack([self._judge(w, sums, prompts) for w in self._contestants()]))
+        self._sums = self._sums * 0.5 ** (1 / self.half_life) + sums
+        self._since_switch += 1
+        self.learned = self._find(batch.generator)
+        self._change()
+
+    def c_and_v(self) -> tuple[Tensor, Tensor]:
+        """(N,) each: E[s d] and E[d²] of each rank; 0 where no sample was seen."""
+        ranks = torch.arange(self.n_samples)
+        pooled = self._sums @ ((ranks - ranks.unsqueeze(1)).abs() <= self.smooth).double()
+        return pooled[1] / pooled[0].clamp(min=1e-300), pooled[2] / pooled[0].clamp(min=1e-300)
+
+    def metrics(self) -> dict[str, float]:
+        """``weight_<rank>`` in use; J of the learnt weights and of ``start``, on rollouts that these had not seen."""
+        values = {f"weight_{rank}": weight for rank, weight in enumerate(self.weights.tolist(), 1)}
+        j_start, j = self._j(self._decayed().sum(dim=0)).tolist() if self._judged else (float("nan"),) * 2
+        return values | {"j": j, "j_start": j_start}
+
+    def _contestants(self) -> tuple[Tensor, Tensor]:
+        return self.start.rank_weights(self.n_samples), self.learned
+
+    def _judge(self, weights: Tensor, sums: Tensor, prompts: Tensor) -> Tensor:
+        """(3,) number of prompts, signal and noise of weights (N,) on one rollout's sums (3, N)."""
+        mean, square = expected_counts(weights, self.keep, self.mode)
+        return torch.stack([prompts.double(), (mean * sums[1]).sum(), (square * sums[2]).sum()])
+
+    def _j(self, judged: Tensor) -> Tensor:
+        """(..., 2) J of start and of the learnt weights from sums (..., 2, 3)."""
+        prompts, signal, noise = judged.unbind(dim=-1)
+        return torch.where(noise > 0, signal / (prompts * noise).clamp(min=1e-300).sqrt(), 0.0)
+
+    def _decayed(self) -> Tensor:
+        return decayed(list(self._judged), self.half_life)
+
+    def _find(self, generator: torch.Generator | None) -> Tensor | None:
+        """Weights (N,) with sum 1; None where every rank's reward is worse than nothing."""
+        c, v = self.c_and_v()
+        if not (c > 0).any():
+            self._warn()
+            return None
+        if self.method == "closed":
+            return closed_form(c, v)
+        if self.method == "subset":
+            return best_subset(c, v, self.keep)
+        self._policy.learn(lambda w: signal_to_noise(w, c, v, self.keep, self.mode), generator, UPDATES)
+        return self._policy.weights
+
+    def _warn(self) -> None:
+        if not self._warned and self._since_switch >= self.patience:
+            self._warned = True
+            warnings.warn(
+                f"learned_weights: at no rank do higher rewards go with higher true scores; {self.start_name} stays, "
+                "but this reward should not train.",
+                stacklevel=2,
+            )
+
+    def _change(self) -> None:
+        if self.learned is None:
+            if self.uses_learned:
+                self._use(False, "no rank has a signal any more")
+            return
+        if self._since_switch < self.patience or len(self._judged) < 2:
+            return
+        sign = -1 if self.uses_learned else 1
+        ahead, error = lead(self._decayed(), lambda judged: self._j(judged).diff(dim=-1).squeeze(-1) * sign)
+        if ahead > 0 and ahead > self.certainty * error:
+            j_start, j = self._j(self._decayed().sum(dim=0)).tolist()
+            self._use(
+                not self.uses_learned,
+                f"over {len(self._judged)} rollouts that they had not seen, the learnt weights have a signal to noise "
+                f"of {j:.3f} and {self.start_name} of {j_start:.3f}, a difference with a standard error of "
+                f"{float(error):.3f}",
+            )
+
+    def _use(self, learned: bool, why: str) -> None:
+        self.uses_learned, self._since_switch = learned, 0
+        names = ("the learnt weights take", f"{self.start_name} takes")
+        self.news = f"{names[0] if learned else names[1]} over: {why}; weights by rank " + " ".join(
+            f"{weight:.2f}" for weight in self.weights.tolist()
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "settings": [self.n_samples, self.keep, self.method, self.start_name, self.mode],
+            "sums": self._sums,
+            "judged": list(self._judged),
+            "learned": self.learned,
+            "uses_learned": self.uses_learned,
+            "since_switch": self._since_switch,
+            "warned": self._warned,
+            "policy": self._policy.state,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        own = [self.n_samples, self.keep, self.method, self.start_name, self.mode]
+        if state["settings"] != own:
+            raise ValueError(
+                f"the checkpoint's learned_weights have N, k, method, start and mode {state['settings']}, these "
+                f"{own}: give the same to go on."
+            )
+        self._sums, self.learned, self.uses_learned = state["sums"], state["learned"], state["uses_learned"]
+        self._since_switch, self._warned, self._policy.state = state["since_switch"], state["warned"], state["policy"]
+        self._judged.clear()
+        self._judged.extend(state["judged"])
+
+
+class DirichletPolicy:
+    """Weights w ~ Dirichlet(exp u), u moved by REINFORCE with Adam towards weights of higher reward.
+
+    After the policy of *Policy Gradient-Driven Noise Mask* (arXiv 2406.14568), which learns random masks of images:
+    ranks are in the place of pixels. The log-density is that of the whole vector.
+    """
+
+    DRAWS, RATE, LOWEST, HIGHEST = 8, 0.05, -2.0, 5.0
+
+    def __init__(self, n_samples: int) -> None:
+        #: (3, N) u and Adam's two moments; how many steps were made.
+        self.state: tuple[Tensor, int] = (torch.zeros(3, n_samples, dtype=torch.float64), 0)
+        self.state[0][0] = torch.log(torch.tensor(2.0, dtype=torch.float64))
+
+    @property
+    def weights(self) -> Tensor:
+        """(N,) the mean of the distribution."""
+        return self.state[0][0].softmax(dim=0)
+
+    def learn(self, reward: Callable[[Tensor], Tensor], generator: torch.Generator | None, steps: int) -> None:
+        """Make steps by a reward: (D, N) weights to (D,)."""
+        (u, first, second), made = self.state
+        for step in range(made + 1, made + steps + 1):
+            alpha = u.exp()
+            gammas = torch._standard_gamma(alpha.expand(self.DRAWS, -1), generator=generator).clamp(min=1e-30)
+            w = gammas / gammas.sum(dim=1, keepdim=True)
+            value = reward(w)
+            # The mean of the draws is the baseline: what all of them earn is no reason to move.
+            advantage = (value - value.mean()) / value.std().clamp(min=1e-12)
+            # d log density / d u, less what all draws share: that drops out, as the advantages sum to 0.
+            score = w.log() * alpha
+            gradient = (advantage.unsqueeze(1) * score).mean(dim=0)
+            first = 0.9 * first + 0.1 * gradient
+            second = 0.999 * second + 0.001 * gradient**2
+            move = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            u = (u + self.RATE * move).clamp(self.LOWEST, self.HIGHEST)
+        self.state = torch.stack([u, first, second]), made + steps
