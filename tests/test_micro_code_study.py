@@ -42,7 +42,7 @@ def test_a_cell_is_kept_under_all_that_decides_it(cells):
 def planted(cells, arm, seed, scores):
     directory = cells.path(arm, seed)
     directory.mkdir(parents=True)
-    np.savez(directory / "scores.npz", **{"8": np.zeros_like(scores), "16": scores})
+    np.savez(directory / "scores.npz", **dict.fromkeys("4 8 12".split(), np.zeros_like(scores)), **{"16": scores})
     (directory / "curves.json").write_text(json.dumps({"train/kl": [[1, 0.5], [2, 0.25]]}))
 
 
