@@ -33,7 +33,7 @@ class Arm:
 
     def counts(self, filters: list, rewards: Tensor, values: Tensor, step: int, generator: torch.Generator) -> Tensor:
         """(B, G, N) how often each sample trains, divided by k."""
-        n_worlds, n_prompts, n_samples = rewards.shape
+        _, n_prompts, n_samples = rewards.shape
         found = []
         for number, chosen in enumerate(filters):
             mine = slice(number, number + 1) if self.learns else slice(None)
@@ -80,7 +80,7 @@ class Settings:
 
     Attributes:
         policy: "tabular", logits of its own for each (context, action); "shared", bilinear in their features.
-        optimizer: "sgd" or "adam".
+        optimizer: "sgd", "adam", or "normed", gradient ascent by steps of one length.
         learning_rate: of a step along the sum over prompts of the mean over kept samples (sgd), or of each parameter.
         baseline: what is taken off a reward: "group", the mean of the prompt's N; "kept", of its kept ones; "critic",
             linear in the context's features and trained on kept samples; "batch", nothing but the mean of all.
@@ -138,6 +138,10 @@ class Policy:
         if self.settings.optimizer == "sgd":
             self.learnt += self.settings.learning_rate * gradient
             return
+        if self.settings.optimizer == "normed":
+            size = gradient.square().sum((1, 2), keepdim=True).sqrt().clamp(min=1e-12)
+            self.learnt += self.settings.learning_rate * gradient / size
+            return
         self.updates += 1
         first, second = self.moments
         first.lerp_(gradient, 0.1)
@@ -172,9 +176,7 @@ class Luck:
             contexts.append(order[:, : settings.prompts])
             uniform.append(torch.rand(shape, generator=rng))
             normal.append(torch.randn(shape, generator=rng) if worlds.fresh else None)
-        return cls(
-            torch.stack(contexts, 1), torch.stack(uniform, 1), torch.stack(normal, 1) if worlds.fresh else None
-        )
+        return cls(torch.stack(contexts, 1), torch.stack(uniform, 1), torch.stack(normal, 1) if worlds.fresh else None)
 
 
 @dataclass

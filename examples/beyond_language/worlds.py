@@ -90,7 +90,7 @@ def _hacked(q: Tensor) -> Tensor:
     return torch.full_like(q, 0.1)
 
 
-#: Standard deviation of the reward's error at each true value; ``saturated`` errs in another way (see ``world``).
+#: Standard deviation of the reward's error at each true value; ``blind_top`` errs in another way (see ``world``).
 ERRORS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": torch.zeros_like,
     "flat": _flat,
@@ -99,7 +99,7 @@ ERRORS: dict[str, Callable[[Tensor], Tensor]] = {
     "bottom": _bottom,
     "ends": _ends,
     "hacked": _hacked,
-    "saturated": _hacked,
+    "blind_top": _hacked,
 }
 
 
@@ -116,9 +116,11 @@ def world(
     """One world.
 
     The value of an action is q = tanh(h), h = x W / 4 normal. In ``hacked``, 5% of the pairs have a reward that is the
-    higher the lower the value is (1.2 - q). In ``saturated`` an action passes (1) or fails (0), with the chance
-    .72 sigmoid(5 (z + .3)), z the normal score of its place by h among what the start policy draws; the reward is h:
-    it knows the bad ones, and nothing beyond a point. Of five draws, sorted by reward, about .71 .70 .58 .29 .06 pass.
+    higher the lower the value is (1.2 - q). In ``blind_top`` an action passes (1) or fails (0), with the chance
+    .85 sigmoid(8 (z + .2)) exp(-z^2 / 10 where z > 0), z the normal score of its place by h among what the start
+    policy draws; the reward is h: it knows the bad ones, and above the middle it ranks the wrong way. Of five draws,
+    sorted by reward, .72 .69 .52 .28 .08 pass (from a skilled start .76 .71 .53 .29 .08), which is fitted to
+    .69 .70 .55 .25 .05 of examples/micro_code.
 
     Args:
         error: a key of ``ERRORS``.
@@ -145,9 +147,10 @@ def world(
     luck, coin, shift = normal(*h.shape), torch.rand(h.shape, generator=rng), normal(n_contexts, 1)
     logits = _start(start, h, normal(*h.shape))
     q = torch.tanh(h)
-    if error == "saturated":
-        passes = coin < 0.72 * torch.sigmoid(5 * (_normal_score(h, logits.softmax(1)) + 0.3))
-        spread, clean, q = size * _hacked(h), h, passes.float()
+    if error == "blind_top":
+        z = _normal_score(h, logits.softmax(1))
+        chance = 0.85 * torch.sigmoid(8 * (z + 0.2)) * torch.exp(-0.1 * z.clamp(min=0).square())
+        spread, clean, q = size * _hacked(h), h, (coin < chance).float()
     else:
         spread, clean = size * ERRORS[error](q), q
     if error == "hacked":
