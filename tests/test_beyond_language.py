@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from examples.beyond_language import bandit, criteria, measures, reversal
-from examples.beyond_language.training import ARMS, Arm, Luck, Policy, Settings, Trainer, by_logit, ranks, roll, train
+from examples.beyond_language.arms import ARMS, Arm, ranks
+from examples.beyond_language.training import Luck, Policy, Settings, Trainer, by_logit, roll, train
 from examples.beyond_language.worlds import ERRORS, Worlds, pick, stack, world
 
 WAYS = [Settings(policy, "sgd", 0.1) for policy in ("tabular", "shared")]

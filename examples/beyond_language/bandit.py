@@ -20,8 +20,9 @@ import torch
 
 from openrlhf_pf.reliability import svg
 
+from .arms import ARMS
 from .measures import Floats, mean_interval, show
-from .training import ARMS, Luck, Policy, Settings, train
+from .training import Luck, Policy, Settings, train
 from .worlds import stack, world
 
 WORLDS = ("flat", "middle", "hacked")

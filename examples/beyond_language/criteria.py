@@ -22,8 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from openrlhf_pf.reliability import svg
+
+from .arms import ARMS
 from .measures import CRITERIA, mean_interval, measure, rank_correlation, regret, show
-from .training import ARMS, Luck, Policy, Settings, train
+from .training import Luck, Policy, Settings, train
 from .worlds import ERRORS, Worlds, stack, world
 
 Floats = NDArray[np.float64]
@@ -37,6 +40,9 @@ WAYS = {
     "shared, adam": Settings("shared", "adam", 0.02, whiten=True),
 }
 BASELINES = ("group", "critic")
+OPTIMIZERS = ("sgd", "adam")
+#: Criteria of the figure.
+SHOWN = ("binned_r2", "within_r2", "gain", "gain_root_k", "cosine")
 #: Steps after which policies are compared; the ones from which every arm goes on for ``AHEAD`` steps.
 AT, BRANCHES, AHEAD = (25, 75, 200), (50, 150), 25
 #: Followed anew every so many steps.
@@ -160,37 +166,76 @@ def run(n_worlds: int, at: Sequence[int] = AT, first_seed: int = 0, kept: Path |
             file.write_bytes(pickle.dumps(found))
         by_way[way].append(found)
         print(f"{number + 1}/{len(plans)} {way}, N = {n_samples}, baseline {baseline}", flush=True)
-    parts = {way: joined(found) for way, found in by_way.items()}
-    return {way: summary(found, at) for way, found in ({"all": joined(list(parts.values()))} | parts).items()}
+    pools = {"all": list(WAYS)} | {name: [way for way in WAYS if way.endswith(name)] for name in OPTIMIZERS}
+    pools |= {way: [way] for way in WAYS}
+    return {
+        name: summary(joined([part for way in ways for part in by_way[way]]), at)
+        for name, ways in pools.items()
+        if ways
+    }
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Markdown: Spearman and regret over all worlds, Spearman by way of training."""
-    whole = results["all"]
-    steps = [f"{step} steps" for step in whole["at"]]
-    lines = [f"| criterion ({whole['worlds']} worlds) | " + " | ".join(f"Spearman, {s}" for s in steps) + " |"]
-    lines.append("|" + "---|" * (len(steps) + 1))
-    for name, cells in whole["spearman"].items():
-        lines.append(f"| {CRITERIA[name]} | " + " | ".join(show(cell, 2) for cell in cells) + " |")
-    lines += ["", "| follow | " + " | ".join(f"regret, {s}" for s in steps) + " |", "|" + "---|" * (len(steps) + 1)]
-    for name, cells in whole["regret"].items():
-        lines.append(f"| {CRITERIA.get(name, name)} | " + " | ".join(show(cell) for cell in cells) + " |")
-    ways = [way for way in results if way != "all"]
-    lines += ["", "| Spearman, first and last moment | " + " | ".join(ways) + " |", "|" + "---|" * (len(ways) + 1)]
-    for name in whole["spearman"]:
+    """Markdown: Spearman and regret for each optimizer, and how re-estimating changes what is foreseen."""
+    lines: list[str] = []
+    for pool in [name for name in ("all", *OPTIMIZERS) if name in results]:
+        found = results[pool]
+        title = f"{pool} ({found['worlds']} worlds)"
+        lines += _table(f"{title}: Spearman", found["at"], found["spearman"], 2)
+        lines += _table(f"{title}: regret", found["at"], found["regret"], 3)
+        for branch, both in found["branches"].items():
+            rows = {name: [both["at the start"][name], both["anew"][name]] for name in both["anew"]}
+            head = f"{title}: order over {AHEAD} steps from step {branch}"
+            lines += _table(head, ["estimated at the start", "anew"], rows, 2)
+    ways = [way for way in results if way in WAYS]
+    lines += ["| Spearman, first and last moment | " + " | ".join(ways) + " |", "|" + "---|" * (len(ways) + 1)]
+    for name in results["all"]["spearman"]:
         cells = [" to ".join(f"{results[way]['spearman'][name][i][0]:+.2f}" for i in (0, -1)) for way in ways]
         lines.append(f"| {CRITERIA[name]} | " + " | ".join(cells) + " |")
-    for branch, both in whole["branches"].items():
-        lines += ["", f"| order over {AHEAD} steps from step {branch} | at the start | anew |", "|---|---|---|"]
-        for name in both["anew"]:
-            lines.append(
-                f"| {CRITERIA[name]} | {show(both['at the start'][name], 2)} | {show(both['anew'][name], 2)} |"
-            )
     return "\n".join(lines)
 
 
+def _table(title: str, columns: Sequence[Any], rows: dict[str, list[list[float]]], places: int) -> list[str]:
+    head = [f"{column} steps" if isinstance(column, int) else column for column in columns]
+    lines = [f"| {title} | " + " | ".join(head) + " |", "|" + "---|" * (len(head) + 1)]
+    for name, cells in rows.items():
+        lines.append(f"| {CRITERIA.get(name, name)} | " + " | ".join(show(cell, places) for cell in cells) + " |")
+    return [*lines, ""]
+
+
+def figure(results: dict[str, Any]) -> str:
+    """SVG: Spearman over steps, a panel an optimizer, with 95% intervals."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    pools = [name for name in OPTIMIZERS if name in results]
+    with matplotlib.rc_context(svg.STYLE):
+        drawn = Figure(figsize=(svg.WIDTH, 2.0 * len(pools) + 0.6), layout="constrained")
+        for axes, pool in zip(np.atleast_1d(drawn.subplots(len(pools), sharex=True)), pools):
+            at = np.array(results[pool]["at"], float)
+            for number, (name, colour, marker) in enumerate(zip(SHOWN, svg.SERIES, svg.MARKERS)):
+                mean, low, high = np.array(results[pool]["spearman"][name]).T
+                shifted = at * 1.04 ** (number - 2)
+                error = [mean - low, high - mean]
+                axes.errorbar(shifted, mean, error, color=colour, marker=marker, ms=4, lw=1.2, label=CRITERIA[name])
+            axes.set_title(f"{pool}, {results[pool]['worlds']} worlds", loc="left")
+            axes.set_ylabel("Spearman")
+            axes.set_ylim(-0.1, 1.0)
+            axes.set_xscale("log")
+            axes.set_xticks(at, [f"{step:g}" for step in at], minor=False)
+            axes.minorticks_off()
+        axes.set_xlabel("steps of training")
+        svg.legend(drawn)
+        box, inside = svg.drawing(drawn, "criteria")
+    alt = "Spearman between criteria before training and the order of filters after it, over steps of training: with "
+    alt += (
+        "plain gradient steps the gain is ahead and fades; with Adam the cosine and the gain times the root of k are."
+    )
+    return svg.alone(box, inside, "Which criterion predicts the order of filters", alt)
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Run, write results.json and tables.md."""
+    """Run, write criteria.json, criteria.md and criteria.svg."""
     parser = argparse.ArgumentParser(prog="python -m examples.beyond_language.criteria", description=__doc__)
     parser.add_argument("--worlds", type=int, default=256, help="how many, in 16 ways of training")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first world")
@@ -204,6 +249,7 @@ def main(argv: list[str] | None = None) -> None:
     results = run(args.worlds, first_seed=args.first_seed, kept=parts)
     (args.output / "criteria.json").write_text(json.dumps(results))
     (args.output / "criteria.md").write_text(tables(results) + "\n")
+    (args.output / "criteria.svg").write_text(figure(results))
     print(tables(results))
 
 

@@ -14,7 +14,8 @@ from scipy import stats
 from openrlhf_pf.reliability import metrics, within
 from openrlhf_pf.reliability.data import Checkpoint
 
-from .training import Arm, Luck, Policy, Trainer, by_logit, roll
+from .arms import Arm
+from .training import Luck, Policy, Trainer, by_logit, roll
 from .worlds import pick
 
 Floats = NDArray[np.float64]

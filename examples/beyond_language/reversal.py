@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from .arms import ARMS
 from .measures import Floats, mean_interval, measure, show
-from .training import ARMS, Luck, Policy, Settings, train
+from .training import Luck, Policy, Settings, train
 from .worlds import Worlds, stack, world
 
 LEARNING_RATES = {
