@@ -41,6 +41,8 @@ WAYS = {
 }
 BASELINES = ("group", "critic")
 OPTIMIZERS = ("sgd", "adam")
+#: Arms that keep as many samples, so that they differ in nothing but which.
+EQUAL_K = [number for number, arm in enumerate(ARMS.values()) if arm.keep(max(N_SAMPLES)) == 2]
 #: Criteria of the figure.
 SHOWN = ("binned_r2", "within_r2", "gain", "gain_root_k", "cosine")
 #: Steps after which policies are compared; the ones from which every arm goes on for ``AHEAD`` steps.
@@ -134,6 +136,9 @@ def summary(found: dict[str, Any], at: Sequence[int] = AT) -> dict[str, Any]:
             arm: [mean_interval(r[:, i] - found["start"]) for r in final] for i, arm in enumerate(ARMS)
         },
         "spearman": table(spearman),
+        "spearman, arms of equal k": table(
+            {name: [rank_correlation(before[name][:, EQUAL_K], r[:, EQUAL_K]) for r in final] for name in names}
+        ),
         "spearman less that of gain": table(
             {name: [a - b for a, b in zip(spearman[name], spearman["gain"])] for name in names if name != "gain"}
         ),
@@ -182,6 +187,7 @@ def tables(results: dict[str, Any]) -> str:
         found = results[pool]
         title = f"{pool} ({found['worlds']} worlds)"
         lines += _table(f"{title}: Spearman", found["at"], found["spearman"], 2)
+        lines += _table(f"{title}: Spearman, arms of k = 2", found["at"], found["spearman, arms of equal k"], 2)
         lines += _table(f"{title}: regret", found["at"], found["regret"], 3)
         for branch, both in found["branches"].items():
             rows = {name: [both["at the start"][name], both["anew"][name]] for name in both["anew"]}
