@@ -37,6 +37,9 @@ def test_errors_are_as_large_as_they_should_be() -> None:
     assert float(away[near].square().mean().sqrt()) == pytest.approx(0.8, abs=0.03)
     assert float(away[middle.value > 0.9].square().mean().sqrt()) < 0.02  # .8 exp(-5.06) = .005
     # 1.2 - q against q differ by 1.2 - 2 q, which is beyond .5 for q < .35
+    exploited = hacked.value < -0.5
+    exploited &= hacked.reward > 1.0
+    assert float((hacked.reward + hacked.value)[exploited].mean()) == pytest.approx(1.2, abs=0.02)
     low = hacked.value < 0.35
     assert float(((hacked.reward - hacked.value).abs() > 0.45)[low].float().mean()) == pytest.approx(0.05, abs=0.005)
 

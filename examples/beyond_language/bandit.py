@@ -98,10 +98,10 @@ def figure(found: dict[str, dict[str, dict[str, Floats]]]) -> str:
         axes.set_xlabel("mean reward reached")
         svg.legend(drawn)
         box, inside = svg.drawing(drawn, "bandit")
-    alt = "True value over the mean reward reached. Flat errors: all arms rise, best_worst fastest. Hacked: the value "
-    alt += (
-        "of arms that keep the top rank peaks and falls while their reward rises; leaving the top rank out avoids it."
+    alt = (
+        "True value over the mean reward reached. Flat errors: all arms are near one line, best_worst gets furthest. "
     )
+    alt += "Hacked: arms that keep the top rank gain reward and little value; leaving the top rank out gains both."
     return svg.alone(box, inside, "True value over reward on a bandit", alt)
 
 

@@ -26,8 +26,8 @@ class Settings:
             linear in the context's features and trained on kept samples; "batch", nothing but the mean of all.
         whiten: subtract the kept samples' mean advantage and divide by their standard deviation.
         kl: how much of log pi / pi_start is taken off the reward that trains.
-        split: samples a prompt in a minibatch: N / split times as many updates without a filter as with k = split;
-            None for one update a rollout.
+        split: samples a prompt in a minibatch, so that a rollout makes k / split updates, rounded to even; None for
+            one.
         steps: T rollouts.
         prompts, samples: G and N.
     """
