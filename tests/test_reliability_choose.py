@@ -111,6 +111,26 @@ def test_a_decided_choice_says_how_sure_and_what_would_change_it():
         assert part in found.text
 
 
+def test_a_recommended_filter_says_what_the_samples_that_it_leaves_out_would_count():
+    def of(world):
+        checkpoint = plant(world, 2000, 5)
+        results = evaluate(checkpoint, strategies_for(checkpoint, ("none", "best_worst")), Bootstrap(2000, 200))
+        return choose(results, n_prompts=2000), {r.strategy.name: r.estimates["gain"] for r in results}
+
+    found, gains = of("right everywhere")
+    lead = gains["none"] / gains["best_worst"] * (5 / 2) ** 0.5 - 1
+    assert found.strategy == "best_worst" and lead > 0
+    assert f"which counts with Adam, it is ahead by {lead:.0%}" in found.text
+    # A second choice that is nearly always wrong costs more than a third sample is worth.
+    rng = np.random.default_rng(0)
+    reward = np.array([0.7, 0.5, -1.2]) + 0.01 * rng.normal(size=(2000, 3))
+    score = (rng.random(reward.shape) < [0.95, 0.05, 0.05]).astype(float)
+    wrong = Checkpoint("", reward, score, np.arange(2000))
+    results = evaluate(wrong, strategies_for(wrong, ("none", "best_worst")), Bootstrap(2000, 200))
+    advice = choose(results, n_prompts=2000)
+    assert advice.strategy == "best_worst" and "which counts with Adam" not in advice.text
+
+
 def test_strategies_that_keep_the_same_samples_are_one():
     checkpoint = band(0, 2000)
     results = evaluate(checkpoint, strategies_for(checkpoint, (*PAPERS, "max_variance")), Bootstrap(2000, 200))

@@ -313,6 +313,7 @@ def _decided(found: Field, best: int, comparisons: list[dict[str, Any]], close: 
             )
         text += "."
         text += f" {_listed(close)} may be as good." if close else " It is ahead of every other strategy beyond doubt."
+        text += _by_samples(found, best)
     text += (
         f" It has the largest value in {share} of the repetitions. What would change this: another reward model,"
         " another k, or a policy that has moved on, so analyse later checkpoints, too. The gain is that of the first"
@@ -331,6 +332,24 @@ def _decided(found: Field, best: int, comparisons: list[dict[str, Any]], close: 
         None,
         f"{headline} {text}",
         headline,
+    )
+
+
+def _by_samples(found: Field, best: int) -> str:
+    """What training on all samples of the same rollouts has ahead where steps are of one length.
+
+    Adam's steps have a length of their own, so that what counts is the gain by the noise of the step, which falls with
+    the root of the number of samples; on small worlds that orders filters of different k (docs/evidence.md).
+    """
+    if found.none is None:
+        return ""
+    mine, all_of_them = (_value(found.rivals[i]) * np.sqrt(max(found.rivals[i].kept, 0.0)) for i in (best, found.none))
+    if not all_of_them > mine > 0:
+        return ""
+    return (
+        " Per sample, that is. Training on all responses of the same rollouts has more of them: by gain times the root"
+        f" of how many train, which counts with Adam, it is ahead by {all_of_them / mine - 1:.0%}, so it may end"
+        " higher and the filter saves time."
     )
 
 
