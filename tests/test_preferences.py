@@ -274,3 +274,12 @@ def test_an_output_that_cannot_be(tmp_path, capsys):
     assert "without a comma or @" in refused(capsys, path, output=tmp_path / "a,b.jsonl")
     (tmp_path / "file").touch()
     assert "cannot be written" in refused(capsys, path, output=tmp_path / "file" / "spg.jsonl")
+
+
+def test_the_room_knows_the_code_reward_alone():
+    code = (
+        "import sys; from openrlhf_pf.preferences import behaviour, entailment, own;"
+        "print(*sorted({m.split('.')[1] for m in sys.modules if m.startswith('openrlhf_pf.') and '._' not in m}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert found == "code_reward preferences\n"

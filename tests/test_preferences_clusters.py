@@ -8,7 +8,7 @@ import pytest
 from preference_samples import prompt_of
 
 from openrlhf_pf.code_reward import Pool
-from openrlhf_pf.preferences import CLUSTERINGS, Progress, build
+from openrlhf_pf.preferences import Progress, build
 from openrlhf_pf.preferences.behaviour import Behaviour
 from openrlhf_pf.preferences.clusters import ALONE, numbered
 from openrlhf_pf.preferences.entailment import Entailment
@@ -289,13 +289,3 @@ def test_nothing_of_the_training_stack_is_imported():
         "print(sorted({'ray', 'vllm', 'deepspeed', 'openrlhf', 'transformers', 'torch'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
-
-
-def test_the_room_knows_the_code_reward_alone():
-    code = (
-        "import sys; from openrlhf_pf.preferences import behaviour, entailment, own;"
-        "print(*sorted({m.split('.')[1] for m in sys.modules if m.startswith('openrlhf_pf.') and '._' not in m}))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-    assert found == "code_reward preferences\n"
-    assert list(CLUSTERINGS) == ["exact", "behaviour", "entailment"]

@@ -38,11 +38,15 @@ def test_pairs_of_an_unscored_collection_train_a_reward_model(stack, tmp_path):
     assert main(command) == 0
     pairs = [json.loads(line) for line in output.read_text().splitlines()]
     assert pairs and {pair["prompt"] for pair in pairs} <= set(rows.prompt)
+    groups = [answers for _, answers in rows.groupby("group")]  # the prompts hold one twice
     for pair in pairs:
-        answers = rows[rows.prompt == pair["prompt"]]
         kinds = [ascii_characters(pair[name]) % 3 > 0 for name in ("chosen", "rejected")]
-        alike = answers[answers.response.map(lambda text: ascii_characters(text) % 3 > 0) == kinds[0]]
-        assert kinds[0] != kinds[1] and alike.reward.max() in set(alike.reward[alike.response == pair["chosen"]])
+        assert kinds[0] != kinds[1]
+        best = []
+        for answers in [answers for answers in groups if answers.prompt.iloc[0] == pair["prompt"]]:
+            alike = answers[answers.response.map(lambda text: ascii_characters(text) % 3 > 0) == kinds[0]]
+            best += list(alike.response[alike.reward == alike.reward.max()])
+        assert pair["chosen"] in best
 
     original = tmp_path / "D.jsonl"
     write(original, [{"prompt": "add 1 + 1?", "chosen": "2", "rejected": "3"}])
