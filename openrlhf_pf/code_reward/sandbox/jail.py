@@ -12,6 +12,7 @@ import signal
 import sys
 import sysconfig
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from openrlhf_pf.code_reward.sandbox import kernel
@@ -287,13 +288,10 @@ def settle(jail: Jail) -> None:
     for what in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
         resource.setrlimit(what, (0, 0))
     _try(jail, "new privileges can be gained", kernel.no_new_privileges)
-    filtered = _try(jail, _NO_FILTER, lambda: _seccomp(jail, kernel.deny_to_all))
+    filtered = _try(jail, _NO_FILTER, lambda: _seccomp(jail))
     steps = _steps(jail)
     if filtered:
-        steps.append(
-            (_NO_FILTER, lambda: _seccomp(jail, lambda: kernel.deny_to_programs(jail.private_disk, jail.tested)))
-        )
-        kernel.filter_for_programs(jail.private_disk, jail.tested)  # made once, here, and inherited
+        steps.append((_NO_FILTER, kernel.denial_to_programs(jail.private_disk, jail.tested)))
         # No program can do anything to another process then, not even to one of its own user.
         if _try(jail, *_to_its_user(jail)):
             _look_for_what_others_cannot_read(jail)
@@ -341,7 +339,7 @@ def _steps(jail: Jail) -> list[_Step]:
     return [
         ("capabilities are kept", kernel.drop_capabilities),
         *([] if jail.private_disk else [("no Landlock: files of this host can be read", lambda: _landlock(jail))]),
-        ("no process group for a program", lambda: os.setpgid(0, 0)),
+        ("no process group for a program", partial(os.setpgid, 0, 0)),
     ]
 
 
@@ -383,10 +381,10 @@ def _landlock(jail: Jail) -> None:
     kernel.landlock((path for path in jail.readable if path != HOME), [NULL])
 
 
-def _seccomp(jail: Jail, deny: Callable[[], None]) -> None:
+def _seccomp(jail: Jail) -> None:
     if "seccomp" in jail.without:
         raise OSError(1, "switched off")
-    deny()
+    kernel.deny_to_all()
 
 
 def resource_limits(jail: Jail, limits: dict[str, Any]) -> list[tuple[int, tuple[int, int]]]:

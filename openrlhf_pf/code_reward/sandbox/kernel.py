@@ -9,7 +9,6 @@ import os
 import struct
 import sys
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from typing import Any
 
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
@@ -254,9 +253,10 @@ def _filter(denials: Callable[[int], list[_Instruction]]) -> tuple[Any, ...]:
     return _prctl_arguments(_PR_SET_SECCOMP, filter_mode, ctypes.byref(_Program(len(program), instructions)))
 
 
-@lru_cache
-def filter_for_programs(own_disk: bool, tested: bool = True) -> tuple[Any, ...]:
-    """The system call that :func:`deny_to_programs` makes."""
+def denial_to_programs(own_disk: bool, tested: bool = True) -> Callable[[], None]:
+    """What denies a process, when it is called: new processes, signals to others, limits, mounts; threads stay
+    possible. Without a disk of its own, also every change of a file's rights, owner, attributes or times.
+    """
     namespaces = NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET
 
     def denials(column: int) -> list[_Instruction]:
@@ -293,19 +293,17 @@ def filter_for_programs(own_disk: bool, tested: bool = True) -> tuple[Any, ...]:
             (_LEAVE, 0, 0, _ALLOW),
         ]
 
-    return _filter(denials)
+    arguments = _filter(denials)  # made once, here, and inherited
+    return lambda: _denied(arguments)
+
+
+def _denied(arguments: tuple[Any, ...]) -> None:
+    _check(_libc.prctl(*arguments), "seccomp")
 
 
 def deny_to_all() -> None:
     """No new program, socket, namespace, tracing, for this process and all its children."""
-    _check(_libc.prctl(*_filter(lambda column: _denials(_DENIED, column))), "seccomp")
-
-
-def deny_to_programs(own_disk: bool, tested: bool = True) -> None:
-    """No new process, signal to others, limit, mount; threads stay possible. Without a disk of their own, no change of
-    a file's rights, owner, attributes or times.
-    """
-    _check(_libc.prctl(*filter_for_programs(own_disk, tested)), "seccomp")
+    _denied(_filter(lambda column: _denials(_DENIED, column)))
 
 
 def landlock(readable: Iterable[str], writable: Iterable[str] = ()) -> None:
