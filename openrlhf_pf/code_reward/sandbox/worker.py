@@ -21,6 +21,7 @@ from typing import Any
 from openrlhf_pf.code_reward.judge import codec
 from openrlhf_pf.code_reward.sandbox import jail, kernel
 from openrlhf_pf.code_reward.sandbox.control import MESSAGE_BYTES
+from openrlhf_pf.code_reward.sandbox.root import HOME, NULL
 
 # Loaded once, so that no program pays for them.
 USUAL_IMPORTS = """
@@ -98,7 +99,7 @@ def _settle(configuration: dict[str, Any], rehearse: Callable[[], None] | None) 
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     jail.measure()
     jail.build_root(box)
-    os.chdir(jail.HOME if box.private_disk else "/")
+    os.chdir(HOME if box.private_disk else "/")
     jail.settle(box)
     random.seed(0)  # the same program gets the same reward twice
     gc.collect()
@@ -167,7 +168,7 @@ def _end(child: int, gone: bool) -> tuple[bool, int, Any]:
 def _renew_standard_files() -> None:
     """Open them anew: what a program sets on one that it inherits, its successors would find."""
     try:
-        null = os.open(jail.NULL, os.O_RDWR)
+        null = os.open(NULL, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
         os.dup2(null, 2)
