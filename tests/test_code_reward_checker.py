@@ -33,8 +33,8 @@ def converse(kind, data, source=SQUARE):
     bell, their_bell = os.pipe()
 
     def serve():
-        with contextlib.suppress(codec.Closed):
-            candidate.serve(theirs.detach(), their_bell)
+        with theirs, contextlib.suppress(codec.Closed):
+            candidate.serve(theirs.fileno(), their_bell)
         os.close(their_bell)
 
     program = threading.Thread(target=serve)

@@ -1,7 +1,9 @@
 """Plain data comes back as it was, in exact types; anything else does not come back."""
 
 import math
+import os
 import socket
+import threading
 from collections import Counter, OrderedDict, namedtuple
 
 import pytest
@@ -128,6 +130,26 @@ def test_frames():
         left.close()
         with pytest.raises(codec.Closed):
             found.receive()
+
+
+def test_a_connection_by_its_file_s_number():
+    left, right = socket.socketpair()
+    with right:
+        talk = codec.Connection()
+        talk.file = left.detach()
+        long = "x" * (1 << 20)  # more than is written at a time
+        reader = threading.Thread(target=lambda: got.append(codec.Receiver(right.recv).receive()))
+        got = []
+        reader.start()
+        codec.send(talk, long)
+        reader.join()
+        codec.send(right, (1, "é"))
+        assert (codec.Receiver(talk.recv).receive(), got) == ((1, "é"), [long])
+        right.close()
+        with pytest.raises(codec.Closed):
+            codec.send(talk, 1)
+        assert talk.recv(1) == b""
+        os.close(talk.file)
 
 
 class Sub(list):

@@ -1,5 +1,7 @@
 """The program in an answer: any program, in any wrapping, comes out unchanged; every answer is looked at once."""
 
+import subprocess
+import sys
 import textwrap
 
 # ruff: noqa: E501 - an answer and its program stand on one line
@@ -103,6 +105,7 @@ def test_no_text_is_too_strange(text, name):
         ("```python\nprint(1)\nif x:", "print(1)"),
         ("```python\nprint(1) # why (\nx = 2", "print(1) # why (\nx = 2"),
         ("```python print(1)```", "print(1)"),
+        ("```` py \t print(1) \t ````", "print(1)"),
         ("```python\nprint(1)```", "print(1)"),
         (">>> x = 1\n>>> print(x)\n1", "x = 1\nprint(x)"),
         ("```pycon\n>>> for i in range(2):\n...     print(i)\n...\n0\n1\n```", "for i in range(2):\n    print(i)"),
@@ -143,6 +146,29 @@ def test_no_line_is_looked_at_more_than_a_few_times(unit, monkeypatch):
         extract_code(unit * count, "f")
         looks.append(len(seen) / (count * len(unit.split("\n"))))
     assert looks[1] < 12 and looks[1] < 1.3 * looks[0] + 0.1
+
+
+# Every letter or block of these was once looked at with every other one.
+LONG = {
+    "blanks after a fence": '("```python" + " " * 1980 + "\\n") * 200',
+    "lines of backticks": '("`" * 1990 + "\\n") * 2000',
+    "blanks around a colon": '"```python\\na" + " " * 2**20 + ":" + " " * 2**20 + "\\n```\\n"',
+    "definitions of one function": '"```python\\ndef f(): pass\\n```\\n" * 200_000',
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_answers_come_to_an_end(name):
+    """Before the kernel ends the process; they take a tenth of that at most."""
+    code = f"""
+import resource
+from openrlhf_pf.code_reward.tasks.extract import extract_code
+text = {LONG[name]}
+resource.setrlimit(resource.RLIMIT_CPU, (40, 40))
+print(len(extract_code(text)) + len(extract_code(text, "f")) > 0)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "True\n"), run.stderr
 
 
 def test_no_parser_touches_an_answer(monkeypatch):

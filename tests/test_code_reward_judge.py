@@ -202,6 +202,12 @@ def test_what_the_program_s_answer_breaks_is_the_program_s_fault(pool, test):
         ("def f(a):\n    a *= 2", "a = np.arange(3)\nf(a)\nassert a.tolist() == [0, 2, 4]", "passed"),
         ("def f(a, *, key):\n    key.append(a)", "k = []\nf(1, key=k)\nassert k == [1]", "passed"),
         ("def f(a):\n    a.append(f)", "a = []\nf(a)\nassert a == []", "failed"),
+        # The test changes them too, while the program has them.
+        (
+            "def f(a, pop):\n    pop()\n    a[0].append(5)",
+            "a = [[1], [2]]\nf(a, lambda: a.pop())\nassert a == [[1, 5], [2]]",
+            "passed",
+        ),
     ],
 )
 def test_arguments_are_judged_as_the_program_left_them(pool, program, test, expected):

@@ -17,7 +17,7 @@ from test_code_reward_hostile import descendants
 from test_record import wait_for
 
 from openrlhf_pf.code_reward import Limits, Pool, Problem, Verdict
-from openrlhf_pf.code_reward.sandbox import driver
+from openrlhf_pf.code_reward.sandbox import driver, worker
 from openrlhf_pf.code_reward.sandbox.pool import find_packages
 
 
@@ -202,6 +202,14 @@ def test_a_checker_is_replaced_after_some_programs(pool, monkeypatch):
     first_and_second = "def f(x):\n    return x == {}\n"
     found = [pool.check(first_and_second.format(n), counts).passed for n in (1, 2, 1, 2, 1)]
     assert found == [True] * 5
+
+
+def test_what_is_free_on_pages_that_programs_share_is_found():
+    """Of every size: none takes as many as would be taken where a new pool is not to be told."""
+    script = "from openrlhf_pf.code_reward.sandbox import worker as w; w._fill_holes(); print(*map(len, w._holes))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    lengths = [int(word) for word in run.stdout.split()]
+    assert len(set(lengths)) == 30 and max(map(lengths.count, lengths)) < worker._MOST_HOLES
 
 
 def test_rare_imports_burden_only_those_that_name_them(pool):

@@ -23,7 +23,6 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 from openrlhf_pf.code_reward import Pool, Problem
-from openrlhf_pf.code_reward.tasks import humaneval
 
 TRIVIAL = "def f(n):\n    return n + 1\n"
 ONE_CASE = Problem("cases", {"path": ["f"], "cases": [([1], {}, 2)], "tolerance": 0.0})
@@ -40,10 +39,19 @@ def human_eval(rows, threads):
         return sum(executor.map(check, rows))
 
 
-def compare(path, workers, rounds):
+def solutions(path):
+    """HumanEval's own, with the problems that they solve, and the rows that these are made of."""
+    try:
+        from openrlhf_pf.code_reward.tasks import humaneval
+    except ImportError:  # an older checkout, see code_reward_versions.py
+        from openrlhf_pf.code_reward.problems import humaneval
     with gzip.open(path, "rt") as file:
         rows = [json.loads(line) for line in file]
-    programs = [(row["prompt"] + row["canonical_solution"], humaneval(row).problem) for row in rows]
+    return [(row["prompt"] + row["canonical_solution"], humaneval(row).problem) for row in rows], rows
+
+
+def compare(path, workers, rounds):
+    programs, rows = solutions(path)
     rates, latency, cpu = defaultdict(list), [], []
     pool = Pool(workers)
     for _ in range(3):

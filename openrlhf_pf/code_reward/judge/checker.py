@@ -42,14 +42,6 @@ def serve(connection: int, *programs: int) -> None:
         codec.send(caller, _check_one(controls[place], source, *_decoded(problem), limits))
 
 
-@contextlib.contextmanager
-def _closing(file: int) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        os.close(file)
-
-
 @kept
 def _decoded(problem: bytes) -> tuple[str, dict[str, Any]]:
     """Its kind and data; the samples of one prompt come one after the other, and have the same."""
@@ -73,13 +65,19 @@ def _check_one(control: Control, source: str, kind: str, data: dict[str, Any], l
             return _check_whole(control, source, kind, data, limits)
     talk, their_talk = socket.socketpair()
     bell, their_bell = os.pipe()
-    with talk, _closing(bell):
-        with their_talk, _closing(their_bell):
+    try:
+        try:
             control.start(limits, [their_talk.fileno(), their_bell])
+        finally:
+            their_talk.close()
+            os.close(their_bell)
         watches = kind == observe.FUNCTIONS
         remote = (observe.Witness if watches else Remote)(talk, bell, limits["wall_seconds"])
         with _bounded(limits["cpu_seconds"]):
             verdict, test, detail = _decide(remote, observe.check if watches else CHECKS[kind], source, data)
+    finally:
+        talk.close()
+        os.close(bell)
     control.stop(gone=verdict == GONE)
     report = control.report()
     if verdict == GONE:

@@ -9,6 +9,7 @@ side, take a faster form of the same data. Standard library only.
 import functools
 import json
 import marshal
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -23,6 +24,7 @@ _SCALARS = {type(None), bool, str, float}
 _ATOMS = _SCALARS | {int, bytes, bytearray, complex}
 _AT_ONCE = 1 << 16
 _LENGTH = struct.Struct("<I")
+_read, _write = os.read, os.write  # a program may replace them
 _CONTAINERS = frozenset("tdsfcib")
 # The encoder in C by itself: what is around it in Python asks builtins, which a program may have replaced.
 _pieces = json.encoder.c_make_encoder(
@@ -215,12 +217,28 @@ def decode_plain(data: bytes) -> Any:
     return marshal.loads(data)
 
 
-def send(connection: socket.socket, value: Any, max_bytes: int = MAX_BYTES) -> None:
+class Connection:
+    """A stream by its file's number, which may be set later: what is needed of a ``socket.socket``."""
+
+    def __init__(self, file: int = -1) -> None:
+        self.file = file
+
+    def recv(self, count: int) -> bytes:
+        """At most so many bytes; none at the end."""
+        return _read(self.file, count)
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of it."""
+        while data:
+            data = data[_write(self.file, data) :]
+
+
+def send(connection: "socket.socket | Connection", value: Any, max_bytes: int = MAX_BYTES) -> None:
     """Send one value, see :func:`encode` and :func:`send_encoded`."""
     send_encoded(connection, encode(value, max_bytes))
 
 
-def send_encoded(connection: socket.socket, *values: bytes) -> None:
+def send_encoded(connection: "socket.socket | Connection", *values: bytes) -> None:
     """Send what :func:`encode` made, each as a frame: its length in 4 bytes, then the value.
 
     Raises:

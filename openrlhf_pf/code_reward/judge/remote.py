@@ -4,7 +4,6 @@ A tested program has no way to the trusted side but its answers, which :mod:`cod
 """
 
 import os
-import secrets
 import select
 import socket
 import time
@@ -58,7 +57,8 @@ class Remote:
 
     def __init__(self, talk: socket.socket, bell: int, wall_seconds: float) -> None:
         self._talk, self._bell = talk, bell
-        self._answers = codec.Receiver(self._read, decode=codec.decoder(self._special))
+        self._answers = codec.Receiver(self._read, decode=self._decoded)
+        self._decode: Callable[[bytes], Any] | None = None
         self._answered, self._rung = _poll(talk.fileno()), _poll(bell)
         self._will_ring = False
         talk.settimeout(wall_seconds)
@@ -71,7 +71,8 @@ class Remote:
         self._number, self._place = "", 0
         self._sender = objects.Sender()
         self._objects: dict[int, objects.RemoteObject] = {}
-        self._arguments: list[Any] = []  # what the call that is answered may change, by place
+        self._called: tuple[Any, ...] = ()  # the arguments of the call that is answered
+        self._changeable: list[Any] | None = []  # what is in them that it may change, by place; see _arguments
         self._asked_for = 0
         self.classes: set[str] = set()  # those of the program that the test names
         self.exceptions: dict[str, type[Exception]] = {}
@@ -143,7 +144,7 @@ class Remote:
 
     def _send(self, questions: list[Question]) -> None:
         # Not to be guessed, so that no answer can be prepared or given twice.
-        self._number, self._place = secrets.token_hex(8), 0
+        self._number, self._place = os.urandom(8).hex(), 0
         self._will_ring = len(questions) > 1
         message = codec.encode_plain((self._number, questions))
         if len(message) > 2 * _FORESEEN_BYTES:  # what does not fit into the socket's buffer has to wait
@@ -173,12 +174,31 @@ class Remote:
             break
         self.verdict("crashed", "an answer to another question")
 
+    def _decoded(self, data: bytes) -> Any:
+        """An answer. What it takes to read tags that are not plain data is made when the first one comes."""
+        if self._decode:
+            return self._decode(data)
+        try:
+            return codec.decode(data)
+        except codec.NotPlain:
+            self._decode = codec.decoder(self._special)
+            return self._decode(data)
+
+    def _arguments(self) -> list[Any]:
+        """What the call that is answered may change, by place: looked for when an answer speaks of it, as few do, or
+        before a function of the test may change it.
+        """
+        if self._changeable is None:
+            self._changeable = values.containers(objects.is_own, *self._called)
+        return self._changeable
+
     def _left(self, value: Any, contents: Any) -> Any:
         """A value, and what the call has left of its arguments."""
-        if type(contents) is not list or len(contents) != len(self._arguments):
+        arguments = self._arguments()
+        if type(contents) is not list or len(contents) != len(arguments):
             self.verdict("crashed", "an answer that is none")
         try:
-            for old, new in zip(self._arguments, contents):
+            for old, new in zip(arguments, contents):
                 values.overwrite(old, new)
         except Exception as error:
             self.verdict("crashed", f"an answer that is none: {type(error).__name__}")
@@ -196,7 +216,7 @@ class Remote:
                 known = name in self.classes
                 self._objects[number] = objects.RemoteObject(self, number, name[:80], ability, known)
             return self._objects[number]
-        places = {"r": self._arguments, "o": self._sender.objects}.get(tag)
+        places = self._arguments() if tag == "r" else self._sender.objects if tag == "o" else None
         number = content[0] if type(content) is list and content else content
         if places is not None and type(number) is int and 0 <= number < len(places):
             return places[number]
@@ -213,12 +233,12 @@ class Remote:
         self._asked_for += 1
         if self._asked_for > _MOST_CALLS_BACK:
             self.verdict("failed", f"more than {_MOST_CALLS_BACK} calls of the test's functions")
-        state = self._number, self._place, self._arguments
+        state = self._number, self._place, self._called, self._arguments()
         try:
             reply, answer = "value", functions[number](*args, **kwargs)
         except Exception as error:
             reply, answer = "error", [type(error).__name__, [str(error)[:MAX_MESSAGE]]]
-        self._number, self._place, self._arguments = state
+        self._number, self._place, self._called, self._changeable = state
         try:
             message = "reply", reply, *self._sender.encode(answer)
         except codec.NotPlain as error:
@@ -276,7 +296,7 @@ class Remote:
         """What a call returns: of ``[function]``, of ``[class, method]``, or of ``(number, method)`` of an object."""
         if type(target) is list:
             self.calls += 1
-        self._arguments = values.containers(objects.is_own, tuple(args), kwargs)
+        self._called, self._changeable = (tuple(args), kwargs), None
         return self.request(("change", target, tuple(args), kwargs), ("call", target, tuple(args), kwargs))
 
     def proxy(self, *path: str) -> Callable[..., Any]:

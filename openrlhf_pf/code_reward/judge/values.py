@@ -75,6 +75,7 @@ KNOWN: dict[tuple[str, str], tuple[Callable[[Any], Any], Callable[[Any], Any]]] 
     ("numpy", "ndarray"): (_array, _to_array),
 }
 _NAMES = {name: key for key in KNOWN for name in [key[1]]}
+_ATOMS = {type(None), bool, int, float, complex, str, bytes}
 _MUTABLE_KNOWN = {"deque", "Counter", "OrderedDict", "defaultdict", "ndarray"}
 
 
@@ -167,11 +168,14 @@ def containers(transferred: Callable[[Any], bool], *values: Any) -> list[Any]:
     while waiting:  # not by recursion: a linked list is long
         value = waiting.pop()
         kind, inside = type(value), ()
+        if kind in _ATOMS:
+            continue
         if kind in (tuple, frozenset):
             inside = tuple(value)
         elif kind in (list, dict, set, bytearray) or known_name(kind) in _MUTABLE_KNOWN:
             found.append(value)
-            inside = tuple(dict.values(value)) if isinstance(value, dict) else tuple(value) if kind is list else ()
+            items = dict.values(value) if isinstance(value, dict) else value if kind is list else ()
+            inside = tuple(item for item in items if type(item) not in _ATOMS)
         elif transferred(value) and id(value) not in seen:
             seen.add(id(value))
             found.append(value)

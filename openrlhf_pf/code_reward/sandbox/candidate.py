@@ -11,8 +11,6 @@ import re
 import socket
 import sys
 import types
-from collections.abc import Callable
-from typing import Any
 
 from openrlhf_pf.code_reward.judge import codec
 from openrlhf_pf.code_reward.sandbox import objects, whole
@@ -33,26 +31,30 @@ def serve(connection: int, bell: int, *standard: int) -> None:
         bell: a pipe that the other side listens to.
         standard: input and output of a whole program, which is all that is asked for then.
     """
-    talk = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, connection)
-    conversation = objects.Conversation(talk, _module())
-    operations: dict[str, Callable[..., Any]] = {
-        "load": lambda source: _load(source, conversation.module),
-        "run": lambda source: whole.run(source, talk, *standard),
-        "end": lambda: None,
-        **conversation.operations,
-    }
+    conversation = _prepared.pop() if _prepared else _prepare()
+    conversation.talk.file = connection
+    if standard:
+        conversation.operations["run"] = lambda source: whole.run(source, conversation.talk, *standard)
     while True:
         number, asked = conversation.questions.receive()
-        if conversation.serve(number, asked, operations) == "end":
+        if conversation.serve(number, asked) == "end":
             return
         if len(asked) > 1:
             os.write(bell, b".")
 
 
-def _module() -> types.ModuleType:
-    module = types.ModuleType(MODULE)
-    sys.modules[MODULE] = module
-    return module
+_prepared: list[objects.Conversation] = []  # one, for the next program
+
+
+def _prepare() -> objects.Conversation:
+    """What every program has, made before it is forked: to make it in each would touch a hundred pages, which the
+    kernel has to copy.
+    """
+    module = sys.modules[MODULE] = types.ModuleType(MODULE)
+    conversation = objects.Conversation(module)
+    conversation.operations["load"] = lambda source: _load(source, module)
+    conversation.operations["end"] = lambda: None
+    return conversation
 
 
 # What most programs do, so that what it takes is at hand.
@@ -65,6 +67,9 @@ def f(numbers: List[int], word: str = "") -> float:
         if number > 2 and word != "x":
             return sum(sorted(numbers)) / len(numbers)
     return max(numbers, key=lambda number: -number)
+
+def g(words):
+    return [word for word in words]
 """
 
 
@@ -76,14 +81,17 @@ def rehearse() -> None:
         ("load", _REHEARSED),
         ("call", ["f"], ([1, 2, 3], "y"), {}),
         ("call", ["f"], ([1.5, 2],), {"word": "z"}),
+        ("change", ["f"], ([1, 2], "x"), {}),
+        ("change", ["g"], (["a", "b"],), {}),
+        ("change", ["g"], ("ab",), {}),
         ("call", ["f"], ([],), {}),
         ("end",),
     ]
     ours, theirs = socket.socketpair()
-    with ours:
+    with ours, theirs:
         codec.send_encoded(ours, codec.encode_plain(("0" * 16, questions)))
-        serve(theirs.detach(), ours.fileno())
-    del sys.modules[MODULE]
+        serve(theirs.fileno(), ours.fileno())
+    _prepared[:] = [_prepare()]
 
 
 def _futures_first(source: str) -> str:

@@ -4,9 +4,8 @@ Spoken by the pool's side (:mod:`driver`) to the process that forks checkers, an
 forks the tested programs.
 """
 
-import contextlib
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from openrlhf_pf.code_reward.judge import codec
@@ -32,30 +31,32 @@ class Control:
 
     def start(self, limits: dict[str, Any], files: Sequence[int]) -> None:
         """Have it fork a child that holds these file descriptors."""
-        with self._or_unavailable():
+        try:
             socket.send_fds(self.connection, [codec.encode_plain(limits)], files)
+        except (OSError, ValueError) as error:
+            raise self._unavailable(error) from error
 
     def stop(self, gone: bool = False) -> None:
         """Have the child killed with all that it started.
 
         A child that is ``gone`` has closed its socket: it is given a moment to come to its own end.
         """
-        with self._or_unavailable():
+        try:
             self.connection.send(b"gone" if gone else b"stop")
+        except OSError as error:
+            raise self._unavailable(error) from error
 
     def report(self, seconds: float = STOP_SECONDS) -> dict[str, Any]:
         """After :meth:`stop`: how the child ended, and what it used. At the very first: what the jail lacks."""
-        with self._or_unavailable():
+        try:
             self.connection.settimeout(seconds)
             message = self.connection.recv(MESSAGE_BYTES)
             report = codec.decode_plain(message) if message else {"failed": "gone"}
+        except (OSError, ValueError) as error:
+            raise self._unavailable(error) from error
         if "failed" not in report:
             return report
         raise Unavailable(f"{self._who} failed: {report['failed']}")
 
-    @contextlib.contextmanager
-    def _or_unavailable(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError) as error:
-            raise Unavailable(f"{self._who}: {error}") from error
+    def _unavailable(self, error: Exception) -> Unavailable:
+        return Unavailable(f"{self._who}: {error}")

@@ -12,24 +12,13 @@ import signal
 import sys
 import sysconfig
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from openrlhf_pf.code_reward.sandbox import kernel
+from openrlhf_pf.code_reward.sandbox import kernel, seccomp
+from openrlhf_pf.code_reward.sandbox.root import HOME, NULL, Root
 
 PARTS = ("namespaces", "mounts", "seccomp", "landlock", "user")
-NULL = "/dev/null"
-_BELOW_HOME = "/.below"  # in a new root, what is to be seen in that directory beside a program's own files
-HOME = "/tmp"  # the one directory that can be written to, inside the jail
-
-_SYSTEM_LIBRARIES = (
-    "/lib",
-    "/lib64",
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/local/lib",
-    "/etc/ld.so.cache",
-    "/usr/share/zoneinfo",
-)
 _STACK_BYTES = 112 << 20  # the kernel leaves 128 MiB free below the stack of every process: for programs that recurse
 _OVERFLOW_USER = 65534
 _FIRST_USER = 0x70000000  # far above any account; one user a worker, so that no two can touch each other
@@ -38,19 +27,15 @@ _FIRST_USER = 0x70000000  # far above any account; one user a worker, so that no
 class Jail:
     """What a worker knows about the jail it sits in."""
 
-    def __init__(self, readable: list[str], packages: list[str], disk_bytes: int, without: frozenset[str]) -> None:
-        self.readable = readable
-        self.packages = packages
-        self.disk_bytes = disk_bytes
+    def __init__(self, root: Root, without: frozenset[str]) -> None:
+        self.root = root
         self.without = without
         self.weaknesses: list[str] = []
         self.user: int | None = None  # programs run as this one
         self.user_mapped = False  # a user namespace, in which our user has no rights outside
-        self.real = {path: os.path.realpath(path) for path in readable}
         self.tasks_of_user = _tasks_of_user()
         self.tested = True  # what runs here is a tested program, not our checker
         self.private_disk = False
-        self.state_of_home: tuple[Any, ...] = ()
         self.processes_hidden = False
         self.processes_denied = False  # no program can start one
         self.steps: list[Callable[[], None]] = []  # of confine, those that the kernel grants
@@ -60,25 +45,12 @@ class Jail:
         self.weaknesses.append(f"{what} ({reason})")
 
 
-def readable_paths(packages: list[str]) -> list[str]:
-    """What Python needs to import: the standard library, shared libraries, and the packages' own folders."""
-    standard = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
-    return [*sorted(standard), *_SYSTEM_LIBRARIES, *packages]
-
-
-def _other_packages() -> list[str]:
-    """Folders inside the readable ones in which packages lie that no program was promised."""
-    standard = sysconfig.get_path("stdlib")
-    parents = [standard, "/usr/lib/python3", "/usr/local/lib/" + os.path.basename(standard)]
-    return [os.path.join(parent, name) for parent in parents for name in ("site-packages", "dist-packages")]
-
-
 def enter(packages: list[str], disk_bytes: int, without: frozenset[str]) -> Jail:
     """Put this process into namespaces of its own; returns in the process that is alone in there.
 
     The calling process stays outside, waits, and ends when that one does.
     """
-    jail = Jail(readable_paths(packages), packages, disk_bytes, without)
+    jail = Jail(Root(packages, disk_bytes), without)
     if os.geteuid() == 0 and "user" not in without:
         jail.user = next(filter(_is_mapped, (_FIRST_USER + os.getpid(), _OVERFLOW_USER)), None)
     kernel.adopt_orphans()
@@ -164,97 +136,20 @@ def build_root(jail: Jail) -> None:
         jail.give_up("no file system of its own", "switched off")
         return
     try:
-        _try_in_a_child(lambda: (kernel.unshare(kernel.NEWNS), _replace_root(jail)))
+        _try_in_a_child(lambda: (kernel.unshare(kernel.NEWNS), jail.root.build(jail.user)))
     except OSError as error:
         jail.give_up("no file system of its own", error)
         return
-    _replace_root(jail)
+    jail.root.build(jail.user)
     jail.private_disk = True
-
-
-def _replace_root(jail: Jail) -> None:
-    kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
-    base, old = "/tmp", "/.old"
-    kernel.mount("jail", base, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
-    os.mkdir(base + old)
-    os.mkdir(base + "/dev")
-    os.close(os.open(base + NULL, os.O_CREAT | os.O_WRONLY))
-    os.chdir(base)
-    kernel.pivot_root(base, base + old)
-    os.chdir("/")
-    for path in jail.readable:
-        if path not in jail.packages:
-            _show(old, path, jail.real[path])
-    for folder in filter(os.path.isdir, map(_place, _other_packages())):
-        kernel.mount("hidden", folder, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
-    for package in jail.packages:
-        _show(old, package, jail.real[package])
-    if os.path.exists(old + NULL):
-        kernel.mount(old + NULL, NULL, flags=kernel.MS_BIND)
-    os.makedirs(HOME, exist_ok=True)
-    os.makedirs(_BELOW_HOME, exist_ok=True)
-    kernel.unmount(old)
-    os.rmdir(old)
-    kernel.make_read_only("/")
-    with contextlib.suppress(OSError):
-        kernel.allow_devices(NULL)
-    _mount_home(jail)
-
-
-def _place(path: str) -> str:
-    """Where a path is put first: what lies below the programs' own directory is brought there whenever that is new."""
-    return _BELOW_HOME + path[len(HOME) :] if path.startswith(f"{HOME}/") else path
-
-
-def _show(old: str, path: str, real: str) -> None:
-    """Make a file or folder of the old root visible in the new one, under its own path.
-
-    ``real`` is the same without links: an absolute one would lead into the new root, where nothing is yet.
-    """
-    source, path = old + path, _place(path)
-    if os.path.islink(path):
-        return
-    link = os.readlink(source) if os.path.islink(source) else "/"
-    if link[:1] != "/":  # /lib is a link to usr/lib on most systems
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.symlink(link, path)
-        return
-    source = old + real
-    if not os.path.exists(source):
-        return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    if os.path.isdir(source):
-        os.makedirs(path, exist_ok=True)
-    else:
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
-    kernel.mount(source, path, flags=kernel.MS_BIND | kernel.MS_REC)
-
-
-def _mount_home(jail: Jail) -> None:
-    options = f"size={jail.disk_bytes},nr_inodes=1024,mode=700"
-    if jail.user is not None:
-        options += f",uid={jail.user},gid={jail.user}"
-    kernel.mount("home", HOME, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
-    for name in os.listdir(_BELOW_HOME):
-        os.mkdir(f"{HOME}/{name}")
-        kernel.mount(f"{_BELOW_HOME}/{name}", f"{HOME}/{name}", flags=kernel.MS_BIND | kernel.MS_REC)
-    jail.state_of_home = _state_of_home()
-
-
-def _state_of_home() -> tuple[Any, ...]:
-    """What a program changes that changes the private directory."""
-    found = os.stat(HOME)
-    return os.listdir(HOME), found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns, found.st_ctime_ns
 
 
 def clean(jail: Jail) -> None:
     """Leave nothing of the last program, which has ended: no process that it has started, no file."""
     if not jail.processes_denied:
         _end_descendants(jail)
-    if jail.private_disk and _state_of_home() != jail.state_of_home:
-        kernel.unmount(HOME)
-        _mount_home(jail)
-        os.chdir(HOME)
+    if jail.private_disk:
+        jail.root.renew_home()
 
 
 def _end_descendants(jail: Jail) -> None:
@@ -287,13 +182,10 @@ def settle(jail: Jail) -> None:
     for what in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
         resource.setrlimit(what, (0, 0))
     _try(jail, "new privileges can be gained", kernel.no_new_privileges)
-    filtered = _try(jail, _NO_FILTER, lambda: _seccomp(jail, kernel.deny_to_all))
+    filtered = _try(jail, _NO_FILTER, lambda: _seccomp(jail))
     steps = _steps(jail)
     if filtered:
-        steps.append(
-            (_NO_FILTER, lambda: _seccomp(jail, lambda: kernel.deny_to_programs(jail.private_disk, jail.tested)))
-        )
-        kernel.filter_for_programs(jail.private_disk, jail.tested)  # made once, here, and inherited
+        steps.append((_NO_FILTER, seccomp.denial_to_programs(jail.private_disk, jail.tested)))
         # No program can do anything to another process then, not even to one of its own user.
         if _try(jail, *_to_its_user(jail)):
             _look_for_what_others_cannot_read(jail)
@@ -341,7 +233,7 @@ def _steps(jail: Jail) -> list[_Step]:
     return [
         ("capabilities are kept", kernel.drop_capabilities),
         *([] if jail.private_disk else [("no Landlock: files of this host can be read", lambda: _landlock(jail))]),
-        ("no process group for a program", lambda: os.setpgid(0, 0)),
+        ("no process group for a program", partial(os.setpgid, 0, 0)),
     ]
 
 
@@ -380,13 +272,13 @@ def _change_user(jail: Jail) -> None:
 def _landlock(jail: Jail) -> None:
     if "landlock" in jail.without:
         raise OSError(1, "switched off")
-    kernel.landlock((path for path in jail.readable if path != HOME), [NULL])
+    kernel.landlock((path for path in jail.root.readable if path != HOME), [NULL])
 
 
-def _seccomp(jail: Jail, deny: Callable[[], None]) -> None:
+def _seccomp(jail: Jail) -> None:
     if "seccomp" in jail.without:
         raise OSError(1, "switched off")
-    deny()
+    seccomp.deny_to_all()
 
 
 def resource_limits(jail: Jail, limits: dict[str, Any]) -> list[tuple[int, tuple[int, int]]]:

@@ -7,7 +7,6 @@ Nothing here is trusted by anybody, see :mod:`candidate`.
 import builtins
 import importlib
 import marshal
-import socket
 import types
 from collections.abc import Callable
 from typing import Any
@@ -41,11 +40,15 @@ def text_of(error: BaseException) -> str:
 
 
 class Conversation:
-    """One side of it: what was asked, and which objects the other side knows by number."""
+    """One side of it: what was asked, and which objects the other side knows by number.
 
-    def __init__(self, talk: socket.socket, module: types.ModuleType) -> None:
+    It begins when ``talk`` has its file.
+    """
+
+    def __init__(self, module: types.ModuleType) -> None:
         self.module = module
-        self.questions = codec.Receiver(talk.recv, 2 * codec.MAX_TASK_BYTES, codec.decode_plain)
+        self.talk = codec.Connection()
+        self.questions = codec.Receiver(self.talk.recv, 2 * codec.MAX_TASK_BYTES, codec.decode_plain)
         self.operations: dict[str, Callable[..., Any]] = {
             "call": lambda target, args, kwargs: self._target(target)(*args, **kwargs),
             "change": self._change,
@@ -56,7 +59,6 @@ class Conversation:
             "name": lambda name: getattr(module, name),
             "truth": lambda number: bool(self._objects[number]),
         }
-        self._talk = talk
         self._objects: list[Any] = []
         self._kept: dict[int, int] = {}  # id of an object, its number
         self._raised: dict[int, Exception] = {}  # by an iterator, after elements that were not sent yet
@@ -65,11 +67,10 @@ class Conversation:
         self._tagger = values.Tagger(self._handle)
         self._decode = codec.decoder(self._special)
         self._asked: tuple[str, int] = "", 0
-        self._running: dict[str, Callable[..., Any]] = {}
 
-    def serve(self, number: str, asked: list[tuple], operations: dict[str, Callable[..., Any]]) -> str:
+    def serve(self, number: str, asked: list[tuple]) -> str:
         """Answer the questions of one message; the last operation."""
-        self._running, operation, talk = operations, "", self._talk
+        operation, operations, talk = "", self.operations, self.talk
         for place, (operation, *arguments) in enumerate(asked):
             self._asked = number, place
             try:
@@ -189,11 +190,11 @@ class Conversation:
 
     def _ask(self, number: int, args: tuple, kwargs: dict[str, Any]) -> Any:
         asked = self._asked
-        codec.send_encoded(self._talk, self._encode((*asked, "ask", number, args, kwargs)))
+        codec.send_encoded(self.talk, self._encode((*asked, "ask", number, args, kwargs)))
         while True:
             message = self.questions.receive()
             if message[0] != "reply":
-                self.serve(*message, self._running)  # the function calls the program
+                self.serve(*message)  # the function calls the program
                 continue
             self._asked = asked
             _, kind, *data = message

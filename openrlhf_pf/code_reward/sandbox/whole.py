@@ -8,7 +8,6 @@ import builtins
 import contextlib
 import io
 import os
-import socket
 import sys
 import types
 from typing import Any, NoReturn
@@ -19,7 +18,7 @@ _NAMES = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _NAMES |= {f"{folder}/{file}": file for folder in ("/dev/fd", "/proc/self/fd") for file in range(3)}
 
 
-def run(source: str, talk: socket.socket, standard_input: int, standard_output: int) -> NoReturn:
+def run(source: str, talk: codec.Connection, standard_input: int, standard_output: int) -> NoReturn:
     """Run it to its end, which is this process's."""
     os.dup2(standard_input, 0)
     os.dup2(standard_output, 1)
@@ -55,7 +54,7 @@ def _look_like_an_interpreter() -> None:
     os.open = open_descriptor
 
 
-def _execute(source: str, talk: socket.socket) -> int:
+def _execute(source: str, talk: codec.Connection) -> int:
     module = types.ModuleType("__main__")
     module.__dict__.update(__builtins__=builtins, __file__="program.py", __annotations__={})
     sys.modules["__main__"] = module
@@ -76,7 +75,7 @@ def _execute(source: str, talk: socket.socket) -> int:
     return 0
 
 
-def _say(talk: socket.socket, kind: str, error: BaseException) -> None:
+def _say(talk: codec.Connection, kind: str, error: BaseException) -> None:
     with contextlib.suppress(BaseException):
         codec.send(talk, (kind, f"{type(error).__name__}: {error}"[:300]))
 

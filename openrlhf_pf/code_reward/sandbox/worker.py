@@ -21,6 +21,7 @@ from typing import Any
 from openrlhf_pf.code_reward.judge import codec
 from openrlhf_pf.code_reward.sandbox import jail, kernel
 from openrlhf_pf.code_reward.sandbox.control import MESSAGE_BYTES
+from openrlhf_pf.code_reward.sandbox.root import HOME, NULL
 
 # Loaded once, so that no program pays for them.
 USUAL_IMPORTS = """
@@ -37,7 +38,9 @@ threading traceback unicodedata zlib
 
 _REHEARSALS = 100  # the interpreter specialises what has run some dozens of times
 _MOST_DIGITS = 100_000  # of a number that a program sends: reading it takes the checker a square of that
+_POOL_BYTES, _MOST_HOLES = 16384, 2000  # of one size
 _CONTROL, _END_OF_FILES, _MOST_FILES = 3, 256, 4
+_ROOM_FOR_FILES = socket.CMSG_LEN(4 * _MOST_FILES)
 
 
 def bootstrap(package_root: str) -> str:
@@ -91,25 +94,43 @@ def _settle(configuration: dict[str, Any], rehearse: Callable[[], None] | None) 
             importlib.import_module(name)
     for _ in range(_REHEARSALS if rehearse else 0):  # a checker has no need: it stays for many programs
         rehearse()
+        _renew_standard_files()
     with contextlib.suppress(OSError):  # what wakes another process goes on first: fewer switches, more programs
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     jail.measure()
     jail.build_root(box)
-    os.chdir(jail.HOME if box.private_disk else "/")
+    os.chdir(HOME if box.private_disk else "/")
     jail.settle(box)
     random.seed(0)  # the same program gets the same reward twice
     gc.collect()
+    if rehearse:
+        _fill_holes()
     gc.freeze()  # children would copy every page that a collection touches
     return box
+
+
+_holes: list[bytes] = []
+
+
+def _fill_holes() -> None:
+    """Take what is free on the pages that Python's allocator has begun: what a child makes then lies together, on
+    fresh pages, and not strewn over pages that it shares and has to copy.
+    """
+    for size in range(48, 513, 16):  # its size classes, but the two that are too small for bytes
+        for _ in range(_MOST_HOLES):
+            _holes.append(bytes(size - sys.getsizeof(b"")))
+            if id(_holes[-1]) % _POOL_BYTES < 64:  # right behind the head of a pool: a new one
+                break
 
 
 def _serve(box: jail.Jail, control: socket.socket, role: Callable[..., None]) -> None:
     """Fork a child for each program, have it killed when told to, report how it ended; until the caller is gone."""
     last, limits = b"", []
     while True:
-        message, files, _, _ = socket.recv_fds(control, MESSAGE_BYTES, _MOST_FILES)
+        message, ancillary, _, _ = control.recvmsg(MESSAGE_BYTES, _ROOM_FOR_FILES)
         if not message:
             return
+        files = memoryview(ancillary[0][2]).cast("i").tolist() if ancillary else []
         if message != last:  # they seldom change
             last, limits = message, jail.resource_limits(box, codec.decode_plain(message))
         child = kernel.fork()
@@ -121,35 +142,39 @@ def _serve(box: jail.Jail, control: socket.socket, role: Callable[..., None]) ->
         # Only a child that has come to the end of its confinement has a process group, and none can leave it again.
         if word == b"gone" and os.getpgid(child) != child:
             raise OSError("the kernel refuses to confine a program as it did before")
-        ended, status, usage = _end(child, 0.1 if word == b"gone" else 0.0)
+        ended, status, usage = _end(child, word == b"gone")
         jail.clean(box)
         used = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "memory_bytes": usage.ru_maxrss * 1024}
         report = {"status": os.waitstatus_to_exitcode(status), "ended_itself": ended, **used}
         control.send(codec.encode_plain(report))
 
 
-def _end(child: int, patience: float) -> tuple[bool, int, Any]:
-    """Kill the child if it has not ended; with patience, wait for one that has closed its socket and may be about to
-    end.
+def _end(child: int, gone: bool) -> tuple[bool, int, Any]:
+    """Kill the child, if it has not ended; whether it had, if it is ``gone``: it has closed its socket, and may be
+    about to end.
     """
-    deadline = time.monotonic() + patience
-    while True:
+    deadline = time.monotonic() + 0.1 if gone else 0.0
+    while gone:
         pid, status, usage = os.wait4(child, os.WNOHANG)
         if pid and not os.WIFSTOPPED(status):
             return True, status, usage
         if time.monotonic() >= deadline:
-            os.kill(child, signal.SIGKILL)
-            return False, *os.wait4(child, 0)[1:]
+            break
         time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    return False, *os.wait4(child, 0)[1:]
 
 
 def _renew_standard_files() -> None:
     """Open them anew: what a program sets on one that it inherits, its successors would find."""
-    with contextlib.suppress(OSError):
-        null = os.open(jail.NULL, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(null, standard)
+    try:
+        null = os.open(NULL, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
         os.close(null)
+    except OSError:
+        pass
 
 
 def _become_program(

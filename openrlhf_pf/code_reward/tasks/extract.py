@@ -32,7 +32,8 @@ _TAIL = 64  # no token is longer
 _PYTHON = {"python", "py", "python3", "py3", "python2", "ipython", "ipython3", "pycon", "sage", "cython"}
 _LANGUAGE = re.compile(r"[ \t]*\{?\.?([A-Za-z][\w+#.-]{0,40})?")
 _LONG = 2000  # characters; no line of code that is looked at as a whole is longer
-_ONE_LINE = re.compile(r"```+[ \t]*(?:python|py|python3)[ \t]+(.+?)[ \t]*```+", re.I)
+# Each part begins where the one before has to end: to try every split takes seconds for a few kilobytes.
+_ONE_LINE = re.compile(r"(?<!`)```+[ \t]*(?:python|py|python3)[ \t]+([^ \t`].*?)```", re.I)
 _CODE_LINE = re.compile(
     r"(?:import\s+\w|from\s+[\w.]+\s+import\b|(?:async\s+)?def\s+\w|class\s+\w+\s*[:(]|@\w"
     r"|(?:if|for|while|with|try|elif|else)\b.*:\s*(?:#.*|[^ ].*)?$"
@@ -46,7 +47,7 @@ import from def class async await if elif for while with try assert del global n
 match case type print and or in is else except finally pass
 """.split())
 _DEFINITIONS = re.compile(
-    r"(?:import\s|from\s|(?:async\s+)?def\s|class\s|@|[A-Za-z_]\w*(?:\s*:[^=]+)?\s*=[^=]|\"\"\"|''')"
+    r"(?:import\s|from\s|(?:async\s+)?def\s|class\s|@|[A-Za-z_]\w*\s*(?::[^=]+)?=[^=]|\"\"\"|''')"
 )
 _READS = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\s*\(\s*0|\bfileinput\b|os\.read\s*\(\s*0")
 _WRITES = re.compile(r"\bprint\s*\(|\bstdout\b|os\.write\s*\(")
@@ -119,11 +120,11 @@ def _tagged(blocks: list[_Block]) -> list[_Block]:
 
 def _with_helpers(blocks: list[_Block], defining: list[int], entry_point: str) -> str:
     uses = re.compile(rf"\b{re.escape(entry_point)}\b|^[ \t]*(?:print|assert)\b", re.M)
-    parts = []
+    parts, all_defining = [], set(defining)
     for place, block in enumerate(blocks):
         if place == defining[-1]:
             parts.append(block.code)
-        elif place in defining or uses.search(block.code):
+        elif place in all_defining or uses.search(block.code):
             continue
         elif (block.is_python and place < defining[-1] and _is_whole(block.code)) or _only_defines(block.code):
             parts.append(block.code)
@@ -226,7 +227,7 @@ def _blocks(answer: str) -> list[_Block]:
             number += 1
             continue
         if one := _ONE_LINE.search(line) if len(line) < _LONG else None:
-            blocks.append(_Block(one[1], True))
+            blocks.append(_Block(one[1].rstrip(" \t"), True))
             number += 1
             continue
         opened = _fence_start(line)

@@ -62,8 +62,8 @@ def list_task(label: list[str]) -> Task:
 
 def _programs_names(tree: ast.Module) -> set[str]:
     """The names that neither the test nor Python defines, and that are not what everybody takes from a library."""
-    read, bound = names_in(tree)
-    unknown = read - bound - frozenset(dir(builtins))
+    names = names_in(tree)
+    unknown = names.read - names.bound - frozenset(dir(builtins))
     strange = {name for name in unknown if not is_usual(name)}
     return strange or set(unknown)
 
