@@ -95,8 +95,7 @@ def _check_output(output: str) -> None:
 def _read(paths: Sequence[str], warnings: list[str]) -> pa.Table:
     from openrlhf_pf.reliability.files import read_table
 
-    names = [name for others in preferences.COLUMNS.values() for name in others]
-    tables = [read_table(Path(path), warnings, names) for path in paths]
+    tables = [read_table(Path(path), warnings, preferences.NAMES) for path in paths]
     try:
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:

@@ -15,11 +15,11 @@ from openrlhf_pf.preferences.clusters import CLUSTERINGS, Clustering, build
 from openrlhf_pf.preferences.measures import measure
 from openrlhf_pf.preferences.pairs import REASONS, USED, Choice, choose, pairs_of
 from openrlhf_pf.preferences.progress import Progress
-from openrlhf_pf.preferences.samples import COLUMNS, Prompt, prompts_of
+from openrlhf_pf.preferences.samples import NAMES, Prompt, prompts_of
 
 __all__ = [
     "CLUSTERINGS",
-    "COLUMNS",
+    "NAMES",
     "REASONS",
     "USED",
     "Choice",

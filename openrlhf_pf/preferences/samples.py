@@ -24,6 +24,8 @@ COLUMNS = {
     "group": ("group",),
     "tokens": ("response_tokens", "response_length", "length"),
 }
+#: All of these names: what to read of a file.
+NAMES = tuple(name for others in COLUMNS.values() for name in others)
 NEEDED = ("prompt", "response", "reward")
 FEWEST = 2  # samples of a prompt: one answer alone has nothing to agree or disagree with
 

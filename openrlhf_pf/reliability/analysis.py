@@ -123,6 +123,10 @@ def analyse_rollouts(
     """
     settings = settings or Settings()
     strategies = _common_strategies(rollouts.checkpoints, settings)
+    validation: list[Power] = []
+    if settings.validate:  # first, for it may refuse
+        s = settings
+        validation = validate(rollouts.checkpoints[0], strategies, s.threshold, s.level, s.seed, s.validate, say)
     analysed = []
     for checkpoint in rollouts.checkpoints:
         say(f"{checkpoint.name}: {checkpoint.n_prompts:,} prompts, {int(checkpoint.known.sum()):,} scored samples")
@@ -133,11 +137,7 @@ def analyse_rollouts(
         theirs = [(a.checkpoint.name, a.results, a.bootstrap.n_blocks) for a in others]
         recommendation = choose(first.results, theirs, first.bootstrap.n_blocks, settings.level)
     notes = [*rollouts.warnings, *_warnings(analysed, strategies, settings)]
-    found = Analysis(settings, strategies, analysed, recommendation, notes)
-    if settings.validate:
-        s = settings
-        found.validation = validate(first.checkpoint, strategies, s.threshold, s.level, s.seed, s.validate, say)
-    return found
+    return Analysis(settings, strategies, analysed, recommendation, notes, validation=validation)
 
 
 def _analyse_one(checkpoint: Checkpoint, strategies: Sequence[Strategy], settings: Settings) -> Analysed:

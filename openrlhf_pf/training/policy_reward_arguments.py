@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from types import SimpleNamespace
 
-from openrlhf_pf.preferences import COLUMNS, prompts_of
+from openrlhf_pf.preferences import NAMES, prompts_of
 from openrlhf_pf.preferences.views import Views
 from openrlhf_pf.reliability.files import read_table
 
@@ -72,5 +72,5 @@ def views_of(args: SimpleNamespace) -> Views:
     Raises:
         ValueError: they cannot be read; one sentence.
     """
-    table = read_table(Path(args.policy_samples), [], [name for others in COLUMNS.values() for name in others])
+    table = read_table(Path(args.policy_samples), [], NAMES)
     return Views(prompts_of(table, args.policy_samples_checkpoint), args.train.seed)

@@ -12,7 +12,6 @@ never Ray itself, which reads its environment when it is loaded, nor OpenRLHF an
     python -m openrlhf_pf.training.warm_workers COMMAND...      # the same for a command that starts Ray
 """
 
-import array
 import atexit
 import contextlib
 import importlib
@@ -243,8 +242,7 @@ def _request(connection: socket.socket) -> None:
         "nice": os.getpriority(os.PRIO_PROCESS, 0),
     }
     body = json.dumps(request).encode()
-    streams = array.array("i", [0, 1, 2])
-    connection.sendmsg([len(body).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
+    socket.send_fds(connection, [len(body).to_bytes(8, "big")], [0, 1, 2])
     connection.sendall(body)
 
 
