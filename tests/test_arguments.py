@@ -42,6 +42,30 @@ BAD = [
     ("--sample_filter best_worst --sample_filter_weights 1 0 0 0 1", "takes no weights"),
     ("--sample_filter none --sample_filter_keep 2", "--sample_filter_keep has no effect with --sample_filter none"),
     ("--sample_filter_seed 3", "--sample_filter_seed has no effect"),
+    ("--prompt_selection vad", "there is no prompt selection 'vad'; there are uniform, vade, target: did you mean"),
+    ("--prompt_selection_seed 3", "--prompt_selection_seed has no effect with --prompt_selection none"),
+    ("--prompt_selection vade --prompt_selection_options rate=1", "prompt selection 'vade' takes no rate"),
+    (
+        "--prompt_selection vade --prompt_selection_success_above 0 --rollout.n_samples_per_prompt 1",
+        "but only 1 is drawn a prompt: raise --rollout.n_samples_per_prompt",
+    ),
+    (
+        "--prompt_selection vade --prompt_selection_success_above 0 --algo.dynamic_filtering_enable",
+        "both look for the same ones: leave one of them out",
+    ),
+    ("--prompt_selection vade", "a local reward model's rewards are no successes: say above which reward"),
+    (
+        "--prompt_selection vade --prompt_selection_success score --prompt_selection_success_above 0",
+        "--prompt_selection_success score needs true scores",
+    ),
+    (
+        "--prompt_selection vade --prompt_selection_success_above 0 --train.async_enable",
+        "give --reward.remote_url or an agent, or leave --train.async_enable out",
+    ),
+    (
+        "--prompt_selection vade --prompt_selection_success_above 0 --sample_filter_seed 1",
+        "--sample_filter_seed has no",
+    ),
     ("--sample_filter_probe_every 3", "--sample_filter_probe_every has no effect with --sample_filter none"),
     ("--sample_filter_probe_score s.py", "--sample_filter_probe_score has no effect with --sample_filter none"),
     (

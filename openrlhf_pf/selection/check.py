@@ -131,15 +131,20 @@ def check_selection(name: str, n_prompts: int = 200, texts: Sequence[str] = ()) 
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Check one selection, print the report and return the exit status, as the module's docstring says."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    built = argparse.ArgumentParser(
         prog="python -m openrlhf_pf.selection.check", description="Check whether a prompt selection is sound."
     )
-    parser.add_argument("selection", help="path/to/file.py:Class, package.module:Class or a built-in name")
-    parser.add_argument("--prompts", type=int, default=200, metavar="P", help="prompts of the data set (default: 200)")
-    parser.add_argument("--options", nargs="+", default=(), metavar="KEY=VALUE", help="options of the selection")
-    args = parser.parse_args(argv)
+    built.add_argument("selection", help="path/to/file.py:Class, package.module:Class or a built-in name")
+    built.add_argument("--prompts", type=int, default=200, metavar="P", help="prompts of the data set (default: 200)")
+    built.add_argument("--options", nargs="+", default=(), metavar="KEY=VALUE", help="options of the selection")
+    return built
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check one selection, print the report and return the exit status, as the module's docstring says."""
+    args = parser().parse_args(argv)
     try:
         found = check_selection(args.selection, args.prompts, args.options)
     except ValueError as error:

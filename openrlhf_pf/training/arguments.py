@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from openrlhf_pf.filters import DRAWS, FILTERS, LearningFilter, SampleFilter, build_filter, filter_class
 from openrlhf_pf.filters.load import options_of
 from openrlhf_pf.rollouts import check_directory
+from openrlhf_pf.training import selection_arguments
 from openrlhf_pf.training.true_score import load_reward_func
 
 #: Estimators that take a baseline from the other samples of a prompt: with one sample there is none.
@@ -102,10 +103,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("_log", "directory for the rollout log: every scored sample, one Parquet file a step", metavar="DIR")
     add("_seed", "seed of tie-breaking and draws (default: --train.seed)", type=int, metavar="SEED")
+    selection_arguments.add_arguments(parser)
 
 
 def is_active(args: SimpleNamespace) -> bool:
     """Whether these arguments ask for anything but OpenRLHF's own training."""
+    return _looks_at_samples(args) or selection_arguments.is_active(args)
+
+
+def _looks_at_samples(args: SimpleNamespace) -> bool:
     return bool(
         args.sample_filter != "none" or drops_flat(args) or args.sample_filter_log or args.sample_filter_reward_models
     )
@@ -128,6 +134,7 @@ def resolve(args: argparse.Namespace | SimpleNamespace) -> None:
         ValueError: ``auto`` without a report, or with one that cannot be used.
     """
     _resolve_auto(args)
+    selection_arguments.resolve(args)
     place, colon, name = args.sample_filter.rpartition(":")
     if place.endswith(".py"):
         args.sample_filter = str(Path(place).resolve()) + colon + name
@@ -223,6 +230,7 @@ def check_arguments(args: SimpleNamespace) -> None:
         ValueError: one sentence that says what was given, what is allowed and what to do.
     """
     _check_nothing_inert(args)
+    selection_arguments.check_arguments(args)
     if not is_active(args):
         return
     sample_filter = filter_from_args(args)
@@ -242,7 +250,7 @@ def _given(args: SimpleNamespace, *flags: str) -> str | None:
 
 def _check_nothing_inert(args: SimpleNamespace) -> None:
     flag = _given(args, *_OF_A_FILTER) if args.sample_filter == "none" else None
-    flag = flag or (None if is_active(args) else _given(args, "seed"))
+    flag = flag or (None if _looks_at_samples(args) else _given(args, "seed"))
     if flag:
         raise ValueError(
             f"{flag} has no effect with --sample_filter none: choose a filter ({', '.join(list(FILTERS)[1:])}) or "

@@ -5,7 +5,6 @@ models.
 """
 
 import copy
-import hashlib
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -34,6 +33,7 @@ from openrlhf_pf.training.arguments import (
 from openrlhf_pf.training.baselines import centred
 from openrlhf_pf.training.metrics import filter_metrics, masked_after_draw
 from openrlhf_pf.training.rollout import Rollout
+from openrlhf_pf.training.seeds import mixed
 from openrlhf_pf.training.true_score import TrueScore
 
 logger = init_logger(__name__)
@@ -203,7 +203,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
 
     def _batch_of(self, rollout: Rollout) -> FilterBatch:
         """What the filter sees, with the random numbers of this step."""
-        generator = torch.Generator().manual_seed(_mix(self.seed, self.step))
+        generator = torch.Generator().manual_seed(mixed(self.seed, self.step))
         rank_by = self.given.sample_filter_rank_by or "reward"
         return rollout.filter_batch(rank_by, generator, self.step, self.tokenizer)
 
@@ -358,8 +358,3 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
 
 def _ranks_of(group: Any) -> int:
     return len(group._actor_handlers) // group.duplicate_actors
-
-
-def _mix(seed: int, step: int) -> int:
-    """One generator seed a step, from the run's seed: a resumed run draws what the unbroken run would have drawn."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest(), "big") >> 1

@@ -12,6 +12,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from openrlhf.utils.logging_utils import init_logger
 
+from openrlhf_pf.training import selection_arguments
 from openrlhf_pf.training.arguments import filter_from_args, reward_models, trained_per_prompt
 from openrlhf_pf.training.experience_maker import (
     FilteringExperienceMaker,
@@ -19,6 +20,7 @@ from openrlhf_pf.training.experience_maker import (
     with_samples_per_prompt,
 )
 from openrlhf_pf.training.sampling import PromptSampler, load_prompts
+from openrlhf_pf.training.selection import PromptStream, selecting
 from openrlhf_pf.training.true_score import TrueScore, load_reward_func
 
 logger = init_logger(__name__)
@@ -30,7 +32,16 @@ def undecorated(actor_class: Any) -> type:
 
 
 class FilteredSchedule:
-    """For a class that owns the prompt data set: the learning-rate schedule counts the samples that train."""
+    """For a class that owns the prompt data set: prompts are selected where that is asked for, and the learning-rate
+    schedule counts the samples that train.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if selection_arguments.is_active(self.samples_generator.args):
+            self.prompts_dataloader, self.samples_generator = selecting(
+                self.samples_generator, self.prompts_dataloader
+            )
 
     def get_max_steps(self) -> int:
         """Optimizer steps of the whole run, as ``prepare_datasets`` counts them, with the samples that train for N."""
@@ -95,6 +106,10 @@ class FilteringTrainer:
             logger.warning(f"Step {global_step + 1} trains nothing: {reason} ({self.experience_maker.metrics}).")
             status, next_step = self._compute_rollout_stats([]), global_step + 1
         status.update(self.experience_maker.metrics)
+        stream = getattr(self, "prompts_dataloader", None)  # asynchronously, the other actor's
+        if isinstance(stream, PromptStream) and not selection_arguments.scored_where_generated(self.args):
+            rollout = self.experience_maker.rollout
+            stream.observe(rollout.samples, rollout.rewards)
         return status, next_step
 
     def _compute_rollout_stats(self, experiences: list) -> dict:
@@ -115,6 +130,8 @@ class FilteringTrainer:
         state = self.experience_maker.filter.state_dict()
         if state:
             client_states["sample_filter"] = {"name": self.args.sample_filter, "state": state}
+        if selection_arguments.is_active(self.args):
+            logs_dict = (logs_dict or {}) | client_states.get("data_loader_state_dict", {}).get("metrics", {})
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
 
     def restore_best_checkpoint_state(self, checkpoint_states: dict) -> None:
