@@ -24,7 +24,7 @@ MINIMAL = (
 ).split()
 
 FLAGS = """
-keep mode weights low high power options baseline drop drop_tolerance reward_models rank_by
+keep mode weights low high power options baseline drop drop_tolerance drop_share drop_band reward_models rank_by
 probe probe_every probe_score log seed report
 """.split()
 

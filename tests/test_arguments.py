@@ -121,6 +121,13 @@ BAD = [
         "--sample_filter best_worst --sample_filter_drop flat --sample_filter_drop_tolerance -1",
         "must be 0 or more, in units of the reward, got -1",
     ),
+    (
+        "--sample_filter_drop flat --sample_filter_drop_share 0.5",
+        "has no effect without --sample_filter_drop variance",
+    ),
+    ("--sample_filter_drop variance_top_p --sample_filter_drop_share 0", "must be above 0 and at most 1, got 0"),
+    ("--sample_filter_drop band", "needs the lowest and the highest mean score of a prompt that trains"),
+    ("--sample_filter_drop band --sample_filter_drop_band 1 0", "must be the lower number first, got 1.0 0.0"),
     ("--sample_filter ensemble_agreement", "ensemble_agreement compares several reward models, but there are none"),
     ("--sample_filter best_worst --sample_filter_rank_by lower_bound", "lower_bound compares several reward models"),
     ("--sample_filter best_worst --sample_filter_reward_models a", "needs two or more different checkpoints"),

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 from openrlhf_pf.filters import DRAWS, FILTERS, LearningFilter, SampleFilter, build_filter, filter_class
 from openrlhf_pf.filters.load import options_of
+from openrlhf_pf.filters.prompts import VARIANCE_SHARE
 from openrlhf_pf.rollouts import check_directory
 from openrlhf_pf.training import selection_arguments
 from openrlhf_pf.training.true_score import load_reward_func
@@ -18,7 +19,7 @@ GROUP_ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
 BASELINE_ESTIMATORS = (*GROUP_ESTIMATORS, "flash_reinforce")
 
 BASELINES = ("kept", "group")
-DROPS = ("none", "flat")
+DROPS = ("none", "flat", "variance_top_p", "band")
 #: Filters that true scores teach while they train.
 LEARNING = [name for name, cls in FILTERS.items() if issubclass(cls, LearningFilter)]
 RANKINGS = ("reward", "ensemble_mean", "lower_bound")
@@ -70,12 +71,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "group, and flash_reinforce from those of all prompts (default: kept)",
         choices=BASELINES,
     )
-    add("_drop", "flat: leave out prompts whose rewards are all equal (default: none)", choices=DROPS)
+    add(
+        "_drop",
+        "prompts to leave out whole: flat, whose rewards are all equal; variance_top_p, all but the fewest that hold "
+        "a share of the rewards' variance within prompts; band, whose mean score lies outside a band (default: none)",
+        choices=DROPS,
+    )
     add(
         "_drop_tolerance",
         "for --sample_filter_drop flat: rewards this close count as equal (default: 0, but for rounding)",
         type=float,
         metavar="R",
+    )
+    add(
+        "_drop_share",
+        f"for --sample_filter_drop variance_top_p: the share of the variance that is kept (default: {VARIANCE_SHARE})",
+        type=float,
+        metavar="P",
+    )
+    add(
+        "_drop_band",
+        "for --sample_filter_drop band: lowest and highest mean true score, or mean reward where there are no scores",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
     )
     add(
         "_reward_models",
@@ -113,13 +132,13 @@ def is_active(args: SimpleNamespace) -> bool:
 
 def _looks_at_samples(args: SimpleNamespace) -> bool:
     return bool(
-        args.sample_filter != "none" or drops_flat(args) or args.sample_filter_log or args.sample_filter_reward_models
+        args.sample_filter != "none" or drops(args) or args.sample_filter_log or args.sample_filter_reward_models
     )
 
 
-def drops_flat(args: SimpleNamespace) -> bool:
-    """Whether prompts without reward spread are left out."""
-    return args.sample_filter_drop == "flat"
+def drops(args: SimpleNamespace) -> str | None:
+    """Which prompts are left out whole: a member of ``DROPS``, None for none."""
+    return None if args.sample_filter_drop in (None, "none") else args.sample_filter_drop
 
 
 def reward_models(args: SimpleNamespace) -> list[str]:
@@ -256,11 +275,28 @@ def _check_nothing_inert(args: SimpleNamespace) -> None:
             f"{flag} has no effect with --sample_filter none: choose a filter ({', '.join(list(FILTERS)[1:])}) or "
             "leave the flag out."
         )
-    tolerance = args.sample_filter_drop_tolerance
-    if tolerance is not None and not drops_flat(args):
-        raise ValueError("--sample_filter_drop_tolerance has no effect without --sample_filter_drop flat: add it.")
+    _check_drop(args)
+
+
+def _check_drop(args: SimpleNamespace) -> None:
+    for flag, drop in (("tolerance", "flat"), ("share", "variance_top_p"), ("band", "band")):
+        if getattr(args, f"sample_filter_drop_{flag}") is not None and drops(args) != drop:
+            raise ValueError(
+                f"--sample_filter_drop_{flag} has no effect without --sample_filter_drop {drop}: add it or leave the "
+                "flag out."
+            )
+    tolerance, share, band = (getattr(args, f"sample_filter_drop_{flag}") for flag in ("tolerance", "share", "band"))
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise ValueError(f"--sample_filter_drop_tolerance must be 0 or more, in units of the reward, got {tolerance}.")
+    if share is not None and not 0 < share <= 1:
+        raise ValueError(f"--sample_filter_drop_share must be above 0 and at most 1, got {share}.")
+    if drops(args) == "band" and band is None:
+        raise ValueError(
+            "--sample_filter_drop band needs the lowest and the highest mean score of a prompt that trains: give "
+            "--sample_filter_drop_band LOW HIGH."
+        )
+    if band is not None and not band[0] <= band[1]:
+        raise ValueError(f"--sample_filter_drop_band must be the lower number first, got {band[0]} {band[1]}.")
 
 
 def _check_keep(args: SimpleNamespace, sample_filter: SampleFilter) -> None:

@@ -20,12 +20,13 @@ from openrlhf.utils.logging_utils import init_logger
 from torch import Tensor
 
 from openrlhf_pf.filters import Draw, FilterBatch, draw, scaled
+from openrlhf_pf.filters.prompts import VARIANCE_SHARE, band, variance_top_p
 from openrlhf_pf.rollouts import RolloutLog
 from openrlhf_pf.training.arguments import (
     BASELINE_ESTIMATORS,
     GROUP_ESTIMATORS,
     draw_mode,
-    drops_flat,
+    drops,
     filter_from_args,
     reward_models,
     samples_stand_alone,
@@ -227,13 +228,23 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
     def _weigh(self, batch: FilterBatch) -> tuple[Tensor, dict[str, float]]:
         """The filter's weights less the prompts that --sample_filter_drop leaves out, and how many those are."""
         weights = self.filter(batch)
-        if not drops_flat(self.given):
+        drop = drops(self.given)
+        if drop is None:
             return weights, {}
-        flat = FilterBatch(self.rollout.rewards).flat_within(self.given.sample_filter_drop_tolerance or 0.0)
-        weights = weights * ~flat.unsqueeze(1)
+        out = self._left_out(drop)
+        weights = weights * ~out.unsqueeze(1)
         if self.filter.scope == "batch":
             weights = scaled(weights, weights.sum())
-        return weights, {"filter/dropped_flat_prompts": float(flat.sum())}
+        return weights, {f"filter/dropped_{drop}_prompts": float(out.sum())}
+
+    def _left_out(self, drop: str) -> Tensor:
+        """(G,) bool: prompts that are left out whole; by the rewards that train, whatever the filter ranks by."""
+        batch = FilterBatch(self.rollout.rewards, scores=self.rollout.scores)
+        if drop == "flat":
+            return batch.flat_within(self.given.sample_filter_drop_tolerance or 0.0)
+        if drop == "variance_top_p":
+            return ~variance_top_p(batch, self.given.sample_filter_drop_share or VARIANCE_SHARE)
+        return ~band(batch, *self.given.sample_filter_drop_band)
 
     def _of_filter(self) -> dict[str, float]:
         """The metrics of the filter itself; what it has to say goes to the log."""

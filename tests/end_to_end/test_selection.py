@@ -31,15 +31,15 @@ def test_prompts_that_are_always_or_never_right_are_left_out(stack, tmp_path):
     run = stack.train(
         tmp_path / "run",
         48,
-        f"--prompt_selection vade --prompt_selection_options decay=1,1 gain=variance --reward.remote_url {reward} "
-        f"--sample_filter best_worst --sample_filter_log {tmp_path / 'run' / 'log'} --train.async_enable "
-        "--algo.advantage.estimator group_norm --train.num_episodes 2 --ckpt.save_steps 12",
+        "--prompt_selection vade --prompt_selection_options decay=1,1 gain=variance explore=mean "
+        f"--reward.remote_url {reward} --sample_filter best_worst --sample_filter_log {tmp_path / 'run' / 'log'} "
+        "--train.async_enable --algo.advantage.estimator group_norm --train.num_episodes 2 --ckpt.save_steps 12",
     )
     log = steps_of(tmp_path / "run")
     assert list(log) == list(run.steps) == list(range(1, 13)), "an episode has as many prompts as without selection"
     assert all(rows.groupby("prompt").size().eq(4).all() and rows.prompt.nunique() == 8 for rows in log.values())
     late = [kind for step in range(8, 13) for kind in kinds(log[step])]
-    assert late.count(2) / len(late) > 0.55, "a third of the prompts are of that kind"
+    assert late.count(2) / len(late) > 0.6, "a third of the prompts are of that kind"
     figures = run.scalars()
     assert 0 < figures["train/selection/informative"][-1] <= 1
     assert figures["train/selection/seen"][-1] > 0.8 and figures["train/selection/visits_max"][-1] >= 3
