@@ -35,6 +35,7 @@ from openrlhf_pf.training.baselines import centred
 from openrlhf_pf.training.metrics import filter_metrics, masked_after_draw
 from openrlhf_pf.training.rollout import Rollout
 from openrlhf_pf.training.seeds import mixed
+from openrlhf_pf.training.stop import WINDOW, StopRule
 from openrlhf_pf.training.true_score import TrueScore
 
 logger = init_logger(__name__)
@@ -113,6 +114,9 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         self._places: list[int] = []  # in the rollout, of each training sample
         self._repeats: list[int] | None = None  # of each draw, which kept sample; None where all are drawn once
 
+        self.stop_rule: StopRule | None = None
+        if given.sample_filter_stop_below is not None:
+            self.stop_rule = StopRule(given.sample_filter_stop_below, given.sample_filter_stop_window or WINDOW)
         self.log = self._open_log()
         # The parent reshapes rewards to (prompts, samples a prompt): what it sees is the rectangle that trains.
         self.args = with_samples_per_prompt(given, 1 if self.stand_alone or self.own_baseline else self.filter.keep)
@@ -161,6 +165,10 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         drawn = drawn._replace(counts=self._trim(drawn.counts, batch.generator))
         self._weights, self._drawn = weights, drawn
         self.metrics = filter_metrics(batch, drawn.counts, rollout.scores, rollout.rewards) | flat | self._of_filter()
+        if self.stop_rule is not None:
+            if not self.given.sample_filter_probe and rollout.scores is not None:
+                self.stop_rule.observe(rollout.rewards, rollout.scores)
+            self.metrics |= self.stop_rule.metrics()
         kept = self._keep(batch)
         logger.info(
             f"Sample filter {self.given.sample_filter}: {len(rollout.samples)} samples scored, {len(kept)} kept for "
@@ -197,10 +205,15 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             rollout.model_rewards = torch.stack(scored).double().reshape(len(names), -1, rollout.n_samples)
 
     def observe(self, samples: list[Experience], true_score: TrueScore | None = None) -> None:
-        """Score samples that do not train, N of each prompt side by side, and show them to a filter that learns."""
+        """Score samples that do not train, N of each prompt side by side, and show them to a filter that learns and to
+        the rule that stops training.
+        """
         rollout = Rollout(samples, self.filter.n_samples)
         self.score(rollout, true_score)
-        self.filter.observe(self._batch_of(rollout))
+        if hasattr(self.filter, "observe"):
+            self.filter.observe(self._batch_of(rollout))
+        if self.stop_rule is not None and rollout.scores is not None:
+            self.stop_rule.observe(rollout.rewards, rollout.scores)
 
     def _batch_of(self, rollout: Rollout) -> FilterBatch:
         """What the filter sees, with the random numbers of this step."""
