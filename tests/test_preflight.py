@@ -49,6 +49,12 @@ def run(module: str, flags: str) -> subprocess.CompletedProcess:
         ),
         ("openrlhf_pf.cli.train_rm", "--help", 0, "--policy_samples_weight"),
         ("openrlhf_pf.cli.train_rm", "--policy_samples absent", 2, "there is no file or directory 'absent'"),
+        (
+            "openrlhf_pf.cli.train_rm",
+            "--policy_samples_weight 0.5",
+            2,
+            "openrlhf_pf: --policy_samples_weight has no effect without --policy_samples: name",
+        ),
         ("openrlhf_pf.cli.collect", "--help", 0, "--collect.max_prompts"),
         ("openrlhf_pf.cli.collect", f"{FLAGS} --collect.output out", 2, "--collect.score FILE.py"),
     ],
