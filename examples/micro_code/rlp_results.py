@@ -98,7 +98,8 @@ def table(found: dict[str, Any]) -> str:
     lines = ["| seed | pairs of | prompts used | these right | no threshold | ranked by reward |", "|---" * 6 + "|"]
     for seed, pairs in zip(found["seeds"], found["pairs"]):
         for stage, report in pairs.items():
-            shares = [f"{report['accuracy'][kind]:.3f}" for kind in ("spg", "select_all", "ranked")]
+            known = [report["accuracy"].get(kind) for kind in ("spg", "select_all", "ranked")]
+            shares = ["-" if share is None else f"{share:.3f}" for share in known]
             lines.append(f"| {seed} | {stage} | {report['used'] / report['prompts']:.0%} | {' | '.join(shares)} |")
     lines += [
         "",
