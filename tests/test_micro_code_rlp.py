@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from examples.micro_code import clusters, rlp, rlp_results
+from examples.micro_code import clusters, rlp, rlp_results, sampling
 from examples.micro_code.config import PRESETS, override
 from examples.micro_code.families import INPUTS
 from examples.micro_code.phases import Run
@@ -212,3 +212,27 @@ def test_a_base_with_other_settings_is_refused(tmp_path):
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(ValueError, match="is not empty and holds no earlier run"):
         rlp.loop(parse(), Console(quiet=True))
+
+
+def test_rewards_are_those_of_openrlhfs_own_model(tmp_path):
+    pytest.importorskip("openrlhf")
+    import torch
+    from openrlhf.models import get_llm_for_sequence_regression
+    from tiny_model import write_model
+    from transformers import AutoTokenizer
+
+    policy = write_model(tmp_path / "policy", seed=0)
+    torch.manual_seed(1)
+    options = {"init_value_head": True, "attn_implementation": "eager", "param_dtype": "bf16"}
+    model = get_llm_for_sequence_regression(str(policy), "reward", **options).float().eval()
+    model.save_pretrained(tmp_path / "reward")
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    tokenizer.save_pretrained(tmp_path / "reward")
+    texts = ["add 1", "a much longer text than the others are", "b", "add 2 + 2?"]
+    expected = []
+    for text in texts:
+        ids = tokenizer(f"{text} <eos>", return_tensors="pt", add_special_tokens=False)["input_ids"]
+        assert ids[0, -1] == tokenizer.eos_token_id
+        expected.append(model(ids, torch.ones_like(ids)).item())
+    assert np.std(expected) > 1e-3
+    assert sampling.rewards_of(tmp_path / "reward", texts, batch_size=3) == pytest.approx(expected, abs=1e-5)
