@@ -22,13 +22,14 @@ PROGRAMS = [
     "def f(n):\n    return n / 1",
     "def f(n):\n    retun n",
     "def f(n):\n    return 9 // n",  # fails on 0 alone
+    "def f(n):\n    return n if n else 3",  # as the first ones on 0 alone
 ]
 
 
 def test_programs_are_grouped_by_what_they_return_and_broken_ones_stand_alone():
     label = json.dumps({"kind": "int"})  # no reference solution to look at
     groups = clusters.behaviour("# any\n", PROGRAMS, label)
-    assert groups == [0, 0, 1, -1, 2, -1, -1]
+    assert groups == [0, 0, 1, -1, 2, -1, -1, 3]
     assert clusters.behaviour("# any\n", PROGRAMS[2:3], label) == [0], "a group's number is the prompt's own"
 
 
