@@ -87,6 +87,15 @@ def test_differences_are_paired_over_seeds_and_prompts(tmp_path):
     assert alone["interval"] == pytest.approx([0.05, 0.05]), "paired over tasks"
 
 
+def test_another_stage_can_be_what_the_others_are_compared_with(tmp_path):
+    run = planted(tmp_path / "1", 1, {"spg": (0.3, 0.1, 1), "again": (0.1, 0.1, 1)})
+    found = rlp_results.results([run], "again")
+    stages = found["stages"]
+    assert stages["spg"]["fresh"]["difference"] == pytest.approx(0.2) and "difference" not in stages["again"]["fresh"]
+    assert stages["first"]["fresh"]["difference"] == pytest.approx(-0.1)
+    assert "| pass@1 | to again [95%] |" in rlp_results.table(found)
+
+
 def test_the_table_has_a_row_a_seed_and_a_row_a_stage(tmp_path):
     found = rlp_results.results([planted(tmp_path / "1", 1, {"spg": (0.1, 0.05, 1)})])
     lines = rlp_results.table(found).splitlines()
@@ -109,6 +118,8 @@ def test_runs_that_do_not_compare_are_refused(tmp_path):
     one, hard = planted(tmp_path / "1", 1, {}), planted(tmp_path / "2", 2, {}, policy="overoptimised")
     with pytest.raises(ValueError, match="different policies"):
         rlp_results.results([one, hard])
+    with pytest.raises(ValueError, match="not each of these runs has a stage 'again'"):
+        rlp_results.results([one], "again")
     with pytest.raises(ValueError, match="holds no finished run"):
         rlp_results.results([tmp_path])
     assert rlp.main(["--table", str(one), str(tmp_path)]) == 1

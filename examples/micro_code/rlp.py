@@ -3,13 +3,13 @@
 python -m examples.micro_code.rlp --seed 1 --output runs/rlp1
 python -m examples.micro_code.rlp --base runs/quickstart --methods spg --rounds 2 --output runs/rlp
 python -m examples.micro_code.rlp --policy overoptimised --base runs/rlp1/base --output runs/rlp1_hard
-python -m examples.micro_code.rlp --table runs/rlp1 runs/rlp2 runs/rlp3
+python -m examples.micro_code.rlp --table runs/rlp1 runs/rlp2 runs/rlp3 --against again
 
 The first policy is that of a study's PF-PPO run, which is made where BASE has none. Its samples on the prompts of PPO
 become pairs (spg) or views (uml), a reward model is trained from the SFT policy's weights on the study's pairs and
-these, and PPO starts from the SFT policy again. Samples are collected with true scores, which the report alone looks
-at. Finished steps are kept while their settings are the same. The control "again" trains on the study's pairs alone,
-in another order.
+these, and PPO starts from the SFT policy again. The control "again" trains on the study's pairs alone, in another
+order: PPO has led the policy to where its own reward model errs, so that any other one does better there. Samples are
+collected with true scores, which the report alone looks at. Finished steps are kept while their settings are the same.
 """
 
 from __future__ import annotations
@@ -270,9 +270,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, help="seed of that study and of all that follows")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="one of its settings, as for run")
     add("--policy", choices=("ppo", "overoptimised"), default="ppo", help="the PPO run that gives the first policy")
-    add("--methods", nargs="+", choices=METHODS, default=["spg", "uml"], help="how the reward model is retrained")
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="how the reward model is retrained")
     add("--rounds", type=int, default=1, help="how often, each with the policy of the round before")
     add("--table", nargs="+", type=Path, metavar="DIR", help="train nothing: finished runs, one a seed, together")
+    add("--against", default="first", metavar="STAGE", help="what a table compares with: first, again, ...")
     args = parser.parse_args(argv)
     if args.output is None and args.table is None:
         parser.error("give --output DIR, or finished runs with --table")
@@ -288,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=not sys.stdout.isatty())
     try:
-        found = results(args.table) if args.table else loop(args, console)
+        found = results(args.table, args.against) if args.table else loop(args, console)
     except (PhaseFailed, ValueError) as error:
         console.print(f"[red]Failed:[/red] {error}", highlight=False)
         return 1

@@ -39,12 +39,12 @@ def ranked_right(pairs: Sequence[dict[str, str]], tasks: Sequence[Task], reward:
     return np.array([np.mean(shares) if shares else np.nan for shares in found.values()])
 
 
-def results(directories: Sequence[Path]) -> dict[str, Any]:
-    """Finished runs, one a seed, in numbers: each stage's mean of every measure, and its difference to the first stage
-    with a 95% interval, paired over seeds and prompts.
+def results(directories: Sequence[Path], against: str = "first") -> dict[str, Any]:
+    """Finished runs, one a seed, in numbers: each stage's mean of every measure, and its difference to the stage
+    ``against`` with a 95% interval, paired over seeds and prompts.
 
     Raises:
-        ValueError: a directory has no result, or they are of different policies or sizes.
+        ValueError: a directory has no result, they are of different policies or sizes, or one lacks that stage.
     """
     runs = []
     for directory in directories:
@@ -60,17 +60,20 @@ def results(directories: Sequence[Path]) -> dict[str, Any]:
     if any(len(array) != len(first[name]) for run in runs for name, array in run["measures"].items() if name in first):
         raise ValueError("these runs have different numbers of held-out tasks: compare runs of one preset.")
     names = [name for name in first if all(name in run["measures"] for run in runs)]
+    if f"passed_{against}" not in names or against == "sft":
+        raise ValueError(f"not each of these runs has a stage {against!r} with a reward model: compare with another.")
     stages: dict[str, dict[str, Any]] = {}
     for measure in MEASURES:
-        base = np.array([run["measures"][f"{measure}_first"] for run in runs])
+        base = np.array([run["measures"][f"{measure}_{against}"] for run in runs])
         for stage in [name.partition("_")[2] for name in names if name.startswith(f"{measure}_")]:
             mine = np.array([run["measures"][f"{measure}_{stage}"] for run in runs])
             entry = {"mean": np.nanmean(mine), "by_seed": np.nanmean(mine, axis=1).tolist()}
-            if stage != "first":
+            if stage != against:
                 entry |= {"difference": np.nanmean(mine - base), "interval": list(paired_interval(mine - base))}
             stages.setdefault(stage, {})[measure] = entry
     seeds = [run["seed"] for run in runs]
-    return {"policy": runs[0]["policy"], "seeds": seeds, "pairs": [run["pairs"] for run in runs], "stages": stages}
+    pairs = [run["pairs"] for run in runs]
+    return {"policy": runs[0]["policy"], "seeds": seeds, "against": against, "pairs": pairs, "stages": stages}
 
 
 def cautions(found: dict[str, Any]) -> list[str]:
@@ -103,7 +106,8 @@ def table(found: dict[str, Any]) -> str:
             lines.append(f"| {seed} | {stage} | {report['used'] / report['prompts']:.0%} | {' | '.join(shares)} |")
     lines += [
         "",
-        "| stage | " + " | ".join(f"{MEASURES[m]} | to first [95%]" for m in ("fresh", "original", "passed")),
+        "| stage | "
+        + " | ".join(f"{MEASURES[m]} | to {found['against']} [95%]" for m in ("fresh", "original", "passed")),
     ]
     lines[-1] += " | spread |"
     lines.append("|---" * 8 + "|")
