@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Reward learning on policy on a CPU, whole: build the environment, train a policy and a reward model, the policy by
-# PF-PPO, a second reward model on the policy's own samples (by RLP-SPG and by RLP-UML), and the policy by it; then say
+# PF-PPO, a second reward model on the policy's own samples (by RLP-SPG, by RLP-UML, and a control), and the policy by it; say
 # what each is worth by hidden tests. Finished steps are kept: call it again to go on. A failed step ends it with its
 # log's last lines and status 1.
 #

@@ -114,6 +114,15 @@ def test_a_flat_reward_model_and_wrong_pairs_are_warned_of(tmp_path):
     assert notes[1:] == ["seed 4, pairs of the first policy: The pairs are mostly wrong."]
 
 
+@pytest.mark.parametrize(
+    "warnings, words", [([], "no negative control"), (["They are mostly wrong."], "mostly wrong")]
+)
+def test_an_overoptimised_policy_whose_majority_is_right_is_no_negative_control(tmp_path, warnings, words):
+    run = planted(tmp_path / "1", 4, {}, policy="overoptimised", warnings=warnings)
+    (note,) = rlp_results.cautions(rlp_results.results([run]))
+    assert words in note
+
+
 def test_runs_that_do_not_compare_are_refused(tmp_path):
     one, hard = planted(tmp_path / "1", 1, {}), planted(tmp_path / "2", 2, {}, policy="overoptimised")
     with pytest.raises(ValueError, match="different policies"):

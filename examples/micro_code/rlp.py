@@ -255,7 +255,7 @@ def loop(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         steps.evaluate(steps.stages(args.methods, args.rounds))
     finally:
         run.one_ray.close()
-    return results([output])
+    return results([output], args.against)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
