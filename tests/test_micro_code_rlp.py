@@ -123,6 +123,18 @@ def test_an_overoptimised_policy_whose_majority_is_right_is_no_negative_control(
     assert words in note
 
 
+def test_views_that_share_no_information_are_warned_of(tmp_path):
+    run = planted(tmp_path / "1", 4, {"uml": (0, 0, 1), "spg": (0, 0, 1)})
+    for name, result in {"uml": {"information": 0.04}, "spg": {}}.items():
+        (run / "phases" / f"{name}-reward.json").write_text(json.dumps({"result": result}))
+    found = rlp_results.results([run])
+    assert found["stages"]["uml"]["information"] == {"mean": 0.04, "by_seed": [0.04]}
+    (note,) = rlp_results.cautions(found)
+    assert note.startswith("uml: two answers to a prompt share 0.040 nats")
+    (run / "phases" / "uml-reward.json").write_text(json.dumps({"result": {"information": 0.4}}))
+    assert rlp_results.cautions(rlp_results.results([run])) == []
+
+
 def test_runs_that_do_not_compare_are_refused(tmp_path):
     one, hard = planted(tmp_path / "1", 1, {}), planted(tmp_path / "2", 2, {}, policy="overoptimised")
     with pytest.raises(ValueError, match="different policies"):
@@ -159,6 +171,8 @@ def steps(tmp_path, monkeypatch):
 
     monkeypatch.setattr(rlp, "_train", train)
     monkeypatch.setattr(rlp, "finish_reward_model", lambda output: {"heldout_accuracy": 0.5})
+    curve = [(step, step / 10) for step in range(8)]
+    monkeypatch.setattr(rlp, "scalars", lambda directory: {"train/rlp/mi_nwj": curve})
 
     def made(config=None):
         return rlp.Loop(base, tmp_path / "out", "ppo", Console(quiet=True), config)
@@ -185,6 +199,8 @@ def test_each_method_trains_on_what_it_is(steps, tmp_path):
     assert flags["uml-reward"]["--data.dataset"] == flags["again-reward"]["--data.dataset"] == str(pairs)
     assert flags["uml-reward"]["--policy_samples"] == str(out / "samples" / "first")
     assert (flags["spg-reward"]["--train.seed"], flags["again-reward"]["--train.seed"]) == ("3", "1003")
+    record = json.loads((out / "phases" / "uml-reward.json").read_text())
+    assert record["result"]["information"] == pytest.approx(0.65), "the mean of the last quarter, .6 and .7"
     modules = {name: module for name, module, _ in ran}
     assert modules["uml-reward"] == "openrlhf_pf.cli.train_rm" and modules["spg-reward"] == "openrlhf.cli.train_rm"
     for method in ("spg", "uml", "again"):

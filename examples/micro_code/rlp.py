@@ -32,7 +32,7 @@ from rich.console import Console
 from . import commands
 from .config import PRESETS, Study, override, with_overoptimisation
 from .pairs import preference_pairs
-from .phases import PhaseFailed, Run, _read_rows, _train, _write_rows, finish_reward_model, settings_of
+from .phases import PhaseFailed, Run, _read_rows, _train, _write_rows, finish_reward_model, scalars, settings_of
 from .rlp_results import METHODS, cautions, ranked_right, results, scorer, table
 from .run import prepare, run_phase, run_phases
 from .sampling import Draw, sample_all, score_samples
@@ -147,7 +147,11 @@ class Loop:
             command = commands.reward_model(study, self.base.path("models", "sft"), data, eval_pairs, output)
             module = "openrlhf_pf.cli.train_rm" if views else command[0]
             _train(self.run, output.name, [module, *command[1:], *views], commands.single_process())
-            return finish_reward_model(output)
+            found = finish_reward_model(output)
+            if views:
+                nats = [value for _, value in scalars(output / "tensorboard")["train/rlp/mi_nwj"]]
+                found["information"] = float(np.mean(nats[-len(nats) // 4 :]))
+            return found
 
         self.step(
             output.name,

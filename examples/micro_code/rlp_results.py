@@ -15,6 +15,7 @@ from .tasks import Task
 
 METHODS = {"spg": "RLP-SPG", "uml": "RLP-UML", "again": "the pairs again"}
 FLAT = 0.8  # of the first reward model's spread within a prompt: a filter by rank needs what is left
+TRIVIAL = 0.05  # nats of information between views, of about log of the prompts in a batch that there can be
 MEASURES = {"fresh": "pairs of the policy", "original": "original pairs", "spread": "spread", "passed": "pass@1"}
 
 
@@ -53,7 +54,10 @@ def results(directories: Sequence[Path], against: str = "first") -> dict[str, An
         settings = json.loads((directory / "rlp.json").read_text())
         records = {file.stem: json.loads(file.read_text()) for file in (directory / "phases").glob("preferences-*")}
         pairs = {name.removeprefix("preferences-"): record["result"] for name, record in records.items()}
-        runs.append({**settings, "pairs": pairs, "measures": dict(np.load(directory / "measures.npz"))})
+        trained = {f.stem: json.loads(f.read_text())["result"] for f in (directory / "phases").glob("*-reward.json")}
+        nats = {name.removesuffix("-reward"): found.get("information") for name, found in trained.items()}
+        measures = dict(np.load(directory / "measures.npz"))
+        runs.append({**settings, "pairs": pairs, "information": nats, "measures": measures})
     first = runs[0]["measures"]
     if any(run["policy"] != runs[0]["policy"] for run in runs):
         raise ValueError("these are runs from different policies: make a table of those that begin with the same.")
@@ -71,6 +75,10 @@ def results(directories: Sequence[Path], against: str = "first") -> dict[str, An
             if stage != against:
                 entry |= {"difference": np.nanmean(mine - base), "interval": list(paired_interval(mine - base))}
             stages.setdefault(stage, {})[measure] = entry
+    for stage, entry in stages.items():
+        known = [run["information"].get(stage) for run in runs]
+        if None not in known:
+            entry["information"] = {"mean": float(np.mean(known)), "by_seed": known}
     seeds = [run["seed"] for run in runs]
     pairs = [run["pairs"] for run in runs]
     return {"policy": runs[0]["policy"], "seeds": seeds, "against": against, "pairs": pairs, "stages": stages}
@@ -84,6 +92,11 @@ def cautions(found: dict[str, Any]) -> list[str]:
             notes.append(
                 f"{name}: rewards within a prompt spread {share:.0%} as far as the first reward model's, and it is"
                 " these differences that a filter ranks by."
+            )
+        if "information" in entry and (nats := entry["information"]["mean"]) < TRIVIAL:
+            notes.append(
+                f"{name}: two answers to a prompt share {nats:.3f} nats at the end of training: the loss on views has gone"
+                " to its trivial optimum, where all are represented alike, and taught the reward model nothing."
             )
     for seed, pairs in zip(found["seeds"], found["pairs"]):
         for stage, report in pairs.items():
