@@ -95,8 +95,8 @@ def cautions(found: dict[str, Any]) -> list[str]:
             )
         if "information" in entry and (nats := entry["information"]["mean"]) < TRIVIAL:
             notes.append(
-                f"{name}: two answers to a prompt share {nats:.3f} nats at the end of training: the loss on views has gone"
-                " to its trivial optimum, where all are represented alike, and taught the reward model nothing."
+                f"{name}: two answers to a prompt share {nats:.3f} nats at the end of training: the loss on views has"
+                " come to its trivial optimum, where all are represented alike, and teaches nothing there."
             )
     for seed, pairs in zip(found["seeds"], found["pairs"]):
         for stage, report in pairs.items():
