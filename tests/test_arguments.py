@@ -1,15 +1,25 @@
 """The flags, through OpenRLHF's own parser and checks, in a process that must not get as far as Ray."""
 
+import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("openrlhf")
 
+from preference_samples import samples as preference_samples
+from preference_samples import table_of
 from rollouts import FLAGS, HAS_FLASH_REINFORCE, MINIMAL
+
+from openrlhf_pf.cli import collect, preferences, train_rm
+from openrlhf_pf.training import collect_arguments, launch, policy_reward_arguments
+from openrlhf_pf.training.preflight import preflight
 
 # Runs the launcher with ray.init replaced by a marker: whoever gets there has passed every check.
 DRIVER = """
@@ -209,17 +219,31 @@ GOOD = [
 SCRIPTS = sorted((Path(__file__).parent.parent / "examples" / "scripts").glob("*.sh"))
 
 
-def submitted_by(script: Path, folder: Path) -> str:
-    """The tab-separated arguments that a script submits; a stand-in for Ray's job client on PATH writes them down."""
-    client = folder / "ray"
-    client.write_text('#!/usr/bin/env bash\nprintf "%s\\t" "$@"\n')
-    client.chmod(0o755)
-    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "POLICY": "p", "REWARD": "r", "PROMPTS": "d"}
+def commands_of(script: Path, folder: Path, **environment: str) -> list[list[str]]:
+    """The commands that a script runs, word by word; stand-ins on PATH write them down and do nothing."""
+    for name in ("ray", "deepspeed", "python3"):
+        program = folder / name
+        program.write_text(f'#!/usr/bin/env bash\nprintf "%s\\t" {name} "$@"\necho\n')
+        program.chmod(0o755)
+    given = {
+        "POLICY": "p",
+        "REWARD": "r",
+        "PROMPTS": "d",
+        "REWARD_URL": "r.py",
+        "PAIRS": "D.jsonl",
+        "HELDOUT": "h.jsonl",
+    }
+    paths = {"PATH": f"{folder}:{os.environ['PATH']}", "OUTPUT": str(folder / "out")}
     written = subprocess.run(
-        ["bash", str(script)], capture_output=True, text=True, check=True, env={**environment, "REWARD_URL": "r.py"}
-    ).stdout.rstrip("\t")
-    head, _, arguments = written.partition("\t-m\topenrlhf.cli.train_ppo\t")
-    assert head.startswith("job\tsubmit") and arguments
+        ["bash", str(script)], capture_output=True, text=True, check=True, env={**paths, **given, **environment}
+    ).stdout
+    return [line.rstrip("\t").split("\t") for line in written.splitlines()]
+
+
+def submitted_by(script: Path, folder: Path) -> str:
+    """The tab-separated arguments of the training by PPO that a script ends with."""
+    *head, arguments = "\t".join(commands_of(script, folder)[-1]).partition("\t-m\topenrlhf.cli.train_ppo\t")
+    assert head[0].startswith("ray\tjob\tsubmit") and arguments
     return arguments
 
 
@@ -273,3 +297,62 @@ def test_help_lists_our_flags_in_a_group_of_their_own(launched):
 def test_the_arguments_of_an_example_script_pass_the_real_parser_and_its_checks(launched, script):
     out, err = launched[script]
     assert "REACHED RAY Filtering" in out, out + err[-2000:]
+
+
+def checked(words: list[str], monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What OpenRLHF's own parser and checks, and ours, make of one of its commands; nothing is imported of it."""
+    parts = {
+        "openrlhf_pf.cli.collect": (launch.PPO, collect._add_flags, collect_arguments.check_arguments),
+        "openrlhf_pf.cli.train_rm": (
+            train_rm.HOST,
+            policy_reward_arguments.add_arguments,
+            policy_reward_arguments.check_arguments,
+        ),
+        "openrlhf.cli.train_rm": (replace(train_rm.HOST, settle=lambda flat: None), lambda p: None, lambda args: None),
+    }
+    (module,) = parts.keys() & set(words)
+    host, add_flags, check = parts[module]
+    found = []
+
+    def keep(args: SimpleNamespace) -> None:
+        check(args)
+        found.append(args)
+
+    monkeypatch.setattr(sys, "argv", words[words.index(module) :])
+    preflight(host.module, launch._parser_with(host, add_flags, keep))
+    return found[0]
+
+
+@pytest.mark.parametrize("method", ["spg", "uml"])
+def test_each_step_of_the_loop_passes_its_parser_and_the_next_one_reads_what_it_wrote(method, tmp_path, monkeypatch):
+    script = next(script for script in SCRIPTS if script.stem == "train_rlp")
+    collecting, *making, training, ppo = commands_of(script, tmp_path, METHOD=method, SFT="s")
+    args = checked(collecting, monkeypatch)
+    assert collecting[:3] == ["ray", "job", "submit"] and args.actor.model_name_or_path == "p"
+    assert args.rollout.n_samples_per_prompt == 10 and args.rollout.temperature == 1 and args.collect.unscored
+    samples = Path(args.collect.output)
+    pq.write_table(table_of(preference_samples(64)), samples / "part-000001.parquet")
+
+    args = checked(training, monkeypatch)
+    assert training[:2] == ["deepspeed", "--module"] and args.model.model_name_or_path == "s"
+    if method == "spg":
+        (words,) = making
+        options = preferences.parser().parse_args(words[words.index("openrlhf_pf.cli.preferences") + 1 :])
+        assert options.samples == [str(samples)] and args.data.dataset == f"D.jsonl,{options.output}"
+    else:
+        assert not making and args.data.dataset == "D.jsonl" and args.policy_samples == str(samples)
+    flags = dict(itertools.pairwise(ppo))
+    assert flags["--reward.model_name_or_path"] == flags["--critic.model_name_or_path"] == args.ckpt.output_dir
+    assert flags["--actor.model_name_or_path"] == "s"
+
+
+def test_a_step_that_is_there_is_left_out_and_an_unknown_method_is_refused(tmp_path):
+    script = next(script for script in SCRIPTS if script.stem == "train_rlp")
+    (tmp_path / "out" / "spg-reward").mkdir(parents=True)
+    for name in ("spg.jsonl", "spg-reward/config.json"):
+        (tmp_path / "out" / name).touch()
+    names = [words[0] for words in commands_of(script, tmp_path)]
+    assert names == ["ray", "ray"], "samples are gone on with by collect itself"
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        commands_of(script, tmp_path, METHOD="spgs")
+    assert error.value.returncode == 2 and error.value.stderr == "METHOD is spgs: it must be spg or uml.\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.micro_code import run
+from examples.micro_code import rlp, run
 from openrlhf_pf._import_hook import SERVED_NAME
 from openrlhf_pf.cli import analyze, doctor, evaluate, patch, preferences
 from openrlhf_pf.filters import FILTERS
@@ -117,11 +117,15 @@ def wrong_with(words: list[str]) -> str | None:
         return None
     if words[1] == "examples/quickstart.sh":  # its options go to the study
         words = ["python", "-m", "examples.micro_code.run", "--output", "runs/quickstart", *words[2:]]
+    if words[1] == "examples/rlp.sh":
+        words = ["python", "-m", "examples.micro_code.rlp", "--output", "runs/rlp", *words[2:]]
     if words[1] != "-m":
         return None if (ROOT / words[1]).is_file() else f"there is no {words[1]}"
     module, arguments = words[2], words[3:]
     if module == "examples.micro_code.run":
         return exit_of(lambda: run.parse(arguments))
+    if module == "examples.micro_code.rlp":
+        return exit_of(lambda: rlp.parse(arguments))
     if module in COMMANDS:
         return refused(COMMANDS[module][0](), arguments, module in WITH_OPENRLHF)
     if module in HOST_COMMANDS:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -24,10 +25,10 @@ from examples.micro_code.comparison import MEASURES, RIVALS, Course, compare, ma
 from examples.micro_code.config import PRESETS, PPOConfig, override  # noqa: E402
 from examples.micro_code.families import FAMILIES, INPUTS  # noqa: E402
 from examples.micro_code.pairs import preference_pairs  # noqa: E402
-from examples.micro_code.phases import settings_of  # noqa: E402
+from examples.micro_code.phases import Run, settings_of  # noqa: E402
 from examples.micro_code.policy import EOS, build_tokenizer, check_lossless, task_texts  # noqa: E402
 from examples.micro_code.report import verdict  # noqa: E402
-from examples.micro_code.run import kept_record, prepare  # noqa: E402
+from examples.micro_code.run import kept_record, prepare, run_phases  # noqa: E402
 from examples.micro_code.sampling import bootstrap_interval  # noqa: E402
 from examples.micro_code.sampling import generate as generate_responses  # noqa: E402
 from examples.micro_code.tasks import Task, TaskConfig, add_bug, check_disjoint, demonstrations, generate  # noqa: E402
@@ -271,6 +272,19 @@ def test_a_phase_is_kept_only_under_the_settings_that_it_depends_on(tmp_path):
     assert kept_record(record, settings_of(override(study, ["ppo.kl=9"]), "reward")) is not None
     assert kept_record(record, settings_of(override(study, ["sft.epochs=9"]), "reward")) is None
     assert kept_record(tmp_path / "none.json", settings_of(study, "task")) is None
+
+
+def test_the_phases_that_are_asked_for_run_once(tmp_path, monkeypatch):
+    ran = []
+    names = ("task", "sft", "random", "ppo", "evaluate")
+    phases = {name: (name, lambda run, name=name: ran.append(name) or {"number": 1}) for name in names}
+    monkeypatch.setattr("examples.micro_code.run.phases_of", lambda study: phases)
+    base, quiet = Run(PRESETS["quickstart"], tmp_path), Console(quiet=True)
+    records = run_phases(base, quiet, only=("task", "ppo"))
+    assert ran == list(records) == ["task", "ppo"] and records["ppo"]["result"] == {"number": 1}
+    records = run_phases(base, quiet, until="ppo")
+    assert ran == ["task", "ppo", "sft", "random"] and list(records) == ["task", "sft", "random", "ppo"]
+    assert json.loads((tmp_path / "phases" / "ppo.json").read_text()) == records["ppo"]
 
 
 def test_an_output_directory_with_other_files_is_refused_and_left_alone(tmp_path):

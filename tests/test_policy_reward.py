@@ -1,5 +1,6 @@
 """The reward model's trainer with policy samples, on a tiny model of OpenRLHF's own kind: no DeepSpeed, no Ray."""
 
+import argparse
 import copy
 import math
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from transformers import AutoTokenizer
 
 from openrlhf_pf.preferences.information import HEADS
 from openrlhf_pf.training import policy_reward
-from openrlhf_pf.training.policy_reward_arguments import check_arguments
+from openrlhf_pf.training.policy_reward_arguments import add_arguments, check_arguments, resolve
 
 
 def arguments(path, **flat):
@@ -226,6 +227,34 @@ def test_a_bad_flag_gets_one_sentence(path, flat, words):
     with pytest.raises(ValueError) as error:
         check_arguments(arguments(path, **flat))
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def parsed(*flags):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args(flags)
+    resolve(args)
+    return vars(args)
+
+
+@pytest.mark.parametrize("flag, value", [("weight", "0.5"), ("batch", "8"), ("dim", "64"), ("ramp", "0")])
+def test_a_flag_of_views_without_samples_is_refused(flag, value):
+    """The default's own value too: whoever gives it expects it to matter."""
+    with pytest.raises(ValueError, match=f"^--policy_samples_{flag} has no effect without --policy_samples: name "):
+        parsed(f"--policy_samples_{flag}", value)
+
+
+def test_flags_that_are_not_given_are_filled_in():
+    defaults = {"weight": 0.5, "batch": 16, "dim": 64, "ramp": 0, "checkpoint": None}
+    expected = {f"policy_samples_{name}": value for name, value in defaults.items()}
+    assert parsed() == {"policy_samples": None, **expected}
+    given = parsed("--policy_samples", "d", "--policy_samples_weight", "0", "--policy_samples_checkpoint", "a")
+    assert given == {
+        **expected,
+        "policy_samples": "d",
+        "policy_samples_weight": 0,
+        "policy_samples_checkpoint": "a",
+    }
 
 
 @pytest.mark.parametrize("flat", [{"policy_samples": None}, {"policy_samples_weight": 0.0}])

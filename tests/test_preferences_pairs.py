@@ -5,9 +5,9 @@ import random
 from collections import Counter
 
 import pytest
-from preference_samples import prompt_of
+from preference_samples import prompt_of, table_of
 
-from openrlhf_pf.preferences import USED, choose, measure, pairs_of
+from openrlhf_pf.preferences import USED, choose, measure, pairs_of, prompts_of
 from openrlhf_pf.preferences.measures import Ordered
 from openrlhf_pf.preferences.pairs import check_settings
 
@@ -109,6 +109,13 @@ def test_rows_are_for_train_rm_and_none_comes_twice():
     choice = choose(prompt, [A, A, B])
     assert pairs_of([prompt, prompt], [choice, choice]) == [{"prompt": "x", "chosen": "a", "rejected": "b"}]
     assert pairs_of([prompt], [choose(prompt, None)]) == []
+
+
+def test_the_blank_that_a_policy_writes_before_its_end_token_is_left_to_train_rm():
+    """OpenRLHF's SFT and train_rm put one there; a second one would be a text that the policy never writes."""
+    (prompt,) = prompts_of(table_of([("x", "a ", 1.0), ("x", "a", 0.5), ("x", "  b  ", 0.0)]))
+    assert sorted(prompt.responses) == ["  b ", "a", "a"]
+    assert pairs_of([prompt], [choose(prompt, [1, 0, 0])])[0]["chosen"] == "a"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -49,6 +50,12 @@ def run(module: str, flags: str) -> subprocess.CompletedProcess:
         ),
         ("openrlhf_pf.cli.train_rm", "--help", 0, "--policy_samples_weight"),
         ("openrlhf_pf.cli.train_rm", "--policy_samples absent", 2, "there is no file or directory 'absent'"),
+        (
+            "openrlhf_pf.cli.train_rm",
+            "--policy_samples_weight 0.5",
+            2,
+            "openrlhf_pf: --policy_samples_weight has no effect without --policy_samples: name",
+        ),
         ("openrlhf_pf.cli.collect", "--help", 0, "--collect.max_prompts"),
         ("openrlhf_pf.cli.collect", f"{FLAGS} --collect.output out", 2, "--collect.score FILE.py"),
     ],
@@ -109,19 +116,18 @@ def unreachable(entry, monkeypatch):
         "parser.set_defaults(**{'rollout.n_samples_per_prompt': 1})\nargs = parser.parse_args()\nprint('went on')"
     )
     monkeypatch.setattr(launch, "check_interface", lambda: None)
-    monkeypatch.setattr(launch, "resolve", lambda flat: None)
     monkeypatch.setattr(sys, "argv", ["train", "--size", "3"])
     monkeypatch.setitem(sys.modules, "heavy_part", argparse.Namespace(VALUE=1))
-    return launch.Host(name, "rollout.n_samples_per_prompt")
+    return launch.Host(name, "rollout.n_samples_per_prompt", settle=lambda flat: None)
 
 
-@pytest.mark.parametrize("stage", ["resolve", "check"])
-def test_arguments_that_preflight_could_not_reach_are_checked_all_the_same(stage, unreachable, monkeypatch, capsys):
+@pytest.mark.parametrize("stage", ["settle", "check"])
+def test_arguments_that_preflight_could_not_reach_are_checked_all_the_same(stage, unreachable, capsys):
     def refuse(args):
         raise ValueError("the size is wrong.")
 
-    if stage == "resolve":
-        monkeypatch.setattr(launch, "resolve", refuse)
+    if stage == "settle":
+        unreachable = replace(unreachable, settle=refuse)
     with pytest.raises(SystemExit) as exit_:
         check = refuse if stage == "check" else lambda args: None
         launch.run(lambda parser: None, check, lambda args, entry: None, unreachable)

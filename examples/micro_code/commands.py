@@ -41,8 +41,8 @@ def sft(study: Study, policy: Path, data: Path, output: Path) -> list[str]:
     return ["openrlhf.cli.train_sft", *_flags(values | _DEEPSPEED)]
 
 
-def reward_model(study: Study, policy: Path, pairs: Path, eval_pairs: Path, output: Path) -> list[str]:
-    """OpenRLHF's ``train_rm`` on the preference pairs, from the SFT policy's weights."""
+def reward_model(study: Study, policy: Path, pairs: Path | str, eval_pairs: Path, output: Path) -> list[str]:
+    """OpenRLHF's ``train_rm`` on the preference pairs, from the SFT policy's weights; several files with commas."""
     values = {
         "model.model_name_or_path": policy,
         "data.dataset": pairs,
@@ -105,8 +105,12 @@ def ppo(study: Study, run: PPOConfig, policy: Path, reward: Path, prompts: Path,
     return [entry, *_flags(values | _ONE_PROCESS | _DEEPSPEED), *weights, *run.flags]
 
 
-def collect(study: Study, policy: Path, reward: Path, prompts: Path, output: Path) -> list[str]:
-    """Samples of the policy with rewards and true scores, under the settings that PPO would sample with."""
+def collect(
+    study: Study, policy: Path, reward: Path, prompts: Path, output: Path, name: str = "SFT", samples: int = 0
+) -> list[str]:
+    """Samples of the policy ``name`` with rewards and true scores, under the settings that PPO would sample with; as
+    many a prompt as PPO's, or ``samples``.
+    """
     values = {
         "actor.model_name_or_path": policy,
         "reward.model_name_or_path": reward,
@@ -116,7 +120,7 @@ def collect(study: Study, policy: Path, reward: Path, prompts: Path, output: Pat
         "data.max_len": study.evaluation.max_length,
         "rollout.max_new_tokens": study.evaluation.max_new_tokens,
         "rollout.batch_size": 300,
-        "rollout.n_samples_per_prompt": study.ppo.samples,
+        "rollout.n_samples_per_prompt": samples or study.ppo.samples,
         "rollout.micro_batch_size": study.ppo.micro_batch_size,
         "train.seed": study.seed,
         "vllm.num_engines": 1,
@@ -124,7 +128,7 @@ def collect(study: Study, policy: Path, reward: Path, prompts: Path, output: Pat
         "vllm.enforce_eager": True,
         "collect.output": output,
         "collect.score": Path(__file__).parent / "true_score.py",
-        "collect.checkpoint": "SFT",
+        "collect.checkpoint": name,
     }
     return ["openrlhf_pf.cli.collect", *_flags(values | _ONE_PROCESS | _DEEPSPEED)]
 

@@ -152,6 +152,11 @@ def train_reward_model(run: Run) -> dict[str, Any]:
         commands.reward_model(run.study, run.path("models", "sft"), *data, output),
         commands.single_process(),
     )
+    return finish_reward_model(output)
+
+
+def finish_reward_model(output: Path) -> dict[str, float]:
+    """Gives what ``train_rm`` has just written rewards of unit spread; what it said of the held-out pairs."""
     evaluation = {
         tag: points[-1][1] for tag, points in scalars(output / "tensorboard").items() if tag.startswith("eval/")
     }

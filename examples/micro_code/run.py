@@ -8,12 +8,14 @@ python -m examples.micro_code.run --set ppo.kl=0.2 --set ppo.steps=80 --output r
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -71,31 +73,40 @@ def kept_record(record: Path, settings: dict[str, Any]) -> dict[str, Any] | None
     return kept if kept["settings"] == json.loads(json.dumps(settings)) else None
 
 
-def run_phases(run: Run, console: Console, until: str | None = None) -> dict[str, dict[str, Any]]:
-    """Runs what is not done yet; returns each phase's ``{"seconds", "result", "settings"}``."""
-    records: dict[str, dict[str, Any]] = {}
-    done = run.path("phases")
-    done.mkdir(exist_ok=True)
-    phases = phases_of(run.study)
+def run_phase(
+    record: Path, heading: str, settings: dict[str, Any], work: Callable[[], dict[str, Any]], console: Console
+) -> dict[str, Any]:
+    """Does the work unless ``record`` says that it was done with these settings; returns what the record holds, ``{
+    "seconds", "result", "settings"}``.
+    """
+    kept = kept_record(record, settings)
+    if kept is not None:
+        console.print(f"{heading}: kept from before")
+        return kept
+    start = time.perf_counter()
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(heading)
+        result = work()
+    found = {"seconds": time.perf_counter() - start, "result": result, "settings": settings}
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(json.dumps(found))
+    values = {k: v for k, v in result.items() if not isinstance(v, dict)}
+    shown = ", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+    console.print(f"{heading}: {found['seconds']:.0f} s  {shown}", highlight=False)
+    return found
+
+
+def run_phases(
+    run: Run, console: Console, until: str | None = None, only: Collection[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Runs what is not done yet, up to the phase ``until`` or those of ``only``; returns each one's record."""
+    phases = {name: phase for name, phase in phases_of(run.study).items() if only is None or name in only}
+    records: dict[str, dict[str, Any]] = {}
     for number, (name, (title, phase)) in enumerate(phases.items(), start=1):
-        record = done / f"{name}.json"
-        settings = settings_of(run.study, name)
-        heading = f"{number}/{len(phases)} {title}"
-        kept = kept_record(record, settings)
-        if kept is not None:
-            records[name] = kept
-            console.print(f"{heading}: kept from before")
-        else:
-            start = time.perf_counter()
-            with Progress(*columns, console=console, transient=True) as progress:
-                progress.add_task(heading)
-                result = phase(run)
-            records[name] = {"seconds": time.perf_counter() - start, "result": result, "settings": settings}
-            record.write_text(json.dumps(records[name]))
-            values = {k: v for k, v in result.items() if not isinstance(v, dict)}
-            shown = ", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
-            console.print(f"{heading}: {records[name]['seconds']:.0f} s  {shown}", highlight=False)
+        record, heading = run.path("phases", f"{name}.json"), f"{number}/{len(phases)} {title}"
+        work = functools.partial(phase, run)
+        records[name] = run_phase(record, heading, settings_of(run.study, name), work, console)
         if name == until:
             break
     return records

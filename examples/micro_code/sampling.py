@@ -129,6 +129,31 @@ def score_samples(tasks: Sequence[Task], *responses: Sequence[Sequence[str]]) ->
     return [np.array([[next(scores) for _ in texts] for texts in drawn], dtype=bool) for drawn in responses]
 
 
+def rewards_of(model: Path, texts: Sequence[str], batch_size: int = 500) -> np.ndarray:
+    """(T,) rewards of a saved reward model for whole texts, prompt and response, which are ended here as OpenRLHF's
+    ``train_rm`` ends them.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="right")
+    # OpenRLHF's reward model has the weights of this one, by the same names.
+    loaded = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32).eval()
+    rewards = np.empty(len(texts))
+    by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # less padding
+    for start in range(0, len(texts), batch_size):
+        chosen = by_length[start : start + batch_size]
+        ended = [f"{texts[i]} {tokenizer.eos_token}" for i in chosen]
+        batch = tokenizer(ended, return_tensors="pt", padding=True, add_special_tokens=False)
+        last = batch["attention_mask"].sum(1) - 1
+        with torch.inference_mode():
+            hidden = loaded.base_model(**batch).last_hidden_state[torch.arange(len(chosen)), last]
+            rewards[chosen] = loaded.score(hidden).squeeze(1).numpy()
+    return rewards
+
+
 def bootstrap_interval(per_task: np.ndarray, seed: int = 0, draws: int = 2000) -> tuple[float, float]:
     """95% percentile interval of the mean of ``per_task`` (tasks,), resampling tasks."""
     rng = np.random.default_rng(seed)

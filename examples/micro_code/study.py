@@ -151,13 +151,13 @@ class Cells:
 
 
 def paired_interval(differences: np.ndarray, draws: int = 4000, seed: int = 0) -> tuple[float, float]:
-    """95% interval of the mean of (seeds, tasks) differences, resampling seeds and tasks."""
+    """95% interval of the mean of (seeds, tasks) differences, resampling seeds and tasks; NaN where there is none."""
     rng = np.random.default_rng(seed)
     n_seeds, n_tasks = differences.shape
     means = np.empty(draws)
     for i in range(draws):
         rows = rng.integers(0, n_seeds, n_seeds)
-        means[i] = differences[rows][:, rng.integers(0, n_tasks, n_tasks)].mean()
+        means[i] = np.nanmean(differences[rows][:, rng.integers(0, n_tasks, n_tasks)])
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 

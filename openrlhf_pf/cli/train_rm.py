@@ -6,7 +6,13 @@ from typing import Any
 from openrlhf_pf.training import compatibility, launch, policy_reward_arguments
 
 #: By an argument that no other parser has.
-HOST = launch.Host("openrlhf.cli.train_rm", "data.chosen_key", compatibility.EXPECTED_OF_REWARD_MODEL, uses_ray=False)
+HOST = launch.Host(
+    "openrlhf.cli.train_rm",
+    "data.chosen_key",
+    compatibility.EXPECTED_OF_REWARD_MODEL,
+    uses_ray=False,
+    settle=policy_reward_arguments.resolve,
+)
 
 
 def _prepare(args: SimpleNamespace, entry: Any) -> None:

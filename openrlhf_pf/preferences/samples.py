@@ -37,7 +37,8 @@ class Prompt:
     Attributes:
         text: as the policy saw it, chat template and all.
         label: what its tests or its reference are, if known.
-        responses: (N,) texts without an end token.
+        responses: (N,) texts without an end token, and without a blank before it: OpenRLHF's SFT teaches a policy to
+            write one, and ``train_rm`` puts its own there.
         rewards: (N,) of the old reward model; NaN where there is none.
         scores: (N,) true scores; NaN where there is none.
         truncated: (N,) whether the answer was cut off.
@@ -155,7 +156,7 @@ def _prompt(columns: dict[str, Sequence[Any]], members: list[int], text: str, la
     return Prompt(
         text,
         label,
-        tuple(columns["response"][row] for row in members),
+        tuple(columns["response"][row].removesuffix(" ") for row in members),
         numbers["reward"],
         numbers["score"],
         tuple(bool(columns["truncated"][row]) for row in members),

@@ -33,18 +33,15 @@ class Host:
         module: its name.
         marker: an argument by which its parser is known.
         expected: what we override or call, as ``compatibility.EXPECTED_PARAMETERS``; None for all of PPO's.
-        uses_ray: it trains by PPO, in Ray's workers, and knows the flags of filters.
+        uses_ray: it trains by PPO, in Ray's workers.
+        settle: fills in what some of our flags leave to others; raises ValueError, one sentence, where that cannot be.
     """
 
     module: str
     marker: str
     expected: Mapping[str, tuple[str, ...]] | None = None
     uses_ray: bool = True
-
-    def settle(self, flat: argparse.Namespace) -> None:
-        """Fill in what some flags leave to others."""
-        if self.uses_ray:
-            resolve(flat)
+    settle: Callable[[argparse.Namespace], None] = resolve
 
     def check_interface(self) -> None:
         """Raises ImportError if the installed OpenRLHF has not what we build on."""

@@ -19,6 +19,9 @@ _REFUSED = {
     "--model.aux_loss_coef": lambda args: args.model.aux_loss_coef > 0,
 }
 
+#: What the flags of views are where they are not given; None until then, so that a given one can be told.
+_DEFAULTS = {"weight": 0.5, "batch": 16, "dim": 64, "ramp": 0, "checkpoint": None}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags to OpenRLHF's parser, in a group of their own."""
@@ -27,11 +30,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = group.add_argument
     add("--policy_samples", metavar="DIR", help="what openrlhf_pf.cli.collect wrote; without it, nothing changes")
-    add("--policy_samples_weight", type=float, default=0.5, help="lambda; 0 changes nothing (%(default)s)")
-    add("--policy_samples_batch", type=int, default=16, help="prompts a micro-batch and process (%(default)s)")
-    add("--policy_samples_dim", type=int, default=64, help="size of the representation z (%(default)s)")
-    add("--policy_samples_ramp", type=int, default=0, help="steps until SKL has its whole weight (%(default)s)")
+    own = {name: f"({value})" for name, value in _DEFAULTS.items()}
+    add("--policy_samples_weight", type=float, help=f"lambda; 0 changes nothing {own['weight']}")
+    add("--policy_samples_batch", type=int, help=f"prompts a micro-batch and process {own['batch']}")
+    add("--policy_samples_dim", type=int, help=f"size of the representation z {own['dim']}")
+    add("--policy_samples_ramp", type=int, help=f"steps until SKL has its whole weight {own['ramp']}")
     add("--policy_samples_checkpoint", metavar="NAME", help="whose samples, where there are those of several")
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Fill in the flags that were not given.
+
+    Args:
+        args: as parsed, not nested yet.
+
+    Raises:
+        ValueError: some were given without ``--policy_samples``, which alone gives them something to do; one sentence.
+    """
+    given = [name for name in _DEFAULTS if getattr(args, f"policy_samples_{name}") is not None]
+    if given and not args.policy_samples:
+        raise ValueError(
+            f"--policy_samples_{given[0]} has no effect without --policy_samples: name the directory that "
+            "openrlhf_pf.cli.collect wrote, or leave it out."
+        )
+    for name in set(_DEFAULTS) - set(given):
+        setattr(args, f"policy_samples_{name}", _DEFAULTS[name])
 
 
 def is_active(args: SimpleNamespace) -> bool:

@@ -43,7 +43,9 @@ def stack_environment() -> dict[str, str]:
 
 def observing(folder: Path) -> dict[str, str]:
     """What has the workers write down what they see, and W&B's record, in a folder."""
-    return {"OBSERVE_DIR": str(folder), "PYTHONPATH": str(HERE / "observer"), "WANDB_DIR": str(folder)}
+    # What the caller has there comes after it: a checkout that is not the installed one, for example.
+    path = os.pathsep.join(filter(None, [str(HERE / "observer"), os.environ.get("PYTHONPATH")]))
+    return {"OBSERVE_DIR": str(folder), "PYTHONPATH": path, "WANDB_DIR": str(folder)}
 
 
 class Run:

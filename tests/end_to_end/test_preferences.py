@@ -1,6 +1,7 @@
-"""The whole way on the real stack: rewards without true scores, pairs out of them, OpenRLHF's train_rm on both."""
+"""Reward learning on policy on the real stack: from PPO to PPO, and the reward model's training by itself."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from true_score import ascii_characters
 from openrlhf_pf import rollouts
 from openrlhf_pf.cli.preferences import main
 
+PPO = ("-m", "openrlhf.cli.train_ppo")
 pytestmark = pytest.mark.end_to_end
 
 # Answers of a random policy never agree: a third of their lengths does.
@@ -22,13 +24,24 @@ def same(prompt, responses, label):
 """
 
 
-def test_pairs_of_an_unscored_collection_train_a_reward_model(stack, tmp_path):
+def test_the_whole_loop_from_ppo_to_ppo(stack, tmp_path):
+    """PPO, the trained policy's samples, pairs of them, a reward model from the first policy, and PPO by it."""
+    ppo = "--train.batch_size 8 --sample_filter best_worst --actor.adam.lr 1e-3"
+    first = stack.train(tmp_path / "first", 8, f"{ppo} --reward.model_name_or_path {stack.reward}", PPO)
+    policy = tmp_path / "first" / "out"
+    assert list(first.steps) == [1]
+    assert_differ(weights(policy), weights(stack.policy))
+
     folder, samples, output = tmp_path / "run", tmp_path / "run" / "samples", tmp_path / "spg.jsonl"
-    flags = f"--collect.output {samples} --collect.unscored --reward.model_name_or_path {stack.reward}"
+    flags = (
+        f"--collect.output {samples} --collect.unscored --reward.model_name_or_path {stack.reward} "
+        f"--actor.model_name_or_path {policy}"
+    )
     run = stack.train(folder, 16, flags, ("-m", "openrlhf_pf.cli.collect"))
     assert "16 prompts x 4 responses in 2 files" in run.log
     rows = rollouts.read(samples).to_pandas()
-    assert rows.reward.notna().all() and rows.score.isna().all()
+    rows.response = rows.response.str.removesuffix(" ")  # as pairs are made of them
+    assert rows.reward.notna().all() and rows.score.isna().all() and set(rows.checkpoint) == {str(policy)}
 
     (tmp_path / "same.py").write_text(SAME)
     assert rows.truncated.mean() > 0.5, "a random policy hardly ever ends an answer, so that none could win"
@@ -52,7 +65,13 @@ def test_pairs_of_an_unscored_collection_train_a_reward_model(stack, tmp_path):
     write(original, [{"prompt": "add 1 + 1?", "chosen": "2", "rejected": "3"}])
     trained = train_rm(stack, tmp_path, "openrlhf.cli.train_rm", "rm", original, output)
     assert f"{1 + len(pairs)}/{1 + len(pairs)}" in trained, trained[-3000:]
-    assert weights(tmp_path / "rm")
+
+    flags = f"{ppo} --reward.model_name_or_path {tmp_path / 'rm'} --critic.model_name_or_path {tmp_path / 'rm'}"
+    second = stack.train(tmp_path / "second", 8, flags, PPO)
+    assert list(second.steps) == [1]
+    assert_differ(weights(tmp_path / "second" / "out"), weights(stack.policy))
+    rewards = [run.steps[1]["rollout/reward_mean"] for run in (first, second)]
+    assert all(map(math.isfinite, rewards)) and rewards[0] != rewards[1]
 
 
 def test_views_train_the_model_and_leave_an_ordinary_one(stack, tmp_path):
@@ -72,6 +91,10 @@ def test_views_train_the_model_and_leave_an_ordinary_one(stack, tmp_path):
     scalars = scalars_of(tmp_path / "views_log")
     for name in ("mi_nwj", "mi_jsd", "skl", "std", "reward_spread"):
         assert len(scalars[f"train/rlp/{name}"]) == 6, scalars.keys()
+
+
+def assert_differ(one, other):
+    assert one.keys() == other.keys() and any(not torch.equal(one[name], other[name]) for name in one)
 
 
 def write(path, rows):

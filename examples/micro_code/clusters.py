@@ -1,0 +1,66 @@
+"""Answers that do the same: programs by what they return on the hidden inputs, which the reference has no part in.
+
+For ``openrlhf_pf.cli.preferences --cluster examples/micro_code/clusters.py:behaviour``. Of the label, which collecting
+wrote down, the kind of the inputs is read alone. Run as a module, it is the process that runs programs: one line of
+JSON in, one out.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ALONE = -1
+
+
+@lru_cache(maxsize=1)
+def _runner() -> subprocess.Popen:
+    # A process of its own, for its memory limit is below what the caller holds already.
+    command = [sys.executable, "-m", "examples.micro_code.clusters"]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def behaviour(prompt: str, responses: Sequence[str], label: str) -> list[int]:
+    """(N,) equal numbers for programs that return the same on every input; -1 for one that is refused, fails on an
+    input or takes too long: broken programs agree on nothing.
+    """
+    runner = _runner()
+    print(json.dumps([json.loads(label)["kind"], *responses]), file=runner.stdin, flush=True)
+    return json.loads(runner.stdout.readline())
+
+
+def grouped(kind: str, programs: Sequence[str]) -> list[int]:
+    """What ``behaviour`` returns, of programs that take arguments of that kind; to be run in a main thread."""
+    from .families import INPUTS
+    from .score import run
+
+    known: dict[str, int] = {}
+    groups = []
+    for program in programs:
+        outputs = run(program, INPUTS[kind])
+        # As text, which tells True from 1 and 1.0 from 1, as the true score does.
+        groups.append(ALONE if outputs is None else known.setdefault(repr(outputs), len(known)))
+    return groups
+
+
+def main() -> None:
+    """Group programs until the input ends."""
+    from .score import limit_memory
+
+    limit_memory()
+    for line in sys.stdin:
+        print(json.dumps(grouped(*_parts(line))), flush=True)
+
+
+def _parts(line: str) -> tuple[str, list[str]]:
+    kind, *programs = json.loads(line)
+    return kind, programs
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# Reward learning on policy (arXiv 2403.19279) on one node of 8 GPUs: samples of a trained policy, pairs out of them, a
+# new reward model, and PF-PPO from the SFT policy again. A step whose output is there is left out; remove it to repeat.
+#
+# Start Ray first (ray start --head --num-gpus 8), then:
+# SFT=... POLICY=... REWARD=... PROMPTS=... PAIRS=... HELDOUT=... bash train_rlp.sh [flags of the last train_ppo]
+# POLICY is what PPO made of SFT with REWARD. PAIRS are REWARD's own, HELDOUT others, both JSONL with the columns prompt,
+# chosen and rejected, prompts with the chat template applied. METHOD is spg (new pairs) or uml (the samples as views).
+# CLUSTER is what --cluster takes; behaviour needs tests in the field LABEL of PROMPTS ("label"; LABEL= says that there
+# is none), entailment an NLI_MODEL.
+set -euo pipefail
+SFT=${SFT:-deepseek-ai/deepseek-coder-6.7b-instruct}
+POLICY=${POLICY:?set POLICY to the policy that PPO has trained}
+REWARD=${REWARD:?set REWARD to the reward model that trained it}
+PROMPTS=${PROMPTS:?set PROMPTS to a prompt data set}
+PAIRS=${PAIRS:?set PAIRS to the preference pairs that REWARD was trained on}
+HELDOUT=${HELDOUT:?set HELDOUT to pairs that no reward model trains on}
+METHOD=${METHOD:-spg}
+CLUSTER=${CLUSTER:-behaviour}
+LABEL=${LABEL-label}
+OUTPUT=$(realpath -m "${OUTPUT:-./ckpt/rlp}")
+mkdir -p "$OUTPUT"
+
+submit() {
+  ray job submit --address="${RAY_API_SERVER:-http://127.0.0.1:8265}" -- python3 -m "$@"
+}
+
+# Sampling as in training; both stages share these.
+ROLLOUT=(
+  --data.prompt_dataset "$PROMPTS"
+  --data.input_key prompt
+  ${LABEL:+--data.label_key "$LABEL"}
+  --data.apply_chat_template
+  --data.max_len 2048
+  --rollout.max_new_tokens 1024
+  --rollout.temperature 1.0
+  --reward.num_nodes 1 --reward.num_gpus_per_node 8
+  --train.colocate_all
+  --vllm.num_engines 8
+  --vllm.tensor_parallel_size 1
+  --vllm.gpu_memory_utilization 0.5
+)
+
+# 1. Ten answers of the policy to each prompt, with the old rewards. With --collect.score FILE.py in the place of
+#    --collect.unscored, the report of step 2 says whether the pairs are right. It goes on where it was broken off.
+submit openrlhf_pf.cli.collect \
+  --actor.model_name_or_path "$POLICY" \
+  --reward.model_name_or_path "$REWARD" \
+  "${ROLLOUT[@]}" \
+  --rollout.n_samples_per_prompt 10 \
+  --rollout.batch_size 1024 \
+  --collect.unscored \
+  --collect.output "$OUTPUT/samples"
+
+# 2. What most answers agree on, against the others. Read spg.jsonl.report.html before going on.
+DATA=$PAIRS
+VIEWS=()
+TRAIN_RM=openrlhf.cli.train_rm
+case $METHOD in
+spg)
+  [ -e "$OUTPUT/spg.jsonl" ] || python3 -m openrlhf_pf.cli.preferences "$OUTPUT/samples" \
+    --cluster "$CLUSTER" \
+    ${NLI_MODEL:+--entailment_model "$NLI_MODEL"} \
+    --threshold 0.5 \
+    --output "$OUTPUT/spg.jsonl"
+  DATA=$PAIRS,$OUTPUT/spg.jsonl
+  ;;
+uml)
+  TRAIN_RM=openrlhf_pf.cli.train_rm
+  VIEWS=(--policy_samples "$OUTPUT/samples" --policy_samples_weight 0.5 --policy_samples_batch 8)
+  ;;
+*)
+  echo "METHOD is $METHOD: it must be spg or uml." >&2
+  exit 2
+  ;;
+esac
+
+# 3. A new reward model from the SFT policy's weights.
+[ -e "$OUTPUT/$METHOD-reward/config.json" ] || deepspeed --module "$TRAIN_RM" \
+  --model.model_name_or_path "$SFT" \
+  --data.dataset "$DATA" \
+  --eval.dataset "$HELDOUT" \
+  --data.prompt_key prompt \
+  --data.chosen_key chosen \
+  --data.rejected_key rejected \
+  --data.max_len 2048 \
+  --train.batch_size 256 \
+  --train.micro_batch_size 8 \
+  --train.max_epochs 1 \
+  --adam.lr 9e-6 \
+  --ds.zero_stage 2 \
+  --model.gradient_checkpointing_enable \
+  --ckpt.output_dir "$OUTPUT/$METHOD-reward" \
+  --logger.tensorboard_dir "$OUTPUT/$METHOD-reward/tensorboard" \
+  ${VIEWS[@]+"${VIEWS[@]}"}
+
+# 4. PF-PPO from the SFT policy, not from POLICY, by the new reward model.
+submit openrlhf.cli.train_ppo \
+  --sample_filter best_worst \
+  --sample_filter_keep 2 \
+  --actor.model_name_or_path "$SFT" \
+  --reward.model_name_or_path "$OUTPUT/$METHOD-reward" \
+  --critic.model_name_or_path "$OUTPUT/$METHOD-reward" \
+  "${ROLLOUT[@]}" \
+  --rollout.n_samples_per_prompt 5 \
+  --rollout.batch_size 1024 \
+  --rollout.micro_batch_size 16 \
+  --train.batch_size 256 \
+  --train.micro_batch_size 4 \
+  --train.num_episodes 5 \
+  --actor.adam.lr 5e-7 \
+  --critic.adam.lr 9e-6 \
+  --algo.kl.init_coef 0.01 \
+  --actor.num_nodes 1 --actor.num_gpus_per_node 8 \
+  --critic.num_nodes 1 --critic.num_gpus_per_node 8 \
+  --ref.num_nodes 1 --ref.num_gpus_per_node 8 \
+  --vllm.enable_sleep \
+  --ds.enable_sleep \
+  --ds.zero_stage 3 \
+  --ds.packing_samples \
+  --actor.gradient_checkpointing_enable \
+  --ckpt.output_dir "$OUTPUT/$METHOD-policy" \
+  --logger.tensorboard_dir "$OUTPUT/$METHOD-policy/tensorboard" \
+  "$@"
