@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 
@@ -102,7 +102,7 @@ def deviations(estimate: float, draws: Floats, kind: str, n_units: float) -> Flo
     """
     moved = to_scale(draws, kind)
     # Few prompts: the spread is underestimated by (J - 1) / J, and the normal's quantiles are too short.
-    small = np.sqrt(n_units / max(n_units - 1, 1)) * stats.t.ppf(0.975, max(n_units - 1, 1)) / stats.norm.ppf(0.975)
+    small = np.sqrt(n_units / max(n_units - 1, 1)) * _longer(n_units, 0.975)
     with np.errstate(invalid="ignore"):
         return (moved - np.nanmedian(moved)) * np.sqrt(DRAWS) * small if np.isfinite(moved).any() else moved
 
@@ -123,12 +123,13 @@ def interval(
             None for all of them alike.
 
     Returns:
-        Low and high; NaN where the metric is not defined, or in too few repetitions. For "r2" both carry the sign of
-        the correlation: below 0, the line falls.
+        Low and high; NaN where the metric is not defined, or in too few repetitions, or where no more than one unit
+        says anything: how units differ cannot be seen then. For "r2" both carry the sign of the correlation: below 0,
+        the line falls.
     """
-    if not np.isfinite(estimate) or np.isnan(draws).mean() > MOST_MISSING:
-        return np.nan, np.nan
     units = n_units if informative is None else min(informative, n_units)
+    if not np.isfinite(estimate) or np.isnan(draws).mean() > MOST_MISSING or units < 1 + _EDGE:
+        return np.nan, np.nan
     if kind == "share" and informative is not None:
         return _interval_of_share(estimate, draws, units, level)
     away = np.nanquantile(deviations(estimate, draws, kind, units), [(1 - level) / 2, (1 + level) / 2])
@@ -150,11 +151,16 @@ def _interval_of_share(estimate: float, draws: Floats, units: float, level: floa
     """
     variance = float(np.nanvar(draws)) * DRAWS
     # Few units: their variance is itself uncertain, which the quantiles of t allow for.
-    t = stats.t.ppf((1 + level) / 2, max(units - 1, 1)) / stats.norm.ppf((1 + level) / 2)
+    t = _longer(units, (1 + level) / 2)
     spread = estimate * (1 - estimate)
     n = spread / variance / t**2 if variance > _EDGE**2 and spread > _EDGE else units
-    low, high = stats.beta.ppf([(1 - level) / 2, (1 + level) / 2], n * estimate + 0.5, n * (1 - estimate) + 0.5)
+    low, high = special.betaincinv(n * estimate + 0.5, n * (1 - estimate) + 0.5, [(1 - level) / 2, (1 + level) / 2])
     return (0.0 if estimate <= _EDGE else float(low)), (1.0 if estimate >= 1 - _EDGE else float(high))
+
+
+def _longer(n_units: float, share: float) -> float:
+    """By how much the quantile of Student's t for so many units is longer than the normal's."""
+    return float(special.stdtrit(max(n_units - 1, 1), share) / special.ndtri(share))
 
 
 def to_scale(values: Floats, kind: str) -> Floats:

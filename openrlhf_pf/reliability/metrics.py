@@ -220,16 +220,17 @@ def rank_correlations(table: Floats) -> dict[str, Floats]:
     Returns:
         ``spearman`` and ``kendall``, (R,) each; NaN where rewards or scores do not differ.
     """
-    by_reward, by_score = table.sum(axis=2), table.sum(axis=1)
+    # (R, K, M): sums along the longer axis are several times as fast where it is the last.
+    table = np.ascontiguousarray(table.swapaxes(1, 2))
+    by_reward, by_score = table.sum(axis=1), table.sum(axis=2)
     total = by_reward.sum(axis=1)
     # Mid-ranks, less their mean.
     x = by_reward.cumsum(axis=1) - by_reward / 2 - total[:, None] / 2
     y = by_score.cumsum(axis=1) - by_score / 2 - total[:, None] / 2
-    covariance = (np.matmul(table, y[:, :, None])[:, :, 0] * x).sum(axis=1)
+    covariance = (np.matmul(table, x[:, :, None])[:, :, 0] * y).sum(axis=1)
     spread_r, spread_s = (by_reward * x * x).sum(axis=1), (by_score * y * y).sum(axis=1)
-    both_lower = np.zeros_like(table)
-    both_lower[:, 1:, 1:] = table.cumsum(axis=1).cumsum(axis=2)[:, :-1, :-1]
-    concordant = (table * both_lower).sum(axis=(1, 2))
+    both_lower = table[:, :-1, :-1].cumsum(axis=2).cumsum(axis=1)
+    concordant = (table[:, 1:, 1:] * both_lower).sum(axis=(1, 2))
     tied_r, tied_s = (by_reward**2).sum(axis=1), (by_score**2).sum(axis=1)
     untied = (total**2 - tied_r - tied_s + (table**2).sum(axis=(1, 2))) / 2
     pairs_r, pairs_s = (total**2 - tied_r) / 2, (total**2 - tied_s) / 2
