@@ -101,10 +101,10 @@ def deviations(estimate: float, draws: Floats, kind: str, n_units: float) -> Flo
         (R,) with median 0.
     """
     moved = to_scale(draws, kind)
-    # Few prompts: the spread is underestimated by (J - 1) / J, and the normal's quantiles are too short.
-    small = np.sqrt(n_units / max(n_units - 1, 1)) * _longer(n_units, 0.975)
+    if not np.isfinite(moved).any():
+        return moved
     with np.errstate(invalid="ignore"):
-        return (moved - np.nanmedian(moved)) * np.sqrt(DRAWS) * small if np.isfinite(moved).any() else moved
+        return (moved - np.nanmedian(moved)) * np.sqrt(DRAWS) * _wider(n_units, 0.975)
 
 
 def interval(
@@ -150,17 +150,20 @@ def _interval_of_share(estimate: float, draws: Floats, units: float, level: floa
     survey statistics (Korn and Graubard 1998) keeps their variance and takes the shape from the Beta distribution.
     """
     variance = float(np.nanvar(draws)) * DRAWS
-    # Few units: their variance is itself uncertain, which the quantiles of t allow for.
-    t = _longer(units, (1 + level) / 2)
     spread = estimate * (1 - estimate)
-    n = spread / variance / t**2 if variance > _EDGE**2 and spread > _EDGE else units
+    known = variance > _EDGE**2 and spread > _EDGE
+    n = spread / variance / _wider(units, (1 + level) / 2) ** 2 if known else units
     low, high = special.betaincinv(n * estimate + 0.5, n * (1 - estimate) + 0.5, [(1 - level) / 2, (1 + level) / 2])
     return (0.0 if estimate <= _EDGE else float(low)), (1.0 if estimate >= 1 - _EDGE else float(high))
 
 
-def _longer(n_units: float, share: float) -> float:
-    """By how much the quantile of Student's t for so many units is longer than the normal's."""
-    return float(special.stdtrit(max(n_units - 1, 1), share) / special.ndtri(share))
+def _wider(n_units: float, share: float) -> float:
+    """By how much the normal's interval must be stretched for few units.
+
+    Their variance is underestimated by (J - 1) / J, and itself uncertain, which the quantiles of Student's t allow for.
+    """
+    degrees = max(n_units - 1, 1)
+    return float(np.sqrt(n_units / degrees) * special.stdtrit(degrees, share) / special.ndtri(share))
 
 
 def to_scale(values: Floats, kind: str) -> Floats:
