@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+#: Samples whose pairs are looked at together: so many stay near the processor.
+NEAR = 40_000
+
 
 class Metric(NamedTuple):
     """What a metric is called and how its interval is computed (see ``bootstrap.interval``)."""
@@ -285,18 +288,18 @@ def pairwise_sums(rewards: Floats, scores: Floats, weights: list[Floats]) -> Flo
     """
     n_prompts, n_samples = rewards.shape
     sums = np.zeros((len(weights), 2, n_prompts))
-    # Columns are walked many times.
-    rewards, scores, weights = rewards.T.copy(), scores.T.copy(), [w.T.copy() for w in weights]
-    for i in range(n_samples):
-        for j in range(i):
-            order = np.sign(scores[i] - scores[j])
-            agreement = np.sign(rewards[i] - rewards[j]) * order
+    step = max(NEAR // n_samples, 1)
+    for start in range(0, n_prompts, step):
+        rows = slice(start, start + step)
+        reward, score = (np.ascontiguousarray(x[rows].T) for x in (rewards, scores))
+        weight = np.stack([w[rows].T for w in weights])
+        for i in range(1, n_samples):
+            order = np.sign(score[i] - score[:i])
+            agreement = np.sign(reward[i] - reward[:i]) * order
             known = (order != 0) & np.isfinite(agreement)
             right = np.where(known, (1 + agreement) / 2, 0.0)
-            for number, weight in enumerate(weights):
-                pair = weight[i] * weight[j]
-                sums[number, 0] += pair * right
-                sums[number, 1] += pair * known
+            for which, pairs in enumerate((right, known.astype(float))):
+                sums[:, which, rows] += weight[:, i] * np.einsum("kjg,jg->kg", weight[:, :i], pairs)
     return sums
 
 

@@ -9,6 +9,7 @@ with the number of prompts then. Without --all, pairs of factors are covered; wi
 """
 
 import argparse
+import functools
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -33,7 +34,9 @@ FACTORS = {
 }
 TRUTH_SAMPLES = 1_000_000
 #: Samples of all data sets of a shape together, and data sets at least: large shapes get fewer of them.
-MOST_SAMPLES, FEWEST_SETS = 5_000_000, 100
+MOST_SAMPLES, FEWEST_SETS = 5_000_000, 200
+#: Bootstraps of a shape that take turns: drawing them costs more than using them.
+BOOTSTRAPS = 20
 Shape = tuple[int, int, float, str]
 
 
@@ -69,9 +72,15 @@ def draw(shape: Shape, seed: int, prompts: int | None = None) -> Checkpoint:
     return found
 
 
+@functools.lru_cache(BOOTSTRAPS)
+def repeated(n_prompts: int, repetitions: int, seed: int) -> Bootstrap:
+    """A bootstrap that is kept."""
+    return Bootstrap(n_prompts, repetitions, seed)
+
+
 def figures(checkpoint: Checkpoint, repetitions: int, seed: int) -> dict[tuple[str, str], tuple[float, float, float]]:
     """Estimate, low and high by strategy and metric; NaN for what there is not."""
-    bootstrap = Bootstrap(checkpoint.n_prompts, repetitions, seed)
+    bootstrap = repeated(checkpoint.n_prompts, repetitions, seed % BOOTSTRAPS)
     results = evaluate(checkpoint, strategies_for(checkpoint, NAMES), bootstrap, only=METRICS)
     found = {}
     for result in results:
