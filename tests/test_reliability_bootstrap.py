@@ -216,8 +216,14 @@ def test_the_report_says_where_few_prompts_carry_the_answer():
         analysis = analyse_rollouts(Rollouts([checkpoint]), Settings(repetitions=100, strategies=("none",)))
         return " ".join(line for line in analysis.warnings if "carry" in line)
 
+    def equal(values):
+        spread = values.var(axis=1)
+        return round(spread.sum() ** 2 / (spread**2).sum())
+
     far = carried("dominating prompts", 0, 300)
-    assert "the rewards of about 11 of 300 prompts lie so far apart" in said(far)
+    assert f"the rewards of about {equal(far.reward)} of 300 prompts lie so far apart" in said(far)
     rare = plant("right everywhere", 300, 4, 0, score_rate=0.01)
-    assert "only about 7 of 300 prompts have responses whose true scores differ" in said(rare)
+    assert f"in only about {equal(rare.score)} of 300 prompts do responses have different true scores" in said(rare)
+    rare.score[:] = rare.score[:, :1]
+    assert "in none of 300 prompts" in said(rare)
     assert said(plant("right everywhere", 300, 4)) == ""

@@ -221,6 +221,6 @@ def _few_carry(a: Analysed) -> list[str]:
             " pairwise accuracy and Spearman are by all prompts alike."
         ]
     return [
-        f"{a.checkpoint.name}: only about {about} of {n_prompts:,} prompts have responses whose true scores differ, and"
-        " carry all that is said within prompts."
+        f"{a.checkpoint.name}: in {f'only about {about}' if about else 'none'} of {n_prompts:,} prompts do responses have"
+        " different true scores; no others carry what is said within prompts."
     ]

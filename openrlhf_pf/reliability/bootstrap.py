@@ -1,6 +1,6 @@
 """Intervals by resampling prompts.
 
-Samples of a prompt depend on each other, so prompts are drawn, with all their samples. Three things differ from the
+Samples of a prompt depend on each other, so prompts are drawn, with all their samples. Four things differ from the
 textbook bootstrap:
 
 * **Twice as many draws.** A repetition draws 2 G of G prompts and counts each draw half; deviations from the estimate
@@ -14,6 +14,9 @@ textbook bootstrap:
 * **Blocks.** Beyond 2,000 prompts, each is put into one of 2,000 blocks at random and blocks are drawn. Blocks of
   independent prompts are independent and alike, so the standard error is the same; it is known to 1.6% of itself.
   Then a repetition is one row of a matrix product with sums over blocks, which is why a million samples take seconds.
+* **Few that know.** Where few prompts carry a metric, for only their scores differ or their rewards lie far apart, its
+  variance is as uncertain as that of so few. Intervals are stretched by Student's t for the number of equal prompts
+  that would know as much, and there is none where that number is 1.
 
 Notation used for shapes: S samples, J blocks (prompts, when there are few), R repetitions.
 """

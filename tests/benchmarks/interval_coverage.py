@@ -21,6 +21,7 @@ from scipy import special
 from openrlhf_pf.reliability.bootstrap import Bootstrap
 from openrlhf_pf.reliability.data import Checkpoint
 from openrlhf_pf.reliability.evaluate import evaluate, summary
+from openrlhf_pf.reliability.metrics import METRICS as kinds
 from openrlhf_pf.reliability.planted import plant
 from openrlhf_pf.reliability.strategies import strategies_for
 
@@ -103,7 +104,10 @@ def covered(shape: Shape, sets: int) -> dict[tuple[str, str], Coverage]:
         known = np.isfinite(low)
         if not known.any() or not np.isfinite(truth):
             continue
-        mean, low, high = np.nanmean(estimate), low[known], high[known]
+        # The mean of squares is above the square of the mean.
+        root = np.sign(estimate) * np.sqrt(np.abs(estimate))
+        mean = np.nanmean(root) * abs(np.nanmean(root)) if kinds[key[1]].kind == "r2" else np.nanmean(estimate)
+        low, high = low[known], high[known]
         shares = [(low <= mean) & (mean <= high), (low <= truth) & (truth <= high), high < truth, low > truth]
         found[key] = Coverage(*(100 * float(share.mean()) for share in shares), int(known.sum()), sets)
     return found
