@@ -220,7 +220,8 @@ def _few_carry(a: Analysed) -> list[str]:
             " carry gain, signal to noise and R² within prompts nearly alone, which would be others with more prompts;"
             " pairwise accuracy and Spearman are by all prompts alike."
         ]
+    often = f"only about {about}" if about else "none"
     return [
-        f"{a.checkpoint.name}: in {f'only about {about}' if about else 'none'} of {n_prompts:,} prompts do responses have"
-        " different true scores; no others carry what is said within prompts."
+        f"{a.checkpoint.name}: in {often} of {n_prompts:,} prompts do responses have different true scores; no others"
+        " carry what is said within prompts."
     ]

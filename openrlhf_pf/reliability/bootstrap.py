@@ -163,7 +163,7 @@ def _interval_of_share(estimate: float, draws: Floats, units: float, level: floa
 def _wider(n_units: float, share: float) -> float:
     """By how much the normal's interval must be stretched for few units.
 
-    Their variance is underestimated by (J - 1) / J, and itself uncertain, which the quantiles of Student's t allow for.
+    Their variance is underestimated by (J - 1) / J, and itself uncertain, which Student's quantiles allow for.
     """
     degrees = max(n_units - 1, 1)
     return float(np.sqrt(n_units / degrees) * special.stdtrit(degrees, share) / special.ndtri(share))

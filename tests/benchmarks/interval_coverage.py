@@ -1,6 +1,6 @@
 """Do the intervals hold what they claim? Planted worlds on a grid of shapes, and how often the truth lies inside.
 
-    python tests/benchmarks/interval_coverage.py [--sets 1000] [--workers 2] [--all] [--prompts 50 300] [--rewards normal]
+    python tests/benchmarks/interval_coverage.py [--sets 1000] [--workers 2] [--all] [--prompts 50 300] [--rate 0.05]
 
 For every shape (prompts, responses, share of correct ones, rewards), so many data sets are drawn and analysed. Two
 truths are asked for: the mean estimate of all data sets of the shape, which is what an interval speaks of, and the
@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
+from openrlhf_pf.reliability import metrics
 from openrlhf_pf.reliability.bootstrap import Bootstrap
 from openrlhf_pf.reliability.data import Checkpoint
 from openrlhf_pf.reliability.evaluate import evaluate, summary
-from openrlhf_pf.reliability.metrics import METRICS as kinds
 from openrlhf_pf.reliability.planted import plant
 from openrlhf_pf.reliability.strategies import strategies_for
 
@@ -106,7 +106,9 @@ def covered(shape: Shape, sets: int) -> dict[tuple[str, str], Coverage]:
             continue
         # The mean of squares is above the square of the mean.
         root = np.sign(estimate) * np.sqrt(np.abs(estimate))
-        mean = np.nanmean(root) * abs(np.nanmean(root)) if kinds[key[1]].kind == "r2" else np.nanmean(estimate)
+        mean = (
+            np.nanmean(root) * abs(np.nanmean(root)) if metrics.METRICS[key[1]].kind == "r2" else np.nanmean(estimate)
+        )
         low, high = low[known], high[known]
         shares = [(low <= mean) & (mean <= high), (low <= truth) & (truth <= high), high < truth, low > truth]
         found[key] = Coverage(*(100 * float(share.mean()) for share in shares), int(known.sum()), sets)
