@@ -254,9 +254,14 @@ def _fill_pairwise(results: list[Result], checkpoint: Checkpoint, weights: list[
     for result, pairs in zip(results, sums):
         if result.strategy.alone or not pairs[1].any():  # what trains alone is in no pair
             continue
-        result.estimates["pairwise_accuracy"] = float(metrics.pairwise_accuracy(pairs.sum(axis=1)[None])[0])
+        accuracy = float(metrics.pairwise_accuracy(pairs.sum(axis=1)[None])[0])
+        result.estimates["pairwise_accuracy"] = accuracy
         result.draws["pairwise_accuracy"] = metrics.pairwise_accuracy(bootstrap.sums(block, list(pairs))[:, 0])
-        result.units["pairwise_accuracy"] = within.effective(np.bincount(block, pairs[1], bootstrap.n_blocks))
+        right, known = (np.bincount(block, values, bootstrap.n_blocks) for values in pairs)
+        # Degrees of freedom of a variance that rests on few large terms (Satterthwaite), one less than units.
+        terms = (right - accuracy * known) ** 2
+        units = 1 + 2 * within.effective(terms) if terms.any() else np.inf
+        result.units["pairwise_accuracy"] = min(within.effective(known), units)
 
 
 def _fill_within(results: list[Result], checkpoint: Checkpoint, weights: list[Floats], bootstrap: Bootstrap) -> None:
@@ -269,11 +274,9 @@ def _fill_within(results: list[Result], checkpoint: Checkpoint, weights: list[Fl
         keep = max(result.kept / len(checkpoint.reward), np.finfo(float).tiny)
         estimates = within.metrics_of(sums.sum(axis=1)[None], keep)
         draws = within.metrics_of(bootstrap.sums(block, list(sums))[:, 0], keep)
-        # A prompt whose scores are all equal moves nothing.
-        units = within.effective(np.bincount(block, sums[5], bootstrap.n_blocks))
+        result.units |= within.units_of(sums, block, bootstrap.n_blocks)
         for name in within.METRICS_WITHIN:
             result.estimates[name], result.draws[name] = float(estimates[name][0]), draws[name]
-            result.units[name] = units
 
 
 def summary(result: Result, bootstrap: Bootstrap, level: float) -> dict[str, dict[str, float | None]]:
