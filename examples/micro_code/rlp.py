@@ -6,10 +6,11 @@ python -m examples.micro_code.rlp --policy overoptimised --base runs/rlp1/base -
 python -m examples.micro_code.rlp --table runs/rlp1 runs/rlp2 runs/rlp3 --against again
 
 The first policy is that of a study's PF-PPO run, which is made where BASE has none. Its samples on the prompts of PPO
-become pairs (spg) or views (uml), a reward model is trained from the SFT policy's weights on the study's pairs and
-these, and PPO starts from the SFT policy again. The control "again" trains on the study's pairs alone, in another
-order: PPO has led the policy to where its own reward model errs, so that any other one does better there. Samples are
-collected with true scores, which the report alone looks at. Finished steps are kept while their settings are the same.
+become pairs (spg) or views (uml), or its likelihoods weigh the study's pairs (ocrm); a reward model is trained from
+the SFT policy's weights on the study's pairs and these, and PPO starts from the SFT policy again. The control "again"
+trains on the study's pairs alone, in another order: PPO has led the policy to where its own reward model errs, so that
+any other one does better there. Samples are collected with true scores, which the report alone looks at. Finished
+steps are kept while their settings are the same.
 """
 
 from __future__ import annotations
@@ -127,6 +128,21 @@ class Loop:
             self.console.print(f"    the report on these pairs warns: {sentence}", highlight=False)
         return output
 
+    def weighted(self, stage: Stage, pairs: Path) -> Path:
+        """The study's pairs, weighted for a policy."""
+        output = self.run.path("data", f"{stage.name}-weighted.jsonl")
+
+        def work() -> dict[str, Any]:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            flags = {"--policy": stage.policy, "--reference": self.base.path("models", "sft"), "--output": output}
+            given = [str(word) for flag in flags.items() for word in flag]
+            _train(self.run, f"weights-{stage.name}", ["openrlhf_pf.cli.weigh_pairs", str(pairs), *given], {})
+            weights = np.array([row["margin"] for row in _read_rows(output)])
+            return {"effective": float(1 / (weights**2).mean()), "largest": float(weights.max())}
+
+        self.step(f"weights-{stage.name}", f"{stage.name}: weigh the pairs (openrlhf_pf.cli.weigh_pairs)", work)
+        return output
+
     def reward(self, name: str, method: str, before: Stage) -> Path:
         """A new reward model from the SFT policy's weights."""
         output = self.run.path("models", f"{name}-reward")
@@ -134,12 +150,12 @@ class Loop:
         study, data, views = self.study, str(pairs), []
         if method == "again":
             study = replace(study, seed=study.seed + 1000)
-        else:
-            samples = self.collect(before)
         if method == "spg":
-            data = f"{pairs},{self.pairs(before, samples)}"
+            data = f"{pairs},{self.pairs(before, self.collect(before))}"
+        if method == "ocrm":
+            data, views = str(self.weighted(before, pairs)), ["--policy_weights"]
         if method == "uml":
-            values = {"": samples, "_weight": self.config.views_weight, "_batch": self.config.views_batch}
+            values = {"": self.collect(before), "_weight": self.config.views_weight, "_batch": self.config.views_batch}
             views = [str(word) for key, value in values.items() for word in (f"--policy_samples{key}", value)]
 
         def work() -> dict[str, Any]:
@@ -148,7 +164,7 @@ class Loop:
             module = "openrlhf_pf.cli.train_rm" if views else command[0]
             _train(self.run, output.name, [module, *command[1:], *views], commands.single_process())
             found = finish_reward_model(output)
-            if views:
+            if method == "uml":
                 nats = [value for _, value in scalars(output / "tensorboard")["train/rlp/mi_nwj"]]
                 found["information"] = float(np.mean(nats[-len(nats) // 4 :]))
             return found
