@@ -255,7 +255,7 @@ def test_a_second_round_begins_with_what_the_first_has_made(steps, tmp_path):
 def test_a_base_with_other_settings_is_refused(tmp_path):
     base = tmp_path / "base"
     base.mkdir()
-    (base / "study.json").write_text(json.dumps(override(PRESETS["quickstart"], ["seed=3"]).as_dict()))
+    (base / "study.json").write_text(json.dumps(override(PRESETS["study"], ["seed=3"]).as_dict()))
     parse = lambda *more: rlp.parse(["--output", str(tmp_path), *more])  # noqa: E731
     assert rlp.base_study(base, parse()).seed == rlp.base_study(base, parse("--seed", "3")).seed == 3
     assert rlp.base_study(base, parse("--policy", "overoptimised")).overoptimised.kl == 0.001

@@ -1,7 +1,7 @@
 """Reward Learning on Policy: retrain the reward model on the policy's own samples, then the policy by it.
 
 python -m examples.micro_code.rlp --seed 1 --output runs/rlp1
-python -m examples.micro_code.rlp --base runs/quickstart --methods spg --rounds 2 --output runs/rlp
+python -m examples.micro_code.rlp --base runs/study_base --methods spg --rounds 2 --output runs/rlp
 python -m examples.micro_code.rlp --policy overoptimised --base runs/rlp1/base --output runs/rlp1_hard
 python -m examples.micro_code.rlp --table runs/rlp1 runs/rlp2 runs/rlp3 --against again
 
@@ -246,7 +246,7 @@ def base_study(base: Path, args: argparse.Namespace) -> Study:
     Raises:
         ValueError: BASE holds another study than the flags ask for.
     """
-    asked = override(PRESETS[args.preset or "quickstart"], args.set)
+    asked = override(PRESETS[args.preset or "study"], args.set)
     asked = asked if args.seed is None else override(asked, [f"seed={args.seed}"])
     study = asked
     if (base / "study.json").exists():
@@ -286,7 +286,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--output", type=Path, help="run directory; finished steps in it are kept. With --table, a JSON file")
     add("--base", type=Path, help="run directory of a study; what is missing there is made (default: OUTPUT/base)")
-    add("--preset", choices=sorted(PRESETS), help="settings of a study that is to be made (default: quickstart)")
+    add("--preset", choices=sorted(PRESETS), help="settings of a study that is to be made (default: study)")
     add("--seed", type=int, help="seed of that study and of all that follows")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="one of its settings, as for run")
     add("--policy", choices=("ppo", "overoptimised"), default="ppo", help="the PPO run that gives the first policy")
