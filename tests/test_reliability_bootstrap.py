@@ -144,21 +144,10 @@ def test_units_are_those_of_the_scarcer_spread():
     # Squares of 400 and nine times 1, by Kish: 409² / (400² + 9).
     for name in ("gain", "gain_kept", "signal_to_noise", "within_r2"):
         assert none.units[name] == pytest.approx(409**2 / 160_009), name
-    assert none.units["within_spearman"] == none.units["pairwise_accuracy"] == pytest.approx(8)
-
-
-def test_a_few_large_terms_are_few_units_of_pairwise_accuracy():
-    # Eight prompts, one right pair each, and one with eight of sixteen pairs right: accuracy 16 / 24.
-    reward = np.tile(np.arange(8.0), (9, 1))
-    score = np.full((9, 8), np.nan)
-    score[:8, :2] = [0.0, 1.0]
-    score[8] = [0, 1, 1, 0, 0, 1, 1, 0]
-    (none,) = evaluate(Checkpoint("", reward, score, np.arange(9)), [Strategy("none", 8)], Bootstrap(9, 100))
-    assert none.estimates["pairwise_accuracy"] == pytest.approx(16 / 24)
-    # Deviations of 1/3, and of 8 - 32/3 = -8/3: their squares are 1 and 64 of 72.
-    terms = np.array([1.0] * 8 + [64.0])
-    assert 1 + 2 * terms.sum() ** 2 / (terms**2).sum() < 24**2 / (8 + 16**2) * 2
-    assert none.units["pairwise_accuracy"] == pytest.approx(min(24**2 / (8 + 16**2), 1 + 2 * 72**2 / (8 + 64**2)))
+    # With 5 and nine times 1 as squares Kish has 14² / 34, and twice their squares' number and one is less.
+    reward[0] *= np.sqrt(5) / 20
+    (none,) = evaluate(Checkpoint("", reward, score, np.arange(10)), [Strategy("none", 2)], Bootstrap(10, 100))
+    assert none.units["gain"] == pytest.approx(1 + 2 * 34**2 / (25**2 + 9)) and none.units["gain"] < 14**2 / 34
 
 
 def test_a_share_of_few_units_has_students_interval():

@@ -254,14 +254,9 @@ def _fill_pairwise(results: list[Result], checkpoint: Checkpoint, weights: list[
     for result, pairs in zip(results, sums):
         if result.strategy.alone or not pairs[1].any():  # what trains alone is in no pair
             continue
-        accuracy = float(metrics.pairwise_accuracy(pairs.sum(axis=1)[None])[0])
-        result.estimates["pairwise_accuracy"] = accuracy
+        result.estimates["pairwise_accuracy"] = float(metrics.pairwise_accuracy(pairs.sum(axis=1)[None])[0])
         result.draws["pairwise_accuracy"] = metrics.pairwise_accuracy(bootstrap.sums(block, list(pairs))[:, 0])
-        right, known = (np.bincount(block, values, bootstrap.n_blocks) for values in pairs)
-        # Degrees of freedom of a variance that rests on few large terms (Satterthwaite), one less than units.
-        terms = (right - accuracy * known) ** 2
-        units = 1 + 2 * within.effective(terms) if terms.any() else np.inf
-        result.units["pairwise_accuracy"] = min(within.effective(known), units)
+        result.units["pairwise_accuracy"] = within.effective(np.bincount(block, pairs[1], bootstrap.n_blocks))
 
 
 def _fill_within(results: list[Result], checkpoint: Checkpoint, weights: list[Floats], bootstrap: Bootstrap) -> None:

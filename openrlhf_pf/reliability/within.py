@@ -131,17 +131,23 @@ def units_of(sums: Floats, block: NDArray[np.int64], n_blocks: int) -> dict[str,
 
     A prompt whose scores are all equal moves nothing, and one whose rewards lie twenty times as far apart as others'
     counts four hundred times in the spread that advantages are divided by: the scarcer of both limits what is known.
+    A spread of which few prompts make up most varies by their squares, which are fewer still: its degrees of freedom
+    are about twice as many as these (Satterthwaite), and units one more.
 
     Args:
         sums: (11, G) of :func:`sums_of`.
         block: (G,) the block of each group.
         n_blocks: J.
     """
-    known = {
-        row: effective(np.bincount(block, sums[row], n_blocks)) for row in {r for p in SPREADS.values() for r in p}
-    }
+
+    def behind(row: int) -> float:
+        spread = np.bincount(block, sums[row], n_blocks)
+        spread /= spread.max()
+        return min(effective(spread), 1 + 2 * effective(spread**2))
+
+    known = {row: behind(row) for row in {row for pair in SPREADS.values() for row in pair} if sums[row].any()}
     # Where no rewards differ, nothing is left to train on: a gain of 0 is then no estimate.
-    return {name: min(known[rewards] or np.inf, known[scores]) for name, (rewards, scores) in SPREADS.items()}
+    return {name: min(known.get(r, np.inf), known.get(s, 0.0)) for name, (r, s) in SPREADS.items()}
 
 
 # ── Within and between ──
