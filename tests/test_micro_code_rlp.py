@@ -115,7 +115,7 @@ def test_a_flat_reward_model_and_wrong_pairs_are_warned_of(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "warnings, words", [([], "no negative control"), (["They are mostly wrong."], "mostly wrong")]
+    "warnings, words", [([], "no negative control"), (["They teach noise."], "policy: They teach noise.")]
 )
 def test_an_overoptimised_policy_whose_majority_is_right_is_no_negative_control(tmp_path, warnings, words):
     run = planted(tmp_path / "1", 4, {}, policy="overoptimised", warnings=warnings)

@@ -101,8 +101,8 @@ def cautions(found: dict[str, Any]) -> list[str]:
     for seed, pairs in zip(found["seeds"], found["pairs"]):
         for stage, report in pairs.items():
             said = list(report["warnings"])
-            if found["policy"] == "overoptimised" and stage == "first" and not any("mostly wrong" in s for s in said):
-                said.append("Their report does not call them mostly wrong: this policy is no negative control.")
+            if found["policy"] == "overoptimised" and stage == "first" and not said:
+                said.append("Their report warns of nothing: the majority is right, and this is no negative control.")
             notes += [f"seed {seed}, pairs of the {stage} policy: {sentence}" for sentence in said]
     return notes
 
