@@ -1,7 +1,5 @@
 """The bootstrap over prompts: sums by brute force, and intervals that hold the truth as often as they say."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -105,16 +103,11 @@ def coverage():
     falls with noise in the groups, F1 is a maximum), it is the mean over data sets of this size.
     """
     large = evaluate(rollout(np.random.default_rng(10**6), 100_000), STRATEGIES, Bootstrap(100_000, 1))
-    # Data sets take turns with them, for drawing them takes long.
-    bootstraps = [Bootstrap(N_PROMPTS, 200, seed) for seed in range(20)]
-
-    def analysed(seed):
-        bootstrap = bootstraps[seed % len(bootstraps)]
+    rounds = []
+    for seed in range(ROUNDS):
+        bootstrap = Bootstrap(N_PROMPTS, 200, seed)
         results = evaluate(rollout(np.random.default_rng(seed)), STRATEGIES, bootstrap)
-        return [summary(result, bootstrap, 0.95) for result in results]
-
-    with ThreadPoolExecutor(2) as pool:
-        rounds = list(pool.map(analysed, range(ROUNDS)))
+        rounds.append([summary(result, bootstrap, 0.95) for result in results])
     found = {}
     for number, strategy in enumerate(STRATEGIES):
         for metric in COVERED:
