@@ -102,7 +102,7 @@ def coverage():
     The truth is the value in a very large data set; for the metrics that depend on the number of samples (binned R²
     falls with noise in the groups, F1 is a maximum), it is the mean over data sets of this size.
     """
-    large = evaluate(rollout(np.random.default_rng(10**6), 100_000), STRATEGIES, Bootstrap(100_000, 100))
+    large = evaluate(rollout(np.random.default_rng(10**6), 100_000), STRATEGIES, Bootstrap(100_000, 1))
     rounds = []
     for seed in range(ROUNDS):
         bootstrap = Bootstrap(N_PROMPTS, 200, seed)

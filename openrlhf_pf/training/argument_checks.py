@@ -35,6 +35,7 @@ def check_arguments(args: SimpleNamespace) -> None:
         ValueError: one sentence that says what was given, what is allowed and what to do.
     """
     _check_nothing_inert(args)
+    _check_stop(args)
     selection_arguments.check_arguments(args)
     if not is_active(args):
         return
@@ -43,7 +44,6 @@ def check_arguments(args: SimpleNamespace) -> None:
     _check_estimator(args, sample_filter)
     check_reward_models(args)
     _check_probe(args, sample_filter)
-    _check_stop(args)
     _check_batches(args, sample_filter)
     if args.sample_filter_log:
         check_directory(args.sample_filter_log)

@@ -204,9 +204,9 @@ class FilteringTrainingActor(FilteringTrainer, undecorated(ppo_trainer_async.Tra
 class FilteringGenerateSamplesActor(FilteredSchedule, undecorated(ppo_trainer_async.GenerateSamplesActor)):
     """The generating half of asynchronous PPO, which owns the data set."""
 
-    def fit(self, *args: Any, **kwargs: Any) -> None:
+    def fit(self, episode: int, total_consumed_prompts: int) -> None:
         try:
-            super().fit(*args, **kwargs)
+            super().fit(episode, total_consumed_prompts)
         except StopTraining:
             self.rollout_queue.put("done", block=True)
 

@@ -133,7 +133,10 @@ def shapes(allowed: dict[str, list], everything: bool) -> Iterator[Shape]:
 
 
 def table(found: dict[Shape, dict[tuple[str, str], Coverage]], of: str) -> Iterator[str]:
-    """Rows of a table: mean coverage of the cells with each value of a factor, and the lowest and highest of them."""
+    """Rows of a table: mean coverage of the cells with each value of a factor, and the lowest and highest of them.
+
+    Heavy and extreme tails are in their own rows only, or they would be all that the others show.
+    """
     yield "| | " + " | ".join(METRICS) + " |"
     yield "|---" * (1 + len(METRICS)) + "|"
     for number, (factor, values) in enumerate(FACTORS.items()):
@@ -145,6 +148,7 @@ def table(found: dict[Shape, dict[tuple[str, str], Coverage]], of: str) -> Itera
                     for shape, cells in found.items()
                     for (_, name), coverage in cells.items()
                     if shape[number] == value and name == metric and coverage.known >= FEWEST_SETS / 2
+                    if factor == "rewards" or "tails" not in shape[3]
                 ]
                 row.append(f"{np.mean(cells):.1f} ({min(cells):.0f}–{max(cells):.0f})" if cells else "")
             if any(row):

@@ -222,13 +222,16 @@ def test_weights_are_learnt_from_a_probe_that_does_not_train(stack, tmp_path):
 
 
 def test_a_killed_run_resumes_where_it_was_and_so_does_its_filter(stack, tmp_path):
-    """Four steps with a checkpoint after each and an HTTP reward; killed after the second, then started again."""
+    """Four steps with a checkpoint after each and an HTTP reward; killed after the second, then started again. Its
+    prompts are selected: the posterior is in the checkpoint, too.
+    """
     names = ["best_worst", "best_of_n", "shortest", "best_random"]
     folder = tmp_path / "run"
     flags = (
         f"{rotating('Group', folder)} --sample_filter_options names={','.join(names)} "
         "--algo.advantage.estimator reinforce --rollout.batch_size 4 "
-        "--ckpt.save_steps 1 --ckpt.load_enable --ckpt.max_num 10"
+        "--ckpt.save_steps 1 --ckpt.load_enable --ckpt.max_num 10 "
+        "--prompt_selection target --prompt_selection_success_above 12"
     )
     with RewardServer() as server:
         flags += f" --reward.remote_url {server.url}"
@@ -249,6 +252,10 @@ def test_a_killed_run_resumes_where_it_was_and_so_does_its_filter(stack, tmp_pat
     for rows, name in zip(log.values(), names):
         for _, prompt in rows.groupby("group"):
             check_group(name, prompt)
+        assert rows.prompt.nunique() == 4
+    seen = [set(rows.prompt) for rows in log.values()]
+    figures = run.scalars()["train/selection/seen"]
+    assert figures[-1] == pytest.approx(len(set.union(*seen)) / 15), "it knows what the killed run took"
 
 
 class RewardServer:
