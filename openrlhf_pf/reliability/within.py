@@ -141,11 +141,11 @@ def units_of(sums: Floats, block: NDArray[np.int64], n_blocks: int) -> dict[str,
     """
 
     def behind(row: int) -> float:
-        spread = np.bincount(block, sums[row], n_blocks)
+        spread = np.bincount(block, np.maximum(sums[row], 0.0), n_blocks)  # a spread of 0 may round to less
         spread /= spread.max()
         return min(effective(spread), 1 + 2 * effective(spread**2))
 
-    known = {row: behind(row) for row in {row for pair in SPREADS.values() for row in pair} if sums[row].any()}
+    known = {row: behind(row) for row in {row for pair in SPREADS.values() for row in pair} if (sums[row] > 0).any()}
     # Where no rewards differ, nothing is left to train on: a gain of 0 is then no estimate.
     return {name: min(known.get(r, np.inf), known.get(s, 0.0)) for name, (r, s) in SPREADS.items()}
 
