@@ -57,7 +57,7 @@ def draw(shape: Shape, seed: int, prompts: int | None = None) -> Checkpoint:
     """A data set of this shape.
 
     Heavy tails are Student's with 3 degrees of freedom: their spread has no finite variance. With extreme tails, half
-    of the spread of very many rewards is owed to one in 30,000. Dominating prompts have rewards twenty times as far
+    of the spread of very many rewards is owed to one in 16,000. Dominating prompts have rewards twenty times as far
     apart, one in twenty.
     """
     given, samples, rate, rewards = shape
