@@ -8,9 +8,8 @@ python -m examples.micro_code.rlp --table runs/rlp1 runs/rlp2 runs/rlp3 --agains
 The first policy is that of a study's PF-PPO run, which is made where BASE has none. Its samples on the prompts of PPO
 become pairs (spg) or views (uml), or its likelihoods weigh the study's pairs (ocrm); a reward model is trained from
 the SFT policy's weights on the study's pairs and these, and PPO starts from the SFT policy again. The control "again"
-trains on the study's pairs alone, in another order: PPO has led the policy to where its own reward model errs, so that
-any other one does better there. Samples are collected with true scores, which the report alone looks at. Finished
-steps are kept while their settings are the same.
+trains on the study's pairs alone, in another order, for reward models of the same pairs differ. Samples are collected
+with true scores, which the report alone looks at. Finished steps are kept while their settings are the same.
 """
 
 from __future__ import annotations
