@@ -5,10 +5,14 @@ below are loaded when first used.
 """
 
 __version__ = "0.1.0"
-__all__ = ["FILTERS", "SampleFilter", "build_filter"]
+__all__ = ["FILTERS", "PromptSelection", "SampleFilter", "build_filter"]
 
 
 def __getattr__(name: str) -> object:
+    if name == "PromptSelection":
+        from openrlhf_pf import selection
+
+        return selection.PromptSelection
     if name in __all__:
         from openrlhf_pf import filters
 

@@ -24,8 +24,8 @@ MINIMAL = (
 ).split()
 
 FLAGS = """
-keep mode weights low high power options baseline drop drop_tolerance reward_models rank_by
-probe probe_every probe_score log seed report
+keep mode weights low high power options baseline drop drop_tolerance drop_share drop_band reward_models rank_by
+stop_below stop_window probe probe_every probe_score log seed report
 """.split()
 
 
@@ -33,6 +33,7 @@ def namespace(**flat):
     values = {
         "sample_filter": "best_worst",
         **{f"sample_filter_{flag}": None for flag in FLAGS},
+        "prompt_selection": "none",
         "train.seed": 7,
         "train.batch_size": 4,
         "train.micro_batch_size": 1,

@@ -43,7 +43,8 @@ bash "$ROOT/examples/setup.sh" "$VENV" || {
     exit 1
 }
 cd "$ROOT" || exit 1
-part "unit tests" tests --ignore=tests/end_to_end "$@"
+# A process a core, a file of tests in one of them; the end-to-end tests use all cores as they are.
+part "unit tests" -n "$(nproc)" --maxprocesses 8 --dist loadfile tests --ignore=tests/end_to_end "$@"
 part "end-to-end tests" tests/end_to_end "$@"
 
 if ((${#FAILED[@]})); then

@@ -52,6 +52,30 @@ BAD = [
     ("--sample_filter best_worst --sample_filter_weights 1 0 0 0 1", "takes no weights"),
     ("--sample_filter none --sample_filter_keep 2", "--sample_filter_keep has no effect with --sample_filter none"),
     ("--sample_filter_seed 3", "--sample_filter_seed has no effect"),
+    ("--prompt_selection vad", "there is no prompt selection 'vad'; there are uniform, vade, target: did you mean"),
+    ("--prompt_selection_seed 3", "--prompt_selection_seed has no effect with --prompt_selection none"),
+    ("--prompt_selection vade --prompt_selection_options rate=1", "prompt selection 'vade' takes no rate"),
+    (
+        "--prompt_selection vade --prompt_selection_success_above 0 --rollout.n_samples_per_prompt 1",
+        "but only 1 is drawn a prompt: raise --rollout.n_samples_per_prompt",
+    ),
+    (
+        "--prompt_selection vade --prompt_selection_success_above 0 --algo.dynamic_filtering_enable",
+        "both look for the same ones: leave one of them out",
+    ),
+    ("--prompt_selection vade", "a local reward model's rewards are no successes: say above which reward"),
+    (
+        "--prompt_selection vade --prompt_selection_success score --prompt_selection_success_above 0",
+        "--prompt_selection_success score needs true scores",
+    ),
+    (
+        "--prompt_selection vade --prompt_selection_success_above 0 --train.async_enable",
+        "give --reward.remote_url or an agent, or leave --train.async_enable out",
+    ),
+    (
+        "--prompt_selection vade --prompt_selection_success_above 0 --sample_filter_seed 1",
+        "--sample_filter_seed has no",
+    ),
     ("--sample_filter_probe_every 3", "--sample_filter_probe_every has no effect with --sample_filter none"),
     ("--sample_filter_probe_score s.py", "--sample_filter_probe_score has no effect with --sample_filter none"),
     (
@@ -107,6 +131,16 @@ BAD = [
         "--sample_filter best_worst --sample_filter_drop flat --sample_filter_drop_tolerance -1",
         "must be 0 or more, in units of the reward, got -1",
     ),
+    (
+        "--sample_filter_drop flat --sample_filter_drop_share 0.5",
+        "has no effect without --sample_filter_drop variance",
+    ),
+    ("--sample_filter_stop_window 3", "has no effect without --sample_filter_stop_below R"),
+    ("--sample_filter_stop_below 1.5", "--sample_filter_stop_below must be above 0 and at most 1, got 1.5"),
+    ("--sample_filter_stop_below 0.5", "compares rewards with true scores, and a local reward model gives none"),
+    ("--sample_filter_drop variance_top_p --sample_filter_drop_share 0", "must be above 0 and at most 1, got 0"),
+    ("--sample_filter_drop band", "needs the lowest and the highest mean score of a prompt that trains"),
+    ("--sample_filter_drop band --sample_filter_drop_band 1 0", "must be the lower number first, got 1.0 0.0"),
     ("--sample_filter ensemble_agreement", "ensemble_agreement compares several reward models, but there are none"),
     ("--sample_filter best_worst --sample_filter_rank_by lower_bound", "lower_bound compares several reward models"),
     ("--sample_filter best_worst --sample_filter_reward_models a", "needs two or more different checkpoints"),

@@ -4,6 +4,7 @@ there.
 
 import gzip
 import json
+import os
 import re
 import textwrap
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from benchmarks.canonical_solutions import ALWAYS_EQUAL, whole
 
 from openrlhf_pf.code_reward import Pool, label_check
-from openrlhf_pf.code_reward.tasks import from_label, humaneval, leetcode
+from openrlhf_pf.code_reward.tasks import from_label, humaneval, leetcode, mbpp
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="needs the benchmarks' data beside the repository")
@@ -178,3 +179,20 @@ def test_leetcode_in_the_shape_of_leetcodedataset(pool, contest):
 def test_every_leetcode_test_is_there(contest):
     counts = [len(task.problem.data.get("cases") or task.problem.data["asserts"]) for task, _ in contest]
     assert counts == [100] * 180
+
+
+@pytest.mark.parametrize("file, count", [("mbpp.jsonl", 974), ("sanitized-mbpp.json", 427)])
+def test_mbpp(pool, file, count):
+    """``MBPP_DATA`` names a folder with the files of google-research/google-research, ``mbpp/``."""
+    path = Path(os.environ.get("MBPP_DATA", DATA)) / file
+    if not path.exists():
+        pytest.skip(f"needs {file}: MBPP_DATA names its folder")
+    text = path.read_text(encoding="utf-8")
+    rows = json.loads(text) if path.suffix == ".json" else list(map(json.loads, text.splitlines()))
+    problems = [mbpp(row).problem for row in rows]
+    fenced = [mbpp(row).program(f"```python\n{row['code']}\n```") for row in rows]
+    assert passed(pool, zip(fenced, problems)) == count
+    names = [re.findall(r"def (\w+)", row["code"]) for row in rows]
+    for way in (NAME_THIEF, FORM_READER, "def {name}(*arguments):\n    return None\n"):
+        wrong = ("".join(way.format(name=name) for name in defined) for defined in names)
+        assert passed(pool, zip(wrong, problems)) == 0

@@ -237,6 +237,38 @@ def test_values_that_are_no_plain_data(pool, program, test):
     assert verdict(pool, program, test) == "passed"
 
 
+ASKED_AHEAD = {
+    "cases": {
+        "fn_name": "f",
+        "inputs": [[n] for n in range(1, 31)],
+        "outputs": [list(range(n)) for n in range(1, 31)],
+    },
+    "check": {
+        "entry_point": "f",
+        "test": "def check(candidate):\n"
+        + "".join(f"    assert list(candidate({n})) == {list(range(n))}\n" for n in range(1, 31)),
+    },
+}
+
+
+@pytest.mark.parametrize("form", ASKED_AHEAD)
+@pytest.mark.parametrize(
+    "body, expected",
+    [
+        ("yield from range(n)", "passed"),
+        ("return map(int, range(n))", "passed"),
+        ("yield from range(n if n < 20 else 0)", "failed"),
+        ("yield from range(n)\n    yield n", "failed"),
+        # No call may be repeated with every further one: some calls change what the program knows.
+        ("calls.append(n)\n    yield from range(n if len(calls) < 65 else 0)", "passed"),
+    ],
+)
+def test_iterators_whose_questions_were_asked_ahead(pool, form, body, expected):
+    task = from_label(ASKED_AHEAD[form])
+    result = pool.check(f"calls = []\ndef f(n):\n    {body}\n", task.problem)
+    assert (result.verdict.value, result.calls) == (expected, 30 if expected == "passed" else result.calls), result
+
+
 @pytest.mark.parametrize(
     "program, test",
     [

@@ -14,9 +14,10 @@ import pytest
 
 from examples.micro_code import rlp, run
 from openrlhf_pf._import_hook import SERVED_NAME
-from openrlhf_pf.cli import analyze, doctor, evaluate, patch, preferences
+from openrlhf_pf.cli import analyze, doctor, evaluate, patch, preferences, weigh_pairs
 from openrlhf_pf.filters import FILTERS
 from openrlhf_pf.filters.check import __main__ as check
+from openrlhf_pf.selection import check as selection_check
 from openrlhf_pf.training.arguments import add_arguments
 from openrlhf_pf.training.collect_arguments import add_arguments as add_collect_arguments
 from openrlhf_pf.training.policy_reward_arguments import add_arguments as add_policy_arguments
@@ -62,10 +63,12 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], str]] = {
     "openrlhf_pf.cli.analyze": (analyze.parser, "reliability.md"),
     "openrlhf_pf.cli.train_rm": (train_rm, "rlp.md"),
     "openrlhf_pf.cli.preferences": (preferences.parser, "rlp.md"),
+    "openrlhf_pf.cli.weigh_pairs": (weigh_pairs.parser, "rlp.md"),
     "openrlhf_pf.cli.evaluate": (evaluate.parser, "code_reward.md"),
     "openrlhf_pf.cli.doctor": (doctor.parser, "troubleshooting.md"),
     "openrlhf_pf.cli.patch": (patch.parser, "clusters.md"),
     "openrlhf_pf.filters.check": (check.parser, "filters.md"),
+    "openrlhf_pf.selection.check": (selection_check.parser, "prompts.md"),
 }
 #: OpenRLHF's own, which runs as it is.
 HOST_COMMANDS = ("openrlhf.cli.train_rm",)

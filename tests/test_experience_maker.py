@@ -343,6 +343,23 @@ def test_flat_prompts_are_dropped_where_asked_and_counted():
     assert maker.metrics["filter/flat_groups"] == 1, "a metric of its own, without the tolerance"
 
 
+def test_prompts_of_little_variance_or_outside_a_band_are_dropped_where_asked():
+    rewards = [[0.0, 0.0, 0.0, 4.0], [1.0, 1.2, 1.0, 1.2], [2.0, 2.0, 2.0, 2.0], [5.0, 7.0, 5.0, 7.0]]
+    # Variances 3, .01, 0 and 1: the first holds 75%, the first and the last 99.8%. Means 1, 1.1, 2 and 6.
+    for asked, kept in (
+        ({"sample_filter_drop": "variance_top_p"}, [0, 3]),
+        ({"sample_filter_drop": "variance_top_p", "sample_filter_drop_share": 0.7}, [0]),
+        ({"sample_filter_drop": "variance_top_p", "sample_filter_drop_share": 1.0}, [0, 1, 3]),
+        ({"sample_filter_drop": "band", "sample_filter_drop_band": [1.05, 2.0]}, [1, 2]),
+    ):
+        maker = make_maker(local_reward=False, sample_filter="none", **asked)
+        trained = trained_tokens(maker.make_experience_batch(rollout_of(rewards)))
+        assert sorted(trained) == [100 * prompt + place + 1 for prompt in kept for place in range(4)]
+        drop = asked["sample_filter_drop"]
+        assert maker.metrics[f"filter/dropped_{drop}_prompts"] == 4 - len(kept)
+        assert maker.metrics["filter/dropped_prompts"] == 4 - len(kept)
+
+
 def test_without_a_filter_flat_prompts_can_still_be_dropped_and_every_rank_gets_as_much():
     maker = make_maker(2, local_reward=False, sample_filter="none", sample_filter_drop="flat")
     experiences = maker.make_experience_batch(rollout_of([[0.0] * 4, [1.0, 2.0, 3.0, 4.0], [5.0] * 4]))

@@ -168,6 +168,8 @@ def steps(tmp_path, monkeypatch):
             report = {"prompts": 2, "used": 1, "pairs": 1, "lead": None, "warnings": ["careful"], "accuracy": None}
             report["skipped"] = {}
             rlp.Path(flags["--output"] + ".report.json").write_text(json.dumps(report))
+        if command[0] == "openrlhf_pf.cli.weigh_pairs":
+            rlp._write_rows(rlp.Path(flags["--output"]), [{"margin": weight} for weight in (0.5, 1.5)])
 
     monkeypatch.setattr(rlp, "_train", train)
     monkeypatch.setattr(rlp, "finish_reward_model", lambda output: {"heldout_accuracy": 0.5})
@@ -209,6 +211,20 @@ def test_each_method_trains_on_what_it_is(steps, tmp_path):
         assert flags[method]["--data.prompt_dataset"] == str(base / "data" / "ppo_prompts.jsonl")
 
 
+def test_old_pairs_are_weighted_for_the_policy_without_samples_of_it(steps, tmp_path):
+    made, ran = steps
+    made().stages(["ocrm"], 1)
+    base, out = tmp_path / "base", tmp_path / "out"
+    assert [module.split(".")[-1] for _, module, _ in ran] == ["weigh_pairs", "train_rm", "train_ppo"]
+    weighing, training = ran[0][2], ran[1][2]
+    assert weighing["--policy"] == str(base / "models" / "ppo" / "final")
+    assert weighing["--reference"] == str(base / "models" / "sft")
+    assert training["--data.dataset"] == weighing["--output"] == str(out / "data" / "first-weighted.jsonl")
+    assert ran[1][1] == "openrlhf_pf.cli.train_rm"
+    record = json.loads((out / "phases" / "weights-first.json").read_text())
+    assert record["result"] == {"effective": 0.8, "largest": 1.5}
+
+
 def test_finished_steps_are_kept_under_their_settings(steps, tmp_path):
     made, ran = steps
     made().stages(["spg"], 1)
@@ -239,7 +255,7 @@ def test_a_second_round_begins_with_what_the_first_has_made(steps, tmp_path):
 def test_a_base_with_other_settings_is_refused(tmp_path):
     base = tmp_path / "base"
     base.mkdir()
-    (base / "study.json").write_text(json.dumps(override(PRESETS["quickstart"], ["seed=3"]).as_dict()))
+    (base / "study.json").write_text(json.dumps(override(PRESETS["study"], ["seed=3"]).as_dict()))
     parse = lambda *more: rlp.parse(["--output", str(tmp_path), *more])  # noqa: E731
     assert rlp.base_study(base, parse()).seed == rlp.base_study(base, parse("--seed", "3")).seed == 3
     assert rlp.base_study(base, parse("--policy", "overoptimised")).overoptimised.kl == 0.001

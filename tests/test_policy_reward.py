@@ -30,6 +30,8 @@ def arguments(path, **flat):
         "policy_samples_dim": 8,
         "policy_samples_ramp": 0,
         "policy_samples_checkpoint": None,
+        "policy_weights": False,
+        "model.loss_type": "sigmoid",
         "model.aux_loss_coef": 0.0,
         "model.margin_loss_enable": False,
         "model.compute_fp32_loss_enable": False,
@@ -247,6 +249,7 @@ def test_a_flag_of_views_without_samples_is_refused(flag, value):
 def test_flags_that_are_not_given_are_filled_in():
     defaults = {"weight": 0.5, "batch": 16, "dim": 64, "ramp": 0, "checkpoint": None}
     expected = {f"policy_samples_{name}": value for name, value in defaults.items()}
+    expected["policy_weights"] = False
     assert parsed() == {"policy_samples": None, **expected}
     given = parsed("--policy_samples", "d", "--policy_samples_weight", "0", "--policy_samples_checkpoint", "a")
     assert given == {
@@ -255,6 +258,26 @@ def test_flags_that_are_not_given_are_filled_in():
         "policy_samples_weight": 0,
         "policy_samples_checkpoint": "a",
     }
+
+
+@pytest.mark.parametrize(
+    "flat, words",
+    [
+        ({}, "--policy_weights and --policy_samples are two ways to the same end"),
+        ({"policy_samples": None, "model.margin_loss_enable": True}, "leave --model.margin_loss_enable out"),
+        ({"policy_samples": None, "model.loss_type": "logexp"}, "leave --model.loss_type out"),
+        ({"policy_samples": None}, "needs a weight for each pair, and {pairs} has no column margin: make it with"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_refused(path, tmp_path, flat, words):
+    pairs = tmp_path / "D.jsonl"
+    pairs.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    settings = {"policy_weights": True, "data.dataset": str(pairs)}
+    with pytest.raises(ValueError) as error:
+        check_arguments(arguments(path, **settings, **flat))
+    assert words.format(pairs=pairs) in str(error.value)
+    pairs.write_text('{"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1.0}\n')
+    check_arguments(arguments(path, **settings, policy_samples=None))
 
 
 @pytest.mark.parametrize("flat", [{"policy_samples": None}, {"policy_samples_weight": 0.0}])

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from openrlhf_pf.reliability import Checkpoint, binned_r2
+from openrlhf_pf.reliability import Checkpoint, Rollouts, Settings, analyse_rollouts, binned_r2
 from openrlhf_pf.reliability.bootstrap import MAX_BLOCKS, Bootstrap, interval
 from openrlhf_pf.reliability.evaluate import cells, evaluate, summary
 from openrlhf_pf.reliability.metrics import METRICS
+from openrlhf_pf.reliability.planted import plant
 from openrlhf_pf.reliability.strategies import Strategy
 
 N_PROMPTS, N = 200, 5
@@ -100,7 +102,7 @@ def coverage():
     The truth is the value in a very large data set; for the metrics that depend on the number of samples (binned R²
     falls with noise in the groups, F1 is a maximum), it is the mean over data sets of this size.
     """
-    large = evaluate(rollout(np.random.default_rng(10**6), 100_000), STRATEGIES, Bootstrap(100_000, 100))
+    large = evaluate(rollout(np.random.default_rng(10**6), 100_000), STRATEGIES, Bootstrap(100_000, 1))
     rounds = []
     for seed in range(ROUNDS):
         bootstrap = Bootstrap(N_PROMPTS, 200, seed)
@@ -127,3 +129,90 @@ def test_intervals_hold_the_truth(coverage, strategy, metric):
 
 def test_intervals_hold_the_truth_on_average(coverage):
     assert np.mean(list(coverage.values())) == pytest.approx(0.95, abs=0.01)
+
+
+# ── Few prompts that carry the answer ──
+
+
+def test_units_are_those_of_the_scarcer_spread():
+    # Ten prompts of two, all right; in one the rewards lie twenty times as far apart, in two no scores differ.
+    reward = np.tile([1.0, -1.0], (10, 1))
+    reward[0] *= 20
+    score = np.tile([1.0, 0.0], (10, 1))
+    score[8:] = 0
+    (none,) = evaluate(Checkpoint("", reward, score, np.arange(10)), [Strategy("none", 2)], Bootstrap(10, 100))
+    # Squares of 400 and nine times 1, by Kish: 409² / (400² + 9).
+    for name in ("gain", "gain_kept", "signal_to_noise", "within_r2"):
+        assert none.units[name] == pytest.approx(409**2 / 160_009), name
+    # With 5 and nine times 1 as squares Kish has 14² / 34, and twice their squares' number and one is less.
+    reward[0] *= np.sqrt(5) / 20
+    (none,) = evaluate(Checkpoint("", reward, score, np.arange(10)), [Strategy("none", 2)], Bootstrap(10, 100))
+    assert none.units["gain"] == pytest.approx(1 + 2 * 34**2 / (25**2 + 9)) and none.units["gain"] < 14**2 / 34
+
+
+def test_a_share_of_few_units_has_students_interval():
+    draws = 0.7 + 0.1 / np.sqrt(2) * np.array([-1.0, 1.0] * 50)  # of twice as many prompts
+    # Variance .01 by 4 degrees of freedom: worth .21 / .01 cases, less by 5/4 and by the square of t / z.
+    n = 21 * 4 / 5 / (stats.t.ppf(0.975, 4) / stats.norm.ppf(0.975)) ** 2
+    expected = stats.beta.ppf([0.025, 0.975], 0.7 * n + 0.5, 0.3 * n + 0.5)
+    assert interval(0.7, draws, "share", 50, 0.95, 5.0) == pytest.approx(tuple(expected))
+
+
+@pytest.mark.parametrize("informative", [0, 1, 2])
+def test_no_interval_rests_on_one_prompt(informative):
+    rng = np.random.default_rng(0)
+    score = np.zeros((60, 4))
+    score[:informative, 0] = 1
+    checkpoint = Checkpoint("", rng.normal(size=(60, 4)), score, np.arange(60))
+    (none,) = evaluate(checkpoint, [Strategy("none", 4)], bootstrap := Bootstrap(60, 100))
+    found = summary(none, bootstrap, 0.95)
+    assert found["gain"]["estimate"] is not None
+    for name in ("gain", "signal_to_noise", "within_r2", "pairwise_accuracy"):
+        assert (found[name]["low"] is not None) == (informative == 2), name
+
+
+CARRIED = ("gain", "signal_to_noise", "within_r2")
+
+
+def carried(kind, seed, n_prompts=100):
+    """Rewards twenty times as far apart in one prompt of twenty, or with tails in which a few make up the spread."""
+    checkpoint = plant("noise in the middle", n_prompts, 5, seed, score_rate=0.2)
+    if kind == "extreme tails":
+        checkpoint.reward = np.sinh(2 * checkpoint.reward)
+    else:
+        far = np.random.default_rng([seed, 1]).random((n_prompts, 1)) < 0.05
+        checkpoint.reward *= np.where(far, 20.0, 1.0)
+    return checkpoint
+
+
+@pytest.mark.parametrize("kind", ["dominating prompts", "extreme tails"])
+def test_intervals_hold_the_truth_where_few_prompts_carry_it(kind):
+    found = []
+    for seed in range(200):
+        bootstrap = Bootstrap(100, 200, seed)
+        (none,) = evaluate(carried(kind, seed), STRATEGIES[:1], bootstrap, only=CARRIED)
+        values = summary(none, bootstrap, 0.95)
+        found.append([[values[name][key] for name in CARRIED] for key in ("estimate", "low", "high")])
+    estimate, low, high = np.moveaxis(np.array(found), 1, 0)
+    # The mean of data sets of this size: of very many, the spread of extreme tails is another.
+    share = ((low <= estimate.mean(axis=0)) & (estimate.mean(axis=0) <= high)).mean(axis=0)
+    # 200 rounds know a share of .95 to +- .015, so each may stray by twice that.
+    assert share.tolist() == [pytest.approx(0.95, abs=0.03)] * 3
+
+
+def test_the_report_says_where_few_prompts_carry_the_answer():
+    def said(checkpoint):
+        analysis = analyse_rollouts(Rollouts([checkpoint]), Settings(repetitions=100, strategies=("none",)))
+        return " ".join(line for line in analysis.warnings if "carry" in line)
+
+    def equal(values):
+        spread = values.var(axis=1)
+        return round(spread.sum() ** 2 / (spread**2).sum())
+
+    far = carried("dominating prompts", 0, 300)
+    assert f"the rewards of about {equal(far.reward)} of 300 prompts lie so far apart" in said(far)
+    rare = plant("right everywhere", 300, 4, 0, score_rate=0.01)
+    assert f"in only about {equal(rare.score)} of 300 prompts do responses have different true scores" in said(rare)
+    rare.score[:] = rare.score[:, :1]
+    assert "in none of 300 prompts" in said(rare)
+    assert said(plant("right everywhere", 300, 4)) == ""

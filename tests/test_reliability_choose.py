@@ -8,10 +8,11 @@ import torch
 
 from openrlhf_pf.filters import FilterBatch, build_filter
 from openrlhf_pf.reliability import Checkpoint, Rollouts, Settings, analyse_rollouts, choose, read_recommendation
+from openrlhf_pf.reliability.answers import verdict_of
 from openrlhf_pf.reliability.bootstrap import Bootstrap
 from openrlhf_pf.reliability.calibration import calibrate
 from openrlhf_pf.reliability.drift import drift, windows_of, words
-from openrlhf_pf.reliability.evaluate import evaluate
+from openrlhf_pf.reliability.evaluate import evaluate, summary
 from openrlhf_pf.reliability.planted import plant
 from openrlhf_pf.reliability.strategies import Strategy, average_ties, expected_weights, strategies_for
 
@@ -61,6 +62,19 @@ def test_no_filter_is_recommended_where_the_reward_says_nothing_within_a_prompt(
     said = next(f for f in found if not f.decided)
     assert said.answer == "no help" and "No filter within a prompt can help here" in said.text
     assert "choosing at random" in said.text
+
+
+@pytest.mark.parametrize("world", ["offsets", "offsets against difficulty"])
+def test_right_within_prompts_is_called_good_whatever_the_offsets(world):
+    good = 0
+    for seed in range(100):
+        checkpoint, bootstrap = plant(world, 300, 8, seed), Bootstrap(300, 200, seed)
+        strategies = strategies_for(checkpoint, PAPERS)
+        results = evaluate(checkpoint, strategies, bootstrap, only=("gain", "pairwise_accuracy"))
+        verdict = verdict_of(summary(results[0], bootstrap, 0.95)["pairwise_accuracy"])
+        found = choose(results, n_prompts=300)
+        good += (verdict, found.answer, found.strategy) == ("right", "filter", "best_worst")
+    assert good >= 95
 
 
 def test_an_offset_a_prompt_changes_no_recommendation():

@@ -13,6 +13,7 @@ from rollouts import ModelGroup, namespace, rollout_of
 
 from openrlhf_pf.filters import NoFilter, build_filter
 from openrlhf_pf.training import trainer as trainer_module
+from openrlhf_pf.training.stop import StopRule, StopTraining
 from openrlhf_pf.training.trainer import (
     FilteredSchedule,
     FilteringGenerateSamplesActor,
@@ -173,7 +174,7 @@ def test_the_schedule_counts_the_kept_samples(samples, n, keep, batch, expected)
             "train.max_epochs": 1,
         }
     )
-    owner = FilteredSchedule()
+    owner = FilteredSchedule.__new__(FilteredSchedule)
     owner.prompts_dataloader = SimpleNamespace(dataset=range(samples))
     owner.samples_generator = SimpleNamespace(args=args)
     assert owner.get_max_steps() == expected
@@ -189,3 +190,24 @@ def test_our_trainers_are_openrlhfs_with_the_difference_first():
             assert getattr(ours, method).__module__ == "openrlhf_pf.training.trainer", (ours, method)
         theirs = [base for base in ours.__mro__ if base.__module__.startswith("openrlhf.")]
         assert theirs and "fit" in vars(theirs[0])
+
+
+def test_where_the_reward_is_blind_the_step_is_saved_and_training_ends(trainer):
+    saved = {}
+    trainer.actor_model_group.async_run_method = lambda method_name, **kwargs: saved.update(kwargs) or []
+    trainer.args.ckpt.save_steps, trainer.args.logger.logging_steps = float("inf"), 1
+    trainer.experience_maker.stop_rule = StopRule(0.5, window=2)
+    for step in range(2):
+        against = rollout_of([[1.0, 2.0, 3.0, 6.0]] * 4, scores=[[1.0, 1.0, 0.0, 0.0]] * 4)
+        status, _ = trainer.train_step(against, step)
+        assert status["filter/pairwise_accuracy"] == 0.0
+        if step == 0:
+            trainer.save_logs_and_checkpoints(1, status, {})
+            assert "tag" not in saved, "the window is not full"
+    with pytest.raises(StopTraining, match=r"order 0\.000 of the pairs .* step 2 is saved"):
+        trainer.save_logs_and_checkpoints(2, status, {})
+    assert saved["tag"] == "global_step2"
+
+    trainer.experience_maker.stop_rule = StopRule(0.5, window=2)
+    trainer.restore_best_checkpoint_state(saved["client_states"])
+    assert trainer.experience_maker.stop_rule.reason()

@@ -1,6 +1,6 @@
 """Which kept samples point where the true score rises? Gradients of a policy, filter by filter, before any training.
 
-python -m examples.micro_code.alignment --base runs/quickstart
+python -m examples.micro_code.alignment --base runs/study_base
 
 For every sample that the reliability phase has collected, the gradient of its log-probability under the SFT policy is
 computed, for 0.4 million parameters in a minute and 2.5 GB. A minibatch of what a filter keeps, with rewards whitened

@@ -1,15 +1,15 @@
 """Reward Learning on Policy: retrain the reward model on the policy's own samples, then the policy by it.
 
 python -m examples.micro_code.rlp --seed 1 --output runs/rlp1
-python -m examples.micro_code.rlp --base runs/quickstart --methods spg --rounds 2 --output runs/rlp
+python -m examples.micro_code.rlp --base runs/study_base --methods spg --rounds 2 --output runs/rlp
 python -m examples.micro_code.rlp --policy overoptimised --base runs/rlp1/base --output runs/rlp1_hard
 python -m examples.micro_code.rlp --table runs/rlp1 runs/rlp2 runs/rlp3 --against again
 
 The first policy is that of a study's PF-PPO run, which is made where BASE has none. Its samples on the prompts of PPO
-become pairs (spg) or views (uml), a reward model is trained from the SFT policy's weights on the study's pairs and
-these, and PPO starts from the SFT policy again. The control "again" trains on the study's pairs alone, in another
-order, for reward models of the same pairs differ. Samples are collected with true scores, which the report alone looks
-at. Finished steps are kept while their settings are the same.
+become pairs (spg) or views (uml), or its likelihoods weigh the study's pairs (ocrm); a reward model is trained from
+the SFT policy's weights on the study's pairs and these, and PPO starts from the SFT policy again. The control "again"
+trains on the study's pairs alone, in another order, for reward models of the same pairs differ. Samples are collected
+with true scores, which the report alone looks at. Finished steps are kept while their settings are the same.
 """
 
 from __future__ import annotations
@@ -127,6 +127,21 @@ class Loop:
             self.console.print(f"    the report on these pairs warns: {sentence}", highlight=False)
         return output
 
+    def weighted(self, stage: Stage, pairs: Path) -> Path:
+        """The study's pairs, weighted for a policy."""
+        output = self.run.path("data", f"{stage.name}-weighted.jsonl")
+
+        def work() -> dict[str, Any]:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            flags = {"--policy": stage.policy, "--reference": self.base.path("models", "sft"), "--output": output}
+            given = [str(word) for flag in flags.items() for word in flag]
+            _train(self.run, f"weights-{stage.name}", ["openrlhf_pf.cli.weigh_pairs", str(pairs), *given], {})
+            weights = np.array([row["margin"] for row in _read_rows(output)])
+            return {"effective": float(1 / (weights**2).mean()), "largest": float(weights.max())}
+
+        self.step(f"weights-{stage.name}", f"{stage.name}: weigh the pairs (openrlhf_pf.cli.weigh_pairs)", work)
+        return output
+
     def reward(self, name: str, method: str, before: Stage) -> Path:
         """A new reward model from the SFT policy's weights."""
         output = self.run.path("models", f"{name}-reward")
@@ -134,12 +149,12 @@ class Loop:
         study, data, views = self.study, str(pairs), []
         if method == "again":
             study = replace(study, seed=study.seed + 1000)
-        else:
-            samples = self.collect(before)
         if method == "spg":
-            data = f"{pairs},{self.pairs(before, samples)}"
+            data = f"{pairs},{self.pairs(before, self.collect(before))}"
+        if method == "ocrm":
+            data, views = str(self.weighted(before, pairs)), ["--policy_weights"]
         if method == "uml":
-            values = {"": samples, "_weight": self.config.views_weight, "_batch": self.config.views_batch}
+            values = {"": self.collect(before), "_weight": self.config.views_weight, "_batch": self.config.views_batch}
             views = [str(word) for key, value in values.items() for word in (f"--policy_samples{key}", value)]
 
         def work() -> dict[str, Any]:
@@ -148,7 +163,7 @@ class Loop:
             module = "openrlhf_pf.cli.train_rm" if views else command[0]
             _train(self.run, output.name, [module, *command[1:], *views], commands.single_process())
             found = finish_reward_model(output)
-            if views:
+            if method == "uml":
                 nats = [value for _, value in scalars(output / "tensorboard")["train/rlp/mi_nwj"]]
                 found["information"] = float(np.mean(nats[-len(nats) // 4 :]))
             return found
@@ -230,7 +245,7 @@ def base_study(base: Path, args: argparse.Namespace) -> Study:
     Raises:
         ValueError: BASE holds another study than the flags ask for.
     """
-    asked = override(PRESETS[args.preset or "quickstart"], args.set)
+    asked = override(PRESETS[args.preset or "study"], args.set)
     asked = asked if args.seed is None else override(asked, [f"seed={args.seed}"])
     study = asked
     if (base / "study.json").exists():
@@ -270,7 +285,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--output", type=Path, help="run directory; finished steps in it are kept. With --table, a JSON file")
     add("--base", type=Path, help="run directory of a study; what is missing there is made (default: OUTPUT/base)")
-    add("--preset", choices=sorted(PRESETS), help="settings of a study that is to be made (default: quickstart)")
+    add("--preset", choices=sorted(PRESETS), help="settings of a study that is to be made (default: study)")
     add("--seed", type=int, help="seed of that study and of all that follows")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="one of its settings, as for run")
     add("--policy", choices=("ppo", "overoptimised"), default="ppo", help="the PPO run that gives the first policy")

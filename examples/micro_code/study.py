@@ -1,7 +1,7 @@
 """Many PPO runs from one policy and reward model, arm by arm and seed by seed: what gives a filter its lead?
 
-python -m examples.micro_code.study --base runs/quickstart --output runs/study --arms none random best_worst
-python -m examples.micro_code.study --base runs/quickstart --output runs/study --table
+python -m examples.micro_code.study --base runs/study_base --output runs/study --arms none random best_worst
+python -m examples.micro_code.study --base runs/study_base --output runs/study --table
 
 BASE is the run directory of a study that has a reward model (examples.micro_code.run --until reward, or further). A
 cell is an arm with a PPO seed; it is trained once and kept under its settings. All cells share one Ray. The table

@@ -177,6 +177,8 @@ def _warnings(analysed: Sequence[Analysed], strategies: Sequence[Strategy], sett
                 f"{name}: {a.checkpoint.n_prompts} prompts are too few for intervals to be relied on; score at least "
                 f"{FEWEST_PROMPTS}."
             )
+        else:
+            notes += _few_carry(a)
         correct = a.checkpoint.score[known] > settings.threshold
         if correct.all() or not correct.any():
             notes.append(
@@ -202,3 +204,24 @@ def _warnings(analysed: Sequence[Analysed], strategies: Sequence[Strategy], sett
         f"{label} weighs all samples as {twin} does here; they are one strategy." for label, twin in labels.items()
     ]
     return notes
+
+
+def _few_carry(a: Analysed) -> list[str]:
+    """One sentence where few of the prompts say nearly all that is said within prompts."""
+    units = next((r.units for r in a.results if r.strategy.name == "none" and r.units), None)
+    n_prompts = a.checkpoint.n_prompts
+    if units is None or units["gain"] >= min(FEWEST_PROMPTS, n_prompts / 5):
+        return []
+    about = round(units["gain"])
+    # Ranks do not know how far apart rewards lie.
+    if units["gain"] < units["within_spearman"] / 2:
+        return [
+            f"{a.checkpoint.name}: the rewards of about {about} of {n_prompts:,} prompts lie so far apart that these"
+            " carry gain, signal to noise and R² within prompts nearly alone, which would be others with more prompts;"
+            " pairwise accuracy and Spearman are by all prompts alike."
+        ]
+    often = f"only about {about}" if about else "none"
+    return [
+        f"{a.checkpoint.name}: in {often} of {n_prompts:,} prompts do responses have different true scores; no others"
+        " carry what is said within prompts."
+    ]

@@ -1,6 +1,6 @@
 """Intervals by resampling prompts.
 
-Samples of a prompt depend on each other, so prompts are drawn, with all their samples. Three things differ from the
+Samples of a prompt depend on each other, so prompts are drawn, with all their samples. Four things differ from the
 textbook bootstrap:
 
 * **Twice as many draws.** A repetition draws 2 G of G prompts and counts each draw half; deviations from the estimate
@@ -14,6 +14,9 @@ textbook bootstrap:
 * **Blocks.** Beyond 2,000 prompts, each is put into one of 2,000 blocks at random and blocks are drawn. Blocks of
   independent prompts are independent and alike, so the standard error is the same; it is known to 1.6% of itself.
   Then a repetition is one row of a matrix product with sums over blocks, which is why a million samples take seconds.
+* **Few that know.** Where few prompts carry a metric, for only their scores differ or their rewards lie far apart, its
+  variance is as uncertain as that of so few. Intervals are stretched by Student's t for the number of equal prompts
+  that would know as much, and there is none where that number is 1.
 
 Notation used for shapes: S samples, J blocks (prompts, when there are few), R repetitions.
 """
@@ -22,7 +25,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 
@@ -101,10 +104,10 @@ def deviations(estimate: float, draws: Floats, kind: str, n_units: float) -> Flo
         (R,) with median 0.
     """
     moved = to_scale(draws, kind)
-    # Few prompts: the spread is underestimated by (J - 1) / J, and the normal's quantiles are too short.
-    small = np.sqrt(n_units / max(n_units - 1, 1)) * stats.t.ppf(0.975, max(n_units - 1, 1)) / stats.norm.ppf(0.975)
+    if not np.isfinite(moved).any():
+        return moved
     with np.errstate(invalid="ignore"):
-        return (moved - np.nanmedian(moved)) * np.sqrt(DRAWS) * small if np.isfinite(moved).any() else moved
+        return (moved - np.nanmedian(moved)) * np.sqrt(DRAWS) * _wider(n_units, 0.975)
 
 
 def interval(
@@ -123,12 +126,13 @@ def interval(
             None for all of them alike.
 
     Returns:
-        Low and high; NaN where the metric is not defined, or in too few repetitions. For "r2" both carry the sign of
-        the correlation: below 0, the line falls.
+        Low and high; NaN where the metric is not defined, or in too few repetitions, or where no more than one unit
+        says anything: how units differ cannot be seen then. For "r2" both carry the sign of the correlation: below 0,
+        the line falls.
     """
-    if not np.isfinite(estimate) or np.isnan(draws).mean() > MOST_MISSING:
-        return np.nan, np.nan
     units = n_units if informative is None else min(informative, n_units)
+    if not np.isfinite(estimate) or np.isnan(draws).mean() > MOST_MISSING or units < 1 + _EDGE:
+        return np.nan, np.nan
     if kind == "share" and informative is not None:
         return _interval_of_share(estimate, draws, units, level)
     away = np.nanquantile(deviations(estimate, draws, kind, units), [(1 - level) / 2, (1 + level) / 2])
@@ -149,12 +153,20 @@ def _interval_of_share(estimate: float, draws: Floats, units: float, level: floa
     survey statistics (Korn and Graubard 1998) keeps their variance and takes the shape from the Beta distribution.
     """
     variance = float(np.nanvar(draws)) * DRAWS
-    # Few units: their variance is itself uncertain, which the quantiles of t allow for.
-    t = stats.t.ppf((1 + level) / 2, max(units - 1, 1)) / stats.norm.ppf((1 + level) / 2)
     spread = estimate * (1 - estimate)
-    n = spread / variance / t**2 if variance > _EDGE**2 and spread > _EDGE else units
-    low, high = stats.beta.ppf([(1 - level) / 2, (1 + level) / 2], n * estimate + 0.5, n * (1 - estimate) + 0.5)
+    known = variance > _EDGE**2 and spread > _EDGE
+    n = spread / variance / _wider(units, (1 + level) / 2) ** 2 if known else units
+    low, high = special.betaincinv(n * estimate + 0.5, n * (1 - estimate) + 0.5, [(1 - level) / 2, (1 + level) / 2])
     return (0.0 if estimate <= _EDGE else float(low)), (1.0 if estimate >= 1 - _EDGE else float(high))
+
+
+def _wider(n_units: float, share: float) -> float:
+    """By how much the normal's interval must be stretched for few units.
+
+    Their variance is underestimated by (J - 1) / J, and itself uncertain, which Student's quantiles allow for.
+    """
+    degrees = max(n_units - 1, 1)
+    return float(np.sqrt(n_units / degrees) * special.stdtrit(degrees, share) / special.ndtri(share))
 
 
 def to_scale(values: Floats, kind: str) -> Floats:

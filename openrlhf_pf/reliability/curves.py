@@ -163,7 +163,7 @@ def _points(drawn: Checkpoint, strategies: Sequence[Strategy], bootstrap: Bootst
         width = len(s)
         estimate = float(within.metrics_of(s.sum(axis=1)[None], strategy.keep)["gain"][0])
         repeated = within.metrics_of(draws[:, number * width : (number + 1) * width], strategy.keep)["gain"]
-        units = within.effective(np.bincount(block, s[5], bootstrap.n_blocks))
+        units = within.units_of(s, block, bootstrap.n_blocks)["gain"]
         low, high = interval(estimate, repeated, "plain", bootstrap.n_blocks, level, units)
         points.append(Point(drawn.reward.shape[1], strategy.keep, estimate, low, high))
     return points

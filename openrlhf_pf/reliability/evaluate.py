@@ -269,11 +269,9 @@ def _fill_within(results: list[Result], checkpoint: Checkpoint, weights: list[Fl
         keep = max(result.kept / len(checkpoint.reward), np.finfo(float).tiny)
         estimates = within.metrics_of(sums.sum(axis=1)[None], keep)
         draws = within.metrics_of(bootstrap.sums(block, list(sums))[:, 0], keep)
-        # A prompt whose scores are all equal moves nothing.
-        units = within.effective(np.bincount(block, sums[5], bootstrap.n_blocks))
+        result.units |= within.units_of(sums, block, bootstrap.n_blocks)
         for name in within.METRICS_WITHIN:
             result.estimates[name], result.draws[name] = float(estimates[name][0]), draws[name]
-            result.units[name] = units
 
 
 def summary(result: Result, bootstrap: Bootstrap, level: float) -> dict[str, dict[str, float | None]]:

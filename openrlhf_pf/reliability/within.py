@@ -22,8 +22,16 @@ from openrlhf_pf.reliability.data import Checkpoint
 
 Floats = NDArray[np.float64]
 
-#: What :func:`metrics_of` computes.
-METRICS_WITHIN = ("gain", "gain_kept", "signal_to_noise", "within_r2", "within_spearman")
+#: What :func:`metrics_of` computes, and which rows of :func:`sums_of` each takes its spreads from, of rewards and of
+#: scores.
+SPREADS = {
+    "gain": (3, 5),
+    "gain_kept": (6, 5),
+    "signal_to_noise": (3, 5),
+    "within_r2": (3, 5),
+    "within_spearman": (8, 10),
+}
+METRICS_WITHIN = tuple(SPREADS)
 
 
 class Deviations(NamedTuple):
@@ -116,6 +124,30 @@ def effective(per_block: Floats) -> float:
     """How many equal units know as much as units of these sizes (J,): Kish, squared sum by sum of squares."""
     squares = float((per_block**2).sum())
     return float(per_block.sum()) ** 2 / squares if squares > 0 else 0.0
+
+
+def units_of(sums: Floats, block: NDArray[np.int64], n_blocks: int) -> dict[str, float]:
+    """For each of ``METRICS_WITHIN``, how many equal blocks know as much as these.
+
+    A prompt whose scores are all equal moves nothing, and one whose rewards lie twenty times as far apart as others'
+    counts four hundred times in the spread that advantages are divided by: the scarcer of both limits what is known.
+    A spread of which few prompts make up most varies by their squares, which are fewer still: its degrees of freedom
+    are about twice as many as these (Satterthwaite), and units one more.
+
+    Args:
+        sums: (11, G) of :func:`sums_of`.
+        block: (G,) the block of each group.
+        n_blocks: J.
+    """
+
+    def behind(row: int) -> float:
+        spread = np.bincount(block, np.maximum(sums[row], 0.0), n_blocks)  # a spread of 0 may round to less
+        spread /= spread.max()
+        return min(effective(spread), 1 + 2 * effective(spread**2))
+
+    known = {row: behind(row) for row in {row for pair in SPREADS.values() for row in pair} if (sums[row] > 0).any()}
+    # Where no rewards differ, nothing is left to train on: a gain of 0 is then no estimate.
+    return {name: min(known.get(r, np.inf), known.get(s, 0.0)) for name, (r, s) in SPREADS.items()}
 
 
 # ── Within and between ──

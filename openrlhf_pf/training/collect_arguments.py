@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from openrlhf_pf.rollouts import check_directory
-from openrlhf_pf.training.arguments import check_reward_models
+from openrlhf_pf.training.argument_checks import check_reward_models
 from openrlhf_pf.training.true_score import load_reward_func
 
 #: What decides the responses and their scores: a directory is continued only under the same.

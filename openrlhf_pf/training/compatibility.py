@@ -70,6 +70,16 @@ EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = {
     "openrlhf.trainer.ppo_trainer_async:TrainingActor._compute_rollout_stats": ("self", "experiences"),
     "openrlhf.trainer.ppo_trainer_async:TrainingActor.fit": ("self", "global_step"),
     "openrlhf.trainer.ppo_trainer_async:GenerateSamplesActor.get_max_steps": ("self",),
+    "openrlhf.trainer.ppo_trainer_async:GenerateSamplesActor._should_eval": ("self", "global_step"),
+    "openrlhf.trainer.ppo_trainer_async:GenerateSamplesActor.fit": ("self", "episode", "total_consumed_prompts"),
+    "openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator.__init__": (
+        "self",
+        "strategy",
+        "prompts_dataloader",
+        "eval_dataloader",
+        "tokenizer",
+        "vllm_engines",
+    ),
     "openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator._generate_vllm": (
         "self",
         "dataloader_iter",

@@ -5,7 +5,6 @@ models.
 """
 
 import copy
-import hashlib
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -21,12 +20,13 @@ from openrlhf.utils.logging_utils import init_logger
 from torch import Tensor
 
 from openrlhf_pf.filters import Draw, FilterBatch, draw, scaled
+from openrlhf_pf.filters.prompts import VARIANCE_SHARE, band, variance_top_p
 from openrlhf_pf.rollouts import RolloutLog
 from openrlhf_pf.training.arguments import (
     BASELINE_ESTIMATORS,
     GROUP_ESTIMATORS,
     draw_mode,
-    drops_flat,
+    drops,
     filter_from_args,
     reward_models,
     samples_stand_alone,
@@ -34,6 +34,8 @@ from openrlhf_pf.training.arguments import (
 from openrlhf_pf.training.baselines import centred
 from openrlhf_pf.training.metrics import filter_metrics, masked_after_draw
 from openrlhf_pf.training.rollout import Rollout
+from openrlhf_pf.training.seeds import mixed
+from openrlhf_pf.training.stop import WINDOW, StopRule
 from openrlhf_pf.training.true_score import TrueScore
 
 logger = init_logger(__name__)
@@ -112,6 +114,9 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         self._places: list[int] = []  # in the rollout, of each training sample
         self._repeats: list[int] | None = None  # of each draw, which kept sample; None where all are drawn once
 
+        self.stop_rule: StopRule | None = None
+        if given.sample_filter_stop_below is not None:
+            self.stop_rule = StopRule(given.sample_filter_stop_below, given.sample_filter_stop_window or WINDOW)
         self.log = self._open_log()
         # The parent reshapes rewards to (prompts, samples a prompt): what it sees is the rectangle that trains.
         self.args = with_samples_per_prompt(given, 1 if self.stand_alone or self.own_baseline else self.filter.keep)
@@ -160,6 +165,10 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         drawn = drawn._replace(counts=self._trim(drawn.counts, batch.generator))
         self._weights, self._drawn = weights, drawn
         self.metrics = filter_metrics(batch, drawn.counts, rollout.scores, rollout.rewards) | flat | self._of_filter()
+        if self.stop_rule is not None:
+            if not self.given.sample_filter_probe and rollout.scores is not None:
+                self.stop_rule.observe(rollout.rewards, rollout.scores)
+            self.metrics |= self.stop_rule.metrics()
         kept = self._keep(batch)
         logger.info(
             f"Sample filter {self.given.sample_filter}: {len(rollout.samples)} samples scored, {len(kept)} kept for "
@@ -196,14 +205,19 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             rollout.model_rewards = torch.stack(scored).double().reshape(len(names), -1, rollout.n_samples)
 
     def observe(self, samples: list[Experience], true_score: TrueScore | None = None) -> None:
-        """Score samples that do not train, N of each prompt side by side, and show them to a filter that learns."""
+        """Score samples that do not train, N of each prompt side by side, and show them to a filter that learns and to
+        the rule that stops training.
+        """
         rollout = Rollout(samples, self.filter.n_samples)
         self.score(rollout, true_score)
-        self.filter.observe(self._batch_of(rollout))
+        if hasattr(self.filter, "observe"):
+            self.filter.observe(self._batch_of(rollout))
+        if self.stop_rule is not None and rollout.scores is not None:
+            self.stop_rule.observe(rollout.rewards, rollout.scores)
 
     def _batch_of(self, rollout: Rollout) -> FilterBatch:
         """What the filter sees, with the random numbers of this step."""
-        generator = torch.Generator().manual_seed(_mix(self.seed, self.step))
+        generator = torch.Generator().manual_seed(mixed(self.seed, self.step))
         rank_by = self.given.sample_filter_rank_by or "reward"
         return rollout.filter_batch(rank_by, generator, self.step, self.tokenizer)
 
@@ -227,13 +241,23 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
     def _weigh(self, batch: FilterBatch) -> tuple[Tensor, dict[str, float]]:
         """The filter's weights less the prompts that --sample_filter_drop leaves out, and how many those are."""
         weights = self.filter(batch)
-        if not drops_flat(self.given):
+        drop = drops(self.given)
+        if drop is None:
             return weights, {}
-        flat = FilterBatch(self.rollout.rewards).flat_within(self.given.sample_filter_drop_tolerance or 0.0)
-        weights = weights * ~flat.unsqueeze(1)
+        out = self._left_out(drop)
+        weights = weights * ~out.unsqueeze(1)
         if self.filter.scope == "batch":
             weights = scaled(weights, weights.sum())
-        return weights, {"filter/dropped_flat_prompts": float(flat.sum())}
+        return weights, {f"filter/dropped_{drop}_prompts": float(out.sum())}
+
+    def _left_out(self, drop: str) -> Tensor:
+        """(G,) bool: prompts that are left out whole; by the rewards that train, whatever the filter ranks by."""
+        batch = FilterBatch(self.rollout.rewards, scores=self.rollout.scores)
+        if drop == "flat":
+            return batch.flat_within(self.given.sample_filter_drop_tolerance or 0.0)
+        if drop == "variance_top_p":
+            return ~variance_top_p(batch, self.given.sample_filter_drop_share or VARIANCE_SHARE)
+        return ~band(batch, *self.given.sample_filter_drop_band)
 
     def _of_filter(self) -> dict[str, float]:
         """The metrics of the filter itself; what it has to say goes to the log."""
@@ -358,8 +382,3 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
 
 def _ranks_of(group: Any) -> int:
     return len(group._actor_handlers) // group.duplicate_actors
-
-
-def _mix(seed: int, step: int) -> int:
-    """One generator seed a step, from the run's seed: a resumed run draws what the unbroken run would have drawn."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest(), "big") >> 1

@@ -15,7 +15,8 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from openrlhf_pf.training import warm_workers
-from openrlhf_pf.training.arguments import add_arguments, check_arguments, is_active, resolve
+from openrlhf_pf.training.argument_checks import check_arguments
+from openrlhf_pf.training.arguments import add_arguments, is_active, resolve
 from openrlhf_pf.training.code_labels import check_code_labels
 from openrlhf_pf.training.compatibility import check_all_parameters, check_interface, check_version
 from openrlhf_pf.training.extensions import release_dead_locks

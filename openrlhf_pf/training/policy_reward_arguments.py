@@ -1,4 +1,4 @@
-"""The ``--policy_samples*`` flags of ``train_rm``, and their checks. Imports nothing of OpenRLHF."""
+"""Our flags of ``train_rm``, and their checks. Imports nothing of OpenRLHF."""
 
 import argparse
 from pathlib import Path
@@ -26,7 +26,8 @@ _DEFAULTS = {"weight": 0.5, "batch": 16, "dim": 64, "ramp": 0, "checkpoint": Non
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags to OpenRLHF's parser, in a group of their own."""
     group = parser.add_argument_group(
-        "reward learning on policy (openrlhf_pf)", "Samples of the policy as views in a second loss (RLP-UML)."
+        "reward learning on policy (openrlhf_pf)",
+        "Samples of the policy as views in a second loss (RLP-UML), or old pairs with weights (OCRM).",
     )
     add = group.add_argument
     add("--policy_samples", metavar="DIR", help="what openrlhf_pf.cli.collect wrote; without it, nothing changes")
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--policy_samples_dim", type=int, help=f"size of the representation z {own['dim']}")
     add("--policy_samples_ramp", type=int, help=f"steps until SKL has its whole weight {own['ramp']}")
     add("--policy_samples_checkpoint", metavar="NAME", help="whose samples, where there are those of several")
+    add("--policy_weights", action="store_true", help="pairs have the weights of openrlhf_pf.cli.weigh_pairs")
 
 
 def resolve(args: argparse.Namespace) -> None:
@@ -58,7 +60,7 @@ def resolve(args: argparse.Namespace) -> None:
 
 
 def is_active(args: SimpleNamespace) -> bool:
-    """Whether anything of ours is asked for."""
+    """Whether views are asked for."""
     return bool(args.policy_samples) and args.policy_samples_weight > 0
 
 
@@ -71,6 +73,8 @@ def check_arguments(args: SimpleNamespace) -> None:
     Raises:
         ValueError: one sentence that says what was given, what is allowed and what to do.
     """
+    if args.policy_weights:
+        _check_weights(args)
     if not args.policy_samples_weight >= 0:
         raise ValueError(f"--policy_samples_weight must be 0 or more, got {args.policy_samples_weight}.")
     for name, least in (("batch", 2), ("dim", 1), ("ramp", 0)):
@@ -87,6 +91,28 @@ def check_arguments(args: SimpleNamespace) -> None:
             f"--policy_samples_batch {args.policy_samples_batch} is more than the {len(views)} prompts that have two "
             f"different whole answers ({views.skipped} more have not): give a smaller one, or collect more prompts."
         )
+
+
+def _check_weights(args: SimpleNamespace) -> None:
+    if args.policy_samples:
+        raise ValueError(
+            "--policy_weights and --policy_samples are two ways to the same end, and their sum was never tried: leave "
+            "out the one or the other."
+        )
+    if args.model.margin_loss_enable or args.model.loss_type != "sigmoid":
+        flag = "--model.margin_loss_enable" if args.model.margin_loss_enable else "--model.loss_type"
+        raise ValueError(
+            f"--policy_weights weighs OpenRLHF's sigmoid loss without a margin, whose column it takes: leave {flag} "
+            "out."
+        )
+    for file in str(args.data.dataset).split(","):
+        if Path(file).is_file() and Path(file).suffix == ".jsonl":
+            with open(file, encoding="utf-8") as lines:
+                if '"margin"' not in lines.readline():
+                    raise ValueError(
+                        f"--policy_weights needs a weight for each pair, and {file} has no column margin: make it "
+                        "with python -m openrlhf_pf.cli.weigh_pairs."
+                    )
 
 
 def views_of(args: SimpleNamespace) -> Views:

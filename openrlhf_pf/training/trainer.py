@@ -1,5 +1,7 @@
 """OpenRLHF's trainers with a sample filter: what they inherit is OpenRLHF's, what is here is the difference."""
 
+import contextlib
+import copy
 import os
 import sys
 from typing import Any
@@ -11,7 +13,9 @@ import ray
 import torch
 from deepspeed.accelerator import get_accelerator
 from openrlhf.utils.logging_utils import init_logger
+from ray.util.queue import Empty
 
+from openrlhf_pf.training import selection_arguments
 from openrlhf_pf.training.arguments import filter_from_args, reward_models, trained_per_prompt
 from openrlhf_pf.training.experience_maker import (
     FilteringExperienceMaker,
@@ -19,6 +23,8 @@ from openrlhf_pf.training.experience_maker import (
     with_samples_per_prompt,
 )
 from openrlhf_pf.training.sampling import PromptSampler, load_prompts
+from openrlhf_pf.training.selection import PromptStream, selecting
+from openrlhf_pf.training.stop import StopTraining
 from openrlhf_pf.training.true_score import TrueScore, load_reward_func
 
 logger = init_logger(__name__)
@@ -29,8 +35,25 @@ def undecorated(actor_class: Any) -> type:
     return actor_class.__ray_metadata__.modified_class.__ray_actor_class__
 
 
+def with_checkpoint_now(args: Any) -> Any:
+    """A copy of the arguments with a checkpoint after every step."""
+    args = copy.copy(args)
+    args.ckpt = copy.copy(args.ckpt)
+    args.ckpt.save_steps = 1
+    return args
+
+
 class FilteredSchedule:
-    """For a class that owns the prompt data set: the learning-rate schedule counts the samples that train."""
+    """For a class that owns the prompt data set: prompts are selected where that is asked for, and the learning-rate
+    schedule counts the samples that train.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if selection_arguments.is_active(self.samples_generator.args):
+            self.prompts_dataloader, self.samples_generator = selecting(
+                self.samples_generator, self.prompts_dataloader
+            )
 
     def get_max_steps(self) -> int:
         """Optimizer steps of the whole run, as ``prepare_datasets`` counts them, with the samples that train for N."""
@@ -81,9 +104,18 @@ class FilteringTrainer:
     def fit(self, global_step: int = 0) -> None:
         try:
             super().fit(global_step)
+        except StopTraining as reason:
+            logger.warning(f"Training ends here: {reason}.")
+            self.wind_up()
         finally:
             if self.experience_maker.log is not None:
                 self.experience_maker.log.close()
+
+    def wind_up(self) -> None:
+        """What OpenRLHF's ``fit`` does at its end."""
+        for tracker in (self.wandb_logger, self.tensorboard_logger):
+            if tracker:
+                tracker.close()
 
     def train_step(self, rollout_samples: list, global_step: int) -> tuple[dict, int]:
         self.experience_maker.step = global_step
@@ -95,6 +127,10 @@ class FilteringTrainer:
             logger.warning(f"Step {global_step + 1} trains nothing: {reason} ({self.experience_maker.metrics}).")
             status, next_step = self._compute_rollout_stats([]), global_step + 1
         status.update(self.experience_maker.metrics)
+        stream = getattr(self, "prompts_dataloader", None)  # asynchronously, the other actor's
+        if isinstance(stream, PromptStream) and not selection_arguments.scored_where_generated(self.args):
+            rollout = self.experience_maker.rollout
+            stream.observe(rollout.samples, rollout.rewards)
         return status, next_step
 
     def _compute_rollout_stats(self, experiences: list) -> dict:
@@ -115,10 +151,22 @@ class FilteringTrainer:
         state = self.experience_maker.filter.state_dict()
         if state:
             client_states["sample_filter"] = {"name": self.args.sample_filter, "state": state}
+        if selection_arguments.is_active(self.args):
+            logs_dict = (logs_dict or {}) | client_states.get("data_loader_state_dict", {}).get("metrics", {})
+        rule = self.experience_maker.stop_rule
+        reason = rule.reason() if rule is not None else None
+        if rule is not None:
+            client_states["stop_rule"] = rule.state_dict()
+        if reason is not None:
+            self.args = with_checkpoint_now(self.args)
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
+        if reason is not None:
+            raise StopTraining(f"{reason}; step {global_step} is saved")
 
     def restore_best_checkpoint_state(self, checkpoint_states: dict) -> None:
         super().restore_best_checkpoint_state(checkpoint_states)
+        if self.experience_maker.stop_rule is not None and "stop_rule" in checkpoint_states:
+            self.experience_maker.stop_rule.load_state_dict(checkpoint_states["stop_rule"])
         saved = checkpoint_states.get("sample_filter")
         if saved is None:
             return
@@ -135,12 +183,38 @@ class FilteringPPOTrainer(FilteredSchedule, FilteringTrainer, undecorated(ppo_tr
     """Synchronous PPO."""
 
 
+#: In the place of a step's number, among the tokens that let the generating half go on: it is to end.
+_STOP = -1
+
+
 class FilteringTrainingActor(FilteringTrainer, undecorated(ppo_trainer_async.TrainingActor)):
     """The training half of asynchronous PPO."""
+
+    def wind_up(self) -> None:
+        """Have the other half end, too, and wait until it has: it may still have rollouts to hand over."""
+        with contextlib.suppress(Empty):
+            while True:
+                self.rollout_slots.get(block=False)
+        self.rollout_slots.put(_STOP, block=True)
+        while self.rollout_queue.get(block=True) != "done":
+            pass
+        super().wind_up()
 
 
 class FilteringGenerateSamplesActor(FilteredSchedule, undecorated(ppo_trainer_async.GenerateSamplesActor)):
     """The generating half of asynchronous PPO, which owns the data set."""
+
+    def fit(self, episode: int, total_consumed_prompts: int) -> None:
+        try:
+            super().fit(episode, total_consumed_prompts)
+        except StopTraining:
+            self.rollout_queue.put("done", block=True)
+
+    def _should_eval(self, global_step: int) -> bool:
+        # What the parent asks of each token that it gets.
+        if global_step == _STOP:
+            raise StopTraining
+        return super()._should_eval(global_step)
 
 
 class EnsembleRewardModelActor(undecorated(launcher.RewardModelActor)):

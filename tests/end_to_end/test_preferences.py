@@ -13,6 +13,7 @@ from true_score import ascii_characters
 
 from openrlhf_pf import rollouts
 from openrlhf_pf.cli.preferences import main
+from openrlhf_pf.cli.weigh_pairs import main as weigh_pairs
 
 PPO = ("-m", "openrlhf.cli.train_ppo")
 pytestmark = pytest.mark.end_to_end
@@ -74,8 +75,10 @@ def test_the_whole_loop_from_ppo_to_ppo(stack, tmp_path):
     assert all(map(math.isfinite, rewards)) and rewards[0] != rewards[1]
 
 
-def test_views_train_the_model_and_leave_an_ordinary_one(stack, tmp_path):
-    """OpenRLHF's train_rm, ours at weight 0, which is the same bit for bit, and ours with views of eight prompts."""
+def test_views_and_weights_train_the_model_and_leave_an_ordinary_one(stack, tmp_path):
+    """OpenRLHF's train_rm, ours at weight 0, which is the same bit for bit, and ours with views of eight prompts; then
+    with pairs that all weigh 1, the same again, and with pairs that weigh 0 or 2.
+    """
     pairs, samples = tmp_path / "D.jsonl", tmp_path / "samples.jsonl"
     write(pairs, [{"prompt": f"add {n} + 1?", "chosen": str(n + 1), "rejected": str(n)} for n in range(6)])
     answers = [(f"add {n} + 2?", str(n + wrong)) for n in range(8) for wrong in (2, 2, 3)]
@@ -88,6 +91,18 @@ def test_views_train_the_model_and_leave_an_ordinary_one(stack, tmp_path):
     assert theirs.keys() == nothing.keys() == views.keys()
     assert all(torch.equal(theirs[name], nothing[name]) for name in theirs)
     assert any(not torch.equal(theirs[name], views[name]) for name in theirs if ".layers." in name)
+
+    weighted = tmp_path / "weighted.jsonl"
+    ask = [pairs, "--policy", stack.policy, "--reference", stack.policy, "--output", weighted]
+    assert weigh_pairs([str(word) for word in ask]) == 0
+    train_rm(stack, tmp_path, "openrlhf_pf.cli.train_rm", "weights", weighted, more=["--policy_weights"])
+    ones = weights(tmp_path / "weights")
+    assert all(torch.equal(theirs[name], ones[name]) for name in theirs), "the policy's own pairs weigh 1"
+    rows = [json.loads(line) for line in weighted.read_text().splitlines()]
+    write(weighted, [row | {"margin": float(place % 2) * 2} for place, row in enumerate(rows)])
+    train_rm(stack, tmp_path, "openrlhf_pf.cli.train_rm", "others", weighted, more=["--policy_weights"])
+    assert_differ(weights(tmp_path / "others"), theirs)
+
     scalars = scalars_of(tmp_path / "views_log")
     for name in ("mi_nwj", "mi_jsd", "skl", "std", "reward_spread"):
         assert len(scalars[f"train/rlp/{name}"]) == 6, scalars.keys()

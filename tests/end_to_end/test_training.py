@@ -172,47 +172,66 @@ def test_an_agent_reweighted_with_dynamic_filtering_and_evaluation(stack, tmp_pa
     assert 0 < run.samples("PolicyModelActor", "forward") <= scored * 3 / 4
 
 
-@pytest.mark.parametrize(
-    "name, options",
-    [("adaptive", "candidates=best_worst,best_random patience=1"), ("learned_weights", "patience=1 method=reinforce")],
-)
-def test_a_filter_learns_from_a_probe_that_does_not_train(stack, tmp_path, name, options):
+def learning(stack, folder, name, options, reward):
     """16 prompts in 4 asynchronous steps; 6 prompts of a probe are sampled and scored before steps 1 and 3."""
-    probe = write_prompts(tmp_path / "probe.jsonl", 6)
+    probe = write_prompts(folder / "probe.jsonl", 6)
     run = stack.train(
-        tmp_path / "run",
+        folder / "run",
         16,
         f"--sample_filter {name} --sample_filter_options {options} "
         f"--sample_filter_probe {probe} --sample_filter_probe_every 2 "
-        f"--sample_filter_probe_score {HERE / 'true_score.py'} --reward.model_name_or_path {stack.reward} "
+        f"--sample_filter_probe_score {HERE / 'true_score.py'} {reward} "
         "--train.async_enable --algo.advantage.estimator reinforce --algo.kl.init_coef 0 --rollout.batch_size 4",
     )
     assert list(run.steps) == [1, 2, 3, 4]
-    assert run.samples("RewardModelActor", "forward") == (16 + 2 * 6) * 4
     assert run.samples("PolicyModelActor", "forward") == run.samples("ActorPPOTrainer", "train") == 16 * 2
     assert run.steps[4]["rollout/num_samples"] == 16
-    if name == "adaptive":
-        first, second, third, _ = (step["filter/gain_best_worst"] for step in run.steps.values())
-        assert -1 <= first <= 1 and first == second != third
-        assert run.steps[4]["filter/strategy"] in (0, 1)
-    else:
-        weights = [[step[f"filter/weight_{rank}"] for rank in range(1, 5)] for step in run.steps.values()]
-        assert weights[0] == weights[1] == [0.5, 0.0, 0.0, 0.5], "the first look has nothing to judge by"
-        assert sum(weights[3]) == pytest.approx(1.0)
-        # The second look, before step 3, is the first that weights learnt before it are judged on.
-        assert ["filter/j" in step and "filter/j_start" in step for step in run.steps.values()] == [False] * 2 + [
-            True
-        ] * 2
+    return run
+
+
+def test_adaptive_learns_from_a_probe_that_does_not_train(stack, tmp_path):
+    run = learning(
+        stack,
+        tmp_path,
+        "adaptive",
+        "candidates=best_worst,best_random patience=1",
+        f"--reward.model_name_or_path {stack.reward}",
+    )
+    assert run.samples("RewardModelActor", "forward") == (16 + 2 * 6) * 4
+    first, second, third, _ = (step["filter/gain_best_worst"] for step in run.steps.values())
+    assert -1 <= first <= 1 and first == second != third
+    assert run.steps[4]["filter/strategy"] in (0, 1)
+
+
+def test_weights_are_learnt_from_a_probe_that_does_not_train(stack, tmp_path):
+    """The reward is the probe's true score: with one that is unlike it, there may be nothing to learn."""
+    reward = tmp_path / "reward.py"
+    reward.write_text(
+        "def reward_func(queries, prompts, labels):\n"
+        "    response = queries[0][len(prompts[0]) :].replace('<eos>', '').replace('<pad>', '')\n"
+        "    characters = sum(character.isascii() for character in response)\n"
+        "    return {'rewards': [float(characters % 2 == 0)]}\n"
+    )
+    run = learning(stack, tmp_path, "learned_weights", "patience=1 method=reinforce", f"--reward.remote_url {reward}")
+    weights = [[step[f"filter/weight_{rank}"] for rank in range(1, 5)] for step in run.steps.values()]
+    assert weights[0] == weights[1] == [0.5, 0.0, 0.0, 0.5], "the first look has nothing to judge by"
+    assert sum(weights[3]) == pytest.approx(1.0)
+    # The second look, before step 3, is the first that weights learnt before it are judged on.
+    judged = ["filter/j" in step and "filter/j_start" in step for step in run.steps.values()]
+    assert judged == [False, False, True, True]
 
 
 def test_a_killed_run_resumes_where_it_was_and_so_does_its_filter(stack, tmp_path):
-    """Four steps with a checkpoint after each and an HTTP reward; killed after the second, then started again."""
+    """Four steps with a checkpoint after each and an HTTP reward; killed after the second, then started again. Its
+    prompts are selected: the posterior is in the checkpoint, too.
+    """
     names = ["best_worst", "best_of_n", "shortest", "best_random"]
     folder = tmp_path / "run"
     flags = (
         f"{rotating('Group', folder)} --sample_filter_options names={','.join(names)} "
         "--algo.advantage.estimator reinforce --rollout.batch_size 4 "
-        "--ckpt.save_steps 1 --ckpt.load_enable --ckpt.max_num 10"
+        "--ckpt.save_steps 1 --ckpt.load_enable --ckpt.max_num 10 "
+        "--prompt_selection target --prompt_selection_success_above 12"
     )
     with RewardServer() as server:
         flags += f" --reward.remote_url {server.url}"
@@ -233,6 +252,10 @@ def test_a_killed_run_resumes_where_it_was_and_so_does_its_filter(stack, tmp_pat
     for rows, name in zip(log.values(), names):
         for _, prompt in rows.groupby("group"):
             check_group(name, prompt)
+        assert rows.prompt.nunique() == 4
+    seen = [set(rows.prompt) for rows in log.values()]
+    figures = run.scalars()["train/selection/seen"]
+    assert figures[-1] == pytest.approx(len(set.union(*seen)) / 15), "it knows what the killed run took"
 
 
 class RewardServer:

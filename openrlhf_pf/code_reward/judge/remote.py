@@ -102,9 +102,9 @@ class Remote:
         """Send questions that will be asked next, in this order, so that the program need not wait for each.
 
         Of exact built-in types, as literals are. Only the first ones, as far as they are small; the others are sent
-        when they are asked.
+        when they are asked. Nothing is foreseen of a program that answers with objects: these are asked in between.
         """
-        if self._foreseen:
+        if self._foreseen or self._objects:
             return
         room, sent = _FORESEEN_BYTES, []
         for question in questions:

@@ -37,7 +37,8 @@ def serve(connection: int, bell: int, *standard: int) -> None:
         conversation.operations["run"] = lambda source: whole.run(source, conversation.talk, *standard)
     while True:
         number, asked = conversation.questions.receive()
-        if conversation.serve(number, asked) == "end":
+        # "end" may have been foreseen before anybody knew that an answer is an object that will be asked for more.
+        if conversation.serve(number, asked) == "end" and (len(asked) == 1 or not conversation.has_objects):
             return
         if len(asked) > 1:
             os.write(bell, b".")

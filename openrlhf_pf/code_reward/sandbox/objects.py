@@ -68,6 +68,11 @@ class Conversation:
         self._decode = codec.decoder(self._special)
         self._asked: tuple[str, int] = "", 0
 
+    @property
+    def has_objects(self) -> bool:
+        """Whether the other side knows objects that stay here."""
+        return bool(self._objects)
+
     def serve(self, number: str, asked: list[tuple]) -> str:
         """Answer the questions of one message; the last operation."""
         operation, operations, talk = "", self.operations, self.talk

@@ -1,0 +1,55 @@
+"""Prompt selection: which prompts the next rollout takes.
+
+``SELECTIONS`` maps the name that a user types to the class that does it. One of your own is a ``PromptSelection``
+subclass, named ``package.module:Class`` or ``path/to/file.py:Class``, and ``python -m openrlhf_pf.selection.check``
+tells whether it is sound. Nothing here imports ray, vllm, deepspeed or openrlhf.
+"""
+
+import difflib
+from collections.abc import Sequence
+
+from openrlhf_pf import by_name
+from openrlhf_pf.selection.base import PromptSelection
+from openrlhf_pf.selection.posterior import Posterior
+from openrlhf_pf.selection.strategies import Target, Uniform, Vade, expected_gain
+
+SELECTIONS: dict[str, type[PromptSelection]] = {"uniform": Uniform, "vade": Vade, "target": Target}
+
+__all__ = ["SELECTIONS", "Posterior", "PromptSelection", "build_selection", "expected_gain", "selection_class"]
+
+_COMMON = ("n_prompts",)
+
+
+def selection_class(name: str) -> type[PromptSelection]:
+    """The class called ``name``: a key of ``SELECTIONS``, ``package.module:Class`` or ``path/to/file.py:Class``.
+
+    Raises:
+        ValueError: there is none; the message is one sentence.
+    """
+    if ":" in name:
+        cls = by_name.load(name)
+        methods = {"__init__": ("self", *_COMMON), "priorities": ("self", "generator")}
+        advice = "write priorities(self, generator), which returns a number for each prompt."
+        by_name.check_class(cls, name, PromptSelection, methods, advice)
+        return cls
+    if name not in SELECTIONS:
+        close = difflib.get_close_matches(name, SELECTIONS, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else "choose one of them, or give path/to/file.py:Class."
+        raise ValueError(f"there is no prompt selection '{name}'; there are {', '.join(SELECTIONS)}: {hint}")
+    return SELECTIONS[name]
+
+
+def build_selection(name: str, n_prompts: int, texts: Sequence[str] = ()) -> PromptSelection:
+    """Build the selection called ``name``.
+
+    Args:
+        name: see :func:`selection_class`.
+        n_prompts: P, prompts of the data set.
+        texts: options as ``key=value`` texts, read by the types that the class declares.
+
+    Raises:
+        ValueError: unknown name, an option that this selection does not take, or numbers that do not fit; the message
+            is one sentence.
+    """
+    cls = selection_class(name)
+    return cls(n_prompts, **by_name.parse_options(cls, f"prompt selection '{name}'", texts, _COMMON))

@@ -1,0 +1,237 @@
+"""Every check of our flags against OpenRLHF's own arguments, before Ray starts."""
+
+import math
+from types import SimpleNamespace
+
+from openrlhf_pf.filters import FILTERS, LearningFilter, SampleFilter
+from openrlhf_pf.rollouts import check_directory
+from openrlhf_pf.training import selection_arguments
+from openrlhf_pf.training.arguments import (
+    BASELINE_ESTIMATORS,
+    FLAGS_OF_A_FILTER,
+    GROUP_ESTIMATORS,
+    LEARNING,
+    draw_mode,
+    drops,
+    filter_from_args,
+    first_given,
+    is_active,
+    looks_at_samples,
+    reward_models,
+    samples_stand_alone,
+    stops,
+    trained_per_prompt,
+)
+from openrlhf_pf.training.true_score import load_reward_func
+
+
+def check_arguments(args: SimpleNamespace) -> None:
+    """Check our arguments against OpenRLHF's.
+
+    Args:
+        args: OpenRLHF's nested arguments, as ``openrlhf.utils.config.hierarchize`` makes them.
+
+    Raises:
+        ValueError: one sentence that says what was given, what is allowed and what to do.
+    """
+    _check_nothing_inert(args)
+    _check_stop(args)
+    selection_arguments.check_arguments(args)
+    if not is_active(args):
+        return
+    sample_filter = filter_from_args(args)
+    _check_keep(args, sample_filter)
+    _check_estimator(args, sample_filter)
+    check_reward_models(args)
+    _check_probe(args, sample_filter)
+    _check_batches(args, sample_filter)
+    if args.sample_filter_log:
+        check_directory(args.sample_filter_log)
+
+
+def _check_nothing_inert(args: SimpleNamespace) -> None:
+    flag = first_given(args, *FLAGS_OF_A_FILTER) if args.sample_filter == "none" else None
+    flag = flag or (None if looks_at_samples(args) else first_given(args, "seed"))
+    if flag:
+        raise ValueError(
+            f"{flag} has no effect with --sample_filter none: choose a filter ({', '.join(list(FILTERS)[1:])}) or "
+            "leave the flag out."
+        )
+    _check_drop(args)
+
+
+def _check_drop(args: SimpleNamespace) -> None:
+    for flag, drop in (("tolerance", "flat"), ("share", "variance_top_p"), ("band", "band")):
+        if getattr(args, f"sample_filter_drop_{flag}") is not None and drops(args) != drop:
+            raise ValueError(
+                f"--sample_filter_drop_{flag} has no effect without --sample_filter_drop {drop}: add it or leave the "
+                "flag out."
+            )
+    tolerance, share, band = (getattr(args, f"sample_filter_drop_{flag}") for flag in ("tolerance", "share", "band"))
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise ValueError(f"--sample_filter_drop_tolerance must be 0 or more, in units of the reward, got {tolerance}.")
+    if share is not None and not 0 < share <= 1:
+        raise ValueError(f"--sample_filter_drop_share must be above 0 and at most 1, got {share}.")
+    if drops(args) == "band" and band is None:
+        raise ValueError(
+            "--sample_filter_drop band needs the lowest and the highest mean score of a prompt that trains: give "
+            "--sample_filter_drop_band LOW HIGH."
+        )
+    if band is not None and not band[0] <= band[1]:
+        raise ValueError(f"--sample_filter_drop_band must be the lower number first, got {band[0]} {band[1]}.")
+
+
+def _check_keep(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
+    if args.sample_filter_keep is not None and sample_filter.scope == "batch" and draw_mode(args) == "reweight":
+        raise ValueError(
+            f"--sample_filter_keep has no effect with --sample_filter {args.sample_filter} and --sample_filter_mode "
+            "reweight, which trains every sample of the batch that has weight: leave it out, or choose select."
+        )
+
+
+def _check_estimator(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
+    estimator, keep = args.algo.advantage.estimator, sample_filter.keep
+    if args.sample_filter_baseline is not None and estimator not in BASELINE_ESTIMATORS:
+        raise ValueError(
+            f"--sample_filter_baseline has no effect with --algo.advantage.estimator {estimator}, which takes no "
+            f"baseline from other samples: choose one of {', '.join(BASELINE_ESTIMATORS)} or leave the flag out."
+        )
+    if estimator not in GROUP_ESTIMATORS:
+        return
+    if sample_filter.scope == "batch":
+        raise ValueError(
+            f"--sample_filter {args.sample_filter} draws from the whole batch, so that a prompt may keep any number "
+            f"of samples, and --algo.advantage.estimator {estimator} needs the group of a prompt: choose gae or "
+            "reinforce, or a filter that keeps k samples a prompt."
+        )
+    if args.sample_filter_baseline != "group" and trained_per_prompt(args, sample_filter) < 2:
+        raise ValueError(
+            f"--algo.advantage.estimator {estimator} takes its baseline from the kept samples of a prompt and needs "
+            f"at least 2, but --sample_filter {args.sample_filter} keeps {keep}: raise --sample_filter_keep, take the "
+            "baseline from all samples with --sample_filter_baseline group, or choose gae or reinforce."
+        )
+
+
+def check_reward_models(args: SimpleNamespace) -> None:
+    """Check ``--sample_filter_reward_models`` and what asks for it.
+
+    Raises:
+        ValueError: one sentence that says what was given, what is allowed and what to do.
+    """
+    models = reward_models(args)
+    if not models:
+        if args.sample_filter_rank_by not in (None, "reward") or args.sample_filter == "ensemble_agreement":
+            flag = "ensemble_agreement" if args.sample_filter == "ensemble_agreement" else args.sample_filter_rank_by
+            raise ValueError(
+                f"{flag} compares several reward models, but there are none: give their checkpoints with "
+                "--sample_filter_reward_models A,B,C."
+            )
+        return
+    if len(models) < 2 or len(set(models)) < len(models) or not all(models):
+        raise ValueError(
+            "--sample_filter_reward_models needs two or more different checkpoints, separated by commas, got "
+            f"'{args.sample_filter_reward_models}'."
+        )
+    if args.reward.remote_url or args.train.agent_func_path:
+        raise ValueError(
+            "--sample_filter_reward_models scores with the workers of a local reward model, but rewards come from "
+            "--reward.remote_url or an agent: give --reward.model_name_or_path instead, or return each model's score "
+            "in the reward function's extra_logs, where a filter of your own reads them."
+        )
+
+
+def _check_probe(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
+    brings_scores = args.reward.remote_url or args.train.agent_func_path
+    if args.sample_filter_probe is None:
+        flag = first_given(args, "probe_every", "probe_score")
+        if flag:
+            raise ValueError(f"{flag} has no effect without --sample_filter_probe DATA: add it or leave the flag out.")
+        if isinstance(sample_filter, LearningFilter) and not brings_scores:
+            raise ValueError(
+                f"--sample_filter {args.sample_filter} learns from true scores, and a local reward model gives none: "
+                "give prompts to learn from with --sample_filter_probe DATA and --sample_filter_probe_score FILE.py."
+            )
+        return
+    if not hasattr(sample_filter, "observe") and not stops(args):
+        raise ValueError(
+            f"--sample_filter_probe has no effect with --sample_filter {args.sample_filter}, which learns nothing "
+            f"from true scores: choose {' or '.join(LEARNING)}, or leave the flag out."
+        )
+    if args.sample_filter_probe_every is not None and args.sample_filter_probe_every < 1:
+        raise ValueError(f"--sample_filter_probe_every must be 1 or more, got {args.sample_filter_probe_every}.")
+    if args.sample_filter_probe_score:
+        load_reward_func(args.sample_filter_probe_score, "--sample_filter_probe_score")
+    elif not brings_scores:
+        raise ValueError(
+            "the samples of --sample_filter_probe need true scores, and a local reward model gives none: name a "
+            "reward_func with --sample_filter_probe_score FILE.py."
+        )
+
+
+def _check_stop(args: SimpleNamespace) -> None:
+    below, window = args.sample_filter_stop_below, args.sample_filter_stop_window
+    if below is None:
+        if window is not None:
+            raise ValueError("--sample_filter_stop_window has no effect without --sample_filter_stop_below R: add it.")
+        return
+    if not 0 < below <= 1:
+        raise ValueError(
+            f"--sample_filter_stop_below must be above 0 and at most 1, got {below}: it is a share of pairs, and "
+            "guessing gives .5."
+        )
+    if window is not None and window < 1:
+        raise ValueError(f"--sample_filter_stop_window must be 1 or more, got {window}.")
+    if not (args.reward.remote_url or args.train.agent_func_path or args.sample_filter_probe):
+        raise ValueError(
+            "--sample_filter_stop_below compares rewards with true scores, and a local reward model gives none: give "
+            "prompts to look at with --sample_filter_probe DATA and --sample_filter_probe_score FILE.py."
+        )
+
+
+def _check_batches(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
+    per_prompt = trained_per_prompt(args, sample_filter)
+    filtered = args.rollout.batch_size * per_prompt
+    batch = args.train.batch_size
+    varies = samples_stand_alone(args, sample_filter)
+    what = (
+        f"--rollout.batch_size {args.rollout.batch_size} x {'at most ' if varies else ''}{per_prompt} kept samples a "
+        f"prompt gives {filtered} samples"
+    )
+    # Where the number varies from step to step, no number of prompts makes whole optimizer steps.
+    if filtered < batch or (filtered % batch and not varies):
+        raise ValueError(
+            f"{what}, which is not a whole number of --train.batch_size {batch}: lower --train.batch_size to a "
+            f"divisor of {filtered} (e.g. {math.gcd(filtered, batch)}) or raise --rollout.batch_size."
+        )
+    if args.train.dynamic_batch_enable:
+        return
+    ranks = ranks_of_models(args)
+    for model in ("actor", "critic"):
+        step = args.train.micro_batch_size * ranks.get(model, 1)
+        if batch % step:
+            raise ValueError(
+                f"--train.batch_size {batch} is not a whole number of micro-batches for the {ranks[model]} ranks of "
+                f"the {model}: with --train.micro_batch_size {args.train.micro_batch_size} it must be a multiple of "
+                f"{step}."
+            )
+    share = args.train.micro_batch_size * math.lcm(*ranks.values())
+    if filtered % share and not varies:
+        raise ValueError(
+            f"{what}, which {', '.join(f'{n} {model}' for model, n in ranks.items())} ranks cannot share in whole "
+            f"micro-batches of {args.train.micro_batch_size}: make it a multiple of {share}."
+        )
+
+
+def data_parallel_ranks(entity: SimpleNamespace, ds: SimpleNamespace) -> int:
+    """Data-parallel ranks of a model: its GPUs less those that ring attention and tensor parallelism join."""
+    return entity.num_nodes * entity.num_gpus_per_node // (ds.ring_attn_size * ds.tensor_parallel_size)
+
+
+def ranks_of_models(args: SimpleNamespace) -> dict[str, int]:
+    """Data-parallel ranks of each model that sees kept samples: actor, and critic and reference where there is one."""
+    ranks = {"actor": data_parallel_ranks(args.actor, args.ds)}
+    if args.algo.advantage.estimator == "gae":
+        ranks["critic"] = data_parallel_ranks(args.critic, args.ds)
+    if args.algo.kl.init_coef > 0:
+        ranks["ref"] = data_parallel_ranks(args.ref, args.ds)
+    return ranks

@@ -1,0 +1,62 @@
+"""Prompt selection on the real stack."""
+
+import re
+from pathlib import Path
+
+import pytest
+from test_training import steps_of
+
+HERE = Path(__file__).parent
+
+# Of every three prompts one is always right, one never, and one as it happens: by the parity of its characters.
+KINDS = """
+import re
+
+def reward_func(queries, prompts, labels):
+    kind = int(re.search(r"add (\\d+)", prompts[0])[1]) % 3
+    response = queries[0][len(prompts[0]) :].replace("<eos>", "").replace("<pad>", "")
+    by_chance = sum(character.isascii() for character in response) % 2
+    return {"rewards": [float([1, 0, by_chance][kind])]}
+"""
+
+
+def kinds(rows) -> list[int]:
+    return [int(re.search(r"add (\d+)", prompt)[1]) % 3 for prompt in rows.prompt]
+
+
+def test_prompts_that_are_always_or_never_right_are_left_out(stack, tmp_path):
+    """12 asynchronous steps of 8 from 48 prompts; without selection they would take each of them twice."""
+    reward = tmp_path / "reward.py"
+    reward.write_text(KINDS)
+    run = stack.train(
+        tmp_path / "run",
+        48,
+        "--prompt_selection vade --prompt_selection_options decay=1,1 gain=variance explore=mean "
+        f"--reward.remote_url {reward} --sample_filter best_worst --sample_filter_log {tmp_path / 'run' / 'log'} "
+        "--train.async_enable --algo.advantage.estimator group_norm --train.num_episodes 2 --ckpt.save_steps 12",
+    )
+    log = steps_of(tmp_path / "run")
+    assert list(log) == list(run.steps) == list(range(1, 13)), "an episode has as many prompts as without selection"
+    assert all(rows.groupby("prompt").size().eq(4).all() and rows.prompt.nunique() == 8 for rows in log.values())
+    late = [kind for step in range(8, 13) for kind in kinds(log[step])]
+    assert late.count(2) / len(late) > 0.6, "a third of the prompts are of that kind"
+    figures = run.scalars()
+    assert 0 < figures["train/selection/informative"][-1] <= 1
+    assert figures["train/selection/seen"][-1] > 0.8 and figures["train/selection/visits_max"][-1] >= 3
+    assert (tmp_path / "run" / "checkpoints" / "_actor" / "latest").exists()
+
+
+def test_a_local_reward_model_tells_how_prompts_went(stack, tmp_path):
+    """Synchronously, 4 steps of 4 from 16 prompts, without a filter: all samples train."""
+    run = stack.train(
+        tmp_path / "run",
+        16,
+        f"--prompt_selection target --prompt_selection_success_above 0 --reward.model_name_or_path {stack.reward} "
+        "--rollout.batch_size 4 --train.batch_size 16",
+    )
+    assert list(run.steps) == [1, 2, 3, 4]
+    assert run.samples("RewardModelActor", "forward") == run.samples("PolicyModelActor", "forward") == 16 * 4
+    figures = run.scalars()
+    assert len(figures["train/selection/brier"]) == 4
+    assert figures["train/selection/seen"][0] == pytest.approx(4 / 15)  # one prompt is there twice
+    assert run.log.count("Prompt selection: ") == 4

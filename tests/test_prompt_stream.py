@@ -1,0 +1,202 @@
+"""The stream that stands in the place of OpenRLHF's loader of prompts: an episode, what came of it, and its state."""
+
+import copy
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("openrlhf")
+
+from openrlhf_pf.training.selection import PromptStream, values_of
+
+N = 4
+
+
+class Data:
+    """As ``PromptDataset``: rows with what is made of them."""
+
+    def __init__(self, prompts, labels=None):
+        self.prompts, self.labels = list(prompts), labels or [""] * len(prompts)
+
+    def __len__(self):
+        return len(self.prompts)
+
+    def __getitem__(self, row):
+        return "default", self.prompts[row], self.labels[row], f"image {row}"
+
+    def collate_fn(self, rows):
+        return tuple(map(list, zip(*rows)))
+
+
+def arguments(**changes):
+    settings = {"success": None, "success_above": None, "options": None, "seed": None, **changes}
+    return SimpleNamespace(
+        rollout=SimpleNamespace(batch_size=4, n_samples_per_prompt=N, vllm_generate_batch_size=None),
+        train=SimpleNamespace(seed=5),
+        prompt_selection=settings.pop("name", "vade"),
+        **{f"prompt_selection_{name}": value for name, value in settings.items()},
+    )
+
+
+def stream_of(data, **changes):
+    return PromptStream(SimpleNamespace(dataset=data), arguments(**changes))
+
+
+def samples_of(prompts, labels=None):
+    """N experiences of each, as far as the stream looks at them."""
+    labels = labels or [""] * len(prompts)
+    return [SimpleNamespace(prompts=[p], labels=[label]) for p, label in zip(prompts, labels) for _ in range(N)]
+
+
+def taken(iterator, count):
+    return [next(iterator)[1][0] for _ in range(count)]
+
+
+def chance(prompt):
+    """Each prompt has its own share of successes: prompt 7 of 20 has .35."""
+    return int(prompt.split()[1]) / 20
+
+
+def rollout(stream, iterator, count=4):
+    prompts = taken(iterator, count)
+    right = torch.tensor([[float(place < round(N * chance(p))) for place in range(N)] for p in prompts])
+    stream.observe(samples_of(prompts), right.double())
+    return prompts
+
+
+DATA = Data([f"prompt {i}" for i in range(20)])
+
+
+def test_an_episode_has_as_many_prompts_as_the_data_set():
+    stream = stream_of(DATA)
+    for _ in range(3):
+        iterator = iter(stream)
+        rollouts = [rollout(stream, iterator) for _ in range(5)]
+        assert all(len(set(prompts)) == 4 for prompts in rollouts)
+        assert next(iterator, None) is None
+    assert len(stream) == 20 and stream.dataset is DATA
+
+
+def test_the_last_rollout_of_an_episode_takes_what_is_left():
+    stream = stream_of(Data([f"prompt {i}" for i in range(10)]))
+    iterator = iter(stream)
+    assert [len(rollout(stream, iterator, count)) for count in (4, 4, 2)] == [4, 4, 2]
+    assert next(iterator, None) is None and stream.state_dict()["rollouts"] == 3
+
+
+def test_the_middle_is_taken_more_often():
+    stream = stream_of(DATA, options=["gain=variance", "decay=1,1"])
+    found = Counter()
+    for _ in range(20):
+        iterator = iter(stream)
+        for _ in range(5):
+            found.update(rollout(stream, iterator))
+        assert next(iterator, None) is None
+    ends = sum(found[f"prompt {i}"] for i in (0, 1, 2, 18, 19))
+    middle = sum(found[f"prompt {i}"] for i in (8, 9, 10, 11, 12))
+    assert middle > 3 * ends and len(found) == 20
+
+
+def test_rows_with_the_same_prompt_and_label_are_one_prompt_and_take_turns():
+    data = Data(["a", "b", "a", "c", "d", "e", "a"], ["1", "1", "1", "1", "1", "1", "2"])
+    stream = stream_of(data, name="uniform")
+    assert stream.selection.n_prompts == 6
+    images = []
+    for _ in range(12):
+        for _, prompts, labels, (image,) in stream:
+            stream.observe(samples_of(prompts, labels), torch.ones(1, N))
+            images += [image] if (prompts, labels) == (["a"], ["1"]) else []
+    assert set(images) == {"image 0", "image 2"} and abs(images.count("image 0") - images.count("image 2")) <= 1
+
+
+def test_what_counts_as_a_success():
+    cases = [
+        ({}, [1.0, 0.0, 0.5, float("nan")], (1.5, 3)),
+        ({"success_above": 0.4}, [1.0, 0.0, 0.5, float("nan")], (2, 3)),
+        ({"success_above": 10.0}, [11.0, 10.0, -3.0, float("inf")], (1, 3)),
+        ({}, [float("nan")] * 4, (0, 0)),
+    ]
+    for changes, values, (right, counted) in cases:
+        stream = stream_of(DATA, options=["decay=1,1"], **changes)
+        stream.observe(samples_of(["prompt 3"]), torch.tensor([values]).double())
+        assert stream.selection.posterior.counts().sum(dim=1).tolist() == [right, counted - right]
+
+
+@pytest.mark.parametrize(
+    "samples, values, sentence",
+    [
+        (samples_of(["prompt 3"]), [1.0, 2.0, 0.0, 0.0], "needs successes between 0 and 1, got 2: say above"),
+        (samples_of(["prompt 99"]), [1.0, 1.0, 0.0, 0.0], "cannot tell which prompt a response belongs to"),
+    ],
+)
+def test_what_cannot_be_learnt_from(samples, values, sentence):
+    stream = stream_of(DATA)
+    with pytest.raises(ValueError, match=sentence):
+        stream.observe(samples, torch.tensor([values]).double())
+
+
+def test_a_prompt_that_overlapping_rollouts_hold_twice_is_observed_once():
+    stream = stream_of(DATA, options=["decay=1,1"])
+    stream.observe(samples_of(["prompt 3", "prompt 3"]), torch.tensor([[1.0] * 4, [0.0] * 4]).double())
+    assert stream.selection.posterior.counts().sum(dim=1).tolist() == [4, 4]
+
+
+def test_prompts_in_flight_are_not_taken_again_while_others_are_left():
+    stream = stream_of(DATA)
+    iterator = iter(stream)
+    assert len(set(taken(iterator, 20))) == 20, "nothing was observed in between"
+    assert next(iterator, None) is None
+    assert len(set(taken(iter(stream), 4))) == 4, "none is left: any may be taken"
+
+
+def test_a_resumed_run_takes_what_the_unbroken_one_takes():
+    unbroken = stream_of(DATA)
+    iterator = iter(unbroken)
+    for _ in range(3):
+        rollout(unbroken, iterator)
+    state = copy.deepcopy(unbroken.state_dict())
+    resumed = stream_of(DATA)
+    resumed.load_state_dict(state)
+    again = iter(resumed)
+    for _ in range(2):
+        assert rollout(unbroken, iterator) == rollout(resumed, again)
+    assert next(iterator, None) is next(again, None) is None
+    assert rollout(unbroken, iter(unbroken)) == rollout(resumed, iter(resumed)), "the next episode"
+    assert resumed.metrics == unbroken.metrics
+
+
+@pytest.mark.parametrize(
+    "other, sentence",
+    [
+        (stream_of(Data([f"task {i}" for i in range(20)])), "is of --prompt_selection vade and other prompts"),
+        (stream_of(DATA, name="target"), "is of --prompt_selection target: resume with what the run began with"),
+        (SimpleNamespace(state_dict=lambda: {"_num_yielded": 3}), "is of --prompt_selection none: resume"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(other, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        stream_of(DATA).load_state_dict(other.state_dict())
+
+
+def test_too_few_prompts_are_refused():
+    with pytest.raises(ValueError, match="a rollout takes 4 of 3 different prompts"):
+        stream_of(Data(["a", "b", "c", "a", "b"]))
+
+
+def test_scores_where_there_are_some_else_rewards():
+    def samples(scores, rewards):
+        return [
+            SimpleNamespace(
+                scores=s if s is None else torch.tensor([s]), rewards=r if r is None else torch.tensor([r])
+            )
+            for s, r in zip(scores, rewards)
+        ]
+
+    both = samples([1.0, None, 0.0, 1.0], [0.1, 0.2, 0.3, None])
+    assert values_of(both, arguments())[0].tolist() == pytest.approx([1, float("nan"), 0, 1], nan_ok=True)
+    found = values_of(both, arguments(success="reward"))[0].tolist()
+    assert found == pytest.approx([0.1, 0.2, 0.3, float("nan")], nan_ok=True)
+    assert values_of(samples([None] * 4, [0.0, 1.0, 1.0, 1.0]), arguments())[0].tolist() == [0, 1, 1, 1]
+    assert values_of(samples([None] * 4, [None] * 4), arguments()) is None
