@@ -510,3 +510,14 @@ def test_scores_that_openrlhf_copied_from_the_rewards_make_no_r2():
     rewards = [[1.0, 2.0, 3.0, 4.0]] * 2
     maker.make_experience_batch(rollout_of(rewards, scores=rewards))
     assert "filter/r2_all" not in maker.metrics
+
+
+def test_a_stop_rule_without_true_scores_says_once_that_it_cannot_act(caplog):
+    maker = make_maker(local_reward=False, sample_filter_stop_below=0.5)
+    for _ in range(2):
+        maker.make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]] * 2))
+    said = [record.getMessage() for record in caplog.records if "--sample_filter_stop_below" in record.getMessage()]
+    assert len(said) == 1 and "no true scores" in said[0]
+    assert not [name for name in maker.metrics if "pairwise" in name]
+    maker.make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]] * 2, scores=[[0.0, 0.0, 1.0, 1.0]] * 2))
+    assert maker.metrics["filter/pairwise_accuracy"] == 1.0

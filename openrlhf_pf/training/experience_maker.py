@@ -117,6 +117,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         self.stop_rule: StopRule | None = None
         if given.sample_filter_stop_below is not None:
             self.stop_rule = StopRule(given.sample_filter_stop_below, given.sample_filter_stop_window or WINDOW)
+        self._warned_of_no_scores = False
         self.log = self._open_log()
         # The parent reshapes rewards to (prompts, samples a prompt): what it sees is the rectangle that trains.
         self.args = with_samples_per_prompt(given, 1 if self.stand_alone or self.own_baseline else self.filter.keep)
@@ -166,8 +167,8 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         self._weights, self._drawn = weights, drawn
         self.metrics = filter_metrics(batch, drawn.counts, rollout.scores, rollout.rewards) | flat | self._of_filter()
         if self.stop_rule is not None:
-            if not self.given.sample_filter_probe and rollout.scores is not None:
-                self.stop_rule.observe(rollout.rewards, rollout.scores)
+            if not self.given.sample_filter_probe:
+                self._look(rollout)
             self.metrics |= self.stop_rule.metrics()
         kept = self._keep(batch)
         logger.info(
@@ -212,8 +213,19 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         self.score(rollout, true_score)
         if hasattr(self.filter, "observe"):
             self.filter.observe(self._batch_of(rollout))
-        if self.stop_rule is not None and rollout.scores is not None:
+        if self.stop_rule is not None:
+            self._look(rollout)
+
+    def _look(self, rollout: Rollout) -> None:
+        """Show a rollout to the rule that stops training; say once if it has nothing to go by."""
+        if rollout.scores is not None:
             self.stop_rule.observe(rollout.rewards, rollout.scores)
+        elif not self._warned_of_no_scores:
+            self._warned_of_no_scores = True
+            logger.warning(
+                "--sample_filter_stop_below cannot end training: there are no true scores beside the rewards; have "
+                "the reward function return scores, or give --sample_filter_probe and --sample_filter_probe_score."
+            )
 
     def _batch_of(self, rollout: Rollout) -> FilterBatch:
         """What the filter sees, with the random numbers of this step."""
