@@ -10,7 +10,7 @@ from openrlhf_pf.reliability.choose import WRONG_WAY, Recommendation
 from openrlhf_pf.reliability.evaluate import summary
 from openrlhf_pf.reliability.metrics import METRICS
 from openrlhf_pf.reliability.strategies import Strategy
-from openrlhf_pf.reliability.template import PAGE
+from openrlhf_pf.reliability.template import PAGE, filled
 from openrlhf_pf.reliability.words import CAPTIONS, FILTER_MEANINGS, Glossary
 
 
@@ -52,7 +52,6 @@ def html(analysis: Analysis, panels: list, sentences: list[str], settings_line: 
         sentences: what is to be said beside the recommendation.
         settings_line: everything that decides the numbers.
     """
-    from jinja2 import Environment
     from markupsafe import Markup
 
     recommendation, level = analysis.recommendation, analysis.settings.level
@@ -77,32 +76,27 @@ def html(analysis: Analysis, panels: list, sentences: list[str], settings_line: 
         for p in panels
     ]
     meanings = [(metric.title, metric.meaning) for metric in METRICS.values()]
-    return (
-        Environment(autoescape=True)
-        .from_string(PAGE)
-        .render(
-            light=Markup(svg.variables(False)),
-            dark=Markup(svg.variables(True)),
-            glossary=Glossary([s.name for s in analysis.strategies]),
-            opening=analysis.opening,
-            together=together and {"text": together.text, "state": "" if together.decided else "open"},
-            answers=[_answers(a) for a in analysis.analysed],
-            warnings=[_of(line, analysis) for line in analysis.warnings],
-            sentences=[_of(line, analysis) for line in sentences],
-            level=f"{100 * level:g}%",
-            checkpoints=checkpoints,
-            curves=[_curves(a) for a in analysis.analysed if a.curves is not None],
-            curve_notes=_curve_notes(analysis),
-            validation=validate.rows(analysis.validation),
-            found=validate.words(analysis.validation) if analysis.validation else [],
-            settings=analysis.settings,
-            settings_line=settings_line,
-            r2_rows=r2_rows,
-            titles=[title for title, _ in meanings],
-            meanings=meanings,
-            meaning_texts=[text for pair in meanings for text in pair],
-            figures=figures,
-        )
+    return filled(
+        PAGE,
+        glossary=Glossary([s.name for s in analysis.strategies]),
+        opening=analysis.opening,
+        together=together and {"text": together.text, "state": "" if together.decided else "open"},
+        answers=[_answers(a) for a in analysis.analysed],
+        warnings=[_of(line, analysis) for line in analysis.warnings],
+        sentences=[_of(line, analysis) for line in sentences],
+        level=f"{100 * level:g}%",
+        checkpoints=checkpoints,
+        curves=[_curves(a) for a in analysis.analysed if a.curves is not None],
+        curve_notes=_curve_notes(analysis),
+        validation=validate.rows(analysis.validation),
+        found=validate.words(analysis.validation) if analysis.validation else [],
+        settings=analysis.settings,
+        settings_line=settings_line,
+        r2_rows=r2_rows,
+        titles=[title for title, _ in meanings],
+        meanings=meanings,
+        meaning_texts=[text for pair in meanings for text in pair],
+        figures=figures,
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from openrlhf_pf.reliability import pairs, svg
 from openrlhf_pf.reliability.svg import LIGHT, SERIES
-from openrlhf_pf.reliability.template import STYLE
+from openrlhf_pf.reliability.template import STYLE, filled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,25 +82,19 @@ def html(found: Mapping[str, Any], reasons: Mapping[str, str]) -> str:
         found: what :func:`pairs.report` returns.
         reasons: what each reason to give no pair means.
     """
-    from jinja2 import Environment
     from markupsafe import Markup
 
     settings = "; ".join(f"{name} {value}" for name, value in found["settings"].items())
-    return (
-        Environment(autoescape=True)
-        .from_string(PAGE)
-        .render(
-            light=Markup(svg.variables(False)),
-            dark=Markup(svg.variables(True)),
-            answers=pairs.short_answers(found),
-            warnings=found["warnings"],
-            figures=[(title, Markup(picture), caption) for title, picture, caption in _figures(found)],
-            accuracy=_accuracy_rows(found),
-            reasons=_reason_rows(found, reasons),
-            lengths=_length_rows(found),
-            level=f"{pairs.LEVEL:.0%}",
-            settings=f"{settings}.",
-        )
+    return filled(
+        PAGE,
+        answers=pairs.short_answers(found),
+        warnings=found["warnings"],
+        figures=[(title, Markup(picture), caption) for title, picture, caption in _figures(found)],
+        accuracy=_accuracy_rows(found),
+        reasons=_reason_rows(found, reasons),
+        lengths=_length_rows(found),
+        level=f"{pairs.LEVEL:.0%}",
+        settings=f"{settings}.",
     )
 
 

@@ -1,7 +1,22 @@
 """The template of report.html: one file without anything to fetch, for phones and desks, light and dark.
 
-``page`` fills it in. A block with ``words(...)`` explains the terms that its text is the first to use.
+``page`` fills it in. A block with ``words(...)`` explains the terms that its text is the first to use. ``STYLE`` and
+``filled`` serve the page on preference pairs, too.
 """
+
+from typing import Any
+
+from openrlhf_pf.reliability import svg
+
+
+def filled(page: str, **values: Any) -> str:
+    """A page of this style with its values, escaped where they are not markup, and the colours of both schemes."""
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    colours = {"light": Markup(svg.variables(False)), "dark": Markup(svg.variables(True))}
+    return Environment(autoescape=True).from_string(page).render(**colours, **values)
+
 
 STYLE = """
 :root { color-scheme: light dark; {{ light }} --shade: #0004; }
