@@ -43,9 +43,9 @@ bash "$ROOT/examples/setup.sh" "$VENV" || {
     exit 1
 }
 cd "$ROOT" || exit 1
-# A process a core, a file of tests in one of them; the end-to-end tests use all cores as they are.
+# A process a core, a file of tests in one of them. Two end-to-end tests at a time: each start-up waits a good part of it.
 part "unit tests" -n "$(nproc)" --maxprocesses 8 --dist loadfile tests --ignore=tests/end_to_end "$@"
-part "end-to-end tests" tests/end_to_end "$@"
+part "end-to-end tests" -n "$(($(nproc) > 1 ? 2 : 1))" --dist worksteal tests/end_to_end "$@"
 
 if ((${#FAILED[@]})); then
     printf -v names '%s and ' "${FAILED[@]}"

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from examples.micro_code import alignment, study
+from examples.micro_code import alignment, arms, study
 from examples.micro_code.config import PRESETS, PPOConfig
 
 
@@ -23,13 +23,13 @@ def test_the_study_of_a_run_directory_comes_back(cells):
 
 def test_an_arm_and_its_variants_change_what_they_name():
     base = PPOConfig(steps=16)
-    plain = study.config_of(base, "best_worst")
+    plain = arms.config_of(base, "best_worst")
     assert (plain.sample_filter, plain.keep, plain.flags) == ("best_worst", 2, ())
-    both = study.config_of(base, "random+group+updates")
+    both = arms.config_of(base, "random+group+updates")
     assert both.weights == (1.0,) * 5 and both.batch_size == 32
     assert both.flags == ("--algo.advantage.estimator", "rloo", "--sample_filter_baseline", "group")
-    assert both.actor_updates(16) == 2 * study.config_of(base, "random").actor_updates(16) == 52
-    assert study.config_of(base, "ranks_2_4").weights == (0, 1, 0, 1, 0)
+    assert both.actor_updates(16) == 2 * arms.config_of(base, "random").actor_updates(16) == 52
+    assert arms.config_of(base, "ranks_2_4").weights == (0, 1, 0, 1, 0)
 
 
 def test_a_cell_is_kept_under_all_that_decides_it(cells):
@@ -43,7 +43,9 @@ def planted(cells, arm, seed, scores):
     directory = cells.path(arm, seed)
     directory.mkdir(parents=True)
     np.savez(directory / "scores.npz", **dict.fromkeys("4 8 12".split(), np.zeros_like(scores)), **{"16": scores})
-    (directory / "curves.json").write_text(json.dumps({"train/kl": [[1, 0.5], [2, 0.25]]}))
+    (directory / "curves.json").write_text(
+        json.dumps({"train/kl": [[1, 0.5], [2, 0.25]], "train/timing/step_total": [[1, 5.0], [2, 1.0]]})
+    )
 
 
 def test_the_table_pairs_arms_over_seeds_and_tasks(cells):
@@ -53,12 +55,45 @@ def test_the_table_pairs_arms_over_seeds_and_tasks(cells):
         planted(cells, "none", seed, rng.random((300, 8)) < easy)
         planted(cells, "random", seed, rng.random((300, 8)) < easy * 0.8)
     planted(cells, "best_worst", 1, np.ones((300, 8), bool))
-    none, random, best = study.table(cells, ["none", "random", "best_worst"], [1, 2, 3])
-    assert (none["seeds"], random["seeds"], best["seeds"]) == (2, 2, 1)
+    none, random, best = study.table([cells], ["none", "random", "best_worst"], [1, 2, 3])
+    assert (none["cells"], random["cells"], best["cells"]) == (2, 2, 1)
     assert none["difference"] == 0 and none["kl"] == 0.375 and none["by_step"][8] == 0
+    assert none["step_seconds"] == 3 and none["informative"] is None
     low, high = random["interval"]
     assert low < random["difference"] < high < 0 and random["difference"] == pytest.approx(-0.1, abs=0.03)
     assert best["pass_at_1"] == 1
+
+
+def test_the_table_pairs_arms_over_several_bases(cells, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "study.json").write_text(json.dumps({**PRESETS["quickstart"].as_dict(), "seed": 2}))
+    bases = [cells, study.Cells(other, cells.output)]
+    for level, base in zip((0.2, 0.8), bases):
+        planted(base, "none", 1, np.full((300, 8), level))
+        planted(base, "random", 1, np.full((300, 8), level + 0.1))
+    planted(bases[1], "best_worst", 1, np.ones((300, 8)))
+    none, random, best = study.table(bases, ["none", "random", "best_worst"], [1])
+    assert none["by_cell"] == [0.2, 0.8] and random["difference"] == pytest.approx(0.1)
+    assert random["interval"] == pytest.approx((0.1, 0.1)) and best["cells"] == 1
+
+
+def test_arms_with_code_as_the_reward_have_equal_rollouts():
+    base = PPOConfig(steps=16)
+    uniform = arms.config_of(base, "code_uniform")
+    assert arms.episodes(uniform) == 5 and arms.episodes(base) == 1
+    for name in (arm for arm in arms.ARMS if arm.startswith("code_")):
+        config = arms.config_of(base, name)
+        assert (config.steps, config.rollout_prompts, config.samples) == (20, 40, 8)
+        assert set(uniform.flags[:8]) <= set(config.flags)
+    filtered = arms.config_of(base, "code_vade+best_worst")
+    assert filtered.actor_updates(20) == uniform.actor_updates(20) and filtered.flags[-1] == "group"
+
+
+@pytest.mark.parametrize("name, word", [("nome", "arm 'nome'"), ("none+lr", "variant 'lr'")])
+def test_an_unknown_arm_or_variant_is_refused(name, word):
+    with pytest.raises(ValueError, match=word):
+        arms.config_of(PPOConfig(), name)
 
 
 def test_the_interval_covers_the_truth_of_paired_differences():

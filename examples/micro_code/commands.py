@@ -97,9 +97,9 @@ def ppo(study: Study, run: PPOConfig, policy: Path, reward: Path, prompts: Path,
         "ckpt.max_num": 1000,
         "logger.tensorboard_dir": output / "tensorboard",
     }
-    entry = "openrlhf.cli.train_ppo_ray"
+    plugin = run.sample_filter != "none" or "--prompt_selection" in run.flags
+    entry = "openrlhf.cli.train_ppo" if plugin else "openrlhf.cli.train_ppo_ray"
     if run.sample_filter != "none":
-        entry = "openrlhf.cli.train_ppo"
         values |= {"sample_filter": run.sample_filter, "sample_filter_keep": run.keep}
     weights = ["--sample_filter_weights", *map(str, run.weights)] if run.weights else []
     return [entry, *_flags(values | _ONE_PROCESS | _DEEPSPEED), *weights, *run.flags]

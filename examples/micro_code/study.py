@@ -1,11 +1,11 @@
-"""Many PPO runs from one policy and reward model, arm by arm and seed by seed: what gives a filter its lead?
+"""Many PPO runs, arm by arm and seed by seed, from the policies and reward models of finished studies: what pays?
 
 python -m examples.micro_code.study --base runs/study_base --output runs/study --arms none random best_worst
-python -m examples.micro_code.study --base runs/study_base --output runs/study --table
+python -m examples.micro_code.study --base runs/s1 runs/s2 runs/s3 --output runs/study --table --json study.json
 
-BASE is the run directory of a study that has a reward model (examples.micro_code.run --until reward, or further). A
-cell is an arm with a PPO seed; it is trained once and kept under its settings. All cells share one Ray. The table
-compares each arm with the first one, paired over seeds and held-out tasks.
+A BASE is the run directory of a study that has a reward model (examples.micro_code.run --until reward, or further). A
+cell is an arm with a base and a PPO seed; it is trained once and kept under its settings. The cells of a base share one
+Ray. The table compares each arm with the first one, paired over bases, seeds and held-out tasks.
 """
 
 from __future__ import annotations
@@ -23,49 +23,14 @@ from typing import Any
 import numpy as np
 
 from . import commands
+from .arms import ARMS, config_of, episodes, probe_flags
 from .config import EvaluationConfig, ModelConfig, PPOConfig, RewardConfig, SFTConfig, Study, TaskConfig, override
 from .one_ray import OneRay
 from .phases import PhaseFailed, Run, _train, _write_rows, scalars
 from .sampling import Draw, sample_all, score_samples
+from .tasks import Task
 
-RLOO = ("--algo.advantage.estimator", "rloo")
-GROUP = ("--sample_filter_baseline", "group")
-#: What differs from the base study's PPO. ``ranks_...`` keep these ranks of each prompt, 1 being the highest reward.
-ARMS: dict[str, dict[str, Any]] = {
-    "none": {"sample_filter": "none", "keep": 5},
-    "random": {"sample_filter": "rank_weights", "weights": (1.0,) * 5},
-    "best_worst": {"sample_filter": "best_worst"},
-    "best_random": {"sample_filter": "best_random"},
-    "max_variance": {"sample_filter": "max_variance"},
-    "ranks_2_5": {"sample_filter": "rank_weights", "weights": (0.0, 1.0, 0.0, 0.0, 1.0)},
-    "ranks_1_4": {"sample_filter": "rank_weights", "weights": (1.0, 0.0, 0.0, 1.0, 0.0)},
-    "ranks_2_4": {"sample_filter": "rank_weights", "weights": (0.0, 1.0, 0.0, 1.0, 0.0)},
-    "ranks_1_2": {"sample_filter": "rank_weights", "weights": (1.0, 1.0, 0.0, 0.0, 0.0)},
-    "ranks_4_5": {"sample_filter": "rank_weights", "weights": (0.0, 0.0, 0.0, 1.0, 1.0)},
-}
-#: Variants of any arm, as ``arm+variant``.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "rloo": {"flags": RLOO},
-    "group": {"flags": RLOO + GROUP},
-    "updates": {"batch_size": 32, "micro_batch_size": 32},
-    "few": {"batch_size": 320, "micro_batch_size": 64},
-    "lr2": {"learning_rate": 6e-4},
-    "kl.1": {"kl": 0.1},
-    "kl0": {"kl": 0.0},
-    "warm8": {"critic_warmup_steps": 8},
-}
-
-
-def config_of(base: PPOConfig, arm: str) -> PPOConfig:
-    """The PPO settings of ``arm``, ``arm+variant`` or ``arm+variant+variant``."""
-    name, *variants = arm.split("+")
-    found = replace(base, save_every=4, **ARMS[name])
-    for variant in variants:
-        change = dict(VARIANTS[variant])
-        if "flags" in change:
-            change["flags"] = found.flags + change["flags"]
-        found = replace(found, **change)
-    return found
+PROBE = 64  # prompts
 
 
 def study_of(directory: Path) -> Study:
@@ -79,6 +44,11 @@ def study_of(directory: Path) -> Study:
     parts = {"task": TaskConfig, "model": ModelConfig, "sft": SFTConfig, "reward": RewardConfig}
     parts |= {"ppo": PPOConfig, "evaluation": EvaluationConfig}
     return Study(seed=stored["seed"], **{name: build(cls, stored[name]) for name, cls in parts.items()})
+
+
+def rows_of(tasks: Sequence[Task]) -> list[dict[str, str]]:
+    """Rows of a data set of prompts whose labels hold what the true score needs."""
+    return [{"input": t.prompt, "label": json.dumps({"solution": t.solution, "kind": t.kind})} for t in tasks]
 
 
 class Cells:
@@ -108,15 +78,18 @@ class Cells:
         if (directory / "curves.json").exists():
             return
         config = config_of(self.study.ppo, arm)
-        prompts = [task.prompt for task in self.source.reward_tasks()[0]]
+        tasks, held = self.source.reward_tasks()
         rng = np.random.default_rng([7, seed])  # other prompts for each seed, the same for all arms
-        order = rng.permutation(len(prompts))
-        needed = config.steps * config.rollout_prompts
-        rows = [{"input": prompts[order[i % len(prompts)]]} for i in range(needed)]
-        _write_rows(directory / "prompts.jsonl", rows)
+        order = rng.permutation(len(tasks))
+        needed = config.steps * config.rollout_prompts // episodes(config)
+        chosen = [tasks[order[i % len(tasks)]] for i in range(needed)]
+        prompts, probe = directory / "prompts.jsonl", directory / "probe.jsonl"
+        _write_rows(prompts, rows_of(chosen))
+        _write_rows(probe, rows_of(held[:PROBE]))
         policy, reward = self.source.path("models", "sft"), self.source.path("models", "reward")
         study = replace(self.study, seed=seed)
-        command = commands.ppo(study, config, policy, reward, directory / "prompts.jsonl", directory / "model")
+        asked = replace(config, flags=config.flags + probe_flags(config, probe))
+        command = commands.ppo(study, asked, policy, reward, prompts, directory / "model")
         _train(self.run, f"base{self.study.seed}-{arm}-s{seed}", command)
         (directory / "settings.json").write_text(json.dumps(self.settings(arm, seed)))
         (directory / "curves.json").write_text(json.dumps(scalars(directory / "model" / "tensorboard")))
@@ -131,9 +104,11 @@ class Cells:
             if (directory / "scores.npz").exists():
                 continue
             ppo = config_of(self.study.ppo, arm)
-            for step in ppo.saved_steps():
+            for step in {*ppo.saved_steps(), ppo.steps}:
                 last = step == ppo.steps
                 model = directory / "model" / ("final" if last else f"checkpoints/global_step{step}_hf")
+                if not model.exists():
+                    continue  # dynamic filtering makes fewer steps of as many prompts
                 samples = config.samples if last else config.checkpoint_samples
                 draws[directory, step] = Draw(model, prompts, samples, config.max_new_tokens, seed)
         found = dict(zip(draws, score_samples(tasks, *sample_all(list(draws.values()))))) if draws else {}
@@ -141,13 +116,28 @@ class Cells:
             steps = {str(step): scores for (d, step), scores in found.items() if d == directory}
             np.savez_compressed(directory / "scores.npz", **steps)
 
-    def scores(self, arm: str, seed: int, step: int | None = None) -> np.ndarray | None:
-        """(tasks,) share of samples that pass, at the end or at a step; None where it is not there."""
+    def make(self, cells: Sequence[tuple[str, int]]) -> None:
+        """Train and evaluate cells, each an arm and a seed."""
+        try:
+            for arm, seed in cells:
+                self.train(arm, seed)
+                print(f"base {self.study.seed}, {arm}, seed {seed}: trained", flush=True)
+        finally:
+            self.run.one_ray.close()
+        self.evaluate(cells)
+
+    def scores(self, arm: str, seed: int) -> np.ndarray | None:
+        """(tasks,) share of samples that pass at the end; None where it is not there."""
         file = self.path(arm, seed) / "scores.npz"
         if not file.exists():
             return None
         found = np.load(file)
-        return found[str(step or max(map(int, found.files)))].mean(axis=1)
+        return found[max(found.files, key=int)].mean(axis=1)
+
+    def steps(self, arm: str, seed: int) -> dict[int, float]:
+        """pass@1 at each saved step of a cell that is there."""
+        found = np.load(self.path(arm, seed) / "scores.npz")
+        return {int(step): float(found[step].mean()) for step in found.files}
 
 
 def paired_interval(differences: np.ndarray, draws: int = 4000, seed: int = 0) -> tuple[float, float]:
@@ -162,41 +152,47 @@ def paired_interval(differences: np.ndarray, draws: int = 4000, seed: int = 0) -
     return float(low), float(high)
 
 
-def table(cells: Cells, arms: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """A row an arm: pass@1, its difference to the first arm, reward, KL, updates; over the seeds that both have."""
+CURVES = {"kl": "train/kl", "grad_norm": "train/actor_grad_norm"}
+#: Means over a run: of these prompts taken, how many had both right and wrong answers; seconds a step.
+MEANS = {"informative": "train/selection/informative", "step_seconds": "train/timing/step_total"}
+
+
+def table(bases: Sequence[Cells], arms: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """A row an arm: pass@1, its difference to the first arm, reward, KL, updates; over the cells that both have."""
     rows = []
     for arm in arms:
-        config = config_of(cells.study.ppo, arm)
-        both = [s for s in seeds if cells.scores(arm, s) is not None and cells.scores(arms[0], s) is not None]
+        config = config_of(bases[0].study.ppo, arm)
+        cells = [(cells, seed) for cells in bases for seed in seeds]
+        both = [(c, s) for c, s in cells if c.scores(arm, s) is not None and c.scores(arms[0], s) is not None]
         if not both:
             continue
-        mine = np.array([cells.scores(arm, s) for s in both])
-        first = np.array([cells.scores(arms[0], s) for s in both])
-        curves = [json.loads((cells.path(arm, s) / "curves.json").read_text()) for s in both]
-        low, high = paired_interval(mine - first)
+        mine = np.array([c.scores(arm, s) for c, s in both])
+        first = np.array([c.scores(arms[0], s) for c, s in both])
+        curves = [json.loads((c.path(arm, s) / "curves.json").read_text()) for c, s in both]
         rows.append(
             {
                 "arm": arm,
-                "seeds": len(both),
+                "cells": len(both),
                 "pass_at_1": float(mine.mean()),
-                "by_seed": [round(float(x), 4) for x in mine.mean(axis=1)],
-                "by_step": {
-                    step: round(float(np.mean([cells.scores(arm, s, step).mean() for s in both])), 4)
-                    for step in config.saved_steps()
-                },
+                "by_cell": [round(float(x), 4) for x in mine.mean(axis=1)],
+                "by_step": _by_step([c.steps(arm, s) for c, s in both]),
                 "difference": float((mine - first).mean()),
-                "interval": [low, high],
+                "interval": paired_interval(mine - first),
                 "updates": config.actor_updates(config.steps),
             }
             | {key: _last(curves, tag) for key, tag in CURVES.items()}
+            | {key: _last(curves, tag, points=0) for key, tag in MEANS.items()}
         )
     return rows
 
 
-CURVES = {"kl": "train/kl", "grad_norm": "train/actor_grad_norm"}
+def _by_step(cells: Sequence[dict[int, float]]) -> dict[int, float]:
+    shared = sorted(set.intersection(*(set(steps) for steps in cells)))
+    return {step: round(float(np.mean([steps[step] for steps in cells])), 4) for step in shared}
 
 
 def _last(curves: list[dict[str, list]], tag: str, points: int = 3) -> float | None:
+    """The mean over the last points of a curve, or over all where ``points`` is 0."""
     values = [np.mean([v for _, v in c[tag][-points:]]) for c in curves if c.get(tag)]
     return round(float(np.mean(values)), 4) if values else None
 
@@ -206,29 +202,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m examples.micro_code.study", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--base", type=Path, required=True, help="run directory with a policy and a reward model")
-    parser.add_argument("--output", type=Path, required=True, help="where cells are kept")
-    parser.add_argument("--arms", nargs="+", default=["none", "random", "best_worst"], help=f"of {', '.join(ARMS)}")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="of PPO")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as for run")
-    parser.add_argument("--table", action="store_true", help="train nothing: compare what is there")
+    add = parser.add_argument
+    add("--base", type=Path, nargs="+", required=True, help="run directories with a policy and a reward model")
+    add("--output", type=Path, required=True, help="where cells are kept")
+    add("--arms", nargs="+", default=["none", "random", "best_worst"], help=f"of {', '.join(ARMS)}, with +variants")
+    add("--seeds", nargs="+", type=int, default=[1], help="of PPO, on every base")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="as for run")
+    add("--table", action="store_true", help="train nothing: compare what is there")
+    add("--json", type=Path, metavar="FILE", help="write the table there, too")
     options = parser.parse_args(argv)
-    cells = Cells(options.base, options.output, options.set)
+    bases = [Cells(base, options.output, options.set) for base in options.base]
     wanted = [(arm, seed) for seed in options.seeds for arm in options.arms]
     try:
-        for arm, seed in [] if options.table else wanted:
-            cells.train(arm, seed)
-            print(f"{arm}, seed {seed}: trained", flush=True)
-    except PhaseFailed as error:
+        for arm, _ in wanted:
+            config_of(bases[0].study.ppo, arm)
+        for cells in [] if options.table else bases:
+            cells.make(wanted)
+    except (PhaseFailed, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    finally:
-        cells.run.one_ray.close()
-    trained = [cell for cell in wanted if (cells.path(*cell) / "curves.json").exists()]
-    cells.evaluate(trained)
-    rows = table(cells, options.arms, options.seeds)
+    rows = table(bases, options.arms, options.seeds)
     for row in rows:
         print(json.dumps(row))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
 
 

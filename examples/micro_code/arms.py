@@ -1,0 +1,135 @@
+"""The arms of a study: what differs from its PPO run, filter by filter and selection by selection."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .config import PPOConfig
+
+TRUE_SCORE = str(Path(__file__).parent / "true_score.py")
+_RANDOM: dict[str, Any] = {"sample_filter": "rank_weights", "weights": (1.0,) * 5}
+_ALL: dict[str, Any] = {"sample_filter": "none", "keep": 5}
+_TWO_OF_ALL = ("--sample_filter_baseline", "group")
+_RLOO = ("--algo.advantage.estimator", "rloo")
+
+#: Eight responses to each of 40 prompts a step, five passes over 160 prompts; the reward is whether the code is right,
+#: and no reward model or critic takes part.
+_CODE: dict[str, Any] = {
+    "sample_filter": "none",
+    "samples": 8,
+    "keep": 8,
+    "steps": 20,
+    "save_every": 5,
+    "rollout_prompts": 40,
+    "batch_size": 160,
+    "micro_batch_size": 80,
+    "critic_warmup_steps": 0,
+    "kl": 0.01,
+    "flags": (
+        *("--algo.advantage.estimator", "group_norm", "--train.num_episodes", "5"),
+        *("--reward.remote_url", TRUE_SCORE, "--data.label_key", "label"),
+    ),
+}
+
+
+def _code(*flags: str, **more: Any) -> dict[str, Any]:
+    return {**_CODE, **more, "flags": (*_CODE["flags"], *flags)}
+
+
+def _selected(name: str, *options: str) -> dict[str, Any]:
+    given = ("--prompt_selection_options", *options) if options else ()
+    return _code("--prompt_selection", name, *given)
+
+
+#: ``ranks_...`` keep these ranks of each prompt, 1 being the highest reward; ``code_...`` have code as the reward.
+ARMS: dict[str, dict[str, Any]] = {
+    "none": _ALL,
+    "random": _RANDOM,
+    "best_worst": {"sample_filter": "best_worst"},
+    "best_random": {"sample_filter": "best_random"},
+    "best_of_n": {"sample_filter": "best_of_n", "keep": 1},
+    "max_variance": {"sample_filter": "max_variance"},
+    "ranks_2_5": {"sample_filter": "rank_weights", "weights": (0.0, 1.0, 0.0, 0.0, 1.0)},
+    "ranks_1_4": {"sample_filter": "rank_weights", "weights": (1.0, 0.0, 0.0, 1.0, 0.0)},
+    "ranks_2_4": {"sample_filter": "rank_weights", "weights": (0.0, 1.0, 0.0, 1.0, 0.0)},
+    "ranks_1_2": {"sample_filter": "rank_weights", "weights": (1.0, 1.0, 0.0, 0.0, 0.0)},
+    "ranks_4_5": {"sample_filter": "rank_weights", "weights": (0.0, 0.0, 0.0, 1.0, 1.0)},
+    # Looks at a probe before every second step.
+    "learned_weights": {
+        "sample_filter": "learned_weights",
+        "flags": (
+            "--sample_filter_options",
+            "method=subset",
+            "patience=2",
+            "certainty=2",
+            "--data.label_key",
+            "label",
+        ),
+    },
+    "code_uniform": _selected("uniform"),
+    "code_vade": _selected("vade"),
+    "code_variance": _selected("vade", "gain=variance"),
+    "code_greedy": _selected("vade", "explore=mean"),
+    "code_target": _selected("target"),
+    "code_dynamic": _code("--algo.dynamic_filtering_enable", "--algo.dynamic_filtering_range", "0.01", "0.99"),
+}
+#: Variants of any arm, as ``arm+variant``. With the same updates a rollout, k of N train in smaller batches.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "rloo": {"flags": _RLOO},
+    "group": {"flags": _RLOO + _TWO_OF_ALL},
+    "updates": {"batch_size": 32, "micro_batch_size": 32},
+    "few": {"batch_size": 320, "micro_batch_size": 64},
+    "lr2": {"learning_rate": 6e-4},
+    "kl.1": {"kl": 0.1},
+    "kl0": {"kl": 0.0},
+    "warm8": {"critic_warmup_steps": 8},
+    "best_worst": {
+        "sample_filter": "best_worst",
+        "keep": 2,
+        "batch_size": 40,
+        "micro_batch_size": 40,
+        "flags": _TWO_OF_ALL,
+    },
+    "max_variance": {
+        "sample_filter": "max_variance",
+        "keep": 4,
+        "batch_size": 80,
+        "micro_batch_size": 80,
+        "flags": _TWO_OF_ALL,
+    },
+}
+
+
+def config_of(base: PPOConfig, arm: str) -> PPOConfig:
+    """The PPO settings of ``arm``, ``arm+variant`` or ``arm+variant+variant``.
+
+    Raises:
+        ValueError: there is no such arm or variant.
+    """
+    name, *variants = arm.split("+")
+    for kind, given, known in (("arm", [name], ARMS), ("variant", variants, VARIANTS)):
+        if unknown := [one for one in given if one not in known]:
+            raise ValueError(f"there is no {kind} {unknown[0]!r}: take one of {', '.join(known)}.")
+    found = replace(base, **{"save_every": 4, **ARMS[name]})
+    for variant in variants:
+        change = dict(VARIANTS[variant])
+        if "flags" in change:
+            change["flags"] = found.flags + change["flags"]
+        found = replace(found, **change)
+    return found
+
+
+def probe_flags(config: PPOConfig, probe: Path) -> tuple[str, ...]:
+    """What a filter that learns from true scores needs: a probe, looked at before every second step."""
+    if config.sample_filter != "learned_weights":
+        return ()
+    values = {"": probe, "_every": 2, "_score": TRUE_SCORE}
+    return tuple(str(word) for key, value in values.items() for word in (f"--sample_filter_probe{key}", value))
+
+
+def episodes(config: PPOConfig) -> int:
+    """How often a run passes over its prompts."""
+    flag = "--train.num_episodes"
+    return int(config.flags[config.flags.index(flag) + 1]) if flag in config.flags else 1
