@@ -4,8 +4,8 @@ python -m examples.micro_code.study --base runs/study_base --output runs/study -
 python -m examples.micro_code.study --base runs/s1 runs/s2 runs/s3 --output runs/study --table --json study.json
 
 A BASE is the run directory of a study that has a reward model (examples.micro_code.run --until reward, or further). A
-cell is an arm with a base and a PPO seed; it is trained once and kept under its settings. The cells of a base share one
-Ray. The table compares each arm with the first one, paired over bases, seeds and held-out tasks.
+cell is an arm with a base and a PPO seed, trained once and kept under its settings. The cells of a base share one Ray.
+The table compares each arm with the first one, paired over bases, seeds and held-out tasks.
 """
 
 from __future__ import annotations
