@@ -18,11 +18,15 @@ NAN = math.nan
 GROUP = [10.0, 7.0, 7.0, 0.0]
 
 
-def advantages(estimator, rewards=(GROUP,), **flat):
+def advantages(estimator, rewards=(GROUP,), in_lists=False, **flat):
     """The first token of each training sample, which names it, to its advantage."""
     flat = {"algo.advantage.estimator": estimator, "train.batch_size": 2, **flat}
     maker = make_maker(local_reward=False, **flat)
-    experiences = maker.make_experience_batch(rollout_of(list(rewards)))
+    samples = rollout_of(list(rewards))
+    if in_lists:
+        for sample in samples:
+            sample.rewards = sample.rewards.unsqueeze(0)
+    experiences = maker.make_experience_batch(samples)
     return {
         int(token): float(advantage)
         for experience in experiences
@@ -50,6 +54,14 @@ def test_best_and_worst_of_a_group_by_hand(estimator, baseline, best, worst):
     for experience in experiences:  # what is logged and what the next stage reads stays the reward
         assert sorted(experience.rewards.tolist()) == sorted(experience.info["reward"].tolist())
         assert set(experience.rewards.tolist()) <= {10.0, 0.0}
+
+
+@pytest.mark.parametrize("baseline", ["kept", "group"])
+def test_a_reward_function_may_answer_with_a_list(baseline):
+    """OpenRLHF makes a tensor of (1, 1) of ``{"rewards": [1.0]}``."""
+    plain, _ = advantages("rloo", sample_filter_baseline=baseline)
+    listed, _ = advantages("rloo", in_lists=True, sample_filter_baseline=baseline)
+    assert listed == plain
 
 
 def test_a_dropped_sample_is_in_the_baseline_of_the_group_and_only_there():

@@ -75,7 +75,9 @@ class Rollout:
         """Copies of those with a usable reward, with the length penalties that training sees in it; made once."""
         if self._shaped is None:
             usable = self._by_usable_reward(True)
-            self._shaped = [replace(s, rewards=s.rewards.clone().float(), info={"reward": s.rewards}) for s in usable]
+            # A reward function that answers with a list leaves (1, 1).
+            rewards = [s.rewards.float().reshape(1).clone() for s in usable]
+            self._shaped = [replace(s, rewards=r, info={"reward": r.clone()}) for s, r in zip(usable, rewards)]
             apply_length_penalties(self._shaped, args)
         return self._shaped
 

@@ -181,7 +181,7 @@ def learning(stack, folder, name, options, reward):
         f"--sample_filter {name} --sample_filter_options {options} "
         f"--sample_filter_probe {probe} --sample_filter_probe_every 2 "
         f"--sample_filter_probe_score {HERE / 'true_score.py'} {reward} "
-        "--train.async_enable --algo.advantage.estimator reinforce --algo.kl.init_coef 0 --rollout.batch_size 4",
+        "--train.async_enable --algo.kl.init_coef 0 --rollout.batch_size 4",
     )
     assert list(run.steps) == [1, 2, 3, 4]
     assert run.samples("PolicyModelActor", "forward") == run.samples("ActorPPOTrainer", "train") == 16 * 2
@@ -195,7 +195,7 @@ def test_adaptive_learns_from_a_probe_that_does_not_train(stack, tmp_path):
         tmp_path,
         "adaptive",
         "candidates=best_worst,best_random patience=1",
-        f"--reward.model_name_or_path {stack.reward}",
+        f"--reward.model_name_or_path {stack.reward} --algo.advantage.estimator reinforce",
     )
     assert run.samples("RewardModelActor", "forward") == (16 + 2 * 6) * 4
     first, second, third, _ = (step["filter/gain_best_worst"] for step in run.steps.values())
@@ -212,7 +212,8 @@ def test_weights_are_learnt_from_a_probe_that_does_not_train(stack, tmp_path):
         "    characters = sum(character.isascii() for character in response)\n"
         "    return {'rewards': [float(characters % 2 == 0)]}\n"
     )
-    run = learning(stack, tmp_path, "learned_weights", "patience=1 method=reinforce", f"--reward.remote_url {reward}")
+    reward = f"--reward.remote_url {reward} --algo.advantage.estimator rloo --sample_filter_baseline group"
+    run = learning(stack, tmp_path, "learned_weights", "patience=1 method=reinforce", reward)
     weights = [[step[f"filter/weight_{rank}"] for rank in range(1, 5)] for step in run.steps.values()]
     assert weights[0] == weights[1] == [0.5, 0.0, 0.0, 0.5], "the first look has nothing to judge by"
     assert sum(weights[3]) == pytest.approx(1.0)
