@@ -1,6 +1,7 @@
 """Arms of the micro-code study, and the alignment of what a filter keeps with the true score."""
 
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -76,6 +77,30 @@ def test_the_table_pairs_arms_over_several_bases(cells, tmp_path):
     none, random, best = study.table(bases, ["none", "random", "best_worst"], [1])
     assert none["by_cell"] == [0.2, 0.8] and random["difference"] == pytest.approx(0.1)
     assert random["interval"] == pytest.approx((0.1, 0.1)) and best["cells"] == 1
+
+
+def test_the_figure_says_what_the_table_says(cells, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for arm, level in {"none": 0.5, "random": 0.3, "best_worst": 0.5}.items():
+        planted(cells, arm, 1, rng.random((300, 8)) < level)
+    command = [
+        "--base",
+        str(cells.base),
+        "--output",
+        str(cells.output),
+        "--table",
+        "--figure",
+        str(tmp_path / "f.svg"),
+    ]
+    assert study.main([*command, "--json", str(tmp_path / "f.json")]) == 0
+    _, random, best = json.loads((tmp_path / "f.json").read_text())
+    drawn = (tmp_path / "f.svg").read_text()
+    root = ElementTree.fromstring(drawn)
+    said = root.find("{http://www.w3.org/2000/svg}desc").text
+    assert said.startswith(f"best_worst {best['difference']:+.3f}") and f"random {random['difference']:+.3f}" in said
+    low, high = random["interval"]
+    assert high < 0 and f"[{low:+.3f}, {high:+.3f}]" in said
+    assert drawn.count("var(--c0)") >= 1, "a difference beyond noise has the colour of a series"
 
 
 def test_arms_with_code_as_the_reward_have_equal_rollouts():

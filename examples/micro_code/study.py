@@ -28,6 +28,7 @@ from .config import EvaluationConfig, ModelConfig, PPOConfig, RewardConfig, SFTC
 from .one_ray import OneRay
 from .phases import PhaseFailed, Run, _train, _write_rows, scalars
 from .sampling import Draw, sample_all, score_samples
+from .study_figure import forest
 from .tasks import Task
 
 PROBE = 64  # prompts
@@ -210,6 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="as for run")
     add("--table", action="store_true", help="train nothing: compare what is there")
     add("--json", type=Path, metavar="FILE", help="write the table there, too")
+    add("--figure", type=Path, metavar="FILE", help="draw the differences there, as SVG")
     options = parser.parse_args(argv)
     bases = [Cells(base, options.output, options.set) for base in options.base]
     wanted = [(arm, seed) for seed in options.seeds for arm in options.arms]
@@ -226,6 +228,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(row))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if options.figure:
+        options.figure.write_text(forest(rows))
     return 0
 
 
