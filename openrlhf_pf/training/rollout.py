@@ -18,6 +18,7 @@ from torch import Tensor
 
 from openrlhf_pf.filters import Draw, FilterBatch
 from openrlhf_pf.rollouts import prompt_id
+from openrlhf_pf.training.context import noted
 
 #: What OpenRLHF itself writes into ``info`` before the models' forward passes; the rest are the user's extra logs.
 _INFO_OF_HOST = ("response_clip_ratio", "reward", "score")
@@ -105,6 +106,11 @@ class Rollout:
         """G x N texts."""
         return [[_response_text(sample, tokenizer) for sample in group] for group in self.groups]
 
+    def _noted(self, name: str, dtype: torch.dtype) -> Tensor | None:
+        """(G,) what was noted of each prompt where it was generated; None where nothing was."""
+        values = noted(self.groups, name)
+        return None if values is None else torch.tensor(values, dtype=dtype)
+
     def filter_batch(self, rank_by: str, generator: torch.Generator, step: int, tokenizer: Any) -> FilterBatch:
         """What the filter sees; ``rank_by`` is a member of ``arguments.RANKINGS``."""
         batch = FilterBatch(
@@ -115,6 +121,9 @@ class Rollout:
             prompts=lambda: [group[0].prompts[0] for group in self.groups],
             responses=lambda: self.responses(tokenizer),
             labels=lambda: [_label(group[0]) or "" for group in self.groups],
+            datasources=noted(self.groups, "datasource"),
+            posterior_mean=self._noted("posterior_mean", torch.float64),
+            visits=self._noted("visits", torch.long),
             scores=self.scores,
             extra_logs=lambda: self.extra_logs,
             model_rewards=self.model_rewards,
