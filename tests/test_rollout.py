@@ -60,7 +60,7 @@ def test_what_is_noted_of_prompts_follows_them_and_is_none_where_nothing_was_not
     bare = rollout.filter_batch("reward", torch.Generator(), 0, Tokenizer())
     assert bare.posterior_mean is None and bare.visits is None
     with pytest.raises(ValueError, match="these samples have no datasources"):
-        bare.datasources
+        _ = bare.datasources
     at = first_group(rollout)
     for place, group in enumerate(rollout.groups):
         for sample in group:

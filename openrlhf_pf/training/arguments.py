@@ -59,8 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=DRAWS,
     )
     add("_weights", "for rank_weights: the weight of each rank, best first", type=float, nargs="+", metavar="W")
-    add("_low", "for top_bottom: rewards below this pass", type=float, metavar="R")
-    add("_high", "for top, top_random, top_bottom: rewards above this pass", type=float, metavar="R")
+    quantile = "or below this quantile of them with --sample_filter_options unit=quantile"
+    add("_low", f"for top_bottom: rewards below this pass, {quantile}", type=float, metavar="R")
+    quantile = quantile.replace("below", "above")
+    add("_high", f"for top, top_random, top_bottom: rewards above this pass, {quantile}", type=float, metavar="R")
     add("_power", "for reward_power: the exponent", type=float, metavar="P")
     add("_options", "further options of the filter", nargs="+", metavar="KEY=VALUE")
     add(
