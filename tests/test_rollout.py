@@ -90,6 +90,8 @@ def test_the_response_goes_from_the_first_token_of_the_policy_to_its_last():
     sample.response_length = torch.tensor([3])
     made = Rollout([sample], 1)
     assert made.responses(Tokenizer()) == [["7 8 9"]]
+    ((tokens,),) = made.filter_batch("reward", None, 0, None).response_tokens
+    assert tokens.tolist() == [7, 8, 9]
     rows = made.log_rows(
         torch.ones(1, 1), draw("select", torch.ones(1, 1), 1), made.filter_batch("reward", None, 0, None), Tokenizer()
     )

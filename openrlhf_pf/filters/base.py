@@ -24,8 +24,9 @@ class FilterBatch:
         generator: source of all randomness. Without one, torch's global generator is used.
         step: number of training steps made before this rollout.
         columns: what else is known of the samples, by the name of the property that serves it (``response_lengths``,
-            ``prompts``, ``responses``, ``labels``, ``datasources``, ``posterior_mean``, ``visits``, ``scores``,
-            ``extra_logs``, ``model_rewards``): its value, or a function without arguments that makes it.
+            ``response_tokens``, ``prompts``, ``responses``, ``labels``, ``datasources``, ``posterior_mean``,
+            ``visits``, ``scores``, ``extra_logs``, ``model_rewards``): its value, or a function without arguments that
+            makes it.
     """
 
     rewards: Tensor
@@ -66,6 +67,11 @@ class FilterBatch:
     def response_lengths(self) -> Tensor:
         """(G, N) int64: tokens of each response."""
         return self._column("response_lengths")
+
+    @cached_property
+    def response_tokens(self) -> Sequence[Sequence[Tensor]]:
+        """G x N responses as tokens, (tokens,) int64 each; with what an environment answered in between."""
+        return self._column("response_tokens")
 
     @cached_property
     def prompts(self) -> Sequence[str]:

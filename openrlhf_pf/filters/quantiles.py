@@ -85,8 +85,8 @@ def check_task_key(per: str | None) -> None:
     """Raise ValueError where ``per`` is no key of tasks."""
     if per not in (None, "datasource") and not (per.startswith(LABEL) and len(per) > len(LABEL)):
         raise ValueError(
-            f"per must be datasource or label:FIELD, a field of labels that are JSON, got '{per}': choose one of them, "
-            "or leave it out for one threshold over all prompts."
+            f"per must be datasource or label:FIELD, a field of labels that are JSON, got '{per}': choose one of "
+            "them, or leave it out for one threshold over all prompts."
         )
 
 

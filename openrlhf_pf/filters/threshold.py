@@ -92,6 +92,8 @@ class Top(SampleFilter):
         return {} if self.unit == "reward" else {"per": self.per, "windows": self.quantiles.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if not state:
+            return
         if self.unit == "reward" or state["per"] != self.per:
             raise ValueError(
                 f"the checkpoint's thresholds are quantiles {_by(state['per'])}, these are "

@@ -127,7 +127,8 @@ def _lacking(checkpoint: Checkpoint, weights: Sequence[float] | None) -> dict[st
     if weights is None:
         reasons.setdefault("rank_weights", "no rank weights were given, give them with --weights")
     if checkpoint.length is None:
-        reasons |= dict.fromkeys(("shortest", "reward_per_token"), "the samples have no response lengths")
+        by_length = ("shortest", "reward_per_token", "pareto")
+        reasons |= dict.fromkeys(by_length, "the samples have no response lengths")
     if checkpoint.model_rewards is None:
         reasons.setdefault("ensemble_agreement", "the samples have no rewards of several models")
     return reasons
@@ -173,8 +174,8 @@ def _weights(sample_filter: SampleFilter, batch: FilterBatch) -> Floats:
         return average_ties(weights, batch.rewards.numpy())
     if isinstance(sample_filter, KeyFilter):
         return average_ties(weights, torch.where(batch.usable, sample_filter.key(batch), torch.nan).numpy())
-    if weights.max() == 0:
-        return weights
+    if weights.max() == 0 or sample_filter.scope == "group":
+        return weights  # what ties are decided by a coin stay decided
     drawn = chances(torch.from_numpy(weights).reshape(1, -1), sample_filter.keep * len(weights))
     return drawn.reshape(weights.shape).numpy()
 

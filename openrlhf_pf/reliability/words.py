@@ -16,6 +16,7 @@ FILTER_MEANINGS = {
     "reward_power": "the further a reward is from 0, the more often (a power of it)",
     "shortest": "the k shortest responses of each prompt",
     "reward_per_token": "the k of each prompt with the most reward for their length",
+    "pareto": "the k of each prompt with the best trade between reward and length",
     "ensemble_agreement": "the k of each prompt that several reward models rank alike",
 }
 

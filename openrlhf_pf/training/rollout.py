@@ -118,6 +118,7 @@ class Rollout:
             generator,
             step,
             response_lengths=lambda: self.response_lengths,
+            response_tokens=lambda: [[_response_tokens(sample) for sample in group] for group in self.groups],
             prompts=lambda: [group[0].prompts[0] for group in self.groups],
             responses=lambda: self.responses(tokenizer),
             labels=lambda: [_label(group[0]) or "" for group in self.groups],
@@ -177,13 +178,16 @@ def _first_action(sample: Experience) -> int:
     return int(sample.action_mask[0].long().argmax()) + 1
 
 
-def _response_text(sample: Experience, tokenizer: Any) -> str:
+def _response_tokens(sample: Experience) -> Tensor:
     """From the first token that the policy wrote to the last, with what an environment answered in between."""
     written = sample.action_mask[0].nonzero()
     if not len(written):
-        return ""
-    tokens = sample.sequences[0, 1 + int(written[0]) : 2 + int(written[-1])]
-    return tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+        return sample.sequences[0, :0]
+    return sample.sequences[0, 1 + int(written[0]) : 2 + int(written[-1])]
+
+
+def _response_text(sample: Experience, tokenizer: Any) -> str:
+    return tokenizer.decode(_response_tokens(sample).tolist(), skip_special_tokens=True)
 
 
 def _fingerprint(group: Sequence[Experience]) -> bytes:

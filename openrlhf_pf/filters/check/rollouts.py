@@ -18,6 +18,8 @@ from openrlhf_pf.filters import FilterBatch
 
 #: (G,) columns that only ``--prompt_selection`` fills.
 OF_SELECTION = ("posterior_mean", "visits")
+#: Lists with an entry for each prompt.
+OF_TEXTS = ("prompts", "responses", "response_tokens", "labels", "datasources")
 #: Tasks that prompts are of, in turn: in the labels, which are JSON, and as data sources.
 TASKS = ("code", "maths", "chat")
 
@@ -61,8 +63,11 @@ class Rollout:
         def moved(values: Tensor) -> Tensor:
             return values.gather(-1, order.expand_as(values))
 
-        responses = [[row[i] for i in places] for row, places in zip(self.columns["responses"], order.tolist())]
-        return Rollout(moved(self.rewards), self._moved(moved) | {"responses": responses})
+        texts = {
+            name: [[row[i] for i in places] for row, places in zip(self.columns[name], order.tolist())]
+            for name in ("responses", "response_tokens")
+        }
+        return Rollout(moved(self.rewards), self._moved(moved) | texts)
 
     def with_prompts(self, order: Tensor) -> "Rollout":
         """Return the same samples with their prompts in another order (G,)."""
@@ -70,9 +75,7 @@ class Rollout:
         def moved(values: Tensor) -> Tensor:
             return values[..., order, :]
 
-        texts = {
-            name: [self.columns[name][i] for i in order] for name in ("prompts", "responses", "labels", "datasources")
-        }
+        texts = {name: [self.columns[name][i] for i in order] for name in OF_TEXTS}
         of_prompts = {name: self.columns[name][order] for name in OF_SELECTION if name in self.columns}
         return Rollout(moved(self.rewards), self._moved(moved) | texts | of_prompts)
 
@@ -122,11 +125,13 @@ def make_tied_rollout(n_prompts: int, n_samples: int, seed: int) -> Rollout:
 def _rollout(
     rewards: Tensor, lengths: Tensor, scores: Tensor, model_rewards: Tensor, mean: Tensor, visits: Tensor
 ) -> Rollout:
+    tokens_of = {n: torch.arange(n) ** 2 % (7 + n) for n in lengths.unique().tolist()}
     tasks = [TASKS[i % len(TASKS)] for i in range(len(rewards))]
     columns = {
         "response_lengths": lengths,
         "prompts": [f"Question {i}" for i in range(len(rewards))],
         "responses": [[f"{'step ' * (n // 40)}answer {n}" for n in row] for row in lengths.tolist()],
+        "response_tokens": [[tokens_of[n] for n in row] for row in lengths.tolist()],
         "labels": [json.dumps({"answer": i, "task": task}) for i, task in enumerate(tasks)],
         "datasources": tasks,
         "posterior_mean": mean,
@@ -153,6 +158,8 @@ def spoiled(rollout: Rollout, seed: int) -> Rollout:
 def equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor):
         return torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(equal, one, other))
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
     return one == other
