@@ -24,6 +24,7 @@ from openrlhf_pf.filters import (
     filter_class,
 )
 from openrlhf_pf.filters.draw import chances
+from openrlhf_pf.filters.learned import LearnedWeights
 from openrlhf_pf.filters.threshold import TopRandom
 from openrlhf_pf.filters.variance import MaxVariance
 from openrlhf_pf.reliability.data import Checkpoint
@@ -43,15 +44,22 @@ class Strategy:
         name: a key of ``FILTERS``.
         keep: k, samples a prompt that train.
         options: the filter's further settings.
+        learned: the rank weights among the options were found from samples, see ``ranks.py``.
+        table: (G, N) weights of the samples that they were found from, by ranks that were found without their prompt;
+            None for the weights that the filter gives.
     """
 
     name: str
     keep: int
     options: dict[str, Any] = field(default_factory=dict)
+    learned: bool = False
+    table: Floats | None = field(default=None, compare=False, repr=False)
 
     @property
     def label(self) -> str:
         """What tables and figures call it."""
+        if self.learned:
+            return "learned ranks"
         return f"reward_power {self.options['power']:g}" if self.name == "reward_power" else self.name
 
     @property
@@ -109,7 +117,7 @@ def strategies_for(
     }
     found = []
     for name, cls in FILTERS.items():
-        if name in lacking or (names and name not in names):
+        if name in lacking or (names and name not in names) or cls is LearnedWeights:
             continue
         k = cls.default_keep(n_samples) if keep is None or cls is NoFilter else keep
         for chosen in options.get(name, [{}]):
@@ -120,7 +128,8 @@ def strategies_for(
 
 def _lacking(checkpoint: Checkpoint, weights: Sequence[float] | None) -> dict[str, str]:
     """Strategies that cannot be analysed, and why."""
-    learning = [name for name, cls in FILTERS.items() if issubclass(cls, LearningFilter)]
+    # What learned_weights would learn of these samples is looked for in ``ranks.py``.
+    learning = [n for n, cls in FILTERS.items() if issubclass(cls, LearningFilter) and cls is not LearnedWeights]
     reasons = dict.fromkeys(learning, "what it does depends on what it has seen while training")
     if checkpoint.reward.shape[1] < 2:
         reasons |= {name: "every prompt has a single response" for name in FILTERS if name != "none"}
@@ -155,7 +164,8 @@ def expected_weights(strategies: Sequence[Strategy], checkpoint: Checkpoint) -> 
         columns["model_rewards"] = torch.from_numpy(checkpoint.model_rewards)
     generator = torch.Generator().manual_seed(0)
     batch = FilterBatch(torch.from_numpy(checkpoint.reward), generator, **columns)
-    return [_weights(strategy.build(checkpoint.reward.shape[1]), batch) for strategy in strategies]
+    n_samples = checkpoint.reward.shape[1]
+    return [_weights(s.build(n_samples), batch) if s.table is None else s.table for s in strategies]
 
 
 def _weights(sample_filter: SampleFilter, batch: FilterBatch) -> Floats:

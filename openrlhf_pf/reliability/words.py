@@ -20,6 +20,9 @@ FILTER_MEANINGS = {
     "ensemble_agreement": "the k of each prompt that several reward models rank alike",
 }
 
+#: What the ranks keep that were found from the samples.
+LEARNED_RANKS = "the k ranks that gain most, judged on prompts that they were not chosen from"
+
 #: A term, how it is recognised in a text, and its meaning. In the order in which meanings build on each other.
 TERMS = [
     (
