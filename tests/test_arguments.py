@@ -50,6 +50,14 @@ BAD = [
     ("--sample_filter best_worst --rollout.n_samples_per_prompt 1", "draw at least 2 samples"),
     ("--sample_filter rank_weights --sample_filter_weights 1 0 1", "each of the 5 samples of a prompt, got 3"),
     ("--sample_filter best_worst --sample_filter_weights 1 0 0 0 1", "takes no weights"),
+    (
+        "--sample_filter top --sample_filter_high 0.5 --sample_filter_options per=datasource",
+        "per has no effect on thresholds in units of the reward: add unit=quantile",
+    ),
+    (
+        "--sample_filter top --sample_filter_high 1.5 --sample_filter_options unit=quantile",
+        "high must lie between 0 and 1 as a quantile, got 1.5",
+    ),
     ("--sample_filter none --sample_filter_keep 2", "--sample_filter_keep has no effect with --sample_filter none"),
     ("--sample_filter_seed 3", "--sample_filter_seed has no effect"),
     ("--prompt_selection vad", "there is no prompt selection 'vad'; there are uniform, vade, target: did you mean"),

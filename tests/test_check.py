@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,47 @@ def test_a_slow_filter_is_told_how_to_be_fast_but_does_not_fail(monkeypatch):
     )
 
 
+USUAL = "if batch.visits is None:\n    return batch.usable\nbatch.posterior_mean\nreturn batch.usable"
+BY_MEAN = "return batch.posterior_mean.unsqueeze(1) * batch.usable"
+STRICT = "if batch.visits is None:\n    raise ValueError('add --prompt_selection.')\nreturn batch.usable"
+
+
+@pytest.mark.parametrize(
+    "body, status, words",
+    [
+        ("return batch.usable", "ok", "asks for nothing that only --prompt_selection knows"),
+        (USUAL, "ok", "asks for posterior_mean and visits, and does without"),
+        (STRICT, "note", "works with --prompt_selection only: add --prompt_selection."),
+        (BY_MEAN, "FAILED", "posterior_mean are None, and the filter raised AttributeError"),
+    ],
+)
+def test_what_only_prompt_selection_knows_may_be_missing(tmp_path, body, status, words):
+    findings = check_filter(write(tmp_path, body))
+    found = next(finding for finding in findings if finding.check == "context")
+    assert found.status == status and words in found.sentence
+    assert {f.check for f in findings if f.status == "FAILED"} == ({"context"} if status == "FAILED" else set())
+
+
+def test_what_is_known_of_prompts_moves_with_them():
+    """Places of prompts, and of the samples of each, in reverse."""
+    rollout = make_rollout(5, 3, 0)
+    other = rollout.with_prompts(torch.arange(4, -1, -1)).with_samples(torch.arange(2, -1, -1).expand(5, 3))
+    for name in ("posterior_mean", "visits"):
+        assert torch.equal(other.columns[name], rollout.columns[name].flip(0))
+        assert rollout.columns[name].shape == (5,)
+    assert other.columns["datasources"] == rollout.columns["datasources"][::-1] != rollout.columns["datasources"]
+
+
+def test_the_contextual_filter_of_the_docs_is_sound(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "filters.md").read_text()
+    code = page[page.index("    class Hopeful") :].split("\n\nBeside it")[0]
+    file = tmp_path / "hopeful.py"
+    imports = "import torch\nfrom openrlhf_pf.filters import SampleFilter, build_filter\n\n\n"
+    file.write_text(imports + textwrap.dedent(code))
+    findings = check_filter(f"{file}:Hopeful")
+    assert failed(findings) == {} and "does without" in {f.check: f.sentence for f in findings}["context"]
+
+
 # ── Command line ──
 
 
@@ -247,7 +289,7 @@ def test_exit_status_0_and_one_line_a_check_for_a_sound_filter(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[:-1]] == list(CHECKS)
     assert "shape (61, 6), none negative (k = 3, group scope)" in lines[0]
-    assert lines[-1] == "best_worst is sound: 11 checks, none FAILED."
+    assert lines[-1] == "best_worst is sound: 12 checks, none FAILED."
 
 
 def test_exit_status_1_for_a_broken_contract(tmp_path, capsys):
@@ -298,7 +340,7 @@ def test_the_module_runs_as_a_command():
     command = [sys.executable, "-m", "openrlhf_pf.filters.check", EXAMPLE, "--options", "threshold=0.6"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "RuntimeWarning" not in done.stderr  # as runpy warns of a module loaded twice
-    assert done.stdout.splitlines()[-1] == f"{EXAMPLE} is sound: 11 checks, none FAILED."
+    assert done.stdout.splitlines()[-1] == f"{EXAMPLE} is sound: 12 checks, none FAILED."
 
 
 # ── The example ──

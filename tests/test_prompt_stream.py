@@ -9,7 +9,10 @@ import torch
 
 pytest.importorskip("openrlhf")
 
-from openrlhf_pf.training.selection import PromptStream, values_of
+from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator, _collect_prompt_batch
+
+from openrlhf_pf.training.context import NotingGenerator, noted, noting
+from openrlhf_pf.training.selection import PromptStream, selecting, values_of
 
 N = 4
 
@@ -183,6 +186,74 @@ def test_a_checkpoint_of_another_run_is_refused(other, sentence):
 def test_too_few_prompts_are_refused():
     with pytest.raises(ValueError, match="a rollout takes 4 of 3 different prompts"):
         stream_of(Data(["a", "b", "c", "a", "b"]))
+
+
+# ── What samples bring along ──
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    """OpenRLHF's generator with answers that come last prompt first, N of each, right by each prompt's chance."""
+
+    def generate(self, dataloader_iter, num_prompts, dynamic_filtering, **kwargs):
+        prompts, labels, _, exhausted = _collect_prompt_batch(dataloader_iter, num_prompts)
+        samples = samples_of(prompts[::-1], labels[::-1])
+        for place, sample in enumerate(samples):
+            sample.rewards = torch.tensor([float(place % N < round(N * chance(sample.prompts[0])))])
+            sample.scores = None
+        return samples, len(prompts), exhausted
+
+    monkeypatch.setattr(SamplesGenerator, "_generate_vllm", generate)
+
+
+def generator_of(data, **changes):
+    strategy = SimpleNamespace(args=arguments(**changes))
+    return SamplesGenerator(strategy, SimpleNamespace(dataset=data), None, None, [])
+
+
+def groups(samples):
+    return [samples[start : start + N] for start in range(0, len(samples), N)]
+
+
+def test_samples_bring_what_was_known_of_their_prompt_before_them(engines):
+    plain = generator_of(Data([f"prompt {i}" for i in range(5)]), options=["decay=1,1"])
+    stream, generator = selecting(plain, plain.prompts_dataloader)
+    taken = Counter()
+    for _ in range(6):  # episodes of 5 prompts, in rollouts of 4 and 1
+        generator._dataloader_iter = iter(stream)
+        for count in (4, 1):
+            samples, _, _ = generator._generate_vllm(generator._dataloader_iter, count, False)
+            names = [group[0].prompts[0] for group in groups(samples)]
+            # Of N responses in each earlier rollout, so many were right: (a + 1) / (a + b + 2).
+            expected = [(round(N * chance(n)) * taken[n] + 1) / (N * taken[n] + 2) for n in names]
+            assert noted(groups(samples), "posterior_mean") == pytest.approx(expected)
+            assert noted(groups(samples), "visits") == [taken[n] for n in names]
+            taken.update(names)
+        assert generator._generate_vllm(generator._dataloader_iter, 4, False) == ([], 0, True)
+    assert sum(taken.values()) == 30 and max(taken.values()) > min(taken.values()) > 0
+
+
+class Sourced(Data):
+    def __getitem__(self, row):
+        return f"source {row % 3}", self.prompts[row], self.labels[row], None
+
+
+def test_samples_bring_the_data_source_of_their_prompt_without_selection_too(engines):
+    data = Sourced([f"prompt {i}" for i in range(7)])
+    generator = noting(generator_of(data))
+    assert type(generator) is NotingGenerator and generator.prompts_dataloader.dataset is data
+    rows = (data.collate_fn([data[i]]) for i in range(7))
+    generator._dataloader_iter = iter(rows)
+    samples, consumed, exhausted = generator._generate_vllm(generator._dataloader_iter, 5, False)
+    assert (consumed, exhausted) == (5, False)
+    assert noted(groups(samples), "datasource") == [f"source {i % 3}" for i in (4, 3, 2, 1, 0)]
+    assert noted(groups(samples), "posterior_mean") is None and noted([], "datasource") is None
+    samples, consumed, exhausted = generator._generate_vllm(generator._dataloader_iter, 5, False)
+    assert (consumed, exhausted) == (2, True), "nothing was taken ahead"
+    assert noted(groups(samples), "datasource") == ["source 0", "source 2"]
+    evaluation = iter([data.collate_fn([data[0]])])
+    samples, _, _ = generator._generate_vllm(evaluation, 1, False)
+    assert noted(groups(samples), "datasource") is None
 
 
 def test_scores_where_there_are_some_else_rewards():

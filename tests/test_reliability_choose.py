@@ -269,7 +269,7 @@ def test_data_decide_which_strategies_there_are():
     checkpoint.length = np.ones(checkpoint.reward.shape, int)
     checkpoint.model_rewards = np.stack([checkpoint.reward] * 2)
     more = {s.name for s in strategies_for(checkpoint, weights=[1] * 6)} - {s.split()[0] for s in labels}
-    assert more == {"shortest", "reward_per_token", "ensemble_agreement", "rank_weights"}
+    assert more == {"shortest", "reward_per_token", "pareto", "ensemble_agreement", "rank_weights"}
     with pytest.raises(ValueError, match="there is no strategy 'best': choose from none, best_of_n"):
         strategies_for(checkpoint, ("best",))
     with pytest.raises(ValueError, match="'rank_weights' cannot be analysed: no rank weights were given"):

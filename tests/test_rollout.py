@@ -12,6 +12,7 @@ from rollouts import rollout_of
 
 from openrlhf_pf.filters import draw
 from openrlhf_pf.rollouts import prompt_id
+from openrlhf_pf.training.context import note
 from openrlhf_pf.training.rollout import Rollout
 
 NAN = math.nan
@@ -55,6 +56,23 @@ def test_a_filter_sees_what_is_known_of_the_samples(rollout):
     assert not batch.has_ensemble
 
 
+def test_what_is_noted_of_prompts_follows_them_and_is_none_where_nothing_was_noted(rollout):
+    bare = rollout.filter_batch("reward", torch.Generator(), 0, Tokenizer())
+    assert bare.posterior_mean is None and bare.visits is None
+    with pytest.raises(ValueError, match="these samples have no datasources"):
+        _ = bare.datasources
+    at = first_group(rollout)
+    for place, group in enumerate(rollout.groups):
+        for sample in group:
+            note(sample, datasource=f"source {place}")
+            note(sample, posterior_mean=0.25 + place / 2, visits=place)
+    batch = rollout.filter_batch("reward", torch.Generator(), 0, Tokenizer())
+    assert (batch.posterior_mean.tolist(), batch.visits.tolist()) == ([0.25, 0.75], [0, 1])
+    assert batch.datasources == ["source 0", "source 1"] and batch.posterior_mean.dtype == torch.float64
+    assert batch.ranked_by(batch.rewards).visits.tolist() == [0, 1]
+    assert set(batch.extra_logs) == {"tests"} and batch.prompts[at] == "prompt 0"
+
+
 def test_a_filter_ranks_by_the_ensemble_only_where_the_reward_is_usable(rollout):
     at = first_group(rollout)
     rollout.model_rewards = torch.stack([torch.ones(2, 3), torch.tensor([[3.0, 3.0, 5.0]] * 2)]).double()
@@ -72,6 +90,8 @@ def test_the_response_goes_from_the_first_token_of_the_policy_to_its_last():
     sample.response_length = torch.tensor([3])
     made = Rollout([sample], 1)
     assert made.responses(Tokenizer()) == [["7 8 9"]]
+    ((tokens,),) = made.filter_batch("reward", None, 0, None).response_tokens
+    assert tokens.tolist() == [7, 8, 9]
     rows = made.log_rows(
         torch.ones(1, 1), draw("select", torch.ones(1, 1), 1), made.filter_batch("reward", None, 0, None), Tokenizer()
     )

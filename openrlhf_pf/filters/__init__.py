@@ -20,6 +20,7 @@ from openrlhf_pf.filters.learned import LearnedWeights
 from openrlhf_pf.filters.learning import LearningFilter
 from openrlhf_pf.filters.length import RewardPerToken, Shortest
 from openrlhf_pf.filters.load import load_filter, options_of, parse_options
+from openrlhf_pf.filters.pareto import Pareto
 from openrlhf_pf.filters.power import RewardPower
 from openrlhf_pf.filters.rank import BestOfN, BestRandom, BestWorst, NoFilter, RankFilter, RankWeights
 from openrlhf_pf.filters.threshold import Top, TopBottom, TopRandom
@@ -38,6 +39,7 @@ FILTERS: dict[str, type[SampleFilter]] = {
     "reward_power": RewardPower,
     "shortest": Shortest,
     "reward_per_token": RewardPerToken,
+    "pareto": Pareto,
     "ensemble_agreement": EnsembleAgreement,
     "adaptive": Adaptive,
     "learned_weights": LearnedWeights,

@@ -24,8 +24,9 @@ class FilterBatch:
         generator: source of all randomness. Without one, torch's global generator is used.
         step: number of training steps made before this rollout.
         columns: what else is known of the samples, by the name of the property that serves it (``response_lengths``,
-            ``prompts``, ``responses``, ``labels``, ``scores``, ``extra_logs``, ``model_rewards``): its value, or a
-            function without arguments that makes it.
+            ``response_tokens``, ``prompts``, ``responses``, ``labels``, ``datasources``, ``posterior_mean``,
+            ``visits``, ``scores``, ``extra_logs``, ``model_rewards``): its value, or a function without arguments that
+            makes it.
     """
 
     rewards: Tensor
@@ -53,6 +54,9 @@ class FilterBatch:
             raise ValueError(f"these samples have no {name}: the filter needs them, give FilterBatch({name}=...).")
         return value() if callable(value) else value
 
+    def _column_if_there(self, name: str) -> Any | None:
+        return None if self._columns.get(name) is None else self._column(name)
+
     def ranked_by(self, rewards: Tensor) -> "FilterBatch":
         """The same samples with other rewards (G, N) to rank by; those without a usable reward stay so."""
         return FilterBatch(torch.where(self.usable, rewards, torch.nan), self.generator, self.step, **self._columns)
@@ -63,6 +67,11 @@ class FilterBatch:
     def response_lengths(self) -> Tensor:
         """(G, N) int64: tokens of each response."""
         return self._column("response_lengths")
+
+    @cached_property
+    def response_tokens(self) -> Sequence[Sequence[Tensor]]:
+        """G x N responses as tokens, (tokens,) int64 each; with what an environment answered in between."""
+        return self._column("response_tokens")
 
     @cached_property
     def prompts(self) -> Sequence[str]:
@@ -82,12 +91,31 @@ class FilterBatch:
     @cached_property
     def scores(self) -> Tensor | None:
         """(G, N) float64 true scores, NaN where one is missing; None when the reward function returns none."""
-        return self._column("scores") if self._columns.get("scores") is not None else None
+        return self._column_if_there("scores")
 
     @cached_property
     def extra_logs(self) -> Mapping[str, Tensor]:
         """Name to (G, N) float64: the extra logs of the reward function, NaN where one is missing."""
         return self._column("extra_logs")
+
+    # ── What is known of the prompts ──
+
+    @cached_property
+    def datasources(self) -> Sequence[str]:
+        """G data sources: what the data set's column ``datasource`` says ("default" where there is none)."""
+        return self._column("datasources")
+
+    @cached_property
+    def posterior_mean(self) -> Tensor | None:
+        """(G,) float64: each prompt's chance of success by ``--prompt_selection``, the mean of its posterior when it
+        was selected, before this rollout; None without prompt selection.
+        """
+        return self._column_if_there("posterior_mean")
+
+    @cached_property
+    def visits(self) -> Tensor | None:
+        """(G,) int64: in how many earlier rollouts ``--prompt_selection`` took each prompt; None without it."""
+        return self._column_if_there("visits")
 
     # ── Several reward models ──
 

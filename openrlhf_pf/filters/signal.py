@@ -23,16 +23,23 @@ def rank_sums(batch: FilterBatch, known: Tensor) -> Tensor:
     A prompt with n < N usable rewards adds to n ranks, evenly spaced, as ``rank_weights`` does; one with a single
     ``known`` (G, N) sample adds nothing.
     """
-    n = batch.rewards.shape[1]
     known = known & (known.sum(dim=1, keepdim=True) > 1)
     d, s = deviations(batch.rewards, known), deviations(batch.scores, known)
-    sums = torch.zeros(3, n, dtype=torch.float64)
-    for row, values in zip(sums, (torch.ones_like(d), s * d, d * d)):
-        by_rank = (values * known).gather(1, batch.order)
-        by_n_usable = torch.zeros(n + 1, n, dtype=torch.float64).index_add_(0, batch.n_usable, by_rank)
-        for n_usable in range(1, n + 1):
-            row[spread_ranks(n_usable, n)] += by_n_usable[n_usable, :n_usable]
-    return sums
+    return torch.stack([by_rank(values * known, batch).sum(dim=0) for values in (torch.ones_like(d), s * d, d * d)])
+
+
+def by_rank(values: Tensor, batch: FilterBatch) -> Tensor:
+    """(G, N) the value of the sample at each rank, of values (G, N) of the samples as they stand.
+
+    A prompt with n < N usable rewards has values at n ranks, evenly spaced, as ``rank_weights`` does, and 0 elsewhere.
+    """
+    ranked, n = values.gather(1, batch.order), values.shape[1]
+    for n_usable in batch.n_usable[batch.n_usable < n].unique().tolist():
+        rows = batch.n_usable == n_usable
+        spread = torch.zeros(int(rows.sum()), n, dtype=ranked.dtype)
+        spread[:, spread_ranks(n_usable, n)] = ranked[rows, :n_usable]
+        ranked[rows] = spread
+    return ranked
 
 
 def expected_counts(weights: Tensor, keep: int, mode: str) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from openrlhf_pf.reliability.curves import Curves, curves_of
 from openrlhf_pf.reliability.data import Checkpoint, Rollouts, load
 from openrlhf_pf.reliability.drift import Trend, drift
 from openrlhf_pf.reliability.evaluate import Result, evaluate
+from openrlhf_pf.reliability.ranks import FOLDS, Ranks, can_choose, ranks_of
 from openrlhf_pf.reliability.strategies import POWERS, Strategy, strategies_for
 from openrlhf_pf.reliability.validate import Power, validate
 
@@ -80,6 +81,12 @@ class Analysed:
     recommendation: Recommendation
     answers: Answers
     curves: Curves | None
+    ranks: Ranks | None
+
+    @property
+    def gain_of_ranks(self) -> float:
+        """Of the learned ranks; where they are this checkpoint's own, on prompts that they were not chosen from."""
+        return next((r.estimates.get("gain", math.nan) for r in self.results if r.strategy.learned), math.nan)
 
 
 @dataclass
@@ -123,25 +130,40 @@ def analyse_rollouts(
     """
     settings = settings or Settings()
     strategies = _common_strategies(rollouts.checkpoints, settings)
+    learns = _learns(rollouts.checkpoints, settings)
+    if not strategies and not learns:
+        raise ValueError(
+            f"learned_weights chooses k ranks of N and needs N above k and at least 3, and {FOLDS} prompts: give "
+            "another --keep, or name other strategies beside it."
+        )
     validation: list[Power] = []
     if settings.validate:  # first, for it may refuse
         s = settings
         validation = validate(rollouts.checkpoints[0], strategies, s.threshold, s.level, s.seed, s.validate, say)
-    analysed = []
+    analysed: list[Analysed] = []
     for checkpoint in rollouts.checkpoints:
         say(f"{checkpoint.name}: {checkpoint.n_prompts:,} prompts, {int(checkpoint.known.sum()):,} scored samples")
-        analysed.append(_analyse_one(checkpoint, strategies, settings))
+        ranks = None if rollouts.apart or not analysed else analysed[0].ranks
+        analysed.append(_analyse_one(checkpoint, strategies, settings, learns, ranks))
     first, *others = analysed
     recommendation = first.recommendation
     if others and not rollouts.apart:
         theirs = [(a.checkpoint.name, a.results, a.bootstrap.n_blocks) for a in others]
         recommendation = choose(first.results, theirs, first.bootstrap.n_blocks, settings.level)
     notes = [*rollouts.warnings, *_warnings(analysed, strategies, settings)]
+    strategies = [r.strategy for r in first.results]
     return Analysis(settings, strategies, analysed, recommendation, notes, validation=validation)
 
 
-def _analyse_one(checkpoint: Checkpoint, strategies: Sequence[Strategy], settings: Settings) -> Analysed:
+def _analyse_one(
+    checkpoint: Checkpoint, strategies: Sequence[Strategy], settings: Settings, learns: bool, of_first: Ranks | None
+) -> Analysed:
+    """``of_first``: the ranks that were found at the first checkpoint, which this one is asked about, too."""
     bootstrap = Bootstrap(checkpoint.n_prompts, settings.repetitions, settings.seed)
+    ranks = ranks_of(checkpoint, bootstrap, settings.keep, settings.level, settings.seed) if learns else None
+    if ranks is not None:
+        same = of_first is not None and len(of_first.c) == len(ranks.c)
+        strategies = [*strategies, of_first.strategy(cross_fitted=False) if same else ranks.strategy()]
     results = evaluate(checkpoint, strategies, bootstrap, settings.bins, settings.threshold)
     recommendation = choose(results, (), bootstrap.n_blocks, settings.level)
     return Analysed(
@@ -153,7 +175,16 @@ def _analyse_one(checkpoint: Checkpoint, strategies: Sequence[Strategy], setting
         recommendation,
         answer(checkpoint, bootstrap, recommendation, settings.level),
         curves_of(checkpoint, strategies, bootstrap, settings.level, settings.seed),
+        ranks,
     )
+
+
+def _learns(checkpoints: Sequence[Checkpoint], settings: Settings) -> bool:
+    """Whether ranks are looked for: where they are asked for, or nothing in particular is, and all checkpoints can."""
+    if settings.strategies and "learned_weights" not in settings.strategies:
+        return False
+    fewest = min(checkpoint.n_prompts for checkpoint in checkpoints)
+    return fewest >= FOLDS and all(can_choose(checkpoint, settings.keep) for checkpoint in checkpoints)
 
 
 def _common_strategies(checkpoints: Sequence[Checkpoint], settings: Settings) -> list[Strategy]:

@@ -25,6 +25,7 @@ from openrlhf_pf.filters import filter_class
 from openrlhf_pf.reliability.bootstrap import MOST_MISSING, deviations, to_scale
 from openrlhf_pf.reliability.evaluate import Result
 from openrlhf_pf.reliability.metrics import METRICS
+from openrlhf_pf.reliability.strategies import Strategy
 
 Floats = NDArray[np.float64]
 
@@ -165,12 +166,38 @@ def choose(
 ) -> Recommendation:
     """Recommend a strategy if it is better than training on all samples beyond doubt, or say what is known instead.
 
+    Ranks that were found from the samples must in addition be better than every filter, on prompts that they were not
+    found from; otherwise the recommendation is what it would be without them.
+
     Args:
         results: the strategies on the checkpoint that training starts from.
         others: name, results and number of prompts of further checkpoints; one that contradicts leaves it undecided.
         n_prompts: number of prompts, or blocks, that were resampled.
         level: of the intervals.
     """
+    learned = _choose_learned(results, others, n_prompts, level)
+    return learned or _choose_named([r for r in results if not r.strategy.learned], others, n_prompts, level)
+
+
+def _choose_learned(
+    results: Sequence[Result], others: Sequence[tuple[str, Sequence[Result], int]], n_prompts: int, level: float
+) -> Recommendation | None:
+    """The ranks that were found, if they are better than every other strategy beyond doubt, and than nothing."""
+    found = Field.of(results, n_prompts, level)
+    place = next((i for i, r in enumerate(found.rivals) if r.strategy.learned), None)
+    if place is None or n_prompts < FEWEST_PROMPTS or found.above_zero()[place] <= 0:
+        return None
+    comparisons = _comparisons(found, place)
+    label = found.rivals[place].strategy.label
+    contradicted = any(_better_there(label, theirs, count, level) for _, theirs, count in others)
+    if contradicted or not all(c["told_apart"] for c in comparisons):
+        return None
+    return _decided(found, place, comparisons, [])
+
+
+def _choose_named(
+    results: Sequence[Result], others: Sequence[tuple[str, Sequence[Result], int]], n_prompts: int, level: float
+) -> Recommendation:
     found = Field.of(results, n_prompts, level)
     if not found.rivals:
         return _undecided(OPEN, "No strategy can be judged.", _lacking(), found, [])
@@ -303,7 +330,7 @@ def _decided(found: Field, best: int, comparisons: list[dict[str, Any]], close: 
         answer, headline = NO_FILTER, "Use no filter."
         text = f"{_lead(found, best)}, and every filter compared is worse, beyond doubt."
     else:
-        answer, headline = FILTER, f"Use {strategy.label}, k = {strategy.keep}."
+        answer, headline = FILTER, f"Use {_named(strategy)}, k = {strategy.keep}."
         gap = next((c["difference"] for c in comparisons if c["strategy"] == "none"), None)
         text = f"{_lead(found, best)}"
         if gap is not None:
@@ -313,6 +340,8 @@ def _decided(found: Field, best: int, comparisons: list[dict[str, Any]], close: 
             )
         text += "."
         text += f" {_listed(close)} may be as good." if close else " It is ahead of every other strategy beyond doubt."
+        if strategy.learned:
+            text += " Ranks were judged on prompts that they were not chosen from."
         text += _by_samples(found, best)
     text += (
         f" It has the largest value in {share} of the repetitions. What would change this: another reward model,"
@@ -333,6 +362,14 @@ def _decided(found: Field, best: int, comparisons: list[dict[str, Any]], close: 
         f"{headline} {text}",
         headline,
     )
+
+
+def _named(strategy: Strategy) -> str:
+    """What it is called in a sentence."""
+    if not strategy.learned:
+        return strategy.label
+    ranks = [str(rank) for rank, weight in enumerate(strategy.options["weights"], 1) if weight]
+    return f"rank_weights on {'ranks' if len(ranks) > 1 else 'rank'} {_listed(ranks)} by reward"
 
 
 def _by_samples(found: Field, best: int) -> str:
@@ -393,7 +430,7 @@ def _lacking() -> str:
 
 def _lead(found: Field, best: int) -> str:
     result = found.rivals[best]
-    name = "none (all responses)" if result.strategy.name == "none" else result.strategy.label
+    name = "none (all responses)" if result.strategy.name == "none" else _named(result.strategy)
     return f"{name} has a {METRICS[CRITERION].title} of {_value(result):.3f}"
 
 

@@ -11,7 +11,7 @@ from openrlhf_pf.reliability.evaluate import summary
 from openrlhf_pf.reliability.metrics import METRICS
 from openrlhf_pf.reliability.strategies import Strategy
 from openrlhf_pf.reliability.template import PAGE, filled
-from openrlhf_pf.reliability.words import CAPTIONS, FILTER_MEANINGS, Glossary
+from openrlhf_pf.reliability.words import CAPTIONS, FILTER_MEANINGS, LEARNED_RANKS, Glossary
 
 
 def number(value: float | None, name: str) -> str:
@@ -88,6 +88,7 @@ def html(analysis: Analysis, panels: list, sentences: list[str], settings_line: 
         checkpoints=checkpoints,
         curves=[_curves(a) for a in analysis.analysed if a.curves is not None],
         curve_notes=_curve_notes(analysis),
+        ranks=[_ranks(a) for a in analysis.analysed if a.ranks is not None],
         validation=validate.rows(analysis.validation),
         found=validate.words(analysis.validation) if analysis.validation else [],
         settings=analysis.settings,
@@ -113,7 +114,7 @@ def _of(line: str, analysis: Analysis) -> str:
 
 
 def _row(strategy: Strategy, cells: list[dict[str, str]], best: str | None) -> dict[str, Any]:
-    meaning = FILTER_MEANINGS.get(strategy.name, "")
+    meaning = LEARNED_RANKS if strategy.learned else FILTER_MEANINGS.get(strategy.name, "")
     label = strategy.label
     return {"label": label, "keep": keep_of(strategy), "meaning": meaning, "cells": cells, "best": label == best}
 
@@ -187,6 +188,27 @@ def _curves(a: Analysed) -> dict[str, Any]:
     ]
     different = {(row["label"], row["drawn"], row["trained"]): row for row in rows}
     return {"name": a.checkpoint.name, "rows": [different[key] for key in sorted(different)]}
+
+
+def _ranks(a: Analysed) -> dict[str, Any]:
+    found = a.ranks
+    titles = {
+        "ranks": f"the {found.keep} ranks of largest gain",
+        "subset": f"the {found.keep} ranks of largest J",
+        "weights": "c / v of each rank, for scaled advantages",
+    }
+    rows = [
+        {
+            "title": title,
+            "weights": [f"{weight:.2f}".lstrip("0") if weight else "–" for weight in found.rules[name].weights],
+            "cells": [
+                _shown({"estimate": found.rules[name].in_sample, "low": None, "high": None}, "signal_to_noise"),
+                _shown(found.rules[name].held_out, "signal_to_noise"),
+            ],
+        }
+        for name, title in titles.items()
+    ]
+    return {"name": a.checkpoint.name, "n": len(found.c), "rows": rows}
 
 
 def _curve_notes(analysis: Analysis) -> list[str]:

@@ -53,6 +53,7 @@ def _checkpoint(a: Analysed, level: float) -> dict[str, Any]:
             "keep": r.strategy.keep,
             "options": r.strategy.options,
             "label": r.strategy.label,
+            "cross_fitted": r.strategy.table is not None,
             "same_as": r.twin or None,
             "kept_samples": r.kept,
             "best_threshold": None if np.isnan(r.threshold) else r.threshold,
@@ -74,6 +75,7 @@ def _checkpoint(a: Analysed, level: float) -> dict[str, Any]:
         "samples_per_prompt": checkpoint.reward.shape[1],
         "strategies": strategies,
         "calibration": calibration,
+        "learned_ranks": None if a.ranks is None else a.ranks.as_dict(),
         "curves": None if a.curves is None else _curves(a.curves),
         "drift": {name: asdict(trend) for name, trend in a.trends.items()},
     }
@@ -99,6 +101,7 @@ def _list(values: np.ndarray) -> list:
 def sentences(analysis: Analysis) -> list[str]:
     """What is to be said beside the recommendation, in plain words."""
     lines = [a.calibration.words(a.checkpoint.name) for a in analysis.analysed if a.calibration is not None]
+    lines += [a.ranks.words(a.checkpoint.name, a.gain_of_ranks) for a in analysis.analysed if a.ranks is not None]
     return lines + [drift.words(a.trends, a.checkpoint.name) for a in analysis.analysed if _has_steps(a)]
 
 

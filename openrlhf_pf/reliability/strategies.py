@@ -24,6 +24,7 @@ from openrlhf_pf.filters import (
     filter_class,
 )
 from openrlhf_pf.filters.draw import chances
+from openrlhf_pf.filters.learned import LearnedWeights
 from openrlhf_pf.filters.threshold import TopRandom
 from openrlhf_pf.filters.variance import MaxVariance
 from openrlhf_pf.reliability.data import Checkpoint
@@ -43,15 +44,22 @@ class Strategy:
         name: a key of ``FILTERS``.
         keep: k, samples a prompt that train.
         options: the filter's further settings.
+        learned: the rank weights among the options were found from samples, see ``ranks.py``.
+        table: (G, N) weights of the samples that they were found from, by ranks that were found without their prompt;
+            None for the weights that the filter gives.
     """
 
     name: str
     keep: int
     options: dict[str, Any] = field(default_factory=dict)
+    learned: bool = False
+    table: Floats | None = field(default=None, compare=False, repr=False)
 
     @property
     def label(self) -> str:
         """What tables and figures call it."""
+        if self.learned:
+            return "learned ranks"
         return f"reward_power {self.options['power']:g}" if self.name == "reward_power" else self.name
 
     @property
@@ -109,7 +117,7 @@ def strategies_for(
     }
     found = []
     for name, cls in FILTERS.items():
-        if name in lacking or (names and name not in names):
+        if name in lacking or (names and name not in names) or cls is LearnedWeights:
             continue
         k = cls.default_keep(n_samples) if keep is None or cls is NoFilter else keep
         for chosen in options.get(name, [{}]):
@@ -120,14 +128,16 @@ def strategies_for(
 
 def _lacking(checkpoint: Checkpoint, weights: Sequence[float] | None) -> dict[str, str]:
     """Strategies that cannot be analysed, and why."""
-    learning = [name for name, cls in FILTERS.items() if issubclass(cls, LearningFilter)]
+    # What learned_weights would learn of these samples is looked for in ``ranks.py``.
+    learning = [n for n, cls in FILTERS.items() if issubclass(cls, LearningFilter) and cls is not LearnedWeights]
     reasons = dict.fromkeys(learning, "what it does depends on what it has seen while training")
     if checkpoint.reward.shape[1] < 2:
         reasons |= {name: "every prompt has a single response" for name in FILTERS if name != "none"}
     if weights is None:
         reasons.setdefault("rank_weights", "no rank weights were given, give them with --weights")
     if checkpoint.length is None:
-        reasons |= dict.fromkeys(("shortest", "reward_per_token"), "the samples have no response lengths")
+        by_length = ("shortest", "reward_per_token", "pareto")
+        reasons |= dict.fromkeys(by_length, "the samples have no response lengths")
     if checkpoint.model_rewards is None:
         reasons.setdefault("ensemble_agreement", "the samples have no rewards of several models")
     return reasons
@@ -154,7 +164,8 @@ def expected_weights(strategies: Sequence[Strategy], checkpoint: Checkpoint) -> 
         columns["model_rewards"] = torch.from_numpy(checkpoint.model_rewards)
     generator = torch.Generator().manual_seed(0)
     batch = FilterBatch(torch.from_numpy(checkpoint.reward), generator, **columns)
-    return [_weights(strategy.build(checkpoint.reward.shape[1]), batch) for strategy in strategies]
+    n_samples = checkpoint.reward.shape[1]
+    return [_weights(s.build(n_samples), batch) if s.table is None else s.table for s in strategies]
 
 
 def _weights(sample_filter: SampleFilter, batch: FilterBatch) -> Floats:
@@ -173,8 +184,8 @@ def _weights(sample_filter: SampleFilter, batch: FilterBatch) -> Floats:
         return average_ties(weights, batch.rewards.numpy())
     if isinstance(sample_filter, KeyFilter):
         return average_ties(weights, torch.where(batch.usable, sample_filter.key(batch), torch.nan).numpy())
-    if weights.max() == 0:
-        return weights
+    if weights.max() == 0 or sample_filter.scope == "group":
+        return weights  # what ties are decided by a coin stay decided
     drawn = chances(torch.from_numpy(weights).reshape(1, -1), sample_filter.keep * len(weights))
     return drawn.reshape(weights.shape).numpy()
 

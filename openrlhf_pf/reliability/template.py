@@ -225,6 +225,17 @@ higher rewards have lower scores. Small numbers are {{ level }} intervals.</p>
 {% for row in r2_rows %}<tr{% if row.best %} class="best"{% endif %}><th scope="row">{{ row.label }}</th>
 <td>{{ row.keep }}</td>{% for cell in row.cells %}{{ value(cell) }}{% endfor %}</tr>
 {% endfor %}</tbody></table>{% endcall %}</details>
+{% if ranks %}<details data-block><summary>Which ranks of a prompt should train</summary>
+<p>Rank 1 is the highest reward of a prompt. Weights that were chosen from these prompts look better on them than they
+are; on other prompts means: chosen without a fifth of the prompts, judged on that fifth. J is signal to noise.</p>
+{% for c in ranks %}{% call box("Weights of the ranks, " ~ c.name) %}<table>
+<caption>{% if ranks | length > 1 %}{{ c.name }}. {% endif %}Small numbers are {{ level }} intervals.</caption>
+<thead><tr><th scope="col">rule</th>{% for i in range(c.n) %}<th scope="col">{{ i + 1 }}</th>{% endfor %}
+<th scope="col">J, same prompts</th><th scope="col">J, other prompts</th></tr></thead><tbody>
+{% for row in c.rows %}<tr><th scope="row">{{ row.title }}</th>{% for w in row.weights %}<td>{{ w }}</td>{% endfor %}
+{% for cell in row.cells %}{{ value(cell) }}{% endfor %}</tr>
+{% endfor %}</tbody></table>{% endcall %}{% endfor %}</details>
+{% endif %}
 <details data-block><summary>What every metric means</summary>
 <dl class="meanings">{% for title, meaning in meanings %}<dt>{{ title }}</dt><dd>{{ meaning }}</dd>{% endfor %}</dl>
 {{ words(*meaning_texts) }}

@@ -101,7 +101,8 @@ def validate(
             f"--validate needs correct and wrong responses to plant, and {which} of these scores are above"
             f" {threshold:g}: choose another --threshold."
         )
-    strategies = [s for s in strategies if s.name not in ("shortest", "reward_per_token", "ensemble_agreement")]
+    needing_more = ("shortest", "reward_per_token", "pareto", "ensemble_agreement")
+    strategies = [s for s in strategies if s.name not in needing_more]
     measured = Bootstrap(checkpoint.n_prompts, 100, seed)
     parts = within.split(checkpoint, within.deviations_of(checkpoint), measured, level)
     between = np.nan if parts is None else parts.score_between["estimate"]

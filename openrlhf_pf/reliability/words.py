@@ -16,8 +16,12 @@ FILTER_MEANINGS = {
     "reward_power": "the further a reward is from 0, the more often (a power of it)",
     "shortest": "the k shortest responses of each prompt",
     "reward_per_token": "the k of each prompt with the most reward for their length",
+    "pareto": "the k of each prompt with the best trade between reward and length",
     "ensemble_agreement": "the k of each prompt that several reward models rank alike",
 }
+
+#: What the ranks keep that were found from the samples.
+LEARNED_RANKS = "the k ranks that gain most, judged on prompts that they were not chosen from"
 
 #: A term, how it is recognised in a text, and its meaning. In the order in which meanings build on each other.
 TERMS = [

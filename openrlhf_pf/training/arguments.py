@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from openrlhf_pf.filters import DRAWS, FILTERS, LearningFilter, SampleFilter, build_filter, filter_class
 from openrlhf_pf.filters.load import options_of
@@ -59,8 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=DRAWS,
     )
     add("_weights", "for rank_weights: the weight of each rank, best first", type=float, nargs="+", metavar="W")
-    add("_low", "for top_bottom: rewards below this pass", type=float, metavar="R")
-    add("_high", "for top, top_random, top_bottom: rewards above this pass", type=float, metavar="R")
+    quantile = "or below this quantile of them with --sample_filter_options unit=quantile"
+    add("_low", f"for top_bottom: rewards below this pass, {quantile}", type=float, metavar="R")
+    quantile = quantile.replace("below", "above")
+    add("_high", f"for top, top_random, top_bottom: rewards above this pass, {quantile}", type=float, metavar="R")
     add("_power", "for reward_power: the exponent", type=float, metavar="P")
     add("_options", "further options of the filter", nargs="+", metavar="KEY=VALUE")
     add(
@@ -197,6 +200,7 @@ def _resolve_auto(args: argparse.Namespace | SimpleNamespace) -> None:
     from openrlhf_pf.reliability.choose import read_recommendation
 
     recommended = read_recommendation(report)
+    _check_rank_weights(args, recommended)
     args.sample_filter = recommended["name"]
     if args.sample_filter_keep is None:
         args.sample_filter_keep = recommended["keep"]
@@ -205,6 +209,23 @@ def _resolve_auto(args: argparse.Namespace | SimpleNamespace) -> None:
         for name, value in recommended["options"].items()
     ] or None
     args.sample_filter_report = None
+
+
+def _check_rank_weights(args: argparse.Namespace | SimpleNamespace, recommended: dict[str, Any]) -> None:
+    weights, keep = recommended["options"].get("weights"), recommended["keep"]
+    if weights is None:
+        return
+    n_samples = getattr(args, "rollout.n_samples_per_prompt", len(weights))
+    if n_samples != len(weights):
+        raise ValueError(
+            f"the report's rank weights are for {len(weights)} samples a prompt, and --rollout.n_samples_per_prompt "
+            f"is {n_samples}: draw {len(weights)}, or analyse samples with {n_samples} a prompt."
+        )
+    if args.sample_filter_keep not in (None, keep):
+        raise ValueError(
+            f"the report's rank weights are for k = {keep}, and --sample_filter_keep is {args.sample_filter_keep}: "
+            "leave it out, or analyse with --keep."
+        )
 
 
 def filter_from_args(args: SimpleNamespace) -> SampleFilter:

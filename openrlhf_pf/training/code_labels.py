@@ -1,7 +1,9 @@
 """Where the reward is the code reward: are the labels of the whole data set understood, before anything is loaded?"""
 
 import os
+from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import openrlhf_pf.code_reward
 
@@ -23,13 +25,22 @@ def check_code_labels(args: SimpleNamespace) -> None:
     """
     if not uses_code_reward(args):
         return
-    from openrlhf.datasets.utils import blending_datasets
-
     from openrlhf_pf.code_reward.label_check import refuse_bad_labels
 
-    data = args.data
-    if not data.label_key:
+    if not args.data.label_key:
         raise ValueError("the code reward needs tests: name the column that holds them with --data.label_key.")
+    print(f"openrlhf_pf: {refuse_bad_labels(prompt_column(args, args.data.label_key))}", flush=True)
+
+
+def prompt_column(args: SimpleNamespace, name: str) -> Sequence[Any]:
+    """A column of the prompts that are to be trained on.
+
+    Raises:
+        ValueError: they have no such column.
+    """
+    from openrlhf.datasets.utils import blending_datasets
+
+    data = args.data
     quiet = SimpleNamespace(print=lambda *_: None, is_rank_0=lambda: True, args=args)
     rows = blending_datasets(
         data.prompt_dataset,
@@ -39,7 +50,6 @@ def check_code_labels(args: SimpleNamespace) -> None:
         max_count=data.max_samples,
         dataset_split=data.prompt_split,
     )
-    if data.label_key not in rows.column_names:
-        raise ValueError(f"the data set has no column {data.label_key!r}: it has {', '.join(rows.column_names)}.")
-    labels = rows[data.label_key]
-    print(f"openrlhf_pf: {refuse_bad_labels(labels)}", flush=True)
+    if name not in rows.column_names:
+        raise ValueError(f"the data set has no column {name!r}: it has {', '.join(rows.column_names)}.")
+    return rows[name]

@@ -21,6 +21,7 @@ from openrlhf_pf.training.code_labels import check_code_labels
 from openrlhf_pf.training.compatibility import check_all_parameters, check_interface, check_version
 from openrlhf_pf.training.extensions import release_dead_locks
 from openrlhf_pf.training.preflight import Refused, nested, preflight
+from openrlhf_pf.training.task_labels import check_task_labels
 
 _parse_args = argparse.ArgumentParser.parse_args
 
@@ -135,6 +136,7 @@ def _parser_with(
 def install_trainers(args: SimpleNamespace, entry: Any) -> None:
     """Put our trainers in place if the arguments ask for any of ours."""
     if is_active(args):
+        check_task_labels(args)
         from openrlhf_pf.training import trainer
 
         trainer.install(args, entry)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from openrlhf_pf.filters import Draw, FilterBatch
 from openrlhf_pf.rollouts import prompt_id
+from openrlhf_pf.training.context import noted
 
 #: What OpenRLHF itself writes into ``info`` before the models' forward passes; the rest are the user's extra logs.
 _INFO_OF_HOST = ("response_clip_ratio", "reward", "score")
@@ -107,6 +108,11 @@ class Rollout:
         """G x N texts."""
         return [[_response_text(sample, tokenizer) for sample in group] for group in self.groups]
 
+    def _noted(self, name: str, dtype: torch.dtype) -> Tensor | None:
+        """(G,) what was noted of each prompt where it was generated; None where nothing was."""
+        values = noted(self.groups, name)
+        return None if values is None else torch.tensor(values, dtype=dtype)
+
     def filter_batch(self, rank_by: str, generator: torch.Generator, step: int, tokenizer: Any) -> FilterBatch:
         """What the filter sees; ``rank_by`` is a member of ``arguments.RANKINGS``."""
         batch = FilterBatch(
@@ -114,9 +120,13 @@ class Rollout:
             generator,
             step,
             response_lengths=lambda: self.response_lengths,
+            response_tokens=lambda: [[_response_tokens(sample) for sample in group] for group in self.groups],
             prompts=lambda: [group[0].prompts[0] for group in self.groups],
             responses=lambda: self.responses(tokenizer),
             labels=lambda: [_label(group[0]) or "" for group in self.groups],
+            datasources=noted(self.groups, "datasource"),
+            posterior_mean=self._noted("posterior_mean", torch.float64),
+            visits=self._noted("visits", torch.long),
             scores=self.scores,
             extra_logs=lambda: self.extra_logs,
             model_rewards=self.model_rewards,
@@ -170,13 +180,16 @@ def _first_action(sample: Experience) -> int:
     return int(sample.action_mask[0].long().argmax()) + 1
 
 
-def _response_text(sample: Experience, tokenizer: Any) -> str:
+def _response_tokens(sample: Experience) -> Tensor:
     """From the first token that the policy wrote to the last, with what an environment answered in between."""
     written = sample.action_mask[0].nonzero()
     if not len(written):
-        return ""
-    tokens = sample.sequences[0, 1 + int(written[0]) : 2 + int(written[-1])]
-    return tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+        return sample.sequences[0, :0]
+    return sample.sequences[0, 1 + int(written[0]) : 2 + int(written[-1])]
+
+
+def _response_text(sample: Experience, tokenizer: Any) -> str:
+    return tokenizer.decode(_response_tokens(sample).tolist(), skip_special_tokens=True)
 
 
 def _fingerprint(group: Sequence[Experience]) -> bytes:

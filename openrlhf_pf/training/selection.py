@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.utils.logging_utils import init_logger
 from torch import Tensor
 
 from openrlhf_pf.selection import build_selection
+from openrlhf_pf.training.context import NotingGenerator, note, noting
 from openrlhf_pf.training.seeds import mixed
 
 logger = init_logger(__name__)
@@ -109,14 +111,7 @@ class PromptStream:
             )
         value = values if above is None else (values > above).double()
         counts, successes = usable.sum(dim=1), torch.where(usable, value, 0.0).sum(dim=1)
-        first = samples[:: values.shape[1]]
-        keys = np.array([_key(s.prompts[0], s.labels[0] if s.labels else "") for s in first], dtype=np.int64)
-        prompts = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
-        if not (self._keys[prompts] == keys).all():
-            raise ValueError(
-                "--prompt_selection cannot tell which prompt a response belongs to: the agent or generation changes "
-                "prompts or labels."
-            )
+        prompts = self._prompts_of(samples[:: values.shape[1]])
         # Rollouts that overlap may hold a prompt twice: its responses belong together.
         found, place = np.unique(prompts, return_inverse=True)
         zeros = torch.zeros(len(found), dtype=torch.float64)
@@ -127,6 +122,32 @@ class PromptStream:
         self.selection.observe(found, successes, counts)
         self._in_flight.difference_update(found.tolist())
         logger.info("Prompt selection: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+
+    def note(self, samples: Sequence[Experience]) -> None:
+        """Note on samples that were just generated what was known of their prompts when these were selected.
+
+        Called before they are observed, so that it is the same whether that is done here or where training is.
+        """
+        prompts = self._prompts_of(samples)
+        means = self.selection.posterior.means(torch.from_numpy(prompts)).tolist()
+        visits = (self.selection.visits[prompts].long() - 1).tolist()  # less the one that they come from
+        for sample, mean, earlier in zip(samples, means, visits):
+            note(sample, posterior_mean=mean, visits=earlier)
+
+    def _prompts_of(self, samples: Sequence[Experience]) -> NDArray[np.int64]:
+        """The number of each sample's prompt.
+
+        Raises:
+            ValueError: it is none of the data set's.
+        """
+        keys = np.array([_key(s.prompts[0], s.labels[0] if s.labels else "") for s in samples], dtype=np.int64)
+        prompts = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
+        if not (self._keys[prompts] == keys).all():
+            raise ValueError(
+                "--prompt_selection cannot tell which prompt a response belongs to: the agent or generation changes "
+                "prompts or labels."
+            )
+        return prompts
 
     # ── Checkpoints ──
 
@@ -159,12 +180,15 @@ class PromptStream:
         self._selected, self._in_flight = [], set()
 
 
-class SelectingGenerator(SamplesGenerator):
-    """OpenRLHF's generator, which tells the stream how prompts went where responses come back scored."""
+class SelectingGenerator(NotingGenerator):
+    """OpenRLHF's generator, which notes what the stream knows of prompts, and tells it how they went where responses
+    come back scored.
+    """
 
     def _generate_vllm(self, dataloader_iter: Any, *args: Any, **kwargs: Any) -> tuple[list[Experience], int, bool]:
         samples, consumed, exhausted = super()._generate_vllm(dataloader_iter, *args, **kwargs)
-        if samples and dataloader_iter is getattr(self, "_dataloader_iter", None):
+        if samples and self._trains(dataloader_iter):
+            self.prompts_dataloader.note(samples)
             values = values_of(samples, self.args)
             if values is not None:
                 self.prompts_dataloader.observe(samples, values)
@@ -185,7 +209,4 @@ def values_of(samples: Sequence[Experience], args: SimpleNamespace) -> Tensor | 
 def selecting(generator: SamplesGenerator, loader: Any) -> tuple[PromptStream, SelectingGenerator]:
     """A stream in the place of the loader, and a generator that is fed by it."""
     stream = PromptStream(loader, generator.args)
-    made = SelectingGenerator(
-        generator.strategy, stream, generator.eval_dataloader, generator.tokenizer, generator.vllm_engines
-    )
-    return stream, made
+    return stream, noting(generator, SelectingGenerator, stream)

@@ -17,6 +17,7 @@ from ray.util.queue import Empty
 
 from openrlhf_pf.training import selection_arguments
 from openrlhf_pf.training.arguments import filter_from_args, reward_models, trained_per_prompt
+from openrlhf_pf.training.context import noting
 from openrlhf_pf.training.experience_maker import (
     FilteringExperienceMaker,
     NothingToTrain,
@@ -44,8 +45,8 @@ def with_checkpoint_now(args: Any) -> Any:
 
 
 class FilteredSchedule:
-    """For a class that owns the prompt data set: prompts are selected where that is asked for, and the learning-rate
-    schedule counts the samples that train.
+    """For a class that owns the prompt data set: prompts are selected where that is asked for, samples bring along
+    what filters may ask of their prompts, and the learning-rate schedule counts the samples that train.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -54,6 +55,8 @@ class FilteredSchedule:
             self.prompts_dataloader, self.samples_generator = selecting(
                 self.samples_generator, self.prompts_dataloader
             )
+        else:
+            self.samples_generator = noting(self.samples_generator)
 
     def get_max_steps(self) -> int:
         """Optimizer steps of the whole run, as ``prepare_datasets`` counts them, with the samples that train for N."""

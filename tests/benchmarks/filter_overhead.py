@@ -18,6 +18,8 @@ from torch import Tensor
 from openrlhf_pf.filters import DRAWS, FILTERS, FilterBatch, SampleFilter, build_filter, draw
 
 SIZES = ["1024x8", "65536x16"]
+#: Tokens of each response that diversity compares.
+TOKENS = 64
 OPTIONS = {
     "top": {"high": 0.5},
     "top_random": {"high": 0.5},
@@ -43,7 +45,9 @@ def cases_of(prompts: int, samples: int) -> dict[str, partial]:
     generator = torch.Generator().manual_seed(0)
     rewards = torch.randn(prompts, samples, generator=generator)
     tied = torch.randint(0, 2, (prompts, samples), generator=generator).float()
+    tokens = torch.randint(0, 1000, (prompts, samples, TOKENS), generator=generator, dtype=torch.int32)
     columns = {
+        "response_tokens": [list(row.unbind()) for row in tokens],
         "response_lengths": torch.randint(1, 4096, (prompts, samples), generator=generator),
         "model_rewards": torch.stack([rewards, *torch.randn(2, prompts, samples, generator=generator)]),
     }
@@ -53,6 +57,10 @@ def cases_of(prompts: int, samples: int) -> dict[str, partial]:
         sample_filter = build_filter(name, samples, None if name == "none" else 2, **options)
         for mode in DRAWS:
             cases[f"{name}, {mode}"] = partial(filter_and_draw, sample_filter, mode, rewards, columns)
+    objectives = ["reward", "length", "diversity"]
+    cases["pareto, select, with diversity"] = partial(
+        filter_and_draw, build_filter("pareto", samples, objectives=objectives), "select", rewards, columns
+    )
     cases["best_worst, select, all tied"] = partial(
         filter_and_draw, build_filter("best_worst", samples), "select", tied, columns
     )

@@ -30,8 +30,18 @@ def check_group(name: str, prompt: pd.DataFrame) -> None:
         models = pd.DataFrame([dict(row) for row in prompt.model_rewards])
         disagreement = models.rank().var(axis=1, ddof=0).to_numpy()
         assert sorted(disagreement[prompt.kept.to_numpy()]) == pytest.approx(sorted(disagreement)[:2])
+    elif name == "pareto":
+        points = list(zip(prompt.reward, -prompt.response_tokens))
+        beaten = [sum(worse(mine, theirs) for theirs in points) for mine in points]
+        # Two of the first front; or its only sample and one of the second, which only that one beats.
+        assert sorted(n for n, kept in zip(beaten, prompt.kept) if kept) == sorted(beaten)[:2]
     else:
         raise AssertionError(f"no definition of {name}")
+
+
+def worse(mine: tuple[float, float], theirs: tuple[float, float]) -> bool:
+    """Whether the other one is better in an objective and worse in none."""
+    return mine != theirs and all(m <= t for m, t in zip(mine, theirs))
 
 
 def check_batch(name: str, step: pd.DataFrame, mode: str, budget: int, trained: int) -> None:

@@ -16,6 +16,7 @@ GROUP = [
     "shortest",
     "reward_per_token",
     "ensemble_agreement",
+    "pareto",
 ]
 BATCH = ["top", "top_random", "top_bottom", "reward_power"]
 

@@ -1,6 +1,8 @@
 """Prompt selection on the real stack."""
 
+import json
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,34 @@ def kinds(rows) -> list[int]:
     return [int(re.search(r"add (\d+)", prompt)[1]) % 3 for prompt in rows.prompt]
 
 
+def seeing(folder: Path) -> str:
+    """The flags of a filter that writes down what it sees of prompts, with a log."""
+    return (
+        f"--sample_filter {HERE / 'seeing.py'}:Seeing --sample_filter_log {folder / 'log'} "
+        f"--sample_filter_options file={folder / 'seen.jsonl'} "
+    )
+
+
+def assert_what_was_known_before(folder: Path) -> None:
+    """What the filter saw of each prompt is what the log of the earlier steps says of it (decay 1,1)."""
+    log, before = steps_of(folder), defaultdict(list)
+    seen = [json.loads(line) for line in (folder / "seen.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in seen] == list(log)
+    for entry in seen:
+        rows = log[entry["step"]]
+        number = [int(re.search(r"add (\d+)", prompt)[1]) for prompt in entry["prompts"]]
+        assert sorted(entry["prompts"]) == sorted(rows.groupby("group").prompt.first())
+        assert entry["datasources"] == [f"source {i % 3}" for i in number]
+        for prompt, mean, visits in zip(entry["prompts"], entry["posterior_mean"], entry["visits"]):
+            earlier = before[prompt]
+            values = [value for rewards in earlier for value in rewards]
+            assert visits == len(earlier)
+            assert mean == pytest.approx((sum(values) + 1) / (len(values) + 2), abs=1e-9)
+        for prompt, rewards in rows.groupby("prompt").reward:
+            before[prompt].append([float(reward > 0) for reward in rewards])
+    assert max(map(len, before.values())) > 1
+
+
 def test_prompts_that_are_always_or_never_right_are_left_out(stack, tmp_path):
     """12 asynchronous steps of 8 from 48 prompts; without selection they would take each of them twice."""
     reward = tmp_path / "reward.py"
@@ -32,7 +62,7 @@ def test_prompts_that_are_always_or_never_right_are_left_out(stack, tmp_path):
         tmp_path / "run",
         48,
         "--prompt_selection vade --prompt_selection_options decay=1,1 gain=variance explore=mean "
-        f"--reward.remote_url {reward} --sample_filter best_worst --sample_filter_log {tmp_path / 'run' / 'log'} "
+        f"--reward.remote_url {reward} {seeing(tmp_path / 'run')} "
         "--train.async_enable --algo.advantage.estimator group_norm --train.num_episodes 2 --ckpt.save_steps 12",
     )
     log = steps_of(tmp_path / "run")
@@ -40,6 +70,7 @@ def test_prompts_that_are_always_or_never_right_are_left_out(stack, tmp_path):
     assert all(rows.groupby("prompt").size().eq(4).all() and rows.prompt.nunique() == 8 for rows in log.values())
     late = [kind for step in range(8, 13) for kind in kinds(log[step])]
     assert late.count(2) / len(late) > 0.6, "a third of the prompts are of that kind"
+    assert_what_was_known_before(tmp_path / "run")
     figures = run.scalars()
     assert 0 < figures["train/selection/informative"][-1] <= 1
     assert figures["train/selection/seen"][-1] > 0.8 and figures["train/selection/visits_max"][-1] >= 3
@@ -47,15 +78,16 @@ def test_prompts_that_are_always_or_never_right_are_left_out(stack, tmp_path):
 
 
 def test_a_local_reward_model_tells_how_prompts_went(stack, tmp_path):
-    """Synchronously, 4 steps of 4 from 16 prompts, without a filter: all samples train."""
+    """Synchronously, 4 steps of 4 from 16 prompts; what the filter sees of them is as in asynchronous training."""
     run = stack.train(
         tmp_path / "run",
         16,
         f"--prompt_selection target --prompt_selection_success_above 0 --reward.model_name_or_path {stack.reward} "
-        "--rollout.batch_size 4 --train.batch_size 16",
+        f"--prompt_selection_options decay=1,1 {seeing(tmp_path / 'run')} --rollout.batch_size 4",
     )
     assert list(run.steps) == [1, 2, 3, 4]
-    assert run.samples("RewardModelActor", "forward") == run.samples("PolicyModelActor", "forward") == 16 * 4
+    assert run.samples("RewardModelActor", "forward") == 2 * run.samples("PolicyModelActor", "forward") == 16 * 4
+    assert_what_was_known_before(tmp_path / "run")
     figures = run.scalars()
     assert len(figures["train/selection/brier"]) == 4
     assert figures["train/selection/seen"][0] == pytest.approx(4 / 15)  # one prompt is there twice

@@ -33,31 +33,31 @@ def steps_of(folder: Path) -> dict[int, pd.DataFrame]:
 
 
 def test_every_group_strategy_on_two_ranks_with_two_reward_models(stack, tmp_path):
-    """8 strategies, one a step, on 4 prompts x 4 samples each; then 3 prompts are left, too few to share."""
+    """9 strategies, one a step, on 4 prompts x 4 samples each; then 3 prompts are left, too few to share."""
     run = stack.train(
         tmp_path / "run",
-        35,
+        39,
         f"{rotating('Group', tmp_path / 'run')} "
         f"--reward.model_name_or_path {stack.reward} "
         f"--sample_filter_reward_models {stack.reward},{stack.second_reward} "
         "--rollout.batch_size 4 --train.micro_batch_size 2 --ds.zero_stage 2 --actor.num_gpus_per_node 2 "
         "--critic.num_gpus_per_node 2 --ref.num_gpus_per_node 2 --reward.num_gpus_per_node 2",
     )
-    # Both reward models score all 35 x 4. Of 8 x 4 + 3 prompts two samples each are kept; two ranks x 2 can
+    # Both reward models score all 39 x 4. Of 9 x 4 + 3 prompts two samples each are kept; two ranks x 2 can
     # share 8 of each step's 8, and 4 of the last step's 6, so that one prompt is dropped.
     scored = run.rows("EnsembleRewardModelActor", "forward")
-    assert {rank: sum(rows) for rank, rows in scored.items()} == {0: 35 * 4, 1: 35 * 4}
+    assert {rank: sum(rows) for rank, rows in scored.items()} == {0: 39 * 4, 1: 39 * 4}
     for model in ("PolicyModelActor", "CriticModelActor", "ReferenceModelActor"):
-        assert {rank: sum(rows) for rank, rows in run.rows(model, "forward").items()} == {0: 34, 1: 34}, model
+        assert {rank: sum(rows) for rank, rows in run.rows(model, "forward").items()} == {0: 38, 1: 38}, model
     for trainer in ("ActorPPOTrainer", "CriticPPOTrainer"):
-        assert run.rows(trainer, "train") == {0: [2] * 17, 1: [2] * 17}, trainer
+        assert run.rows(trainer, "train") == {0: [2] * 19, 1: [2] * 19}, trainer
 
     log = steps_of(tmp_path / "run")
-    assert list(log) == list(range(1, 10)) and list(run.steps) == list(log)
+    assert list(log) == list(range(1, 11)) and list(run.steps) == list(log)
     for (step, rows), name in zip(log.items(), [*GROUP, GROUP[0]]):
         prompts = [prompt for _, prompt in rows.groupby("group")]
         trained = [prompt for prompt in prompts if prompt.kept.any()]
-        assert (len(prompts), len(trained)) == ((4, 4) if step < 9 else (3, 2))
+        assert (len(prompts), len(trained)) == ((4, 4) if step < 10 else (3, 2))
         assert all(len(dict(models)) == 2 for models in rows.model_rewards)
         for prompt in trained:
             assert prompt.kept.sum() == prompt.draws.sum() == 2
@@ -70,17 +70,17 @@ def test_every_group_strategy_on_two_ranks_with_two_reward_models(stack, tmp_pat
         assert metrics["filter/kept_reward_mean"] == pytest.approx(rows.reward[rows.kept].mean(), abs=1e-6)
         assert metrics["filter/ensemble_spread"] > 0 and metrics["filter/reward_gap"] > 0
     assert log[1].response.str.len().max() > 0 and set(log[1].label) <= {f"{i}?" for i in range(100)}
-    # 35 prompts x 2 kept // 8 = 8 optimizer steps in all, and the schedule ends with them, at a tenth of 1e-6.
-    assert run.steps[9]["actor_lr"] == pytest.approx(1e-7)
+    # 39 prompts x 2 kept // 8 = 9 optimizer steps in all, and the schedule ends with them, at a tenth of 1e-6.
+    assert run.steps[10]["actor_lr"] == pytest.approx(1e-7)
     scalars = run.scalars()
     for tag in ("kept_fraction", "kept_reward_mean", "reward_gap", "flat_groups", "unusable_rewards", "kept_rank_2"):
-        assert len(scalars[f"train/filter/{tag}"]) == 9, tag
+        assert len(scalars[f"train/filter/{tag}"]) == 10, tag
 
 
 def test_every_group_strategy_async_with_a_baseline_of_the_whole_group(stack, tmp_path):
     run = stack.train(
         tmp_path / "run",
-        32,
+        36,
         f"{rotating('Group', tmp_path / 'run')} "
         f"--reward.model_name_or_path {stack.reward} "
         f"--sample_filter_reward_models {stack.reward},{stack.second_reward} "
@@ -88,12 +88,12 @@ def test_every_group_strategy_async_with_a_baseline_of_the_whole_group(stack, tm
         f"--rollout.batch_size 4 --logger.wandb.key {'0' * 40}",
     )
     log = steps_of(tmp_path / "run")
-    assert list(log) == list(range(1, 9))
+    assert list(log) == list(range(1, 10))
     for rows, name in zip(log.values(), GROUP):
         for _, prompt in rows.groupby("group"):
             assert prompt.kept.sum() == 2
             check_group(name, prompt)
-    assert run.samples("PolicyModelActor", "forward") == run.samples("ActorPPOTrainer", "train") == 32 * 2
+    assert run.samples("PolicyModelActor", "forward") == run.samples("ActorPPOTrainer", "train") == 36 * 2
     assert run.rows("CriticModelActor", "forward") == run.rows("ReferenceModelActor", "forward") == {}
     # Leave-one-out advantages over the whole group: those of best-of-N (step 1) are above 0, all kept ones of it.
     assert run.steps[1]["return"] > 0

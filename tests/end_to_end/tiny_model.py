@@ -39,6 +39,7 @@ def write_model(path: Path, seed: int, hidden_size: int = 64, layers: int = 2) -
 
 def write_prompts(path: Path, count: int) -> Path:
     """Write ``count`` prompts with labels; the last repeats the first, as real data sets do."""
-    texts = [f"add {i} + {i}?" for i in range(count - 1)] + ["add 0 + 0?"]
-    path.write_text("".join(json.dumps({"input": text, "label": text[-2:]}) + "\n" for text in texts))
+    numbers = [*range(count - 1), 0]
+    rows = [{"input": f"add {i} + {i}?", "label": f"{i}?"[-2:], "datasource": f"source {i % 3}"} for i in numbers]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

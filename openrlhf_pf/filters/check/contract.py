@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from openrlhf_pf.filters import DRAWS, FilterBatch, SampleFilter, draw
-from openrlhf_pf.filters.check.rollouts import Rollout, make_rollout, make_tied_rollout, spoiled
+from openrlhf_pf.filters.check.rollouts import OF_SELECTION, Rollout, make_rollout, make_tied_rollout, spoiled
 
 Status = Literal["ok", "FAILED", "note"]
 Outcome = tuple[Status, str]
@@ -289,6 +289,26 @@ def _moved_alike(subject: Subject, what: str, moved: Rollout, expected: Tensor) 
     return "ok", f"weights follow when {what} change places."
 
 
+def check_context(subject: Subject) -> Outcome:
+    """What only prompt selection knows may be missing."""
+    batch = subject.rollout.batch(subject.seed)
+    with global_generators(0):
+        subject.build(subject.n_samples)(batch)
+    asked = " and ".join(name for name in OF_SELECTION if name in batch.__dict__)
+    if not asked:
+        return "ok", "the filter asks for nothing that only --prompt_selection knows."
+    try:
+        subject.weights(subject.rollout.without_selection())
+    except ValueError as error:
+        return "note", f"the filter works with --prompt_selection only: {error}"
+    except Exception as error:
+        return "FAILED", (
+            f"without --prompt_selection {asked} are None, and the filter raised {type(error).__name__} ({error}): do "
+            "without, or raise a ValueError that says what to add."
+        )
+    return "ok", f"the filter asks for {asked}, and does without where there is no --prompt_selection."
+
+
 def check_state(subject: Subject) -> Outcome:
     """A filter that is restored from a checkpoint goes on as the saved one does."""
     original = subject.build(subject.n_samples)
@@ -380,6 +400,7 @@ CHECKS: dict[str, Callable[[Subject], Outcome]] = {
     "unusable": check_unusable,
     "samples": check_samples,
     "prompts": check_prompts,
+    "context": check_context,
     "state": check_state,
     "input": check_input,
     "speed": check_speed,

@@ -5,6 +5,7 @@ models.
 """
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,13 @@ import torch
 from torch import Tensor
 
 from openrlhf_pf.filters import FilterBatch
+
+#: (G,) columns that only ``--prompt_selection`` fills.
+OF_SELECTION = ("posterior_mean", "visits")
+#: Lists with an entry for each prompt.
+OF_TEXTS = ("prompts", "responses", "response_tokens", "labels", "datasources")
+#: Tasks that prompts are of, in turn: in the labels, which are JSON, and as data sources.
+TASKS = ("code", "maths", "chat")
 
 
 class UnknownLog(KeyError):
@@ -55,8 +63,11 @@ class Rollout:
         def moved(values: Tensor) -> Tensor:
             return values.gather(-1, order.expand_as(values))
 
-        responses = [[row[i] for i in places] for row, places in zip(self.columns["responses"], order.tolist())]
-        return Rollout(moved(self.rewards), self._moved(moved) | {"responses": responses})
+        texts = {
+            name: [[row[i] for i in places] for row, places in zip(self.columns[name], order.tolist())]
+            for name in ("responses", "response_tokens")
+        }
+        return Rollout(moved(self.rewards), self._moved(moved) | texts)
 
     def with_prompts(self, order: Tensor) -> "Rollout":
         """Return the same samples with their prompts in another order (G,)."""
@@ -64,11 +75,20 @@ class Rollout:
         def moved(values: Tensor) -> Tensor:
             return values[..., order, :]
 
-        texts = {name: [self.columns[name][i] for i in order] for name in ("prompts", "responses", "labels")}
-        return Rollout(moved(self.rewards), self._moved(moved) | texts)
+        texts = {name: [self.columns[name][i] for i in order] for name in OF_TEXTS}
+        of_prompts = {name: self.columns[name][order] for name in OF_SELECTION if name in self.columns}
+        return Rollout(moved(self.rewards), self._moved(moved) | texts | of_prompts)
+
+    def without_selection(self) -> "Rollout":
+        """Return the same samples as they are where prompts are not selected."""
+        return Rollout(self.rewards, {name: v for name, v in self.columns.items() if name not in OF_SELECTION})
 
     def _moved(self, moved: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        tensors = {name: moved(value) for name, value in self.columns.items() if isinstance(value, Tensor)}
+        tensors = {
+            name: moved(value)
+            for name, value in self.columns.items()
+            if isinstance(value, Tensor) and name not in OF_SELECTION
+        }
         logs = ExtraLogs({name: moved(value) for name, value in self.columns["extra_logs"].items()})
         return {**self.columns, **tensors, "extra_logs": logs}
 
@@ -83,7 +103,10 @@ def make_rollout(n_prompts: int, n_samples: int, seed: int) -> Rollout:
     rewards = normal().tanh()
     place = torch.rand(n_prompts, n_samples, generator=generator).argsort(dim=1)
     lengths = 20 + 37 * place + torch.randint(37, place.shape, generator=generator)
-    return _rollout(rewards, lengths, (2 * rewards + normal()).sigmoid(), rewards + 0.3 * normal(3))
+    scores = (2 * rewards + normal()).sigmoid()
+    mean = torch.rand(n_prompts, generator=generator, dtype=torch.float64)
+    visits = torch.randint(4, (n_prompts,), generator=generator)
+    return _rollout(rewards, lengths, scores, rewards + 0.3 * normal(3), mean, visits)
 
 
 def make_tied_rollout(n_prompts: int, n_samples: int, seed: int) -> Rollout:
@@ -94,15 +117,25 @@ def make_tied_rollout(n_prompts: int, n_samples: int, seed: int) -> Rollout:
     rewards = torch.randint(2, (n_prompts, n_samples), generator=torch.Generator().manual_seed(seed)).double()
     rewards[: n_prompts // 2] = 0.0
     lengths = torch.full(rewards.shape, 100)
-    return _rollout(rewards, lengths, torch.ones_like(rewards), rewards.expand(3, -1, -1).clone())
+    scores, mean = torch.ones_like(rewards), torch.full((n_prompts,), 0.5, dtype=torch.float64)
+    visits = torch.zeros(n_prompts, dtype=torch.long)
+    return _rollout(rewards, lengths, scores, rewards.expand(3, -1, -1).clone(), mean, visits)
 
 
-def _rollout(rewards: Tensor, lengths: Tensor, scores: Tensor, model_rewards: Tensor) -> Rollout:
+def _rollout(
+    rewards: Tensor, lengths: Tensor, scores: Tensor, model_rewards: Tensor, mean: Tensor, visits: Tensor
+) -> Rollout:
+    tokens_of = {n: torch.arange(n) ** 2 % (7 + n) for n in lengths.unique().tolist()}
+    tasks = [TASKS[i % len(TASKS)] for i in range(len(rewards))]
     columns = {
         "response_lengths": lengths,
         "prompts": [f"Question {i}" for i in range(len(rewards))],
         "responses": [[f"{'step ' * (n // 40)}answer {n}" for n in row] for row in lengths.tolist()],
-        "labels": [str(i) for i in range(len(rewards))],
+        "response_tokens": [[tokens_of[n] for n in row] for row in lengths.tolist()],
+        "labels": [json.dumps({"answer": i, "task": task}) for i, task in enumerate(tasks)],
+        "datasources": tasks,
+        "posterior_mean": mean,
+        "visits": visits,
         "scores": scores,
         "extra_logs": ExtraLogs(accuracy=(scores > 0.5).double()),
         "model_rewards": model_rewards,
@@ -125,6 +158,8 @@ def spoiled(rollout: Rollout, seed: int) -> Rollout:
 def equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor):
         return torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(equal, one, other))
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
     return one == other
