@@ -167,6 +167,41 @@ def test_a_resumed_run_takes_what_the_unbroken_one_takes():
     assert resumed.metrics == unbroken.metrics
 
 
+def test_an_episode_that_was_over_is_not_repeated_by_a_resumed_run():
+    """The last rollout is short, so that the end is found before the checkpoint; OpenRLHF asks for the rest of it."""
+    unbroken = stream_of(Data([f"prompt {i}" for i in range(10)]))
+    iterator = iter(unbroken)
+    for count in (4, 4, 2):
+        rollout(unbroken, iterator, count)
+    assert next(iterator, None) is None
+    resumed = stream_of(unbroken.dataset)
+    resumed.load_state_dict(copy.deepcopy(unbroken.state_dict()))
+    assert list(resumed) == []
+    iterator, again = iter(unbroken), iter(resumed)
+    for count in (4, 4, 2):
+        assert rollout(unbroken, iterator, count) == rollout(resumed, again, count), "the next episode"
+
+
+def test_further_prompts_of_a_rollout_are_others_and_belong_to_the_episode():
+    stream = stream_of(Data([f"prompt {i}" for i in range(10)]))
+    iterator = iter(stream)
+    first = taken(iterator, 4)
+    assert stream.select_further(3) == 3
+    seven = [*first, *taken(iterator, 3)]
+    assert len(set(seven)) == 7
+    stream.observe(samples_of(seven), torch.ones(7, N))
+    assert stream.select_further(5) == 3, "the episode has no more, the data set would"
+    assert len(taken(iterator, 3)) == 3 and next(iterator, None) is None
+
+
+def test_further_prompts_are_not_those_in_flight():
+    stream = stream_of(Data(["a", "b", "c", "d", "e"] * 4))
+    iterator = iter(stream)
+    first = taken(iterator, 4)
+    assert stream.select_further(3) == 1 and len({*first, *taken(iterator, 1)}) == 5
+    assert stream.select_further(3) == 0
+
+
 @pytest.mark.parametrize(
     "other, sentence",
     [

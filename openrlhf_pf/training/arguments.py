@@ -95,6 +95,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("LOW", "HIGH"),
     )
     add(
+        "_refill",
+        "replace prompts of which nothing trains by further ones, as long as a step samples at most R times its "
+        "prompts (default: a step has fewer)",
+        type=float,
+        metavar="R",
+    )
+    add(
         "_reward_models",
         "further local reward models that score every sample, for filters and for the log",
         metavar="A,B,C",
@@ -151,6 +158,12 @@ def looks_at_samples(args: SimpleNamespace) -> bool:
 def drops(args: SimpleNamespace) -> str | None:
     """Which prompts are left out whole: a member of ``DROPS``, None for none."""
     return None if args.sample_filter_drop in (None, "none") else args.sample_filter_drop
+
+
+def prompts_of_a_step(args: SimpleNamespace) -> int:
+    """Prompts that a step is to have."""
+    batch = args.rollout.batch_size
+    return min(batch, getattr(args.rollout, "vllm_generate_batch_size", None) or batch)
 
 
 def stops(args: SimpleNamespace) -> bool:

@@ -60,6 +60,7 @@ class PromptStream:
         self.seed = args.train.seed if args.prompt_selection_seed is None else args.prompt_selection_seed
         self.metrics: dict[str, float] = {}
         self._rollouts = self._place = 0  # selections so far; prompts of this episode so far
+        self._ended = False  # the iteration has come to its end, and the next one begins an episode
         self._selected: list[int] = []  # for this rollout, not yet taken
         self._in_flight: set[int] = set()  # taken, not yet observed
 
@@ -67,13 +68,27 @@ class PromptStream:
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[tuple]:
+        if self._ended:
+            self._place, self._ended = 0, False
         while self._place < len(self):
             if not self._selected:
                 self._select(min(self.per_rollout, len(self) - self._place))
             prompt = self._selected.pop(0)
             self._place += 1
             yield self.dataset.collate_fn([self.dataset[self._row(prompt)]])
-        self._place = 0
+        self._ended = True
+
+    def select_further(self, count: int) -> int:
+        """Have the iteration go on with prompts of the same rollout, none of which is in flight.
+
+        Returns:
+            How many: fewer than ``count`` where the episode or the data set has no more.
+        """
+        assert not self._selected, "a rollout takes all that are selected for it before it asks for more"
+        count = min(count, len(self) - self._place, len(self._keys) - len(self._in_flight))
+        if count > 0:
+            self._select(count)
+        return count
 
     def _select(self, count: int) -> None:
         generator = torch.Generator().manual_seed(mixed(self.seed, self._rollouts))
@@ -156,18 +171,23 @@ class PromptStream:
             )
         self.selection.load_state_dict(state["selection"])
         self._rollouts, self._place, self.metrics = state["rollouts"], state["place"], state["metrics"]
-        self._selected, self._in_flight = [], set()
+        # At the end of an episode, the next iteration yields nothing: OpenRLHF then counts it as over.
+        self._ended, self._selected, self._in_flight = False, [], set()
 
 
 class SelectingGenerator(SamplesGenerator):
     """OpenRLHF's generator, which tells the stream how prompts went where responses come back scored."""
 
+    #: Samples of this call that are not among those that it returns.
+    held_back: Sequence[Experience] = ()
+
     def _generate_vllm(self, dataloader_iter: Any, *args: Any, **kwargs: Any) -> tuple[list[Experience], int, bool]:
         samples, consumed, exhausted = super()._generate_vllm(dataloader_iter, *args, **kwargs)
-        if samples and dataloader_iter is getattr(self, "_dataloader_iter", None):
-            values = values_of(samples, self.args)
+        if dataloader_iter is getattr(self, "_dataloader_iter", None):
+            seen = [*samples, *self.held_back]
+            values = values_of(seen, self.args) if seen else None
             if values is not None:
-                self.prompts_dataloader.observe(samples, values)
+                self.prompts_dataloader.observe(seen, values)
         return samples, consumed, exhausted
 
 
@@ -180,12 +200,3 @@ def values_of(samples: Sequence[Experience], args: SimpleNamespace) -> Tensor | 
         return None
     numbers = [float("nan") if value is None else float(value) for value in chosen]
     return torch.tensor(numbers, dtype=torch.float64).reshape(-1, args.rollout.n_samples_per_prompt)
-
-
-def selecting(generator: SamplesGenerator, loader: Any) -> tuple[PromptStream, SelectingGenerator]:
-    """A stream in the place of the loader, and a generator that is fed by it."""
-    stream = PromptStream(loader, generator.args)
-    made = SelectingGenerator(
-        generator.strategy, stream, generator.eval_dataloader, generator.tokenizer, generator.vllm_engines
-    )
-    return stream, made
