@@ -1,6 +1,7 @@
 """The stream that stands in the place of OpenRLHF's loader of prompts: an episode, what came of it, and its state."""
 
 import copy
+import json
 from collections import Counter
 from types import SimpleNamespace
 
@@ -9,7 +10,10 @@ import torch
 
 pytest.importorskip("openrlhf")
 
-from openrlhf_pf.training.selection import PromptStream, values_of
+from rollouts import namespace
+
+from openrlhf_pf.training import launch, selection, selection_arguments
+from openrlhf_pf.training.selection import PromptStream, SelectingGenerator, values_of
 
 N = 4
 
@@ -218,6 +222,51 @@ def test_a_checkpoint_of_another_run_is_refused(other, sentence):
 def test_too_few_prompts_are_refused():
     with pytest.raises(ValueError, match="a rollout takes 4 of 3 different prompts"):
         stream_of(Data(["a", "b", "c", "a", "b"]))
+
+
+def test_too_few_prompts_are_refused_before_anything_is_loaded(tmp_path):
+    """Three different ones in ten rows; a label makes a fourth."""
+    rows = tmp_path / "prompts.jsonl"
+    args = arguments()
+    args.data = SimpleNamespace(
+        prompt_dataset=str(rows),
+        prompt_probs=None,
+        max_samples=1e8,
+        prompt_split="train",
+        input_key="input",
+        label_key=None,
+    )
+    rows.write_text("".join(json.dumps({"input": "abc"[i % 3], "label": i % 2}) + "\n" for i in range(10)))
+    with pytest.raises(ValueError, match="a rollout takes 4 of 3 different prompts; lower --rollout.batch_size"):
+        launch.install_trainers(whole(args), None)
+    args.data.label_key = "label"
+    selection_arguments.check_data(args)
+    args.data.max_samples = 4
+    with pytest.raises(ValueError, match="a rollout takes 4 of 4 different prompts"):
+        selection_arguments.check_data(args)
+    args.data.prompt_dataset = str(tmp_path / "on another node.jsonl")
+    selection_arguments.check_data(args)
+
+
+def whole(args):
+    """The arguments with the filter's flags."""
+    filtering = vars(namespace(sample_filter="none"))
+    return SimpleNamespace(**{**filtering, **vars(args)})
+
+
+@pytest.mark.parametrize(
+    "success, score, says", [("score", 0.5, True), ("score", 1.0, False), (None, 0.5, False), ("reward", 0.5, False)]
+)
+def test_scores_that_are_copies_of_the_rewards_are_pointed_out_once(monkeypatch, success, score, says):
+    """All rewards are .5; OpenRLHF copies them into the scores where the function returns none."""
+    said = []
+    monkeypatch.setattr(selection.logger, "warning", said.append)
+    generator = object.__new__(SelectingGenerator)
+    generator.args = arguments(success=success)
+    values = {"rewards": torch.tensor([0.5]), "scores": torch.tensor([score])}
+    for _ in range(2):
+        generator._look_at_scores([SimpleNamespace(**values) for _ in range(N)])
+    assert len(said) == says and all("score goes by the rewards: every score" in text for text in said)
 
 
 def test_scores_where_there_are_some_else_rewards():

@@ -106,7 +106,7 @@ def _check_refill(args: SimpleNamespace) -> None:
             "--sample_filter_refill looks at rewards that come back with the responses, and a local reward model's "
             "come when all are sampled: give --reward.remote_url or an agent, or leave the flag out."
         )
-    at_once = getattr(args.rollout, "vllm_generate_batch_size", None) or prompts
+    at_once = selection_arguments.prompts_at_once(args)
     if drops(args) == "variance_top_p" and at_once != prompts:
         raise ValueError(
             "--sample_filter_drop variance_top_p compares the prompts of a step, and --sample_filter_refill those of "

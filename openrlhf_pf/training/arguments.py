@@ -162,8 +162,7 @@ def drops(args: SimpleNamespace) -> str | None:
 
 def prompts_of_a_step(args: SimpleNamespace) -> int:
     """Prompts that a step is to have."""
-    batch = args.rollout.batch_size
-    return min(batch, getattr(args.rollout, "vllm_generate_batch_size", None) or batch)
+    return min(args.rollout.batch_size, selection_arguments.prompts_at_once(args))
 
 
 def stops(args: SimpleNamespace) -> bool:

@@ -4,6 +4,7 @@ import os
 from types import SimpleNamespace
 
 import openrlhf_pf.code_reward
+from openrlhf_pf.training.prompt_rows import prompt_rows
 
 
 def uses_code_reward(args: SimpleNamespace) -> bool:
@@ -23,22 +24,12 @@ def check_code_labels(args: SimpleNamespace) -> None:
     """
     if not uses_code_reward(args):
         return
-    from openrlhf.datasets.utils import blending_datasets
-
     from openrlhf_pf.code_reward.label_check import refuse_bad_labels
 
     data = args.data
     if not data.label_key:
         raise ValueError("the code reward needs tests: name the column that holds them with --data.label_key.")
-    quiet = SimpleNamespace(print=lambda *_: None, is_rank_0=lambda: True, args=args)
-    rows = blending_datasets(
-        data.prompt_dataset,
-        data.prompt_probs,
-        quiet,
-        args.train.seed,
-        max_count=data.max_samples,
-        dataset_split=data.prompt_split,
-    )
+    rows = prompt_rows(args)
     if data.label_key not in rows.column_names:
         raise ValueError(f"the data set has no column {data.label_key!r}: it has {', '.join(rows.column_names)}.")
     labels = rows[data.label_key]

@@ -18,7 +18,9 @@ from openrlhf.utils.logging_utils import init_logger
 from torch import Tensor
 
 from openrlhf_pf.selection import build_selection
+from openrlhf_pf.training.rollout import beside_rewards, number
 from openrlhf_pf.training.seeds import mixed
+from openrlhf_pf.training.selection_arguments import check_enough, prompts_at_once
 
 logger = init_logger(__name__)
 
@@ -44,17 +46,13 @@ class PromptStream:
     def __init__(self, loader: Any, args: SimpleNamespace) -> None:
         self.dataset = loader.dataset
         self.args = args
-        self.per_rollout = getattr(args.rollout, "vllm_generate_batch_size", None) or args.rollout.batch_size
+        self.per_rollout = prompts_at_once(args)
         keys = np.array([_key(*pair) for pair in zip(self.dataset.prompts, self.dataset.labels)], dtype=np.int64)
         # Of each prompt: its key; where its rows are in _rows.
         self._keys, prompt_of_row = np.unique(keys, return_inverse=True)
         self._rows = prompt_of_row.argsort(kind="stable")
         self._first = np.searchsorted(prompt_of_row[self._rows], np.arange(len(self._keys) + 1))
-        if len(self._keys) <= self.per_rollout:
-            raise ValueError(
-                f"--prompt_selection has nothing to choose from: a rollout takes {self.per_rollout} of "
-                f"{len(self._keys)} different prompts; lower --rollout.batch_size or give more prompts."
-            )
+        check_enough(len(self._keys), args)
         options = args.prompt_selection_options or ()
         self.selection = build_selection(args.prompt_selection, len(self._keys), options)
         self.seed = args.train.seed if args.prompt_selection_seed is None else args.prompt_selection_seed
@@ -180,6 +178,7 @@ class SelectingGenerator(SamplesGenerator):
 
     #: Samples of this call that are not among those that it returns.
     held_back: Sequence[Experience] = ()
+    _looked_at_scores = False
 
     def _generate_vllm(self, dataloader_iter: Any, *args: Any, **kwargs: Any) -> tuple[list[Experience], int, bool]:
         samples, consumed, exhausted = super()._generate_vllm(dataloader_iter, *args, **kwargs)
@@ -187,8 +186,24 @@ class SelectingGenerator(SamplesGenerator):
             seen = [*samples, *self.held_back]
             values = values_of(seen, self.args) if seen else None
             if values is not None:
+                self._look_at_scores(seen)
                 self.prompts_dataloader.observe(seen, values)
         return samples, consumed, exhausted
+
+    def _look_at_scores(self, samples: Sequence[Experience]) -> None:
+        """Say so where true scores are asked for and the first rollout shows none."""
+        if self._looked_at_scores or self.args.prompt_selection_success != "score":
+            return
+        self._looked_at_scores = True
+        scores, rewards = (
+            torch.tensor([number(getattr(sample, name)) for sample in samples], dtype=torch.float64)
+            for name in ("scores", "rewards")
+        )
+        if beside_rewards(scores, rewards) is None:
+            logger.warning(
+                "--prompt_selection_success score goes by the rewards: every score of the first rollout is its "
+                "reward, as OpenRLHF has it where the reward function or the agent returns none."
+            )
 
 
 def values_of(samples: Sequence[Experience], args: SimpleNamespace) -> Tensor | None:
