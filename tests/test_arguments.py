@@ -143,6 +143,26 @@ BAD = [
         "--sample_filter_drop flat --sample_filter_drop_share 0.5",
         "has no effect without --sample_filter_drop variance",
     ),
+    ("--sample_filter_refill 2", "has no effect without a --sample_filter or a --sample_filter_drop"),
+    (
+        "--sample_filter_drop flat --sample_filter_refill 1.1",
+        "must allow a step more than its 8 prompts, got 1.1 times as many: give 2, say",
+    ),
+    ("--sample_filter_drop flat --sample_filter_refill nan", "must allow a step more than its 8 prompts, got nan"),
+    ("--sample_filter_drop flat --sample_filter_refill inf", "must allow a step more than its 8 prompts, got inf"),
+    (
+        "--sample_filter_drop flat --sample_filter_refill 2 --reward.remote_url r.py --algo.dynamic_filtering_enable",
+        "both replace prompts while a step is sampled: leave one of them out",
+    ),
+    (
+        "--sample_filter best_worst --sample_filter_refill 2",
+        "a local reward model's come when all are sampled: give --reward.remote_url or an agent",
+    ),
+    (
+        "--sample_filter_drop variance_top_p --sample_filter_refill 2 --reward.remote_url r.py --train.async_enable "
+        "--rollout.vllm_generate_batch_size 16",
+        "make it --rollout.batch_size 8, or choose another --sample_filter_drop",
+    ),
     ("--sample_filter_stop_window 3", "has no effect without --sample_filter_stop_below R"),
     ("--sample_filter_stop_below 1.5", "--sample_filter_stop_below must be above 0 and at most 1, got 1.5"),
     ("--sample_filter_stop_below 0.5", "compares rewards with true scores, and a local reward model gives none"),

@@ -1,6 +1,7 @@
 """The stream that stands in the place of OpenRLHF's loader of prompts: an episode, what came of it, and its state."""
 
 import copy
+import json
 from collections import Counter
 from types import SimpleNamespace
 
@@ -10,9 +11,12 @@ import torch
 pytest.importorskip("openrlhf")
 
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator, _collect_prompt_batch
+from rollouts import namespace
 
-from openrlhf_pf.training.context import NotingGenerator, noted, noting
-from openrlhf_pf.training.selection import PromptStream, selecting, values_of
+from openrlhf_pf.training import launch, selection, selection_arguments
+from openrlhf_pf.training.context import NotingGenerator, noted
+from openrlhf_pf.training.refill import loader_and_generator
+from openrlhf_pf.training.selection import PromptStream, SelectingGenerator, values_of
 
 N = 4
 
@@ -39,6 +43,7 @@ def arguments(**changes):
         rollout=SimpleNamespace(batch_size=4, n_samples_per_prompt=N, vllm_generate_batch_size=None),
         train=SimpleNamespace(seed=5),
         prompt_selection=settings.pop("name", "vade"),
+        sample_filter_refill=None,
         **{f"prompt_selection_{name}": value for name, value in settings.items()},
     )
 
@@ -170,6 +175,41 @@ def test_a_resumed_run_takes_what_the_unbroken_one_takes():
     assert resumed.metrics == unbroken.metrics
 
 
+def test_an_episode_that_was_over_is_not_repeated_by_a_resumed_run():
+    """The last rollout is short, so that the end is found before the checkpoint; OpenRLHF asks for the rest of it."""
+    unbroken = stream_of(Data([f"prompt {i}" for i in range(10)]))
+    iterator = iter(unbroken)
+    for count in (4, 4, 2):
+        rollout(unbroken, iterator, count)
+    assert next(iterator, None) is None
+    resumed = stream_of(unbroken.dataset)
+    resumed.load_state_dict(copy.deepcopy(unbroken.state_dict()))
+    assert list(resumed) == []
+    iterator, again = iter(unbroken), iter(resumed)
+    for count in (4, 4, 2):
+        assert rollout(unbroken, iterator, count) == rollout(resumed, again, count), "the next episode"
+
+
+def test_further_prompts_of_a_rollout_are_others_and_belong_to_the_episode():
+    stream = stream_of(Data([f"prompt {i}" for i in range(10)]))
+    iterator = iter(stream)
+    first = taken(iterator, 4)
+    assert stream.select_further(3) == 3
+    seven = [*first, *taken(iterator, 3)]
+    assert len(set(seven)) == 7
+    stream.observe(samples_of(seven), torch.ones(7, N))
+    assert stream.select_further(5) == 3, "the episode has no more, the data set would"
+    assert len(taken(iterator, 3)) == 3 and next(iterator, None) is None
+
+
+def test_further_prompts_are_not_those_in_flight():
+    stream = stream_of(Data(["a", "b", "c", "d", "e"] * 4))
+    iterator = iter(stream)
+    first = taken(iterator, 4)
+    assert stream.select_further(3) == 1 and len({*first, *taken(iterator, 1)}) == 5
+    assert stream.select_further(3) == 0
+
+
 @pytest.mark.parametrize(
     "other, sentence",
     [
@@ -217,7 +257,7 @@ def groups(samples):
 
 def test_samples_bring_what_was_known_of_their_prompt_before_them(engines):
     plain = generator_of(Data([f"prompt {i}" for i in range(5)]), options=["decay=1,1"])
-    stream, generator = selecting(plain, plain.prompts_dataloader)
+    stream, generator = loader_and_generator(plain.prompts_dataloader, plain)
     taken = Counter()
     for _ in range(6):  # episodes of 5 prompts, in rollouts of 4 and 1
         generator._dataloader_iter = iter(stream)
@@ -240,7 +280,8 @@ class Sourced(Data):
 
 def test_samples_bring_the_data_source_of_their_prompt_without_selection_too(engines):
     data = Sourced([f"prompt {i}" for i in range(7)])
-    generator = noting(generator_of(data))
+    plain = generator_of(data, name="none")
+    _, generator = loader_and_generator(plain.prompts_dataloader, plain)
     assert type(generator) is NotingGenerator and generator.prompts_dataloader.dataset is data
     rows = (data.collate_fn([data[i]]) for i in range(7))
     generator._dataloader_iter = iter(rows)
@@ -254,6 +295,51 @@ def test_samples_bring_the_data_source_of_their_prompt_without_selection_too(eng
     evaluation = iter([data.collate_fn([data[0]])])
     samples, _, _ = generator._generate_vllm(evaluation, 1, False)
     assert noted(groups(samples), "datasource") is None
+
+
+def test_too_few_prompts_are_refused_before_anything_is_loaded(tmp_path):
+    """Three different ones in ten rows; a label makes a fourth."""
+    rows = tmp_path / "prompts.jsonl"
+    args = arguments()
+    args.data = SimpleNamespace(
+        prompt_dataset=str(rows),
+        prompt_probs=None,
+        max_samples=1e8,
+        prompt_split="train",
+        input_key="input",
+        label_key=None,
+    )
+    rows.write_text("".join(json.dumps({"input": "abc"[i % 3], "label": i % 2}) + "\n" for i in range(10)))
+    with pytest.raises(ValueError, match="a rollout takes 4 of 3 different prompts; lower --rollout.batch_size"):
+        launch.install_trainers(whole(args), None)
+    args.data.label_key = "label"
+    selection_arguments.check_data(args)
+    args.data.max_samples = 4
+    with pytest.raises(ValueError, match="a rollout takes 4 of 4 different prompts"):
+        selection_arguments.check_data(args)
+    args.data.prompt_dataset = str(tmp_path / "on another node.jsonl")
+    selection_arguments.check_data(args)
+
+
+def whole(args):
+    """The arguments with the filter's flags."""
+    filtering = vars(namespace(sample_filter="none"))
+    return SimpleNamespace(**{**filtering, **vars(args)})
+
+
+@pytest.mark.parametrize(
+    "success, score, says", [("score", 0.5, True), ("score", 1.0, False), (None, 0.5, False), ("reward", 0.5, False)]
+)
+def test_scores_that_are_copies_of_the_rewards_are_pointed_out_once(monkeypatch, success, score, says):
+    """All rewards are .5; OpenRLHF copies them into the scores where the function returns none."""
+    said = []
+    monkeypatch.setattr(selection.logger, "warning", said.append)
+    generator = object.__new__(SelectingGenerator)
+    generator.args = arguments(success=success)
+    values = {"rewards": torch.tensor([0.5]), "scores": torch.tensor([score])}
+    for _ in range(2):
+        generator._look_at_scores([SimpleNamespace(**values) for _ in range(N)])
+    assert len(said) == says and all("score goes by the rewards: every score" in text for text in said)
 
 
 def test_scores_where_there_are_some_else_rewards():

@@ -268,11 +268,15 @@ class SampleFilter(ABC):
                 f"{type(self).__name__}.weigh must return finite weights, none negative, of shape "
                 f"{tuple(batch.rewards.shape)}, got {_what(weights)}."
             )
-        weights = weights.double() * batch.usable
-        if self.scope == "group":
-            weights = weights * (batch.n_usable >= self.keep).unsqueeze(1)
-            return scaled(weights, weights.sum(dim=1, keepdim=True))
-        return scaled(weights, weights.sum())
+        weights = weights.double() * batch.usable * ~self.too_few_usable(batch).unsqueeze(1)
+        return scaled(weights, weights.sum(dim=1, keepdim=True) if self.scope == "group" else weights.sum())
+
+    def too_few_usable(self, batch: FilterBatch) -> Tensor:
+        """(G,) bool: prompts of which nothing trains, whatever :meth:`weigh` says.
+
+        They have fewer than k usable rewards, in batch scope none.
+        """
+        return batch.n_usable < (self.keep if self.scope == "group" else 1)
 
     #: What the filter has to say about the last rollout, for the log.
     news: str = ""

@@ -31,6 +31,7 @@ def draw(
     scope: str = "group",
     order: Tensor | None = None,
     generator: torch.Generator | None = None,
+    budget: int | None = None,
 ) -> Draw:
     """Draw the samples that train.
 
@@ -41,6 +42,7 @@ def draw(
         scope: the filter's scope.
         order: (G, N) the sample at each rank, for ``select`` in group scope.
         generator: source of randomness.
+        budget: in batch scope, how many samples are drawn (default: G k).
 
     Raises:
         ValueError: an unknown mode, or weights that are no distribution.
@@ -51,7 +53,8 @@ def draw(
         return reweight(weights, scope)
     if scope == "batch":
         function = select_from_batch if mode == "select" else resample
-        counts = function(weights.reshape(1, -1), keep * len(weights), generator=generator)
+        budget = keep * len(weights) if budget is None else budget
+        counts = function(weights.reshape(1, -1), budget, generator=generator)
         return Draw(counts.reshape(weights.shape))
     if mode == "select":
         return Draw(select(weights, keep, order, generator))

@@ -58,6 +58,7 @@ def _check_nothing_inert(args: SimpleNamespace) -> None:
             "leave the flag out."
         )
     _check_drop(args)
+    _check_refill(args)
 
 
 def _check_drop(args: SimpleNamespace) -> None:
@@ -79,6 +80,39 @@ def _check_drop(args: SimpleNamespace) -> None:
         )
     if band is not None and not band[0] <= band[1]:
         raise ValueError(f"--sample_filter_drop_band must be the lower number first, got {band[0]} {band[1]}.")
+
+
+def _check_refill(args: SimpleNamespace) -> None:
+    times, prompts = args.sample_filter_refill, args.rollout.batch_size
+    if times is None:
+        return
+    if not (times < math.inf and int(prompts * times) > prompts):
+        raise ValueError(
+            f"--sample_filter_refill must allow a step more than its {prompts} prompts, got {times:g} times as many: "
+            "give 2, say."
+        )
+    if args.sample_filter == "none" and drops(args) is None:
+        raise ValueError(
+            "--sample_filter_refill has no effect without a --sample_filter or a --sample_filter_drop, which leave "
+            "prompts out: add one or leave the flag out."
+        )
+    if args.algo.dynamic_filtering_enable:
+        raise ValueError(
+            "--sample_filter_refill and --algo.dynamic_filtering_enable both replace prompts while a step is sampled: "
+            "leave one of them out."
+        )
+    if not selection_arguments.scored_where_generated(args):
+        raise ValueError(
+            "--sample_filter_refill looks at rewards that come back with the responses, and a local reward model's "
+            "come when all are sampled: give --reward.remote_url or an agent, or leave the flag out."
+        )
+    at_once = selection_arguments.prompts_at_once(args)
+    if drops(args) == "variance_top_p" and at_once != prompts:
+        raise ValueError(
+            "--sample_filter_drop variance_top_p compares the prompts of a step, and --sample_filter_refill those of "
+            f"--rollout.vllm_generate_batch_size {at_once}: make it --rollout.batch_size {prompts}, or choose another "
+            "--sample_filter_drop."
+        )
 
 
 def _check_keep(args: SimpleNamespace, sample_filter: SampleFilter) -> None:

@@ -98,6 +98,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("LOW", "HIGH"),
     )
     add(
+        "_refill",
+        "replace prompts of which nothing trains by further ones, as long as a step samples at most R times its "
+        "prompts (default: a step has fewer)",
+        type=float,
+        metavar="R",
+    )
+    add(
         "_reward_models",
         "further local reward models that score every sample, for filters and for the log",
         metavar="A,B,C",
@@ -154,6 +161,11 @@ def looks_at_samples(args: SimpleNamespace) -> bool:
 def drops(args: SimpleNamespace) -> str | None:
     """Which prompts are left out whole: a member of ``DROPS``, None for none."""
     return None if args.sample_filter_drop in (None, "none") else args.sample_filter_drop
+
+
+def prompts_of_a_step(args: SimpleNamespace) -> int:
+    """Prompts that a step is to have."""
+    return min(args.rollout.batch_size, selection_arguments.prompts_at_once(args))
 
 
 def stops(args: SimpleNamespace) -> bool:

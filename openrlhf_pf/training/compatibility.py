@@ -87,6 +87,20 @@ EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = {
         "dynamic_filtering",
         "generate_kwargs",
     ),
+    "openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator.generate_samples": ("self", "generate_kwargs"),
+    "openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator._dispatch_prompts_to_vllm": (
+        "self",
+        "prompts",
+        "labels",
+        "images",
+        "generate_kwargs",
+    ),
+    "openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator._process_response_into_experience": (
+        "self",
+        "response",
+        "generate_kwargs",
+    ),
+    "openrlhf.trainer.ppo_utils.samples_generator:_collect_prompt_batch": ("dataloader_iter", "num_prompts"),
     "openrlhf.datasets.prompts_dataset:preprocess_data": (
         "data",
         "input_template",

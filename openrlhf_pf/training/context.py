@@ -28,6 +28,8 @@ def noted(groups: Sequence[Sequence[Experience]], name: str) -> list[Any] | None
 class NotingGenerator(SamplesGenerator):
     """OpenRLHF's generator, which notes the ``datasource`` of each prompt that trains; OpenRLHF itself drops it."""
 
+    _sources: dict[tuple[str, str], str]
+
     def _trains(self, dataloader_iter: Any) -> bool:
         """Whether these are not the prompts of an evaluation."""
         return dataloader_iter is getattr(self, "_dataloader_iter", None)
@@ -35,11 +37,19 @@ class NotingGenerator(SamplesGenerator):
     def _generate_vllm(self, dataloader_iter: Any, *args: Any, **kwargs: Any) -> tuple[list[Experience], int, bool]:
         if not self._trains(dataloader_iter):
             return super()._generate_vllm(dataloader_iter, *args, **kwargs)
-        sources: dict[tuple[str, str], str] = {}
-        found = super()._generate_vllm(_watched(dataloader_iter, sources), *args, **kwargs)
-        for sample in found[0]:
-            note(sample, datasource=sources.get((sample.prompts[0], str(sample.labels[0] if sample.labels else ""))))
+        found = super()._generate_vllm(self._watch(dataloader_iter), *args, **kwargs)
+        self._note_sources(found[0])
         return found
+
+    def _watch(self, dataloader_iter: Any) -> Iterator[tuple]:
+        """The same rows, of which the data sources are remembered until the next call."""
+        self._sources = {}
+        return _watched(dataloader_iter, self._sources)
+
+    def _note_sources(self, samples: Sequence[Experience]) -> None:
+        for sample in samples:
+            key = (sample.prompts[0], str(sample.labels[0] if sample.labels else ""))
+            note(sample, datasource=self._sources.get(key))
 
 
 def _watched(rows: Iterator[tuple], sources: dict[tuple[str, str], str]) -> Iterator[tuple]:
@@ -47,10 +57,3 @@ def _watched(rows: Iterator[tuple], sources: dict[tuple[str, str], str]) -> Iter
     for datasources, prompts, labels, images in rows:
         sources.update({(p, str(label)): str(source) for source, p, label in zip(datasources, prompts, labels)})
         yield datasources, prompts, labels, images
-
-
-def noting(generator: SamplesGenerator, cls: type[NotingGenerator] = NotingGenerator, loader: Any = None) -> Any:
-    """A generator of this class in the place of OpenRLHF's, with another loader of prompts where one is given."""
-    loader = generator.prompts_dataloader if loader is None else loader
-    rest = (generator.eval_dataloader, generator.tokenizer, generator.vllm_engines)
-    return cls(generator.strategy, loader, *rest)

@@ -20,7 +20,6 @@ from openrlhf.utils.logging_utils import init_logger
 from torch import Tensor
 
 from openrlhf_pf.filters import Draw, FilterBatch, draw, scaled
-from openrlhf_pf.filters.prompts import VARIANCE_SHARE, band, variance_top_p
 from openrlhf_pf.rollouts import RolloutLog
 from openrlhf_pf.training.arguments import (
     BASELINE_ESTIMATORS,
@@ -28,11 +27,13 @@ from openrlhf_pf.training.arguments import (
     draw_mode,
     drops,
     filter_from_args,
+    prompts_of_a_step,
     reward_models,
     samples_stand_alone,
 )
 from openrlhf_pf.training.baselines import centred
 from openrlhf_pf.training.metrics import filter_metrics, masked_after_draw
+from openrlhf_pf.training.refill import left_out, refill_metrics
 from openrlhf_pf.training.rollout import Rollout
 from openrlhf_pf.training.seeds import mixed
 from openrlhf_pf.training.stop import WINDOW, StopRule
@@ -162,10 +163,19 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         self.score(rollout)
         batch = self._batch_of(rollout)
         weights, flat = self._weigh(batch)
-        drawn = draw(self.mode, weights, self.filter.keep, self.filter.scope, batch.order, batch.generator)
+        drawn = draw(
+            self.mode,
+            weights,
+            self.filter.keep,
+            self.filter.scope,
+            batch.order,
+            batch.generator,
+            self._budget(rollout),
+        )
         drawn = drawn._replace(counts=self._trim(drawn.counts, batch.generator))
         self._weights, self._drawn = weights, drawn
         self.metrics = filter_metrics(batch, drawn.counts, rollout.scores, rollout.rewards) | flat | self._of_filter()
+        self.metrics |= refill_metrics(self.given, len(rollout.groups))
         if self.stop_rule is not None:
             if not self.given.sample_filter_probe:
                 self._look(rollout)
@@ -256,20 +266,18 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         drop = drops(self.given)
         if drop is None:
             return weights, {}
-        out = self._left_out(drop)
+        out = left_out(self.given, FilterBatch(self.rollout.rewards, scores=self.rollout.scores))
         weights = weights * ~out.unsqueeze(1)
         if self.filter.scope == "batch":
             weights = scaled(weights, weights.sum())
         return weights, {f"filter/dropped_{drop}_prompts": float(out.sum())}
 
-    def _left_out(self, drop: str) -> Tensor:
-        """(G,) bool: prompts that are left out whole; by the rewards that train, whatever the filter ranks by."""
-        batch = FilterBatch(self.rollout.rewards, scores=self.rollout.scores)
-        if drop == "flat":
-            return batch.flat_within(self.given.sample_filter_drop_tolerance or 0.0)
-        if drop == "variance_top_p":
-            return ~variance_top_p(batch, self.given.sample_filter_drop_share or VARIANCE_SHARE)
-        return ~band(batch, *self.given.sample_filter_drop_band)
+    def _budget(self, rollout: Rollout) -> int:
+        """Samples that a batch filter draws: k a prompt, but none for those that others took the place of."""
+        prompts = len(rollout.groups)
+        if self.given.sample_filter_refill is not None:
+            prompts = min(prompts, prompts_of_a_step(self.given))
+        return prompts * self.filter.keep
 
     def _of_filter(self) -> dict[str, float]:
         """The metrics of the filter itself; what it has to say goes to the log."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-from openrlhf_pf.training import warm_workers
+from openrlhf_pf.training import selection_arguments, warm_workers
 from openrlhf_pf.training.argument_checks import check_arguments
 from openrlhf_pf.training.arguments import add_arguments, is_active, resolve
 from openrlhf_pf.training.code_labels import check_code_labels
@@ -137,6 +137,7 @@ def install_trainers(args: SimpleNamespace, entry: Any) -> None:
     """Put our trainers in place if the arguments ask for any of ours."""
     if is_active(args):
         check_task_labels(args)
+        selection_arguments.check_data(args)
         from openrlhf_pf.training import trainer
 
         trainer.install(args, entry)

@@ -62,7 +62,7 @@ class Rollout:
     @cached_property
     def rewards(self) -> Tensor:
         """(G, N) float64, NaN where one is missing; only once all are scored."""
-        return self._table([_number(sample.rewards) for sample in self.samples])
+        return self._table([number(sample.rewards) for sample in self.samples])
 
     def _by_usable_reward(self, wanted: bool) -> list[Experience]:
         usable = self.rewards.isfinite().flatten().tolist()
@@ -88,10 +88,8 @@ class Rollout:
 
         OpenRLHF fills a missing score in with the reward; such copies say nothing about the reward model.
         """
-        pairs = [(_number(sample.rewards), _number(sample.scores)) for sample in self.samples]
-        if not self.truly_scored and all(math.isnan(score) or score == reward for reward, score in pairs):
-            return None
-        return self._table([score for _, score in pairs])
+        scores = self._table([number(sample.scores) for sample in self.samples])
+        return scores if self.truly_scored else beside_rewards(scores, self.rewards)
 
     @cached_property
     def response_lengths(self) -> Tensor:
@@ -102,7 +100,7 @@ class Rollout:
     def extra_logs(self) -> dict[str, Tensor]:
         """Name to (G, N), NaN where a sample has none."""
         names = sorted({name for sample in self.samples for name in sample.info} - set(_INFO_OF_HOST))
-        return {name: self._table([_number(sample.info.get(name)) for sample in self.samples]) for name in names}
+        return {name: self._table([number(sample.info.get(name)) for sample in self.samples]) for name in names}
 
     def responses(self, tokenizer: Any) -> list[list[str]]:
         """G x N texts."""
@@ -166,8 +164,14 @@ class Rollout:
         }
 
 
-def _number(value: Tensor | None) -> float:
+def number(value: Tensor | None) -> float:
+    """What is in a tensor of one element; NaN for None."""
     return math.nan if value is None else float(value)
+
+
+def beside_rewards(scores: Tensor, rewards: Tensor) -> Tensor | None:
+    """Scores as OpenRLHF hands them on (any shape), or None where all are copies of the rewards, or missing."""
+    return None if (scores.isnan() | (scores == rewards)).all() else scores
 
 
 def _label(sample: Experience) -> str | None:

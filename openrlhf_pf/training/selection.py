@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from openrlhf.trainer.ppo_utils.experience import Experience
-from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.utils.logging_utils import init_logger
 from torch import Tensor
 
 from openrlhf_pf.selection import build_selection
-from openrlhf_pf.training.context import NotingGenerator, note, noting
+from openrlhf_pf.training.context import NotingGenerator, note
+from openrlhf_pf.training.rollout import beside_rewards, number
 from openrlhf_pf.training.seeds import mixed
+from openrlhf_pf.training.selection_arguments import check_enough, prompts_at_once
 
 logger = init_logger(__name__)
 
@@ -46,22 +47,19 @@ class PromptStream:
     def __init__(self, loader: Any, args: SimpleNamespace) -> None:
         self.dataset = loader.dataset
         self.args = args
-        self.per_rollout = getattr(args.rollout, "vllm_generate_batch_size", None) or args.rollout.batch_size
+        self.per_rollout = prompts_at_once(args)
         keys = np.array([_key(*pair) for pair in zip(self.dataset.prompts, self.dataset.labels)], dtype=np.int64)
         # Of each prompt: its key; where its rows are in _rows.
         self._keys, prompt_of_row = np.unique(keys, return_inverse=True)
         self._rows = prompt_of_row.argsort(kind="stable")
         self._first = np.searchsorted(prompt_of_row[self._rows], np.arange(len(self._keys) + 1))
-        if len(self._keys) <= self.per_rollout:
-            raise ValueError(
-                f"--prompt_selection has nothing to choose from: a rollout takes {self.per_rollout} of "
-                f"{len(self._keys)} different prompts; lower --rollout.batch_size or give more prompts."
-            )
+        check_enough(len(self._keys), args)
         options = args.prompt_selection_options or ()
         self.selection = build_selection(args.prompt_selection, len(self._keys), options)
         self.seed = args.train.seed if args.prompt_selection_seed is None else args.prompt_selection_seed
         self.metrics: dict[str, float] = {}
         self._rollouts = self._place = 0  # selections so far; prompts of this episode so far
+        self._ended = False  # the iteration has come to its end, and the next one begins an episode
         self._selected: list[int] = []  # for this rollout, not yet taken
         self._in_flight: set[int] = set()  # taken, not yet observed
 
@@ -69,13 +67,27 @@ class PromptStream:
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[tuple]:
+        if self._ended:
+            self._place, self._ended = 0, False
         while self._place < len(self):
             if not self._selected:
                 self._select(min(self.per_rollout, len(self) - self._place))
             prompt = self._selected.pop(0)
             self._place += 1
             yield self.dataset.collate_fn([self.dataset[self._row(prompt)]])
-        self._place = 0
+        self._ended = True
+
+    def select_further(self, count: int) -> int:
+        """Have the iteration go on with prompts of the same rollout, none of which is in flight.
+
+        Returns:
+            How many: fewer than ``count`` where the episode or the data set has no more.
+        """
+        assert not self._selected, "a rollout takes all that are selected for it before it asks for more"
+        count = min(count, len(self) - self._place, len(self._keys) - len(self._in_flight))
+        if count > 0:
+            self._select(count)
+        return count
 
     def _select(self, count: int) -> None:
         generator = torch.Generator().manual_seed(mixed(self.seed, self._rollouts))
@@ -177,7 +189,8 @@ class PromptStream:
             )
         self.selection.load_state_dict(state["selection"])
         self._rollouts, self._place, self.metrics = state["rollouts"], state["place"], state["metrics"]
-        self._selected, self._in_flight = [], set()
+        # At the end of an episode, the next iteration yields nothing: OpenRLHF then counts it as over.
+        self._ended, self._selected, self._in_flight = False, [], set()
 
 
 class SelectingGenerator(NotingGenerator):
@@ -185,14 +198,36 @@ class SelectingGenerator(NotingGenerator):
     come back scored.
     """
 
+    #: Samples of this call that are not among those that it returns.
+    held_back: Sequence[Experience] = ()
+    _looked_at_scores = False
+
     def _generate_vllm(self, dataloader_iter: Any, *args: Any, **kwargs: Any) -> tuple[list[Experience], int, bool]:
         samples, consumed, exhausted = super()._generate_vllm(dataloader_iter, *args, **kwargs)
-        if samples and self._trains(dataloader_iter):
-            self.prompts_dataloader.note(samples)
-            values = values_of(samples, self.args)
+        if self._trains(dataloader_iter):
+            seen = [*samples, *self.held_back]
+            if seen:
+                self.prompts_dataloader.note(seen)
+            values = values_of(seen, self.args) if seen else None
             if values is not None:
-                self.prompts_dataloader.observe(samples, values)
+                self._look_at_scores(seen)
+                self.prompts_dataloader.observe(seen, values)
         return samples, consumed, exhausted
+
+    def _look_at_scores(self, samples: Sequence[Experience]) -> None:
+        """Say so where true scores are asked for and the first rollout shows none."""
+        if self._looked_at_scores or self.args.prompt_selection_success != "score":
+            return
+        self._looked_at_scores = True
+        scores, rewards = (
+            torch.tensor([number(getattr(sample, name)) for sample in samples], dtype=torch.float64)
+            for name in ("scores", "rewards")
+        )
+        if beside_rewards(scores, rewards) is None:
+            logger.warning(
+                "--prompt_selection_success score goes by the rewards: every score of the first rollout is its "
+                "reward, as OpenRLHF has it where the reward function or the agent returns none."
+            )
 
 
 def values_of(samples: Sequence[Experience], args: SimpleNamespace) -> Tensor | None:
@@ -204,9 +239,3 @@ def values_of(samples: Sequence[Experience], args: SimpleNamespace) -> Tensor | 
         return None
     numbers = [float("nan") if value is None else float(value) for value in chosen]
     return torch.tensor(numbers, dtype=torch.float64).reshape(-1, args.rollout.n_samples_per_prompt)
-
-
-def selecting(generator: SamplesGenerator, loader: Any) -> tuple[PromptStream, SelectingGenerator]:
-    """A stream in the place of the loader, and a generator that is fed by it."""
-    stream = PromptStream(loader, generator.args)
-    return stream, noting(generator, SelectingGenerator, stream)

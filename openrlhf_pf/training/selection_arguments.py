@@ -1,10 +1,12 @@
 """The ``--prompt_selection*`` flags, and every check of them against OpenRLHF's own arguments, before Ray starts."""
 
 import argparse
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
 from openrlhf_pf.selection import SELECTIONS, build_selection
+from openrlhf_pf.training.prompt_rows import prompt_rows
 
 SUCCESSES = ("score", "reward")
 
@@ -59,6 +61,41 @@ def resolve(args: argparse.Namespace | SimpleNamespace) -> None:
 def scored_where_generated(args: SimpleNamespace) -> bool:
     """Whether responses come back from generation with their rewards."""
     return bool(args.reward.remote_url or args.train.agent_func_path)
+
+
+def prompts_at_once(args: SimpleNamespace) -> int:
+    """Prompts that generation asks for at a time, of which a selection chooses."""
+    return getattr(args.rollout, "vllm_generate_batch_size", None) or args.rollout.batch_size
+
+
+def check_enough(n_prompts: int, args: SimpleNamespace) -> None:
+    """Raises ValueError where a rollout takes all of the ``n_prompts`` different prompts, or more."""
+    if n_prompts <= prompts_at_once(args):
+        raise ValueError(
+            f"--prompt_selection has nothing to choose from: a rollout takes {prompts_at_once(args)} of {n_prompts} "
+            "different prompts; lower --rollout.batch_size or give more prompts."
+        )
+
+
+def check_data(args: SimpleNamespace) -> None:
+    """Count the different prompts of the data set, until there are enough.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    if not is_active(args):
+        return
+    try:
+        rows = prompt_rows(args)
+        rows = rows.select_columns([key for key in (args.data.input_key, args.data.label_key) if key is not None])
+    except Exception:  # the data set may lie on another node; OpenRLHF says what is wrong with it
+        return
+    found: set[str] = set()
+    for row in islice(rows, int(args.data.max_samples)):
+        found.add(repr(row))
+        if len(found) > prompts_at_once(args):
+            return
+    check_enough(len(found), args)
 
 
 def check_arguments(args: SimpleNamespace) -> None:

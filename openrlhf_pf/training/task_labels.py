@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from openrlhf_pf.filters.quantiles import LABEL, label_fields
 from openrlhf_pf.filters.threshold import Top
 from openrlhf_pf.training.arguments import filter_from_args
-from openrlhf_pf.training.code_labels import prompt_column
+from openrlhf_pf.training.prompt_rows import prompt_column
 
 
 def check_task_labels(args: SimpleNamespace) -> None:

@@ -17,14 +17,14 @@ from ray.util.queue import Empty
 
 from openrlhf_pf.training import selection_arguments
 from openrlhf_pf.training.arguments import filter_from_args, reward_models, trained_per_prompt
-from openrlhf_pf.training.context import noting
 from openrlhf_pf.training.experience_maker import (
     FilteringExperienceMaker,
     NothingToTrain,
     with_samples_per_prompt,
 )
+from openrlhf_pf.training.refill import loader_and_generator
 from openrlhf_pf.training.sampling import PromptSampler, load_prompts
-from openrlhf_pf.training.selection import PromptStream, selecting
+from openrlhf_pf.training.selection import PromptStream
 from openrlhf_pf.training.stop import StopTraining
 from openrlhf_pf.training.true_score import TrueScore, load_reward_func
 
@@ -45,18 +45,15 @@ def with_checkpoint_now(args: Any) -> Any:
 
 
 class FilteredSchedule:
-    """For a class that owns the prompt data set: prompts are selected where that is asked for, samples bring along
-    what filters may ask of their prompts, and the learning-rate schedule counts the samples that train.
+    """For a class that owns the prompt data set: prompts are selected and replaced where that is asked for, samples
+    bring along what filters may ask of their prompts, and the learning-rate schedule counts the samples that train.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if selection_arguments.is_active(self.samples_generator.args):
-            self.prompts_dataloader, self.samples_generator = selecting(
-                self.samples_generator, self.prompts_dataloader
-            )
-        else:
-            self.samples_generator = noting(self.samples_generator)
+        self.prompts_dataloader, self.samples_generator = loader_and_generator(
+            self.prompts_dataloader, self.samples_generator
+        )
 
     def get_max_steps(self) -> int:
         """Optimizer steps of the whole run, as ``prepare_datasets`` counts them, with the samples that train for N."""
@@ -154,8 +151,12 @@ class FilteringTrainer:
         state = self.experience_maker.filter.state_dict()
         if state:
             client_states["sample_filter"] = {"name": self.args.sample_filter, "state": state}
+        loader = client_states.get("data_loader_state_dict", {})
+        if loader.get("_iterator_finished"):
+            # OpenRLHF's loader, resumed from this, starts again from the first prompt: that is the next episode.
+            client_states["episode"] += 1
         if selection_arguments.is_active(self.args):
-            logs_dict = (logs_dict or {}) | client_states.get("data_loader_state_dict", {}).get("metrics", {})
+            logs_dict = (logs_dict or {}) | loader.get("metrics", {})
         rule = self.experience_maker.stop_rule
         reason = rule.reason() if rule is not None else None
         if rule is not None:

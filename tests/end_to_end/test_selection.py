@@ -10,15 +10,31 @@ from test_training import steps_of
 
 HERE = Path(__file__).parent
 
-# Of every three prompts one is always right, one never, and one as it happens: by the parity of its characters.
+# Of every three prompts one is always right, one never, and one as it happens: by the parity of its characters. That
+# is its true score; the reward is another.
 KINDS = """
 import re
 
-def reward_func(queries, prompts, labels):
-    kind = int(re.search(r"add (\\d+)", prompts[0])[1]) % 3
-    response = queries[0][len(prompts[0]) :].replace("<eos>", "").replace("<pad>", "")
-    by_chance = sum(character.isascii() for character in response) % 2
-    return {"rewards": [float([1, 0, by_chance][kind])]}
+import torch
+from openrlhf.utils.agent import AgentInstanceBase, MultiTurnAgentExecutor
+
+class Agent(AgentInstanceBase):
+    def __init__(self, *args, **kwargs):
+        pass
+
+    async def step(self, states, **kwargs):
+        kind = int(re.search(r"add (\\d+)", states["observation_text"])[1]) % 3
+        by_chance = sum(character.isascii() for character in states["action_text"]) % 2
+        return {
+            "rewards": torch.tensor(len(set(states["action_text"])) / 20),
+            "scores": float([1, 0, by_chance][kind]),
+            "environment_feedback": "",
+            "done": True,
+        }
+
+class AgentExecutor(MultiTurnAgentExecutor):
+    def __init__(self):
+        super().__init__(Agent)
 """
 
 
@@ -55,15 +71,18 @@ def assert_what_was_known_before(folder: Path) -> None:
 
 
 def test_prompts_that_are_always_or_never_right_are_left_out(stack, tmp_path):
-    """12 asynchronous steps of 8 from 48 prompts; without selection they would take each of them twice."""
-    reward = tmp_path / "reward.py"
-    reward.write_text(KINDS)
+    """By an agent's scores, on two ranks: 12 asynchronous steps of 8 from 48 prompts; without selection they would
+    take each of them twice.
+    """
+    agent = tmp_path / "agent.py"
+    agent.write_text(KINDS)
     run = stack.train(
         tmp_path / "run",
         48,
         "--prompt_selection vade --prompt_selection_options decay=1,1 gain=variance explore=mean "
-        f"--reward.remote_url {reward} {seeing(tmp_path / 'run')} "
-        "--train.async_enable --algo.advantage.estimator group_norm --train.num_episodes 2 --ckpt.save_steps 12",
+        f"--train.agent_func_path {agent} {seeing(tmp_path / 'run')} "
+        "--train.async_enable --algo.advantage.estimator group_norm --train.num_episodes 2 --ckpt.save_steps 12 "
+        "--ds.zero_stage 2 --actor.num_gpus_per_node 2 --ref.num_gpus_per_node 2",
     )
     log = steps_of(tmp_path / "run")
     assert list(log) == list(run.steps) == list(range(1, 13)), "an episode has as many prompts as without selection"
@@ -75,6 +94,9 @@ def test_prompts_that_are_always_or_never_right_are_left_out(stack, tmp_path):
     assert 0 < figures["train/selection/informative"][-1] <= 1
     assert figures["train/selection/seen"][-1] > 0.8 and figures["train/selection/visits_max"][-1] >= 3
     assert (tmp_path / "run" / "checkpoints" / "_actor" / "latest").exists()
+    for model in ("PolicyModelActor", "ReferenceModelActor"):
+        assert {rank: sum(rows) for rank, rows in run.rows(model, "forward").items()} == {0: 96, 1: 96}, model
+    assert {rank: sum(rows) for rank, rows in run.rows("ActorPPOTrainer", "train").items()} == {0: 96, 1: 96}
 
 
 def test_a_local_reward_model_tells_how_prompts_went(stack, tmp_path):

@@ -1,0 +1,339 @@
+"""Prompts of which nothing would train are replaced while a step is generated; OpenRLHF's generator, without Ray."""
+
+import copy
+import math
+import random
+from collections import Counter
+from itertools import chain
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("openrlhf")
+
+from rollouts import make_maker, namespace, sample, trained_tokens, without_a_cluster  # noqa: F401
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from openrlhf_pf.training import refill
+from openrlhf_pf.training.refill import FinishedPrompts, RefillingGenerator, loader_and_generator
+
+N, NAN = 4, math.nan
+SPREAD, FLAT, FAILED = [0.0, 1.0, 2.0, 3.0], [1.0] * N, [NAN, None, None, NAN]
+
+
+class Data(list):
+    """As ``PromptDataset``: what is asked of prompt i is answered with the rewards of ``self[i]``."""
+
+    @property
+    def prompts(self):
+        return [f"prompt {place}" for place in range(len(self))]
+
+    @property
+    def labels(self):
+        return [""] * len(self)
+
+    def __getitem__(self, place):
+        return "default", f"prompt {place}", "", None
+
+    def collate_fn(self, rows):
+        return tuple(map(list, zip(*rows)))
+
+    def rewards(self, prompt):
+        return list.__getitem__(self, int(prompt.split()[1]))
+
+
+class Copies(Data):
+    """Of six prompts."""
+
+    @property
+    def prompts(self):
+        return [f"prompt {place % 6}" for place in range(len(self))]
+
+    def __getitem__(self, place):
+        return super().__getitem__(place % 6)
+
+
+class Engines(SimpleNamespace):
+    """In the place of Ray: prompts finish in an order of its own; notes how many are under way at a time."""
+
+    def __init__(self, seed):
+        super().__init__(under_way=[], random=random.Random(seed))
+
+    def wait(self, refs, num_returns, timeout=None):
+        self.under_way.append(len(refs))
+        ready = self.random.sample(refs, num_returns if timeout is None else self.random.randrange(len(refs) + 1))
+        return ready, [ref for ref in refs if ref not in ready]
+
+    def get(self, refs):
+        return refs
+
+
+def generator_of(data, monkeypatch, loader=None, seed=0, **flat):
+    """The generator and its engines; by default 2 of 4 train, flat prompts do not, and a step of 4 has 12 at most."""
+    engines = Engines(seed)
+    monkeypatch.setattr(refill, "ray", engines)
+    given = {
+        "sample_filter_drop": "flat",
+        "sample_filter_refill": 3.0,
+        "rollout.batch_size": 4,
+        "vllm.enable_sleep": False,
+        "algo.dynamic_filtering_enable": False,
+        "reward.remote_url": ["reward.py"],
+        **{f"prompt_selection_{name}": None for name in ("options", "seed", "success", "success_above")},
+        **flat,
+    }
+    args = namespace(**given)
+    monkeypatch.setattr(
+        RefillingGenerator,
+        "_dispatch_prompts_to_vllm",
+        lambda self, prompts, labels, images, **kwargs: [
+            [(int(prompt.split()[1]), reward) for reward in data.rewards(prompt)] for prompt in prompts
+        ],
+    )
+    monkeypatch.setattr(
+        RefillingGenerator, "_process_response_into_experience", lambda self, response, **kwargs: sample(*response)
+    )
+    loader = loader or StatefulDataLoader(data, batch_size=1, collate_fn=data.collate_fn)
+    host = SimpleNamespace(
+        args=args, strategy=SimpleNamespace(args=args), eval_dataloader=None, tokenizer=None, vllm_engines=[]
+    )
+    _, generator = loader_and_generator(loader, host)
+    return generator, engines
+
+
+def prompts_of(samples):
+    """The number of each sample's prompt, the N of a prompt as one."""
+    assert [s.prompts for s in samples[::N]] == [s.prompts for s in samples[N - 1 :: N]], "side by side"
+    return [int(s.prompts[0].split()[1]) for s in samples[::N]]
+
+
+def episode_of(generator):
+    """The prompts of each step of an episode."""
+    steps, exhausted = [], False
+    while not exhausted:
+        samples, _, _, exhausted = generator.generate_samples()
+        steps += [prompts_of(samples)] if samples else []
+    return steps
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_step_is_filled_prompt_by_prompt(monkeypatch, seed):
+    """Every second prompt is flat: of 0 to 3 two are left out, of 4 and 5 one, ...: the step takes 0 to 6."""
+    data = Data([SPREAD if place % 2 == 0 else FLAT for place in range(40)])
+    generator, engines = generator_of(data, monkeypatch, seed=seed)
+    samples, _, consumed, exhausted = generator.generate_samples()
+    assert consumed == 7 and not exhausted
+    found = prompts_of(samples)
+    assert sorted(found[:4]) == [0, 2, 4, 6] and sorted(found[4:]) == [1, 3, 5]
+    assert max(engines.under_way) == 4, "no more are under way than are missing"
+    again = prompts_of(generator.generate_samples()[0])
+    assert sorted(again) == list(range(7, 15)), "the next step goes on where this one ended"
+
+
+def test_what_is_replaced_is_what_the_experience_maker_leaves_out(monkeypatch):
+    data = Data([SPREAD, FLAT, FAILED, SPREAD, FLAT, SPREAD, SPREAD, SPREAD])
+    generator, _ = generator_of(data, monkeypatch)
+    samples = generator.generate_samples()[0]
+    maker = make_maker(
+        local_reward=False,
+        **{"sample_filter_drop": "flat", "sample_filter_refill": 3.0, "rollout.batch_size": 4},
+    )
+    for place, one in enumerate(samples):
+        one.sequences = torch.tensor([[place + 1, int(one.prompts[0].split()[1]) + 1, 9]])
+    experiences = maker.make_experience_batch(samples)
+    assert len(trained_tokens(experiences)) == 4 * 2
+    metrics = maker.metrics
+    assert metrics["filter/replaced_prompts"] == metrics["filter/dropped_prompts"] == 3
+    assert metrics["filter/dropped_flat_prompts"] == 2 and metrics["filter/replaced_share"] == 3 / 7
+    assert metrics["filter/kept_fraction"] == 8 / 28
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"sample_filter_drop": "flat", "sample_filter_drop_tolerance": 1.0},
+        {"sample_filter_drop": "variance_top_p", "sample_filter_drop_share": 0.7},
+        {"sample_filter_drop": "band", "sample_filter_drop_band": [0.5, 1.5]},
+        {"sample_filter_drop": None},
+        {"sample_filter_drop": "flat", "sample_filter": "top", "sample_filter_high": -1.0, "sample_filter_keep": 2},
+    ],
+)
+def test_a_filled_step_trains_all_its_prompts_under_every_rule(monkeypatch, flags, seed):
+    dice = random.Random(seed)
+    values = [0.0, 0.0, 1.0, 1.0, 2.0, 3.0, NAN, None]
+    data = Data([FAILED, *([dice.choice(values) for _ in range(N)] for _ in range(60))])
+    generator, _ = generator_of(data, monkeypatch, seed=seed, **{"sample_filter_refill": 10.0, **flags})
+    samples, _, consumed, _ = generator.generate_samples()
+    assert consumed == len(samples) / N > 4
+    for place, one in enumerate(samples):
+        one.sequences = torch.tensor([[place + 1, int(one.prompts[0].split()[1]) + 1, 9]])
+    maker = make_maker(local_reward=False, **{"sample_filter_refill": 10.0, "rollout.batch_size": 4, **flags})
+    experiences = maker.make_experience_batch(samples)
+    assert len(trained_tokens(experiences)) == 4 * 2
+    if maker.filter.scope == "group":
+        assert int(maker._drawn.counts.any(dim=1).sum()) == 4
+    assert maker.metrics["filter/replaced_prompts"] == consumed - 4
+
+
+def test_the_band_goes_by_true_scores_as_soon_as_any_prompt_has_them():
+    """A score that equals its reward may be a copy of it, and one that is missing says nothing: the first prompt alone
+    has no true scores and is judged by its rewards, beside the second it is one whose scores are unknown.
+    """
+    args = namespace(sample_filter_drop="band", sample_filter_drop_band=[0.4, 0.6])
+    finished = FinishedPrompts(args, make_maker().filter)
+    finished.add([sample(0, reward, score=NAN) for reward in (0.0, 1.0, 0.0, 1.0)])
+    assert finished.trains() == [True]
+    finished.add([sample(1, 9.0, score=score) for score in (0.0, 1.0, 0.0, 1.0)])
+    assert finished.trains() == [False, True]
+
+
+def test_at_the_bound_a_step_goes_on_with_fewer_and_says_so_once(monkeypatch):
+    said = []
+    monkeypatch.setattr(refill.logger, "warning", said.append)
+    data = Data([SPREAD, *[FLAT] * 50])
+    generator, _ = generator_of(data, monkeypatch, sample_filter_refill=2.5)
+    first, second = (generator.generate_samples() for _ in range(2))
+    assert sorted(prompts_of(first[0])) == list(range(10)) and first[2] == 10 and not first[3]
+    assert prompts_of(first[0])[0] == 0
+    assert len(prompts_of(second[0])) == 10, "nothing of it trains, which the trainer says"
+    assert said == [
+        "A step goes on with 1 of 4 prompts: 10 were sampled for it, and --sample_filter_refill 2.5 allows no more. "
+        "This is said once."
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_is_lost_at_the_end_of_an_episode(monkeypatch, seed):
+    data = Data([FLAT if place % 3 == 0 else SPREAD for place in range(23)])
+    generator, _ = generator_of(data, monkeypatch, seed=seed)
+    for _ in range(2):
+        steps = episode_of(generator)
+        assert sorted(chain.from_iterable(steps)) == list(range(23)), "each prompt once"
+        assert [sum(place % 3 > 0 for place in step) for step in steps] == [4, 4, 4, 3]
+
+
+def test_evaluation_is_left_alone(monkeypatch):
+    generator, _ = generator_of(Data([FLAT] * 9), monkeypatch)
+    monkeypatch.setattr(
+        refill.SamplesGenerator,
+        "_generate_vllm",
+        lambda self, dataloader_iter, *args, **kwargs: (["OpenRLHF"], 1, True),
+    )
+    generator.eval_dataloader = ["prompt"]
+    generator.args.vllm.enable_sleep = False
+    assert generator.generate_eval_samples() == ["OpenRLHF"]
+
+
+def test_more_prompts_at_once_than_a_step_has(monkeypatch):
+    """8 at once in steps of 4: both are full, and the replaced ones go with the first."""
+    data = Data([SPREAD if place % 2 == 0 else FLAT for place in range(40)])
+    generator, _ = generator_of(data, monkeypatch, **{"rollout.vllm_generate_batch_size": 8})
+    first, second = (prompts_of(generator.generate_samples()[0]) for _ in range(2))
+    assert [place % 2 for place in first] == [0] * 4 + [1] * 7 and [place % 2 for place in second] == [0] * 4
+    assert sorted(first + second) == list(range(15))
+
+
+# ── With selected prompts ──
+
+
+def selecting(data, monkeypatch, seed=0, **flat):
+    loader = SimpleNamespace(dataset=data)
+    return generator_of(
+        data,
+        monkeypatch,
+        loader,
+        seed,
+        prompt_selection="vade",
+        prompt_selection_success_above=1.5,
+        sample_filter_log=None,
+        **flat,
+    )[0]
+
+
+def test_selected_prompts_are_replaced_by_selected_ones(monkeypatch):
+    """The stream learns from what is replaced, too."""
+    data = Data([SPREAD if place % 2 == 0 else FLAT for place in range(40)])
+    generator = selecting(data, monkeypatch)
+    stream = generator.prompts_dataloader
+    samples, _, consumed, _ = generator.generate_samples()
+    found = prompts_of(samples)
+    assert len(set(found)) == consumed == len(found) and all(place % 2 == 0 for place in found[:4])
+    assert all(place % 2 for place in found[4:]) and len(found) > 4
+    assert stream.selection.visits.sum() == consumed and stream._in_flight == set()
+    assert (stream.selection.posterior.counts().sum(dim=0) > 0).sum() == consumed
+    steps = episode_of(generator)
+    assert consumed + sum(map(len, steps)) == 40, "an episode has as many prompts as the data set"
+
+
+def test_no_prompt_is_taken_twice_for_a_step(monkeypatch):
+    """Six prompts, four times each, one of which can train: each is tried once, although the bound allows 12."""
+    said = []
+    monkeypatch.setattr(refill.logger, "warning", said.append)
+    generator = selecting(Copies([SPREAD, *[FLAT] * 23]), monkeypatch)
+    samples, _, consumed, exhausted = generator.generate_samples()
+    found = prompts_of(samples)
+    assert sorted(found) == list(range(6)) and found[0] == 0 and consumed == 6 and not exhausted
+    assert said == [
+        "A step goes on with 1 of 4 prompts: 6 were sampled for it, and the data set has no others. This is said once."
+    ]
+
+
+# ── Resumed ──
+
+
+@pytest.mark.parametrize("selection", ["none", "vade"])
+@pytest.mark.parametrize("stopped_after", range(1, 7))
+def test_a_resumed_run_takes_the_prompts_that_the_unbroken_one_takes(monkeypatch, selection, stopped_after):
+    """Two episodes of 20 prompts, 7 of which are flat; the engines answer in order, so that nothing differs."""
+    monkeypatch.setattr(Engines, "wait", lambda self, refs, num_returns, **timeout: (refs[:1], refs[1:]))
+    data = Data([FLAT if place % 3 == 0 else SPREAD for place in range(20)])
+
+    def run(state=None):
+        """Yields the prompts of a step and what OpenRLHF's trainer saves after it."""
+        if selection == "none":
+            torch.manual_seed(3)  # of the shuffle
+            loader = StatefulDataLoader(data, batch_size=1, collate_fn=data.collate_fn, shuffle=True)
+            generator, _ = generator_of(data, monkeypatch, loader)
+        else:
+            generator = selecting(data, monkeypatch)
+        if state:
+            generator.prompts_dataloader.load_state_dict(state["data_loader_state_dict"])
+        for episode in range(state["episode"] if state else 0, 2):
+            exhausted = False
+            while not exhausted:
+                samples, _, _, exhausted = generator.generate_samples()
+                if samples:
+                    loader_state = copy.deepcopy(generator.prompts_dataloader.state_dict())
+                    yield (
+                        (episode, sorted(prompts_of(samples))),
+                        as_saved({"episode": episode, "data_loader_state_dict": loader_state}),
+                    )
+
+    unbroken = list(run())
+    steps = [step for step, _ in unbroken]
+    if selection == "none":
+        assert Counter(place for _, step in steps for place in step) == dict.fromkeys(range(20), 2)
+    assert {episode for episode, _ in steps} == {0, 1} and len(steps) >= 6
+    resumed = [step for step, _ in run(unbroken[stopped_after - 1][1])]
+    assert resumed == steps[stopped_after:]
+
+
+def as_saved(states):
+    """What our trainer makes of what OpenRLHF's is about to save."""
+    from openrlhf_pf.training.trainer import FilteringTrainer
+
+    saved = {}
+
+    class Host:
+        def save_logs_and_checkpoints(self, global_step, logs_dict, client_states):
+            saved.update(client_states)
+
+    class Trainer(FilteringTrainer, Host):
+        def __init__(self):
+            self.args = namespace()
+            self.experience_maker = SimpleNamespace(filter=make_maker().filter, stop_rule=None)
+
+    Trainer().save_logs_and_checkpoints(1, {}, states)
+    return saved
