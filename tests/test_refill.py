@@ -16,6 +16,7 @@ from rollouts import make_maker, namespace, sample, trained_tokens, without_a_cl
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from openrlhf_pf.training import refill
+from openrlhf_pf.training.context import noted
 from openrlhf_pf.training.refill import FinishedPrompts, RefillingGenerator, loader_and_generator
 
 N, NAN = 4, math.nan
@@ -261,6 +262,9 @@ def test_selected_prompts_are_replaced_by_selected_ones(monkeypatch):
     found = prompts_of(samples)
     assert len(set(found)) == consumed == len(found) and all(place % 2 == 0 for place in found[:4])
     assert all(place % 2 for place in found[4:]) and len(found) > 4
+    first = [[sample] for sample in samples[::N]]
+    assert noted(first, "visits") == [0] * consumed and noted(first, "posterior_mean") == [0.5] * consumed
+    assert noted(first, "datasource"), "filters see the same of a prompt that took another one's place"
     assert stream.selection.visits.sum() == consumed and stream._in_flight == set()
     assert (stream.selection.posterior.counts().sum(dim=0) > 0).sum() == consumed
     steps = episode_of(generator)
