@@ -63,7 +63,7 @@ def assumptions(setting: Setting) -> list[str]:
         f"{hardware.bandwidth / 1e9:g} GB/s, interconnect {hardware.interconnect / 1e9:g} GB/s, host "
         f"{hardware.host_bandwidth / 1e9:g} GB/s",
         f"ZeRO-{setting.zero_stage}, micro-batches {setting.micro_batch} and {setting.train_micro_batch}; vLLM: "
-        f"engines of {setting.tensor_parallel}, {setting.vllm_memory:g} of the memory, {setting.max_sequences} sequences"
+        f"engines of {setting.tensor_parallel}, {setting.vllm_memory:g} of memory, {setting.max_sequences} sequences"
         + "".join(f", {name} {'on' if on else 'off'}" for name, on in switches.items()),
         f"reached: {reached.prefill:g} of peak FLOP/s in prefill, {reached.forward:g} in forward passes, "
         f"{reached.train:g} in training; {reached.decode:g} of the memory's bandwidth, {reached.communication:g} of "

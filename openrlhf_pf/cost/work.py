@@ -5,8 +5,8 @@ Notation: P parameters, L layers, h width, s tokens of a sample, G GPUs. Numbers
 Sources: Kaplan et al. 2020, arXiv 2001.08361, section 2.1 and table 1 (2 P and 2 L s h a token forward, twice that
 backward); Chowdhery et al. 2022, arXiv 2204.02311, appendix B (the same for training, 6 P and 12 L s h without a
 causal mask); Pope et al. 2022, arXiv 2211.05102, section 2.1 (decoding is bound by the bytes of weights, keys and
-values); Rajbhandari et al. 2020, arXiv 1910.02054, sections 3.1, 5 and 7 (states of 16 bytes a parameter, what ZeRO
-moves); Korthikanti et al. 2022, arXiv 2205.05198, sections 4.1 and 5 (activations, and the pass that recomputing adds).
+values); Rajbhandari et al. 2020, arXiv 1910.02054, sections 3.1, 5 and 7 (16 bytes a parameter, what ZeRO moves);
+Korthikanti et al. 2022, arXiv 2205.05198, sections 4.1 and 5 (activations, and the pass that recomputes them).
 """
 
 from openrlhf_pf.cost.setting import Model, Setting

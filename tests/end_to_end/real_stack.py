@@ -73,6 +73,10 @@ class Run:
                 seen[entry["rank"]] += entry["rows"]
         return dict(seen)
 
+    def took(self, model: str, event: str, clock: str = "wall") -> list[float]:
+        """Seconds of each call in the first rank's worker, e.g. ``took("ActorPPOTrainer", "train")``."""
+        return [e[clock] for e in self.seen(model) if e["event"] == f"{event}_took" and e["rank"] == 0]
+
     def memory(self, model: str) -> float:
         """The largest resident memory of a worker of the model, in MiB."""
         return max(entry["memory_mib"] for entry in self.seen(model))
