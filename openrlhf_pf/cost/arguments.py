@@ -32,7 +32,7 @@ _SWITCHES = {
     "prefix_caching": ("prefix_caching", True, "vLLM runs a prompt once for its N responses"),
     "adam_offload": ("adam_offload", True, "optimizer states in the host's memory"),
     "no_checkpointing": ("checkpointing", False, "activations are kept instead of recomputed"),
-    "no_sleep": ("sleep", False, "vLLM and optimizer states stay on the GPU"),
+    "no_sleep": ("sleep", False, "vLLM and optimizer states stay on the GPU, as they do unless all is colocated"),
 }
 
 

@@ -52,7 +52,7 @@ def largest(setting: Setting) -> float:
 def _in_phase(setting: Setting, roles: list[str], phase: str) -> float:
     models = {role: model for role, model in setting.models().items() if role in roles}
     total = PROCESS * len(roles)
-    if "vllm" in roles and (phase == "generation" or not setting.sleep or len(roles) == 1):
+    if "vllm" in roles and (phase == "generation" or not setting.sleeping or len(roles) == 1):
         total += setting.vllm_memory * setting.hardware.memory
     trains = {}
     for role, model in models.items():
@@ -60,7 +60,7 @@ def _in_phase(setting: Setting, roles: list[str], phase: str) -> float:
         total += weights(model, setting, gpus)
         if role in ("actor", "critic"):
             trains[role] = states(model, setting, gpus) + activations(model, setting, True, role == "actor")
-            if not setting.sleep:
+            if not setting.sleeping:
                 total += states(model, setting, gpus)
                 trains[role] -= states(model, setting, gpus)
     if phase == "make_experience" and models:
@@ -70,7 +70,7 @@ def _in_phase(setting: Setting, roles: list[str], phase: str) -> float:
         )
     if phase == "ppo_train" and trains:
         # Sleeping models train one after the other.
-        total += max(trains.values()) if setting.sleep else sum(trains.values())
+        total += max(trains.values()) if setting.sleeping else sum(trains.values())
     if phase != "generation" and models and setting.zero_stage == 3:
         total += 2 * min(GATHERED, max(model.parameters for model in models.values()))
     return total

@@ -48,7 +48,7 @@ def assumptions(setting: Setting) -> list[str]:
     hardware, reached = setting.hardware, setting.efficiency
     switches = {
         "asynchronous": setting.asynchronous,
-        "sleep": setting.sleep,
+        "sleep": setting.sleeping,
         "checkpointing": setting.checkpointing,
         "Adam offloaded": setting.adam_offload,
         "prefix caching": setting.prefix_caching,
@@ -99,8 +99,8 @@ def sentences(setting: Setting, comparison: Comparison) -> list[str]:
         said.append("Generation decides the step: the GPUs that training no longer needs serve it better.")
     if (needed := memory.largest(setting)) > setting.hardware.memory:
         said.append(
-            f"IT DOES NOT FIT: {needed / 1e9:.0f} GB a GPU of {setting.hardware.memory / 1e9:.0f}; more GPUs, another "
-            "sharing, or --adam_offload may help."
+            f"IT DOES NOT FIT: {needed / 1e9:.0f} GB a GPU of {setting.hardware.memory / 1e9:.0f}; it takes more "
+            f"GPUs, another sharing{'' if setting.adam_offload else ', or --adam_offload'}."
         )
     return said
 

@@ -109,7 +109,7 @@ class Setting:
         updates: optimizer steps an epoch, with and without a filter (``--train.batch_size`` times k/N).
         colocate: of ``COLOCATE``; () for GPUs of their own for each model.
         asynchronous: generation runs beside training, on GPUs of its own.
-        sleep: vLLM's memory and optimizer states go to the host while they are not used.
+        sleep: vLLM's memory and optimizer states go to the host while they are not used; where all share GPUs.
         zero_stage: of DeepSpeed.
         checkpointing: activations are recomputed in the backward pass.
         adam_offload: optimizer states live in the host's memory.
@@ -182,6 +182,11 @@ class Setting:
         """Samples that train: k of each prompt, less the prompts that whole micro-batches for every GPU leave over."""
         whole = self.unit // math.gcd(self.unit, self.keep)
         return self.prompts // whole * whole * self.keep
+
+    @property
+    def sleeping(self) -> bool:
+        """Whether models make room for each other: OpenRLHF does so only with ``--train.colocate_all``."""
+        return self.sleep and "all" in self.colocate
 
     def models(self) -> dict[str, Model]:
         """By role, those that there are."""

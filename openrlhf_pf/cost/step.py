@@ -209,7 +209,7 @@ def _passes(setting: Setting, role: str, samples: int, training: bool) -> float:
 
 def state_moves(setting: Setting) -> float:
     """Seconds in which sleeping models' gradients and optimizer states, and vLLM's weights, come and go."""
-    if not setting.sleep:
+    if not setting.sleeping:
         return 0.0
     moved = 0.0
     for role in ("actor", "critic"):
@@ -248,7 +248,7 @@ def _make_experience(setting: Setting, order: str, parts: Mapping[str, float]) -
 
 
 def _ppo_train(setting: Setting, parts: Mapping[str, float]) -> float:
-    """Actor and critic train at the same time where they have GPUs of their own and need not wake each other's up."""
+    """Actor and critic train at the same time where they have GPUs of their own."""
     trains = [parts[name] for name in TRAINS if name in parts]
-    apart = setting.group("actor") != setting.group("critic") and not setting.sleep
+    apart = setting.group("actor") != setting.group("critic")
     return (max(trains) if apart else sum(trains)) + parts["state_moves"]
