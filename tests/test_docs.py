@@ -14,7 +14,7 @@ import pytest
 
 from examples.micro_code import rlp, run
 from openrlhf_pf._import_hook import SERVED_NAME
-from openrlhf_pf.cli import analyze, doctor, evaluate, patch, preferences, weigh_pairs
+from openrlhf_pf.cli import analyze, cost, doctor, evaluate, patch, preferences, weigh_pairs
 from openrlhf_pf.filters import FILTERS
 from openrlhf_pf.filters.check import __main__ as check
 from openrlhf_pf.selection import check as selection_check
@@ -65,6 +65,7 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], str]] = {
     "openrlhf_pf.cli.preferences": (preferences.parser, "rlp.md"),
     "openrlhf_pf.cli.weigh_pairs": (weigh_pairs.parser, "rlp.md"),
     "openrlhf_pf.cli.evaluate": (evaluate.parser, "code_reward.md"),
+    "openrlhf_pf.cli.cost": (cost.parser, "cost.md"),
     "openrlhf_pf.cli.doctor": (doctor.parser, "troubleshooting.md"),
     "openrlhf_pf.cli.patch": (patch.parser, "clusters.md"),
     "openrlhf_pf.filters.check": (check.parser, "filters.md"),

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+import weakref
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 pytest.importorskip("openrlhf")
 
 from openrlhf.models import PolicyLoss
+from openrlhf.trainer.ppo_utils.experience import Experience
 from rollouts import without_a_cluster  # noqa: F401 (a fixture)
 from rollouts import HAS_FLASH_REINFORCE, make_maker, rollout_of, sample, trained_tokens
 
@@ -32,6 +34,45 @@ def test_the_reward_model_scores_all_and_the_actor_sees_the_kept():
     assert trained_tokens(experiences) == [1, 4, 101, 104]
     assert sum(maker.reward_model_group.calls[0][0]) == 8
     assert sum(maker.actor_model_group.calls[0][0]) == 4
+
+
+def noted_batches(monkeypatch):
+    """What is noted of every batch that is put together from now on: which fields it has, how many samples, itself."""
+    noted, concat = [], Experience.concat_experiences
+
+    def noting(samples, pad):
+        batch = concat(samples, pad)
+        filled = {name for name, value in vars(batch).items() if value is not None and len(value)}
+        noted.append((filled, len(batch.sequences), weakref.ref(batch)))
+        return batch
+
+    monkeypatch.setattr(Experience, "concat_experiences", staticmethod(noting))
+    return noted
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_batch_for_the_reward_model_copies_only_what_it_reads(monkeypatch, dynamic):
+    settings = {"actor.num_nodes": 1, "actor.num_gpus_per_node": 1, "rollout.max_tokens_per_gpu": 6}
+    maker = make_maker(**{"train.dynamic_batch_enable": dynamic} | settings)
+    noted = noted_batches(monkeypatch)
+    samples = [sample(g, None, token=10 * g + t) for g in range(2) for t in (3, 1, 4, 2)]
+    assert maker._forward_rewards(samples).tolist() == [3, 1, 4, 2, 13, 11, 14, 12]
+    read = {"sequences", "attention_mask", "index"} | ({"total_length"} if dynamic else set())
+    assert all(filled == read for filled, _, _ in noted)
+    assert sum(size for _, size, _ in noted) == 8
+    assert all(s.index is None for s in samples), "a sample gets its place when it is kept"
+
+
+def test_no_batch_for_the_reward_model_waits_for_its_answer(monkeypatch):
+    maker, noted, alive = make_maker(), noted_batches(monkeypatch), []
+
+    def answer(refs, factor):
+        alive.extend(batch for *_, reference in noted if (batch := reference()) is not None)
+        return refs
+
+    maker._flatten_results = answer
+    maker._forward_rewards([sample(g, None, token=t) for g in range(2) for t in (3, 1, 4, 2)])
+    assert len(noted) == 4 and alive == []
 
 
 def test_the_filter_acts_on_the_reward_models_score_not_on_the_penalised_one():

@@ -174,6 +174,31 @@ def test_a_file_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     assert [name for name, _, _ in calls.mock_calls] == ["fsync", "replace"] and steps_in(tmp_path) == [1, 1]
 
 
+def test_parts_of_a_step_make_one_file_and_are_let_go(tmp_path):
+    class Part(dict):
+        """What a weak reference can point at."""
+
+        __hash__ = object.__hash__
+
+    alive, most = weakref.WeakSet(), []
+
+    def parts():
+        for group in range(4):
+            part = Part(rows_of(group=[group] * 2))
+            alive.add(part)
+            most.append(len(alive))
+            yield part
+            del part
+
+    with RolloutLog(tmp_path, metadata={"filter": "best_worst"}) as log:
+        log.write(7, parts)
+    assert names_in(tmp_path) == ["step-000007.parquet"] and log.lost == 0
+    table = read(tmp_path)
+    assert table["group"].to_pylist() == [0, 0, 1, 1, 2, 2, 3, 3] and set(steps_in(tmp_path)) == {7}
+    assert table.schema.metadata[b"filter"] == b"best_worst"
+    assert max(most) <= 2
+
+
 # ── What training sees when writing fails ──
 
 

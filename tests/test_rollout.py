@@ -36,6 +36,25 @@ def rollout():
     return Rollout(samples, 3)
 
 
+def test_the_log_gets_the_same_rows_part_by_part(rollout, monkeypatch):
+    """Texts of a part are decoded when its turn comes."""
+    decoded = []
+    tokenizer = SimpleNamespace(decode=lambda tokens, skip_special_tokens: decoded.append(tokens) or str(tokens))
+    rollout.model_names, rollout.model_rewards = ["a"], torch.arange(6.0).reshape(1, 2, 3)
+    batch = rollout.filter_batch("reward", torch.Generator(), 0, tokenizer)
+    what = (torch.rand(2, 3), draw("select", torch.tensor([[0.5, 0.0, 0.5]] * 2), 4), batch, tokenizer)
+    whole = rollout.log_rows(*what)
+    monkeypatch.setattr("openrlhf_pf.training.rollout.PART", 1)
+    decoded.clear()
+    parts = rollout.log_parts(*what)
+    first = next(parts)
+    assert len(first["prompt"]) == len(decoded) == 3
+    second, rest = next(parts), list(parts)
+    assert rest == []
+    for name, values in whole.items():
+        assert str(first[name] + second[name]) == str(values), name  # as text, where NaN is NaN
+
+
 def first_group(rollout):
     """The canonical order is by content: which of the two prompts comes first."""
     return [group[0].prompts[0] for group in rollout.groups].index("prompt 0")

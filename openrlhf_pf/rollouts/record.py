@@ -11,7 +11,7 @@ import tempfile
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT = {"openrlhf_pf.rollout_log": "1"}
 
-Rows = Callable[[], Mapping[str, Sequence]]
+Columns = Mapping[str, Sequence]
+Rows = Callable[[], Columns | Iterable[Columns]]
 
 _BY_NAME = pa.map_(pa.string(), pa.float64())
 
@@ -157,7 +158,8 @@ class RolloutLog:
 
         Args:
             step: the step's number.
-            rows: called in the log's thread; returns the columns as for :func:`table_of`.
+            rows: called in the log's thread; returns the columns as for :func:`table_of`, of all samples or of one
+                part of them after another, so that a large step is never there as Python objects at once.
         """
         with self._changed:
             if self._closing:
@@ -208,7 +210,10 @@ class RolloutLog:
     def _put(self, step: int, rows: Rows) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            write_table(self.directory / f"step-{step:06d}.parquet", table_of(step, rows(), self.metadata))
+            found = rows()
+            parts = [found] if isinstance(found, Mapping) else found
+            table = pa.concat_tables(table_of(step, columns, self.metadata) for columns in parts)
+            write_table(self.directory / f"step-{step:06d}.parquet", table)
         except Exception as error:  # whatever it is, it must not reach training
             self._lose(step, f"{type(error).__name__}: {error}")
 

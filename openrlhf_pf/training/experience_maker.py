@@ -187,7 +187,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         )
         if self.log is not None:
             tokenizer = self._log_tokenizer
-            self.log.write(self.step + 1, lambda: rollout.log_rows(weights, drawn, batch, tokenizer))
+            self.log.write(self.step + 1, lambda: rollout.log_parts(weights, drawn, batch, tokenizer))
         if not kept:
             raise NothingToTrain(self._why_nothing(batch))
         return super().make_experience_batch(filled_up(kept, self._ranks))
@@ -246,7 +246,11 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
     def _forward_rewards(self, samples: list[Experience], model: str | None = None) -> Tensor:
         """(samples,) the scores of a reward model: OpenRLHF's, or the one of the ensemble that is named."""
         ranks = _ranks_of(self.reward_model_group)
-        batches = self._batches(filled_up(samples, ranks), ranks)
+        # What a reward model reads, so that no batch holds a copy of all else that is known of a sample.
+        read = ("sequences", "attention_mask", *(["total_length"] if self.args.train.dynamic_batch_enable else []))
+        seen = [Experience(**{name: getattr(sample, name) for name in read}) for sample in samples]
+        batches = self._batches(filled_up(seen, ranks), ranks)
+        places = [place for batch in batches for place in batch.index]
         refs = self._dispatch_forward(
             self.reward_model_group,
             self.args.train.colocate_all or self.args.train.colocate_critic_reward,
@@ -255,9 +259,10 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             pad_sequence=[True] * len(batches),
             **({} if model is None else {"model": [model] * len(batches)}),
         )
+        del batches, seen  # they have been sent, and the answer may take a while
         scored = torch.cat(self._flatten_results(refs, self.reward_model_group.duplicate_actors))
         rewards = torch.empty(len(scored), dtype=scored.dtype)
-        rewards[[place for batch in batches for place in batch.index]] = scored
+        rewards[places] = scored
         return rewards[: len(samples)]
 
     def _weigh(self, batch: FilterBatch) -> tuple[Tensor, dict[str, float]]:
@@ -378,7 +383,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         """(G, N) float32 rewards after length penalties, NaN where one is not usable."""
         rewards = self.rollout.rewards.float()
         usable = rewards.isfinite()
-        rewards[usable] = torch.cat([sample.rewards for sample in self.rollout.shaped_samples(self.given)])
+        rewards[usable] = self.rollout.shaped(self.given).rewards
         return rewards.masked_fill(~usable, math.nan)
 
     def _centred(self, shaped: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, 
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from types import SimpleNamespace
@@ -22,6 +22,10 @@ from openrlhf_pf.training.context import noted
 
 #: What OpenRLHF itself writes into ``info`` before the models' forward passes; the rest are the user's extra logs.
 _INFO_OF_HOST = ("response_clip_ratio", "reward", "score")
+
+
+#: Prompts of a part of the rollout log: their columns are Python objects until Arrow has them.
+PART = 512
 
 
 class Rollout:
@@ -54,7 +58,7 @@ class Rollout:
         self.model_names: Sequence[str] = ()
         #: Whether the scores are known to be true ones, even where they are the rewards' equals.
         self.truly_scored = False
-        self._shaped: list[Experience] | None = None
+        self._shaped: Experience | None = None
 
     def _table(self, values: Sequence[Any], dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.tensor(values, dtype=dtype).reshape(-1, self.n_samples)
@@ -72,14 +76,22 @@ class Rollout:
         """Copies of those without a usable reward, without what is known of the others."""
         return [replace(sample, info={}) for sample in self._by_usable_reward(False)]
 
-    def shaped_samples(self, args: SimpleNamespace) -> list[Experience]:
-        """Copies of those with a usable reward, with the length penalties that training sees in it; made once."""
-        if self._shaped is None:
-            usable = self._by_usable_reward(True)
+    def shaped(self, args: SimpleNamespace) -> Experience | None:
+        """One batch of those with a usable reward, with the length penalties that training sees in it; made once.
+
+        It holds what penalties and statistics read, a number a sample each; None if no reward is usable.
+        """
+        if self._shaped is None and (usable := self._by_usable_reward(True)):
             # A reward function that answers with a list leaves (1, 1).
-            rewards = [s.rewards.float().reshape(1).clone() for s in usable]
-            self._shaped = [replace(s, rewards=r, info={"reward": r.clone()}) for s, r in zip(usable, rewards)]
-            apply_length_penalties(self._shaped, args)
+            rewards = torch.cat([sample.rewards.reshape(1) for sample in usable]).float()
+            lengths, truncated = (
+                None if getattr(usable[0], name) is None else torch.cat([getattr(sample, name) for sample in usable])
+                for name in ("response_length", "truncated")
+            )
+            self._shaped = Experience(
+                rewards=rewards, response_length=lengths, truncated=truncated, info={"reward": rewards}
+            )
+            apply_length_penalties([self._shaped], args)
         return self._shaped
 
     @cached_property
@@ -133,32 +145,41 @@ class Rollout:
             return batch
         return batch.ranked_by(batch.ensemble_mean if rank_by == "ensemble_mean" else batch.lower_bound())
 
-    def log_rows(self, weights: Tensor, drawn: Draw, batch: FilterBatch, tokenizer: Any) -> dict[str, Sequence[Any]]:
-        """The columns of the rollout log, but for the step; texts are decoded here."""
-        counts = drawn.counts.flatten().tolist()
-        ranks = torch.empty_like(batch.order)
-        ranks.scatter_(1, batch.order, torch.arange(1, self.n_samples + 1).expand_as(batch.order))
-        usable = batch.usable.flatten().tolist()
-        prompts = [sample.prompts[0] for sample in self.samples]
+    def log_parts(self, *what: Any) -> Iterator[dict[str, Sequence[Any]]]:
+        """What :meth:`log_rows` returns, of ``PART`` prompts after another."""
+        for start in range(0, len(self.groups), PART):
+            yield self.log_rows(*what, slice(start, start + PART))
+
+    def log_rows(
+        self, weights: Tensor, drawn: Draw, batch: FilterBatch, tokenizer: Any, groups: slice = slice(None)
+    ) -> dict[str, Sequence[Any]]:
+        """The columns of the rollout log, but for the step, of some of the prompts; texts are decoded here."""
+        samples = [sample for group in self.groups[groups] for sample in group]
+        counts = drawn.counts[groups].flatten().tolist()
+        order = batch.order[groups]
+        ranks = torch.empty_like(order)
+        ranks.scatter_(1, order, torch.arange(1, self.n_samples + 1).expand_as(order))
+        usable = batch.usable[groups].flatten().tolist()
+        prompts = [sample.prompts[0] for sample in samples]
         names, models = self.model_names, self.model_rewards
-        by_model = [[]] * len(counts) if models is None else models.flatten(1).T.tolist()
+        by_model = [[]] * len(counts) if models is None else models[:, groups].flatten(1).T.tolist()
         copies = self.scores is None  # they are copies of the rewards, or missing
-        extra = {name: values.flatten().tolist() for name, values in self.extra_logs.items()}
+        extra = {name: values[groups].flatten().tolist() for name, values in self.extra_logs.items()}
         return {
-            "group": [place // self.n_samples for place in range(len(counts))],
+            "group": [place // self.n_samples + (groups.start or 0) for place in range(len(counts))],
             "prompt_id": [prompt_id(prompt) for prompt in prompts],
             "prompt": prompts,
-            "response": [text for texts in self.responses(tokenizer) for text in texts],
-            "label": [_label(sample) for sample in self.samples],
-            "prompt_tokens": [_first_action(sample) for sample in self.samples],
-            "response_tokens": self.response_lengths.flatten().tolist(),
-            "truncated": [None if s.truncated is None else bool(s.truncated) for s in self.samples],
-            "reward": [None if s.rewards is None else float(s.rewards) for s in self.samples],
+            "response": [_response_text(sample, tokenizer) for sample in samples],
+            "label": [_label(sample) for sample in samples],
+            "prompt_tokens": [_first_action(sample) for sample in samples],
+            "response_tokens": self.response_lengths[groups].flatten().tolist(),
+            "truncated": [None if s.truncated is None else bool(s.truncated) for s in samples],
+            "reward": [None if s.rewards is None else float(s.rewards) for s in samples],
             "model_rewards": [dict(zip(names, values)) for values in by_model],
-            "score": [None if copies or s.scores is None else float(s.scores) for s in self.samples],
+            "score": [None if copies or s.scores is None else float(s.scores) for s in samples],
             "extra_logs": [{name: values[place] for name, values in extra.items()} for place in range(len(counts))],
             "rank": [rank if use else None for rank, use in zip(ranks.flatten().tolist(), usable)],
-            "weight": weights.flatten().tolist(),
+            "weight": weights[groups].flatten().tolist(),
             "kept": [count > 0 for count in counts],
             "draws": counts,
         }

@@ -136,11 +136,10 @@ class FilteringTrainer:
     def _compute_rollout_stats(self, experiences: list) -> dict:
         """The statistics of all N samples, kept or not, with the length penalties that training would see."""
         maker = self.experience_maker
-        scored = maker.rollout.shaped_samples(maker.given)
-        if not scored:
+        scored = maker.rollout.shaped(maker.given)
+        if scored is None:
             return {}
-        unscored = maker.rollout.samples_without_reward()
-        return super()._compute_rollout_stats(scored + unscored)
+        return super()._compute_rollout_stats([scored, *maker.rollout.samples_without_reward()])
 
     # ── What a filter that learns must find again when a run is resumed ──
 

@@ -59,7 +59,7 @@ def main() -> None:
             drawn = draw("select", weights, 2, "group", batch.order, batch.generator)
             file = Path(folder) / "log" / f"step-{step:06d}.parquet"
             start = time.perf_counter()
-            log.write(step, lambda r=rollout, w=weights, d=drawn, b=batch: r.log_rows(w, d, b, tokenizer))
+            log.write(step, lambda r=rollout, w=weights, d=drawn, b=batch: r.log_parts(w, d, b, tokenizer))
             waited.append(time.perf_counter() - start)
             while not file.exists():
                 time.sleep(0.005)

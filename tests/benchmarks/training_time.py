@@ -1,68 +1,159 @@
-"""Time of (make experience + PPO train) with best_worst 2 of 8 against no filter with N = 8, on the real stack.
+"""Time of making experience and training on the real stack: no filter, the package's order, and the authors' order.
 
-    python tests/benchmarks/training_time.py [--steps 20] [--rounds 1]
+    python tests/benchmarks/training_time.py [--steps 8] [--rounds 2] [--sizes 256x4 512x4] [--json FILE]
 
-Both trainings take the same prompts, the same number of steps and run one after the other, in turn over the rounds.
-Prints medians and spread of each phase over the steps, and the ratio.
+For each size of policy, reward model and critic (width x layers), three trainings take the same prompts, one after the
+other, in turn over the rounds: ``none`` with N = 8, ``best_worst`` 2 of 8, and the same with all forward passes on N
+first, as the code published with PF-PPO does. Prints, by phase, the median and range over steps (the first of each run
+left out) of CPU seconds in the models' workers and of what OpenRLHF logs; the share of the ideal saving (reward model
+on N, all else on k); and the cost model's prediction after calibrating on ``none`` of the first size, with the ratio.
 """
 
 import argparse
 import contextlib
-import statistics
+import json
 import sys
 import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "end_to_end"))
 
-from real_stack import Run, Stack
+from phase_times import PARTS, Times, of_ideal, predicted
+from real_stack import ENTRY, Run, Stack
 
-PROMPTS_A_STEP = 32
-PHASES = ("timing/make_experience", "timing/ppo_train", "timing/generation", "timing/broadcast")
-RUNS = {"none 8": "none --train.batch_size 128", "best_worst 2 of 8": "best_worst --train.batch_size 32"}
+from openrlhf_pf.cost import Hardware, Model, Setting
+
+HERE = Path(__file__).parent
+PROMPTS, N, K, PROMPT_TOKENS, NEW_TOKENS, VOCABULARY = 32, 8, 2, 10, 48, 258
+#: By arm: the order in the cost model, the entry point, and flags. Two optimizer steps a rollout in all.
+ARMS = {
+    "none 8": ("none", ENTRY, f"none --train.batch_size {PROMPTS * N // 2}"),
+    "best_worst 2 of 8": ("filter", ENTRY, f"best_worst --train.batch_size {PROMPTS * K // 2}"),
+    "all forwards first": (
+        "forward_first",
+        (str(HERE / "forward_first.py"),),
+        f"best_worst --train.batch_size {PROMPTS * K // 2}",
+    ),
+}
+NONE = "none 8"
+#: One core in the place of a GPU; calibrating finds what it really gives.
+CORE = Hardware("one core", 50e9, 1e12, 10e9, 10e9, 10e9)
 
 
-def train(stack: Stack, folder: Path, steps: int, flags: str) -> Run:
-    # Two optimizer steps a rollout in both runs: what differs is the number of samples in them.
-    return stack.train(
-        folder,
-        steps * PROMPTS_A_STEP,
-        f"--reward.model_name_or_path {stack.reward} --rollout.n_samples_per_prompt 8 --rollout.micro_batch_size 16 "
-        f"--rollout.batch_size {PROMPTS_A_STEP} --train.micro_batch_size 16 --rollout.max_new_tokens 48 "
-        f"--sample_filter {flags}",
-        OMP_NUM_THREADS="1",
+def model_of(width: int, layers: int) -> Model:
+    """What tests/end_to_end/tiny_model.py writes, without the table of input embeddings."""
+    in_layers = layers * (4 * width**2 + 3 * width * 2 * width)
+    return Model(in_layers + VOCABULARY * width, layers, width, vocabulary=VOCABULARY)
+
+
+def setting_of(width: int, layers: int) -> Setting:
+    model = model_of(width, layers)
+    return Setting(
+        *(model, model, model, model),
+        hardware=CORE,
+        gpus=dict.fromkeys(("actor", "critic", "reward", "reference", "vllm"), 1),
+        prompts=PROMPTS,
+        prompt_tokens=PROMPT_TOKENS,
+        response_tokens=NEW_TOKENS,
+        samples=N,
+        keep=K,
+        updates=2,
+        colocate=(),
+        sleep=False,
+        zero_stage=0,
+        checkpointing=False,
+        micro_batch=16,
+        train_micro_batch=16,
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=1)
-    options = parser.parse_args()
-    times: dict[str, dict[str, list[float]]] = {name: {phase: [] for phase in PHASES} for name in RUNS}
+def train(stack: Stack, folder: Path, steps: int, arm: str) -> Run:
+    _, entry, flags = ARMS[arm]
+    run = stack.train(
+        folder,
+        steps * PROMPTS,
+        f"--reward.model_name_or_path {stack.reward} --rollout.n_samples_per_prompt {N} --rollout.micro_batch_size 16 "
+        f"--rollout.batch_size {PROMPTS} --train.micro_batch_size 16 --rollout.max_new_tokens {NEW_TOKENS} "
+        f"--sample_filter {flags}",
+        entry=entry,
+        OMP_NUM_THREADS="1",
+    )
+    scored, forwarded, trained = (
+        run.samples(model, event) // PROMPTS // len(run.steps)
+        for model, event in (
+            ("RewardModelActor", "forward"),
+            ("PolicyModelActor", "forward"),
+            ("ActorPPOTrainer", "train"),
+        )
+    )
+    expected = {"none 8": (N, N, N), "best_worst 2 of 8": (N, K, K), "all forwards first": (N, N, K)}[arm]
+    assert (scored, forwarded, trained) == expected, (arm, scored, forwarded, trained)
+    return run
+
+
+def measure(size: tuple[int, int], steps: int, rounds: int) -> dict[str, Times]:
+    times = {arm: Times() for arm in ARMS}
     with (
         tempfile.TemporaryDirectory(prefix="pf-bench", dir="/tmp") as scratch,
-        contextlib.closing(Stack(Path(scratch), hidden_size=256, layers=4)) as stack,
+        contextlib.closing(Stack(Path(scratch), hidden_size=size[0], layers=size[1])) as stack,
     ):
-        for round_ in range(options.rounds):
-            for name, flags in RUNS.items():
-                run = train(stack, Path(scratch) / f"{name.replace(' ', '-')}-{round_}", options.steps, flags)
-                samples = run.samples("PolicyModelActor", "forward")
-                print(
-                    f"round {round_ + 1}, {name}: {len(run.steps)} steps, {samples} samples through the actor",
-                    flush=True,
-                )
-                for phase in PHASES:
-                    times[name][phase] += [step[phase] for step in run.steps.values()]
-    print(f"\n{'phase (seconds a step)':>26}" + "".join(f"{name:>34}" for name in RUNS) + f"{'ratio':>8}")
-    rows = {phase: {name: times[name][phase] for name in RUNS} for phase in PHASES}
-    rows["make_experience + ppo_train"] = {
-        name: [a + b for a, b in zip(times[name][PHASES[0]], times[name][PHASES[1]])] for name in RUNS
+        for round_ in range(rounds):
+            for place, arm in enumerate(ARMS):
+                run = train(stack, Path(scratch) / f"{place}-{round_}", steps, arm)
+                times[arm].add(run)
+                print(f"{size[0]}x{size[1]}, round {round_ + 1}, {arm}: {len(run.steps)} steps", flush=True)
+    return times
+
+
+def show_measured(size: tuple[int, int], times: dict[str, Times]) -> None:
+    print(f"\nseconds a step, {size[0]}x{size[1]} ({model_of(*size).parameters / 1e6:.1f} million parameters)")
+    print(f"{'phase':>28}" + "".join(f"{arm:>30}" for arm in ARMS) + f"{'best_worst/none':>18}")
+    for phase in times[NONE].by_phase:
+        ratio = times["best_worst 2 of 8"].median(phase) / times[NONE].median(phase)
+        print(f"{phase:>28}" + "".join(f"{times[arm].text(phase):>30}" for arm in ARMS) + f"{ratio:>18.3f}")
+    for arm in list(ARMS)[1:]:
+        share, ideal = of_ideal(times, NONE, arm, K / N)
+        print(f"{arm}: {share:.3f} of the ideal saving on forward + train (ideal {ideal:.3f} CPU seconds)")
+
+
+def show_predicted(all_times: dict[tuple[int, int], dict[str, Times]]) -> None:
+    first = next(iter(all_times))
+    fits = {
+        "calibrated on none": [(setting_of(*first), "none", all_times[first][NONE])],
+        "calibrated on none and best_worst": [
+            (setting_of(*first), ARMS[arm][0], all_times[first][arm]) for arm in list(ARMS)[:2]
+        ],
     }
-    for phase, of in rows.items():
-        cells = [f"{statistics.median(of[n]):.3f} ({min(of[n]):.3f} to {max(of[n]):.3f})" for n in RUNS]
-        none, filtered = (sum(of[name]) for name in RUNS)
-        print(f"{phase:>26}" + "".join(f"{cell:>34}" for cell in cells) + f"{filtered / none:>8.3f}")
+    for how, runs in fits.items():
+        print(f"\nCPU seconds a step, {how} of {first[0]}x{first[1]}: measured, predicted, predicted / measured")
+        for size, times in all_times.items():
+            for arm, (order, _, _) in ARMS.items():
+                told = predicted(runs, setting_of(*size), order)
+                cells = []
+                for phase in (*PARTS, "forward", "train", "forward + train"):
+                    measured = times[arm].median(f"{phase}, cpu")
+                    mark = "" if abs(told[phase] / measured - 1) <= 0.15 else " *"
+                    cells.append(f"{phase} {measured:.3f} {told[phase]:.3f} {told[phase] / measured:.2f}{mark}")
+                print(f"{size[0]}x{size[1]}, {arm}: " + "; ".join(cells))
+        print("* not within 15%")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--sizes", nargs="+", default=["256x4", "512x4"], metavar="WIDTHxLAYERS")
+    parser.add_argument("--json", type=Path, help="write every step's seconds there")
+    options = parser.parse_args()
+    all_times = {}
+    for text in options.sizes:
+        size = tuple(map(int, text.split("x")))
+        all_times[size] = measure(size, options.steps, options.rounds)
+        show_measured(size, all_times[size])
+    show_predicted(all_times)
+    if options.json:
+        seconds = {f"{w}x{d}": {arm: t.by_phase for arm, t in times.items()} for (w, d), times in all_times.items()}
+        options.json.write_text(json.dumps(seconds))
 
 
 if __name__ == "__main__":

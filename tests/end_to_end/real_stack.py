@@ -21,22 +21,28 @@ ENTRY = ("-m", "openrlhf.cli.train_ppo")
 STEP = re.compile(r"Global step (\d+): (\{.*\})")
 
 
-def stack_environment() -> dict[str, str]:
-    """Environment in which the stack runs on a CPU, with a Ray instance of its own unless RAY_ADDRESS is set later."""
+#: What only a machine without a GPU needs.
+ON_A_CPU = {
+    "RAY_OVERRIDE_RESOURCES": '{"CPU": 16, "GPU": 16}',
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs the model itself instead of starting a worker for it
+    "TORCHDYNAMO_DISABLE": "1",  # nothing here is worth compiling
+    "OMP_NUM_THREADS": "1",
+    "RAY_worker_niceness": "0",  # Ray starts its workers at 15, behind everything else on the machine
+}
+
+
+def stack_environment(gpus: bool = False) -> dict[str, str]:
+    """Environment in which the stack runs, with a Ray instance of its own unless RAY_ADDRESS is set later."""
     return {
         **os.environ,
         "RAY_ADDRESS": "local",
-        "RAY_OVERRIDE_RESOURCES": '{"CPU": 16, "GPU": 16}',
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs the model itself instead of starting a worker for it
-        "TORCHDYNAMO_DISABLE": "1",  # nothing here is worth compiling
-        "OMP_NUM_THREADS": "1",
+        **({} if gpus else ON_A_CPU),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "RAY_DEDUP_LOGS": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",  # Ray starts its workers at 15, behind everything else on the machine
         "WANDB_MODE": "offline",
     }
 
@@ -72,6 +78,10 @@ class Run:
             if entry["event"] == event:
                 seen[entry["rank"]] += entry["rows"]
         return dict(seen)
+
+    def took(self, model: str, event: str, clock: str = "wall") -> list[float]:
+        """Seconds of each call in the first rank's worker, e.g. ``took("ActorPPOTrainer", "train")``."""
+        return [e[clock] for e in self.seen(model) if e["event"] == f"{event}_took" and e["rank"] == 0]
 
     def memory(self, model: str) -> float:
         """The largest resident memory of a worker of the model, in MiB."""
@@ -134,9 +144,13 @@ class RunningCluster:
 
 
 class Stack:
-    """Starts training runs in a folder of their own, in one running cluster unless RAY_ADDRESS says otherwise."""
+    """Starts training runs in a folder of their own, in one running cluster unless RAY_ADDRESS says otherwise.
 
-    def __init__(self, folder: Path, **size: int) -> None:
+    With ``gpus``, each has the machine's GPUs and a Ray instance of its own, as a user's would.
+    """
+
+    def __init__(self, folder: Path, gpus: bool = False, **size: int) -> None:
+        self.gpus = gpus
         self.policy = write_model(folder / "policy", seed=0, **size)
         self.reward = write_model(folder / "reward", seed=1, **size)
         self.second_reward = write_model(folder / "second_reward", seed=2, **size)
@@ -176,10 +190,10 @@ class Stack:
         self.observed.unlink(missing_ok=True)
         self.observed.symlink_to(folder / "observed")
         if "RAY_ADDRESS" not in environment:
-            environment["RAY_ADDRESS"] = self.address()
+            environment["RAY_ADDRESS"] = "local" if self.gpus else self.address()
         scratch = tempfile.mkdtemp(prefix="pf", dir="/tmp")  # Ray's sockets need a short path
         environment = {
-            **stack_environment(),
+            **stack_environment(self.gpus),
             **observing(self.observed),
             "RAY_TMPDIR": scratch,
             "TMPDIR": scratch,  # vLLM's sockets, which a killed run leaves behind

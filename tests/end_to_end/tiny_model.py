@@ -8,8 +8,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 
-def write_model(path: Path, seed: int, hidden_size: int = 64, layers: int = 2) -> Path:
-    """Write a random Qwen2 and its byte-level tokenizer, as ``from_pretrained`` reads them."""
+def write_model(
+    path: Path, seed: int, hidden_size: int = 64, layers: int = 2, head: int = 32, positions: int = 128
+) -> Path:
+    """Write a random Qwen2 and its byte-level tokenizer, as ``from_pretrained`` reads them.
+
+    ``head`` is the width of an attention head; vLLM on a CPU wants 32 or more.
+    """
     # from_pretrained puts Qwen2's own byte-level splitting and decoding around the vocabulary of a Qwen2 model,
     # so the vocabulary must be made of byte-level characters: with any other, decode drops the spaces.
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -23,9 +28,9 @@ def write_model(path: Path, seed: int, hidden_size: int = 64, layers: int = 2) -
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
         num_hidden_layers=layers,
-        num_attention_heads=hidden_size // 32,  # vLLM's attention on a CPU wants heads of 32 or more
-        num_key_value_heads=hidden_size // 32,
-        max_position_embeddings=128,
+        num_attention_heads=hidden_size // head,
+        num_key_value_heads=hidden_size // head,
+        max_position_embeddings=positions,
         tie_word_embeddings=False,
         pad_token_id=0,
         eos_token_id=1,

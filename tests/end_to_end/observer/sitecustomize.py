@@ -1,7 +1,7 @@
-"""Writes down how many samples each model really sees, from inside OpenRLHF's own workers.
+"""Writes down how many samples each model really sees, and how long it takes, from inside OpenRLHF's own workers.
 
 Python imports this file at start-up when its folder is on PYTHONPATH. It changes nothing that OpenRLHF does: it wraps
-three names that the workers call, with versions that append one JSON line a call to $OBSERVE_DIR/<pid>.jsonl.
+the names that the workers call, with versions that append one JSON line a call to $OBSERVE_DIR/<pid>.jsonl.
 """
 
 import importlib.abc
@@ -10,12 +10,24 @@ import json
 import os
 import resource
 import sys
+import time
 
 
 def record(**event):
     event["memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # the largest so far
     with open(os.path.join(os.environ["OBSERVE_DIR"], f"{os.getpid()}.jsonl"), "a") as file:
         file.write(json.dumps({"rank": int(os.environ.get("RANK", -1)), **event}) + "\n")
+
+
+class Watch:
+    """Seconds since it was made: on the wall, and of this process on a CPU."""
+
+    def __init__(self):
+        self.start = time.perf_counter(), time.process_time()
+
+    def read(self):
+        wall, cpu = self.start
+        return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
 
 def observing_tqdm(iterable, *args, **kwargs):
@@ -28,8 +40,16 @@ def observing_tqdm(iterable, *args, **kwargs):
     caller = sys._getframe(1).f_locals
     if caller.get("method_name") == "forward":
         rows = [len(batch) for batch in caller["kwargs"]["sequences"]]
-        record(model=type(caller["self"]).__name__, event="forward", rows=rows)
+        model = type(caller["self"]).__name__
+        record(model=model, event="forward", rows=rows)
+        return watched(tqdm(iterable, *args, **kwargs), model)
     return tqdm(iterable, *args, **kwargs)
+
+
+def watched(bar, model):
+    watch = Watch()
+    yield from bar
+    record(model=model, event="forward_took", **watch.read())
 
 
 def observe_training(trainer):
@@ -40,6 +60,15 @@ def observe_training(trainer):
         return train(self, experience, *args, **kwargs)
 
     trainer.training_step = training_step
+    epochs = trainer.ppo_train
+
+    def ppo_train(self, *args, **kwargs):
+        watch = Watch()
+        status = epochs(self, *args, **kwargs)
+        record(model=type(self).__name__, event="train_took", **watch.read())
+        return status
+
+    trainer.ppo_train = ppo_train
 
 
 OBSERVE = {

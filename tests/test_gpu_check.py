@@ -1,0 +1,159 @@
+"""The script that tells a cluster's user whether the plugin works there: what it refuses, and what it checks."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "tests" / "gpu" / "run.sh"
+
+
+def run(*arguments, path="/usr/bin:/bin", python=sys.executable):
+    environment = {**os.environ, "PATH": str(path), "PYTHON": str(python)}
+    command = ["bash", str(SCRIPT), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    return done.returncode, done.stderr
+
+
+def with_nvidia_smi(folder, gpus):
+    """A PATH on which nvidia-smi lists so many GPUs."""
+    smi = folder / "nvidia-smi"
+    smi.write_text("#!/bin/sh\n" + "".join(f"echo 'GPU {i}: NVIDIA H100 (UUID: {i})'\n" for i in range(gpus)))
+    smi.chmod(0o755)
+    return f"{folder}:/usr/bin:/bin"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--gpus", "0"], "--gpus takes a number from 1 on, got '0'"),
+        (["--gpus"], "--gpus takes a number from 1 on, got ''"),
+        (["--fast"], "there is no option '--fast': give --gpus NUMBER, --cpu or nothing"),
+    ],
+)
+def test_arguments_that_are_none(arguments, message):
+    code, err = run(*arguments)
+    assert code == 2 and message in err and len(err.splitlines()) == 1
+
+
+def test_without_a_gpu_it_says_so_and_starts_nothing(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for name in ("bash", "dirname", "grep"):
+        (empty / name).symlink_to(f"/bin/{name}" if Path(f"/bin/{name}").exists() else f"/usr/bin/{name}")
+    code, err = run(path=empty)
+    assert code == 2 and "there is no nvidia-smi" in err and "--cpu" in err and len(err.splitlines()) == 1
+    code, err = run(path=with_nvidia_smi(tmp_path, 0))
+    assert code == 2 and "nvidia-smi lists no GPU" in err
+    code, err = run("--gpus", "3", path=with_nvidia_smi(tmp_path, 2))
+    assert code == 2 and "--gpus 3 asks for more than the 2 that are here" in err
+
+
+def test_it_goes_on_with_the_gpus_that_there_are(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] || echo "$@" >&2\n')
+    python.chmod(0o755)
+    path = with_nvidia_smi(tmp_path, 4)
+    assert run(path=path, python=python) == (0, f"{ROOT}/tests/gpu/check.py --gpus 4\n")
+    assert run("--gpus", "2", path=path, python=python) == (0, f"{ROOT}/tests/gpu/check.py --gpus 2\n")
+    assert run("--cpu", path=path, python=python) == (0, f"{ROOT}/tests/gpu/check.py --gpus 0\n")
+
+
+def test_an_environment_that_cannot_train(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    code, err = run("--cpu", python=python)
+    assert code == 2 and "lacks what training needs: pip install" in err
+    code, err = run("--cpu", python=tmp_path / "absent")
+    assert code == 2 and "activate the environment that trains, or set PYTHON" in err
+
+
+# ── What is checked ──
+
+
+@pytest.fixture(scope="module")
+def check():
+    pytest.importorskip("openrlhf")
+    spec = importlib.util.spec_from_file_location("gpu_check", ROOT / "tests" / "gpu" / "check.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu_check"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def a_run(check, folder, *, forwarded=(2, 2), fraction=0.25, loss=0.5):
+    """3 steps of 8 prompts a rank on two ranks, as its workers and its log tell of it."""
+    size = check.ON_A_CPU
+    (folder / "observed").mkdir(parents=True)
+    for rank in (0, 1):
+        lines = []
+        for model, event, samples in (
+            ("RewardModelActor", "forward", 8),
+            ("PolicyModelActor", "forward", forwarded[rank]),
+            ("CriticModelActor", "forward", 2),
+            ("ReferenceModelActor", "forward", 2),
+            ("ActorPPOTrainer", "train", 2),
+            ("CriticPPOTrainer", "train", 2),
+        ):
+            took = {"model": model, "event": f"{event}_took", "rank": rank, "wall": samples, "cpu": samples}
+            lines += [{"model": model, "event": event, "rank": rank, "rows": [samples] * size.prompts}, took] * 3
+        (folder / "observed" / f"{rank}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    timing = {f"timing/{phase}": 1.0 for phase in ("generation", "make_experience", "ppo_train", "broadcast")}
+    metrics = {"policy_loss": loss, "kl": 0.0, "filter/kept_fraction": fraction} | timing
+    log = "".join(f"Global step {step}: {metrics}\n" for step in (1, 2, 3))
+    return check.Run(folder, log, 0)
+
+
+def failing(check, run):
+    return [name for name, fine, _ in check.checks("best_worst", run, check.ON_A_CPU, ranks=2) if not fine]
+
+
+def test_what_a_run_has_to_be_like(check, tmp_path):
+    assert failing(check, a_run(check, tmp_path / "good")) == []
+    # A rank that goes forward on one sample more, and a step in which nothing can be computed.
+    uneven = failing(check, a_run(check, tmp_path / "uneven", forwarded=(2, 3)))
+    assert uneven == ["actor forward, a rank"]
+    assert failing(check, a_run(check, tmp_path / "none", fraction=1.0)) == ["kept fraction"]
+    assert failing(check, a_run(check, tmp_path / "nan", loss=float("nan"))) == ["loss and KL are numbers"]
+
+
+def test_the_table_to_send_back(check, tmp_path):
+    run = a_run(check, tmp_path)
+    times = {arm: check.Times() for arm in check.ARMS}
+    for each in times.values():
+        each.add(run)
+    setting = check.setting_of(check.ON_GPUS, 8, check.hardware_of(["NVIDIA H100 80GB HBM3"], 8e10))
+    assert setting.hardware == check.HARDWARE["h100"] and setting.trained == 64 * 8 * 2
+    console = check.Console(record=True, width=200)
+    found = {arm: check.checks("best_worst", run, check.ON_A_CPU, 2) for arm in check.ARMS}
+    assert check.show(console, times, found, {"none": "9 GB", "best_worst": "8 GB"}, setting, gpus=0)
+    text = console.export_text()
+    assert "PASSED: every check" in text and "H100 SXM 80 GB" in text and "torch" in text
+    row = next(line for line in text.splitlines() if "ppo_train" in line)
+    assert "1.000 (1.000 to 1.000)" in row
+    assert "2.000 (2.000 to 2.000)" in next(line for line in text.splitlines() if "actor_forward" in line)
+
+
+def test_the_flags_are_those_of_the_setting(check):
+    for gpus in (0, 8):
+        size = check.ON_GPUS if gpus else check.ON_A_CPU
+        setting = check.setting_of(size, gpus, check.HARDWARE["h100"])
+        words = check.flags_of("best_worst", size, gpus, Path("reward")).split()
+        flags = dict(pairwise(words))
+        assert int(flags["--rollout.batch_size"]) == setting.prompts
+        assert 2 * int(flags["--train.batch_size"]) == setting.trained == setting.prompts * setting.keep
+        assert ("--train.colocate_all" in words) == ("all" in setting.colocate)
+        assert ("--ds.enable_sleep" in words) == setting.sleep
+
+
+def test_a_gpu_that_is_not_known_counts_as_an_h100_of_its_memory(check):
+    found = check.hardware_of(["NVIDIA L40S"], 48e9)
+    assert found.name == "NVIDIA L40S (as if H100 SXM 80 GB)" and found.memory == 48e9
+    assert check.hardware_of(["NVIDIA A100-SXM4-80GB"], 8e10) == check.HARDWARE["a100"]
