@@ -83,7 +83,7 @@ def test_sensors_err_as_they_say() -> None:
     wrong = errors("dropout", 2.0).abs() > 0.5
     assert float(wrong.float().mean()) == pytest.approx(0.1, abs=0.005)
     lost = errors("dropout", 2.0)[wrong] + 2
-    assert 0 <= float(lost.min()) and float(lost.max()) <= 1
+    assert float(lost.min()) >= 0 and float(lost.max()) <= 1
     assert [float(lost.mean()), float(lost.var())] == pytest.approx([0.5, 1 / 12], abs=0.01)
 
 
@@ -118,7 +118,8 @@ def test_cartpole_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"), [("--seeds 1", "at least 2"), ("--updates 7", "multiple of 5"), ("--updates 0", "multiple of 5")]
+    ("flags", "said"),
+    [("--seeds 1", "at least 2"), ("--updates 7", "multiple of 5"), ("--updates 0", "multiple of 5")],
 )
 def test_bad_input_is_refused_in_a_sentence(
     flags: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture

@@ -64,7 +64,7 @@ def measures_of(returns: Floats, at: Sequence[int]) -> dict[str, Floats]:
 
 
 def summary(record: Record, settings: Settings) -> dict[str, Any]:
-    """Each arm's measures as ``[mean, low, high]``, less those of ``PARTNER``, and the criteria's order of the arms."""
+    """Each arm's measures as ``[mean, low, high]``, less those of ``PARTNER``, and what criteria foretell."""
     at, n = list(settings.at), settings.samples
     curves = record.returns.double().numpy()
     found = {arm: measures_of(curves[number], at) for number, arm in enumerate(COMPARED)}

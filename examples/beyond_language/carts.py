@@ -1,7 +1,7 @@
-"""Many policies that balance poles at once: gymnasium's CartPole, a sensor that errs, REINFORCE on what a filter keeps.
+"""Many policies that balance poles at once: gymnasium's CartPole, a sensor that errs, REINFORCE on what is kept.
 
-A group is N rollouts from one start: the physics has no luck of its own, only the actions differ, as the responses to a
-prompt do. Runs are stacked arm by arm, so that one vector environment serves all of them.
+A group is N rollouts from one start: the physics has no luck of its own, only the actions differ, as the responses
+to a prompt do. Runs are stacked arm by arm, so that one vector environment serves all of them.
 
 Notation used for tensor shapes: F arms, B seeds, R = F B runs (one policy each), G starts, N rollouts from each,
 S = G N rollouts of a run, T steps of the longest rollout.
@@ -148,7 +148,9 @@ def objective(policies: Policies, rollouts: Rollouts, coefficients: Tensor, runs
     kept = coefficients.abs().topk(most, dim=1).indices
     lengths = rollouts.lengths[runs].gather(1, kept)
     n_steps = int(lengths.max())
-    states = rollouts.states[:n_steps, runs].gather(2, kept.expand(n_steps, -1, -1).unsqueeze(-1).expand(-1, -1, -1, 4))
+    states = rollouts.states[:n_steps, runs].gather(
+        2, kept.expand(n_steps, -1, -1).unsqueeze(-1).expand(-1, -1, -1, 4)
+    )
     right = rollouts.actions[:n_steps, runs].gather(2, kept.expand(n_steps, -1, -1))
     states, right = states.permute(1, 2, 0, 3), right.permute(1, 2, 0)  # (R, kept, T)
     odds = policies.preference(states.reshape(len(kept), -1, 4), runs).view(right.shape)
