@@ -10,17 +10,15 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorE
 
 from examples.beyond_language import cartpole, carts
 from examples.beyond_language.arms import ARMS
-from examples.beyond_language.carts import LONGEST, SENSORS, Policies, Settings, objective, roll, train
+from examples.beyond_language.carts import LONGEST, SENSORS, Luck, Policies, Settings, objective, roll, train
 
 
 def played(n_arms: int = 1, seeds: tuple[int, ...] = (0, 1)) -> tuple[Policies, torch.Tensor, carts.Rollouts]:
     """Three starts, two rollouts from each."""
     policies = Policies(seeds, n_arms)
-    rng = torch.Generator().manual_seed(0)
-    starts = (torch.rand(len(seeds), 3, 4, generator=rng) * 0.1 - 0.05).repeat_interleave(2, dim=1)
-    uniform = torch.rand(len(seeds), LONGEST, 6, generator=rng)
+    luck = Luck.of(seeds, carts.TRAINING, 0, 3, 2)
     environment = CartPoleVectorEnv(num_envs=n_arms * len(seeds) * 6, max_episode_steps=LONGEST)
-    return policies, starts, roll(policies, environment, starts, uniform, keep=True)
+    return policies, luck.starts, roll(policies, environment, luck, keep=True)
 
 
 def test_rollouts_are_as_long_as_those_of_a_single_cart() -> None:
@@ -43,6 +41,11 @@ def test_a_seed_has_its_luck_in_every_arm_and_beside_any_other_seed() -> None:
     _, _, rollouts = played(n_arms=2)
     assert torch.equal(rollouts.lengths[:2], rollouts.lengths[2:])
     assert len(set(rollouts.lengths[0].tolist())) > 2
+    for update, n_starts in ((0, 3), (1, 3), (0, 6)):
+        lucks = [Luck.of(seeds, carts.TRAINING, update, n_starts, 6 // n_starts) for seeds in ([3], [7, 3])]
+        assert torch.equal(lucks[0].starts[0], lucks[1].starts[1]) and torch.equal(lucks[0].coin[0], lucks[1].coin[1])
+        assert not torch.equal(lucks[1].starts[0], lucks[1].starts[1])
+        assert len(lucks[0].starts[0].unique(dim=0)) == n_starts
     for alone, beside in zip(Policies([3], 1).parameters, Policies([7, 3], 1).parameters):
         assert torch.equal(alone[0], beside[1])
     one, two = (train("middle", [ARMS["none"]], seeds, Settings(updates=1, every=1)) for seeds in ([3], [7, 3]))

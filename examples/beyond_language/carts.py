@@ -19,9 +19,7 @@ from .arms import Arm
 try:
     from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 except ModuleNotFoundError as missing:
-    raise ModuleNotFoundError(
-        'gymnasium is not installed: pip install "openrlhf-pf[examples]" (or gymnasium alone).'
-    ) from missing
+    raise ModuleNotFoundError('gymnasium is not installed: pip install "openrlhf-pf[examples]".') from missing
 
 #: Steps after which a rollout ends at the latest: the highest true return.
 LONGEST = 500
@@ -74,9 +72,27 @@ def generator(seed: int, purpose: int, update: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 3 + purpose) * 1_000_003 + update)
 
 
-def per_seed(seeds: Sequence[int], purpose: int, update: int, make: Callable[[torch.Generator], Tensor]) -> Tensor:
-    """(B, ...) what ``make`` draws for each seed."""
-    return torch.stack([make(generator(seed, purpose, update)) for seed in seeds])
+@dataclass
+class Luck:
+    """Random numbers of a rollout, the same in all arms: (B, S, 4) ``starts``, a group's N alike; (B, LONGEST, S)
+    ``uniform`` for actions; (B, G, N) ``normal`` and ``coin`` (uniform) for the sensor.
+    """
+
+    starts: Tensor
+    uniform: Tensor
+    normal: Tensor
+    coin: Tensor
+
+    @classmethod
+    def of(cls, seeds: Sequence[int], purpose: int, update: int, n_starts: int, n_samples: int) -> "Luck":
+        """Each seed's own, whichever seeds stand beside it."""
+        found = []
+        for seed in seeds:
+            rng, size = generator(seed, purpose, update), (n_starts, n_samples)
+            starts = (torch.rand(n_starts, 4, generator=rng) * 0.1 - 0.05).repeat_interleave(n_samples, dim=0)
+            uniform = torch.rand(LONGEST, n_starts * n_samples, generator=rng)
+            found.append((starts, uniform, torch.randn(size, generator=rng), torch.rand(size, generator=rng)))
+        return cls(*(torch.stack(numbers) for numbers in zip(*found)))
 
 
 class Policies:
@@ -111,11 +127,9 @@ class Rollouts:
 
 
 @torch.no_grad()
-def roll(policies: Policies, environment: CartPoleVectorEnv, starts: Tensor, uniform: Tensor, keep: bool) -> Rollouts:
-    """Play from ``starts`` (B, S, 4) with the luck ``uniform`` (B, LONGEST, S), the same in each arm.
-
-    What comes after a rollout's end, when the environment starts anew, does not count.
-    """
+def roll(policies: Policies, environment: CartPoleVectorEnv, luck: Luck, keep: bool) -> Rollouts:
+    """Play; what comes after a rollout's end, when the environment starts anew, does not count."""
+    starts = luck.starts
     n_seeds, n_rollouts, _ = starts.shape
     n_runs = policies.parameters[0].shape[0]
     shape = (n_runs // n_seeds, n_seeds, n_rollouts)
@@ -126,7 +140,7 @@ def roll(policies: Policies, environment: CartPoleVectorEnv, starts: Tensor, uni
     states, actions = [], []
     for step in range(LONGEST):
         chance = policies.preference(seen).sigmoid()
-        right = uniform[:, step].expand(shape).reshape(n_runs, n_rollouts) < chance
+        right = luck.uniform[:, step].expand(shape).reshape(n_runs, n_rollouts) < chance
         if keep:
             states.append(seen)
             actions.append(right)
@@ -182,22 +196,17 @@ def train(sensor: str, arms: Sequence[Arm], seeds: Sequence[int], settings: Sett
     draws = [torch.Generator().manual_seed(seeds[0]) for _ in arms]
     returns, rewards, shares = [], [], []
 
-    def play(purpose: int, update: int, n_starts: int) -> Rollouts:
-        starts = per_seed(seeds, purpose, update, lambda rng: torch.rand(n_starts, 4, generator=rng) * 0.1 - 0.05)
-        starts = starts.repeat_interleave(n_rollouts // n_starts, dim=1)
-        luck = per_seed(seeds, purpose, update + 1000, lambda rng: torch.rand(LONGEST, n_rollouts, generator=rng))
-        return roll(policies, environment, starts, luck, keep=purpose == TRAINING)
-
     for update in range(settings.updates + 1):
         if update in settings.at:
-            returns.append(play(EVALUATION, update, n_rollouts).lengths.view(n_arms, n_seeds, -1).double().mean(-1))
+            luck = Luck.of(seeds, EVALUATION, update, n_rollouts, 1)
+            lengths = roll(policies, environment, luck, keep=False).lengths
+            returns.append(lengths.view(n_arms, n_seeds, -1).double().mean(-1))
         if update == settings.updates:
             break
-        rollouts = play(TRAINING, update, settings.starts)
+        luck = Luck.of(seeds, TRAINING, update, settings.starts, settings.samples)
+        rollouts = roll(policies, environment, luck, keep=True)
         share = rollouts.lengths.view(shape) / LONGEST
-        normal = per_seed(seeds, TRAINING, update + 2000, lambda rng: torch.randn(shape[2:], generator=rng))
-        coin = per_seed(seeds, TRAINING, update + 3000, lambda rng: torch.rand(shape[2:], generator=rng))
-        reward = SENSORS[sensor](share, normal, coin)
+        reward = SENSORS[sensor](share, luck.normal, luck.coin)
         shares.append(share)
         rewards.append(reward)
         away = (reward - reward.mean(-1, keepdim=True)) / settings.starts

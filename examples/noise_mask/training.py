@@ -75,8 +75,8 @@ def load_digits() -> Digits:
         from sklearn import datasets
     except ModuleNotFoundError as missing:
         raise ModuleNotFoundError(
-            'scikit-learn is not installed: pip install ".[examples]", or, in the environment of examples/setup.sh, '
-            "put .venv/oracles on PYTHONPATH."
+            'scikit-learn is not installed: pip install "openrlhf-pf[examples]", or, in the environment of '
+            "examples/setup.sh, put .venv/oracles on PYTHONPATH."
         ) from missing
     found = datasets.load_digits()
     return Digits(torch.from_numpy(found.images / 16).float().unsqueeze(1), torch.from_numpy(found.target).long())
