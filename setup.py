@@ -16,10 +16,11 @@ EXTRAS = {
     "analyze": ["jinja2>=3.1", "matplotlib>=3.8", "numpy>=1.26", "rich>=13", "scipy>=1.12"],
     "test": ["hypothesis>=6.100", "pandas>=2", "pytest>=8", "pytest-timeout>=2.3", "scikit-learn>=1.4", "scipy>=1.11"],
 }
+EXTRAS["examples"] = [*EXTRAS["analyze"], "gymnasium>=1.4,<2", "scikit-learn>=1.4"]  # beyond_language, noise_mask
 EXTRAS["dev"] = (
     EXTRAS["cpu"]
     + EXTRAS["plot"]
-    + EXTRAS["analyze"]
+    + EXTRAS["examples"]
     + EXTRAS["test"]
     + ["black>=25", "isort>=6", "pre-commit", "ruff>=0.9"]
 )

@@ -1,0 +1,313 @@
+"""examples/noise_mask: densities and gradients against quadrature, what policies learn, and a tiny study."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+from torch import Tensor
+from torch.nn import functional
+
+from examples.noise_mask import mask, study, training
+from examples.noise_mask.mask import OBJECTIVES, MaskPolicy, as_mask, log_density, reinforce, released, sample
+from examples.noise_mask.training import ARMS, Arm, Classifier, Digits, Noise, Plan, batches, load_digits, sgd, split
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def logs(alpha: float, beta: float, n: int, cells: int) -> tuple[Tensor, Tensor]:
+    return tuple(torch.full((n, cells), math.log(x)) for x in (alpha, beta))
+
+
+# ── Masks ──
+
+
+def test_log_density_of_a_beta_by_hand() -> None:
+    # Beta(2, 3) has the density 12 m (1 - m)^2: 12 x .4 x .36 = 1.728
+    a, b = logs(2, 3, 1, 1)
+    assert log_density(torch.tensor([[0.4]]), a, b).item() == pytest.approx(math.log(1.728), abs=1e-6)
+
+
+def test_samples_are_beta_distributed_and_never_at_the_ends() -> None:
+    found = sample(*logs(2, 3, 20_000, 1), rng()).flatten().numpy()
+    assert stats.kstest(found, stats.beta(2, 3).cdf).pvalue > 0.01
+    ends = sample(*logs(0.01, 0.01, 1000, 1), rng())
+    assert [ends.min().item(), ends.max().item()] == pytest.approx([1e-4, 1 - 1e-4])
+    assert log_density(ends, *logs(0.01, 0.01, 1000, 1)).isfinite().all()
+
+
+def test_a_mask_is_enlarged_then_blurred() -> None:
+    cells = torch.zeros(1, 16)
+    cells[0, 0] = 1.0  # the upper left 2 x 2 pixels
+    sharp, soft = as_mask(cells, blur=1), as_mask(cells, blur=3, sigma=1.0)
+    assert sharp[0, 0, :2, :2].eq(1).all() and sharp.sum() == 4
+    # weights 1, exp(-1/2) on either side: .4519, .2741; the third column touches the cell with .2741, the fourth not
+    assert soft[0, 0, 0].tolist() == pytest.approx([1, 0.7259, 0.2741, 0, 0, 0, 0, 0], abs=1e-4)
+    assert soft[0, 0, 2, 2].item() == pytest.approx(0.2741**2, abs=1e-4)
+    assert as_mask(torch.full((2, 9), 0.3)).flatten().tolist() == pytest.approx([0.3] * 128)
+
+
+def test_parameters_are_the_base_s_and_a_tenth_of_the_heads_and_the_base_follows() -> None:
+    policy = MaskPolicy(2)
+    with torch.no_grad():
+        for head, bias in zip(policy.heads, (1.0, 100.0)):
+            head.weight.zero_()
+            head.bias.fill_(bias)
+        policy.base.copy_(torch.tensor([[0.5] * 4, [0.2] * 4]))
+    a, b = policy(torch.rand(3, 1, 8, 8))
+    assert a.flatten().tolist() == pytest.approx([0.9 * 0.5 + 0.1 * 1.0] * 12)
+    assert b.flatten().tolist() == pytest.approx([5.0] * 12)  # .18 + 10 is beyond the bound
+    assert policy.base[0].tolist() == pytest.approx([0.99 * 0.5 + 0.01] * 4)
+    before = policy.base.clone()
+    policy.eval()(torch.rand(3, 1, 8, 8))
+    assert torch.equal(policy.base, before)
+
+
+# ── Gradients ──
+
+
+def scores(objective: Callable[[Tensor], Tensor], alpha: float, beta: float, n: int, cells: int) -> tuple:
+    """Samples (n, K), and derivatives of the objective of log-densities by log alpha and log beta of all cells."""
+    a, b = (x.requires_grad_() for x in logs(alpha, beta, n, cells))
+    m = sample(a, b, rng())
+    gradients = torch.autograd.grad(objective(log_density(m, a, b)).sum(), [a, b])
+    return m, *(g.sum(dim=1).double() for g in gradients)
+
+
+def test_the_score_function_gives_the_gradient_of_an_expectation() -> None:
+    def expected(a: float, b: float) -> float:
+        density = stats.beta(math.exp(a), math.exp(b)).pdf
+        return integrate.quad(lambda m: (m - 0.3) ** 2 * density(m), 0, 1)[0]
+
+    a, b, h = math.log(2), math.log(3), 1e-4
+    exact = [(expected(a + h, b) - expected(a - h, b)) / (2 * h), (expected(a, b + h) - expected(a, b - h)) / (2 * h)]
+    m, *by_parameter = scores(lambda log_p: log_p, 2, 3, 1_000_000, 1)
+    value = (m[:, 0].double() - 0.3) ** 2
+    for truth, score in zip(exact, by_parameter):
+        plain, with_baseline = value * score, (value - value.mean()) * score
+        for estimate in (plain, with_baseline):
+            assert abs(estimate.mean().item() - truth) < 3 * estimate.std().item() / 1000
+        assert with_baseline.var() < plain.var()
+
+
+@pytest.mark.parametrize(
+    ("alpha", "beta", "cells", "mean"),
+    [
+        (1.65, 1.65, 1, 0),
+        (1.65, 1.65, 2, 0.034),
+        (1.65, 1.65, 16, 0.050),
+        (3, 1, 1, 0),
+        (3, 1, 2, 0.085),
+        (3, 1, 16, 0.129),
+    ],
+)
+def test_the_score_of_a_sum_of_densities_is_biased_and_that_of_a_mask_is_not(
+    alpha: float, beta: float, cells: int, mean: float
+) -> None:
+    _, biased, _ = scores(lambda log_p: log_p.logsumexp(dim=1), alpha, beta, 200_000, cells)
+    # By alpha itself: d / d alpha = (d / d log alpha) / alpha.
+    assert biased.mean().item() / alpha == pytest.approx(mean, abs=0.005)
+    _, right, _ = scores(lambda log_p: log_p.sum(dim=1), alpha, beta, 200_000, cells)
+    assert abs(right.mean().item()) < 3 * right.std().item() / 200_000**0.5
+
+
+@pytest.mark.parametrize("name", ["reinforce", "released"])
+def test_who_gets_a_gradient(name: str) -> None:
+    torch.manual_seed(0)
+    classifier, policy = Classifier(), MaskPolicy(4)
+    images = torch.rand(12, 1, 8, 8)
+    batch = Digits(images, torch.arange(12) % 10)
+    Noise(Arm(mask=name), Plan(), rng(), policy).loss(classifier, batch).backward()
+    # The classifier's gradient is that of the mean loss on the same masked images, times the factor if released.
+    torch.manual_seed(0)
+    again, twin = Classifier(), MaskPolicy(4)
+    a, b = twin(images)
+    cells = sample(a, b, rng())
+    assert a.requires_grad and not cells.requires_grad  # so that the policy has none through the classifier
+    functional.cross_entropy(again(images * as_mask(cells)), batch.labels).backward()
+    factor = 1.0 if name == "reinforce" else log_density(cells, a, b).logsumexp(dim=1).mean().item()
+    assert factor == 1.0 or factor > 2
+    for mine, its in zip(classifier.parameters(), again.parameters()):
+        assert torch.allclose(mine.grad, factor * its.grad, atol=1e-6)
+    assert all(head.weight.grad.abs().sum() > 0 for head in policy.heads)
+
+
+def test_objectives_by_hand() -> None:
+    log_p = torch.tensor([[0.0, 1.0], [2.0, -1.0]], requires_grad=True)
+    losses = torch.tensor([1.0, 3.0], requires_grad=True)
+    # advantages -+1 / sqrt(2); sums of log-densities are both 1: the mean loss is left
+    found = reinforce(log_p, losses)
+    assert found.item() == pytest.approx(2.0)
+    found.backward()
+    assert log_p.grad.flatten().tolist() == pytest.approx([x / 2**0.5 / 2 for x in (-1, -1, 1, 1)])
+    assert losses.grad.tolist() == [0.5, 0.5]
+    # log(1 + e) = 1.3133, log(e^2 + e^-1) = 2.0486
+    assert released(log_p, losses).item() == pytest.approx((1.3133 + 2.0486) / 2 * 2, abs=1e-3)
+
+
+# ── What policies learn ──
+
+
+def taught(name: str, loss: Callable[[Tensor], Tensor], images: Tensor, conditional: bool = True, start=None) -> list:
+    """Mean of a cell of each image before and after 500 steps on a loss of masks (B, 1, H, H)."""
+    torch.manual_seed(0)
+    policy, luck = MaskPolicy(2, conditional), rng()
+    if start is not None:
+        with torch.no_grad():  # heads and base agree, so that nothing moves of itself
+            for head, base, value in zip(policy.heads, policy.base, start):
+                head.weight.zero_()
+                head.bias.fill_(value)
+                base.fill_(value)
+    optimizer = sgd(policy, 0.003)
+    found = []
+    for step in range(501):
+        a, b = policy(images)
+        if step % 500 == 0:
+            found.append((a.exp() / (a.exp() + b.exp())).mean(dim=1).detach())
+        cells = sample(a, b, luck)
+        optimizer.zero_grad()
+        OBJECTIVES[name](log_density(cells, a, b), loss(as_mask(cells))).backward()
+        optimizer.step()
+    return found
+
+
+def test_a_loss_that_pays_for_brightness_brightens() -> None:
+    before, after = taught("reinforce", lambda m: -m.mean(dim=(1, 2, 3)), torch.rand(16, 1, 8, 8, generator=rng()))
+    assert before.mean().item() == pytest.approx(0.5, abs=0.1)
+    assert after.min().item() > 0.8
+
+
+def test_a_loss_that_ignores_the_mask_moves_reinforce_little_and_released_much() -> None:
+    images, luck = torch.rand(16, 1, 8, 8, generator=rng()), rng(1)
+
+    def ignores(masks: Tensor) -> Tensor:
+        return 1 + torch.rand(len(masks), generator=luck)
+
+    start = (math.log(3), 0.0)
+    (before, after), (_, drifted) = (taught(name, ignores, images, start=start) for name in ("reinforce", "released"))
+    assert before.mean().item() == pytest.approx(0.75)
+    assert after.mean().item() == pytest.approx(0.75, abs=0.05)
+    assert drifted.mean().item() < 0.65
+
+
+def test_two_images_get_different_masks_where_the_policy_sees_them() -> None:
+    images = torch.zeros(16, 1, 8, 8)
+    images[:8, :, :, 4:], images[8:, :, :, :4] = 1.0, 1.0
+    sign = torch.ones(16)
+    sign[8:] = -1.0
+
+    def opposite(masks: Tensor) -> Tensor:
+        return sign * (masks.mean(dim=(1, 2, 3)) - 0.5)  # both lose as much at first
+
+    _, seeing = taught("reinforce", opposite, images)
+    assert seeing[0].item() < 0.1 < 0.9 < seeing[-1].item()
+    _, blind = taught("reinforce", opposite, images, conditional=False)
+    assert torch.equal(blind[0], blind[-1])
+
+
+# ── Training ──
+
+
+def test_the_split_is_stratified_and_its_parts_share_nothing() -> None:
+    digits = load_digits()
+    train, rest = split(digits, 50, 3)
+    assert train.labels.bincount().tolist() == [5] * 10
+    assert len(rest.labels) == 1797 - 50 and float(train.images.max()) == 1.0
+    both = torch.cat([train.images, rest.images]).flatten(1)
+    assert sorted(map(tuple, both.tolist())) == sorted(map(tuple, digits.images.flatten(1).tolist()))
+    assert not torch.equal(train.images, split(digits, 50, 4)[0].images)
+
+
+def test_plain_is_training_without_any_of_this() -> None:
+    digits, _ = split(load_digits(), 50, 0)
+    mine, policy = training.train(ARMS["plain"], 0, digits, Plan(50, pretraining=4, fine_tuning=2))
+    assert policy is None
+    torch.manual_seed(0)
+    other, order = Classifier(), rng(0)
+    for rates in ((0.1, 0.1, 0.01, 0.01), (0.01, 0.01)):
+        optimizer = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+        for rate in rates:
+            optimizer.param_groups[0]["lr"] = rate
+            for rows in torch.randperm(50, generator=order).chunk(2):
+                optimizer.zero_grad()
+                functional.cross_entropy(other(digits.images[rows]), digits.labels[rows]).backward()
+                optimizer.step()
+    assert all(torch.equal(one, two) for one, two in zip(mine.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize("arm", ["gaussian", "dropout", "uniform", "reinforce", "released_slow"])
+def test_a_seed_gives_the_same_twice_and_noise_changes_what_is_learned(arm: str) -> None:
+    digits, _ = split(load_digits(), 50, 0)
+    plan = Plan(50, pretraining=2, fine_tuning=1)
+    one, two, plain = (training.train(ARMS[name], 0, digits, plan)[0] for name in (arm, arm, "plain"))
+    same = [torch.equal(x, y) for x, y in zip(one.parameters(), two.parameters())]
+    assert all(same)
+    assert not torch.equal(one[0].weight, plain[0].weight)
+    assert one.dropout.p == 0.0
+
+
+def test_batches_are_of_one_size() -> None:
+    for n, largest, sizes in ((100, 32, [25] * 4), (50, 32, [25, 25]), (10, 32, [10])):
+        found = batches(n, largest, rng())
+        assert [len(rows) for rows in found] == sizes
+        assert torch.cat(found).sort().values.tolist() == list(range(n))
+
+
+# ── The study ──
+
+
+def test_tables_come_from_the_figures() -> None:
+    table = study.tables(
+        {
+            "accuracy": {"plain": [0.5, 0.7], "uniform": [0.6, 0.8], "reinforce": [0.1, 0.9]},
+            "policy": {"reinforce": {"brightness": [0.4, 0.6], "concentration": [2, 3], "spread over images": [0, 1]}},
+        }
+    )
+    assert "| `uniform` | 0.700 | +0.100 [+0.100, +0.100] | 0 of 2 |" in table
+    assert "| `reinforce` | 0.500 | -0.100 [-0.400, +0.200] | 1 of 2 |" in table
+    assert "| learning it helps | reinforce - uniform | -0.200 [-0.500, +0.100] |" in table
+    assert "gaussian" not in table
+    assert "| `reinforce`, median | 0.500 | 2.500 | 0.500 |" in table
+
+
+def test_the_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "Plan", lambda *given: Plan(*given, pretraining=2, fine_tuning=1))
+    arms = ["plain", "base", "reinforce"]
+    study.main(["--seeds", "2", "--train", "20", "--arms", *arms, "--output", str(tmp_path)])
+    results = json.loads((tmp_path / "noise_mask.json").read_text())
+    assert list(results["accuracy"]) == arms and results["train"] == 20
+    assert results["policy"]["base"]["spread over images"] == [0.0, 0.0] != results["policy"]["reinforce"]
+    assert (tmp_path / "noise_mask.md").read_text() == study.tables(results)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--grid 0", "--grid 0 does not lie between 1 and 8"),
+        ("--grid 9", "--grid 9 does not lie between 1 and 8"),
+        ("--grid 1", "--grid 1 lets the factor of released be negative"),
+        ("--blur 4", "--blur 4 is no odd number"),
+        ("--blur 17", "--blur 17 is no odd number"),
+        ("--train 55", "--train 55 is no multiple of 10"),
+        ("--train 1510", "--train 1510 is no multiple of 10 from 10 to 1500"),
+        ("--arms plain clever", "there is no arm clever: choose of plain, gaussian"),
+        ("--seeds 1", "--seeds 1 leaves no interval"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(flags: str, said: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        study.parse([*flags.split(), "--output", "nowhere"])
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_grid_of_one_cell_is_for_the_others() -> None:
+    args = study.parse(["--grid", "1", "--arms", "plain", "reinforce", "--output", "nowhere"])
+    assert args.grid == 1
+    assert mask.MaskPolicy(1)(torch.rand(2, 1, 8, 8))[0].shape == (2, 1)
+    assert np.isfinite(as_mask(torch.rand(2, 1)).numpy()).all()
