@@ -89,7 +89,7 @@ class Rollout:
                 for name in ("response_length", "truncated")
             )
             self._shaped = Experience(
-                rewards=rewards, response_length=lengths, truncated=truncated, info={"reward": rewards}
+                rewards=rewards, response_length=lengths, truncated=truncated, info={"reward": rewards.clone()}
             )
             apply_length_penalties([self._shaped], args)
         return self._shaped
