@@ -65,7 +65,9 @@ def test_where_training_goes_on(args, tmp_path):
     place = tmp_path / "_actor" / "global_step4"
     place.mkdir(parents=True)
     (place / "mp_rank_00_model_states.pt").write_bytes(b"older format")
-    assert faults.what_next(args) == f"the same command with --ckpt.load_enable goes on from global_step4 in {tmp_path}"
+    assert (
+        faults.what_next(args) == f"the same command with --ckpt.load_enable goes on from global_step4 in {tmp_path}"
+    )
 
 
 def test_a_failure_is_one_sentence_after_the_traceback_and_status_1(args, capsys, monkeypatch):
