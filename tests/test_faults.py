@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-ray_exceptions = pytest.importorskip("ray.exceptions")
-
 from openrlhf_pf.training import faults
+
+ray_exceptions = pytest.importorskip("ray.exceptions")
 
 #: As Ray 2.55 writes it.
 DIED = """ray::FilteringPPOTrainer.fit() (pid=70, ip=10.0.0.1)

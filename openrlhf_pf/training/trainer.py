@@ -131,6 +131,9 @@ class FilteringTrainer:
             logger.warning(f"Step {global_step + 1} trains nothing: {reason} ({self.experience_maker.metrics}).")
             status, next_step = self._compute_rollout_stats([]), global_step + 1
         status.update(self.experience_maker.metrics)
+        log = self.experience_maker.log
+        if log is not None and log.lost:
+            status["filter/lost_log_steps"] = float(log.lost)
         stream = getattr(self, "prompts_dataloader", None)  # asynchronously, the other actor's
         if isinstance(stream, PromptStream) and not selection_arguments.scored_where_generated(self.args):
             rollout = self.experience_maker.rollout

@@ -42,7 +42,7 @@ def flags(folder: Path, asynchronous: bool) -> str:
 
 
 def family(folder: Path) -> list[psutil.Process]:
-    """The processes of the run in this folder, whoever started them: they work there, or have it in their arguments."""
+    """The processes of the run in this folder: all inherit the environment of its driver."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
