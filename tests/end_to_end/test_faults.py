@@ -224,7 +224,7 @@ def test_disks_are_full_and_the_log_is_gone(stack, tmp_path, small_disk):
     assert (
         f"is there room in {checkpoints}?; the same command" in sentence and "goes on from global_step1 " in sentence
     )
-    assert list(run.steps) == [1, 2] and run.steps[2]["filter/lost_log_steps"] == 1
+    assert list(run.steps) == [1, 2] and run.steps[2]["filter/lost_log_steps"] >= 1
     assert "step 1 is not in the rollout log" in run.log and "No space left on device" in run.log
 
     filler[0].unlink()
