@@ -337,7 +337,7 @@ def as_saved(states):
     class Trainer(FilteringTrainer, Host):
         def __init__(self):
             self.args = namespace()
-            self.experience_maker = SimpleNamespace(filter=make_maker().filter, stop_rule=None)
+            self.experience_maker = SimpleNamespace(filter=make_maker().filter, stop_rule=None, log=None)
 
     Trainer().save_logs_and_checkpoints(1, {}, states)
     return saved

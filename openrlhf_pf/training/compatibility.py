@@ -95,6 +95,7 @@ EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = {
         "images",
         "generate_kwargs",
     ),
+    "openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator.generate_eval_samples": ("self", "generate_kwargs"),
     "openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator._process_response_into_experience": (
         "self",
         "response",

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from openrlhf.trainer.ppo_utils.experience import Experience
-from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+
+from openrlhf_pf.training.generation import CheckedGenerator
 
 _ATTRIBUTE = "prompt_context"
 
@@ -25,8 +26,8 @@ def noted(groups: Sequence[Sequence[Experience]], name: str) -> list[Any] | None
     return None if not values or any(value is None for value in values) else values
 
 
-class NotingGenerator(SamplesGenerator):
-    """OpenRLHF's generator, which notes the ``datasource`` of each prompt that trains; OpenRLHF itself drops it."""
+class NotingGenerator(CheckedGenerator):
+    """A generator that notes the ``datasource`` of each prompt that trains; OpenRLHF itself drops it."""
 
     _sources: dict[tuple[str, str], str]
 

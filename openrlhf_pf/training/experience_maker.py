@@ -46,6 +46,10 @@ class NothingToTrain(Exception):
     """A rollout of which no sample can train: no usable reward, no weight, or too few for the ranks to share."""
 
 
+class NoRewards(RuntimeError):
+    """A rollout of several prompts without one usable reward: its source is at fault, and prompts would be wasted."""
+
+
 def with_samples_per_prompt(args: SimpleNamespace, n_samples: int) -> SimpleNamespace:
     """Return ``args`` with another ``rollout.n_samples_per_prompt``; everything else is shared, nothing is changed."""
     args = copy.copy(args)
@@ -158,6 +162,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
 
         Raises:
             NothingToTrain: no sample can train; the message says why.
+            NoRewards: none of several prompts has a usable reward.
         """
         self.rollout = rollout = Rollout(rollout_samples, self.filter.n_samples)
         self.score(rollout)
@@ -189,6 +194,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             tokenizer = self._log_tokenizer
             self.log.write(self.step + 1, lambda: rollout.log_parts(weights, drawn, batch, tokenizer))
         if not kept:
+            self._refuse_without_rewards(batch)
             raise NothingToTrain(self._why_nothing(batch))
         return super().make_experience_batch(filled_up(kept, self._ranks))
 
@@ -317,6 +323,16 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         self._repeats = repeats if len(repeats) > len(places) else None
         self._places = [places[kept] for kept in repeats]
         return [self.rollout.samples[place] for place in places]
+
+    def _refuse_without_rewards(self, batch: FilterBatch) -> None:
+        prompts, n_samples = batch.rewards.shape
+        if prompts > 1 and not batch.usable.any():
+            reward = self.given.reward
+            source = self.given.train.agent_func_path or reward.remote_url or reward.model_name_or_path
+            raise NoRewards(
+                f"none of the {prompts} x {n_samples} samples of step {self.step + 1} has a usable reward from "
+                f"{', '.join(source) if isinstance(source, list) else source}"
+            )
 
     def _why_nothing(self, batch: FilterBatch) -> str:
         rewards = batch.rewards[batch.usable]

@@ -138,9 +138,10 @@ def install_trainers(args: SimpleNamespace, entry: Any) -> None:
     if is_active(args):
         check_task_labels(args)
         selection_arguments.check_data(args)
-        from openrlhf_pf.training import trainer
+        from openrlhf_pf.training import faults, trainer
 
         trainer.install(args, entry)
+        entry.train = faults.guarded(entry.train)
 
 
 def _refuse(reason: Exception | str) -> NoReturn:

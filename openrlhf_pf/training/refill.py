@@ -128,6 +128,7 @@ class RefillingGenerator(NotingGenerator):
             samples[train] += group
             self._note_sources(group)
         self.held_back = samples[False]
+        self._warn_of_wrong()
         return samples[True], taken, exhausted
 
     def _ask_for(

@@ -46,7 +46,8 @@ def with_checkpoint_now(args: Any) -> Any:
 
 class FilteredSchedule:
     """For a class that owns the prompt data set: prompts are selected and replaced where that is asked for, samples
-    bring along what filters may ask of their prompts, and the learning-rate schedule counts the samples that train.
+    bring along what filters may ask of their prompts, what comes back as a reward is checked, and the learning-rate
+    schedule counts the samples that train.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -127,6 +128,9 @@ class FilteringTrainer:
             logger.warning(f"Step {global_step + 1} trains nothing: {reason} ({self.experience_maker.metrics}).")
             status, next_step = self._compute_rollout_stats([]), global_step + 1
         status.update(self.experience_maker.metrics)
+        log = self.experience_maker.log
+        if log is not None and log.lost:
+            status["filter/lost_log_steps"] = float(log.lost)
         stream = getattr(self, "prompts_dataloader", None)  # asynchronously, the other actor's
         if isinstance(stream, PromptStream) and not selection_arguments.scored_where_generated(self.args):
             rollout = self.experience_maker.rollout
@@ -162,6 +166,8 @@ class FilteringTrainer:
             client_states["stop_rule"] = rule.state_dict()
         if reason is not None:
             self.args = with_checkpoint_now(self.args)
+        if self.experience_maker.log is not None and global_step % self.args.ckpt.save_steps == 0:
+            self.experience_maker.log.flush()  # a resumed run does not write this step again
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
         if reason is not None:
             raise StopTraining(f"{reason}; step {global_step} is saved")
