@@ -217,14 +217,15 @@ def test_nothing_is_lost_at_the_end_of_an_episode(monkeypatch, seed):
 
 def test_evaluation_is_left_alone(monkeypatch):
     generator, _ = generator_of(Data([FLAT] * 9), monkeypatch)
+    answer = sample(0, 1.0)
     monkeypatch.setattr(
         refill.SamplesGenerator,
         "_generate_vllm",
-        lambda self, dataloader_iter, *args, **kwargs: (["OpenRLHF"], 1, True),
+        lambda self, dataloader_iter, *args, **kwargs: ([answer], 1, True),
     )
     generator.eval_dataloader = ["prompt"]
     generator.args.vllm.enable_sleep = False
-    assert generator.generate_eval_samples() == ["OpenRLHF"]
+    assert generator.generate_eval_samples(n_samples_per_prompt=1) == [answer]
 
 
 def test_more_prompts_at_once_than_a_step_has(monkeypatch):

@@ -87,6 +87,22 @@ def filled_up(samples: list[Experience], ranks: int) -> list[Experience]:
     return samples + [replace(samples[i % len(samples)]) for i in range(-len(samples) % ranks)]
 
 
+def alike(samples: list[Experience]) -> list[Experience]:
+    """The samples with the scores and extra logs that all of them have; OpenRLHF cannot batch any others."""
+    names = set.intersection(*(set(sample.info) for sample in samples))
+    if all(sample.info.keys() == names for sample in samples):
+        return samples
+    scored = all(sample.scores is not None for sample in samples)
+    return [
+        replace(
+            sample,
+            info={name: value for name, value in sample.info.items() if name in names},
+            scores=sample.scores if scored else None,
+        )
+        for sample in samples
+    ]
+
+
 class FilteringExperienceMaker(RemoteExperienceMaker):
     """OpenRLHF's experience maker behind a sample filter.
 
@@ -196,7 +212,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         if not kept:
             self._refuse_without_rewards(batch)
             raise NothingToTrain(self._why_nothing(batch))
-        return super().make_experience_batch(filled_up(kept, self._ranks))
+        return super().make_experience_batch(filled_up(alike(kept), self._ranks))
 
     def score(self, rollout: Rollout, true_score: TrueScore | None = None) -> None:
         """Let the reward models score every sample, unless a reward function or an agent has done so; then the true

@@ -28,9 +28,11 @@ def flags(folder, more=""):
     return FLAGS.format(log=folder / "log") + more
 
 
-def ended(stack, folder, prompts, more, timeout=300, **environment):
+def ended(stack, folder, prompts, more, timeout=600, RAY_ADDRESS="local", **environment):
     """A run that is to end by itself, in time, with status 1 and one sentence: the run and the sentence."""
-    run = stack.finish(stack.start(folder, prompts, flags(folder, more), **environment), folder, timeout)
+    run = stack.finish(
+        stack.start(folder, prompts, flags(folder, more), RAY_ADDRESS=RAY_ADDRESS, **environment), folder, timeout
+    )
     assert run.returncode == 1, run.log[-6000:]
     (sentence,) = re.findall(r"^openrlhf_pf: training ended: .*$", run.log, re.MULTILINE)
     return run, sentence
