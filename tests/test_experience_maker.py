@@ -12,11 +12,7 @@ from hypothesis import strategies as st
 pytest.importorskip("openrlhf")
 
 from openrlhf.models import PolicyLoss
-<<<<<<< HEAD
-from openrlhf.trainer.ppo_utils.experience import Experience
-=======
-from openrlhf.trainer.ppo_utils.experience import split_experience_batch
->>>>>>> faults
+from openrlhf.trainer.ppo_utils.experience import Experience, split_experience_batch
 from rollouts import without_a_cluster  # noqa: F401 (a fixture)
 from rollouts import HAS_FLASH_REINFORCE, make_maker, rollout_of, sample, trained_tokens
 
