@@ -110,6 +110,7 @@ def test_cartpole_runs(tmp_path: Path) -> None:
     assert list(results) == ["clean", "middle", "dropout"]
     arms = results["middle"]["arms"]
     assert arms["random"]["area"]["difference"] == [0.0, 0.0, 0.0]
+    assert arms["none"]["area less none's"] == [0.0, 0.0, 0.0] != arms["random"]["area less none's"]
     assert {arm: mine["curve"][0] for arm, mine in arms.items()} == dict.fromkeys(arms, arms["none"]["curve"][0])
     # 5 updates x 8 starts x k
     assert [arms[arm]["rollouts"][0] for arm in ("none", "max_variance", "best_worst")] == [320, 160, 80]

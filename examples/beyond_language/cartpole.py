@@ -31,8 +31,8 @@ COMPARED: dict[str, Arm] = {
     name: ARMS[name]
     for name in ("none", "random", "best_of_n", "best_random", "best_worst", "max_variance", "ranks_2_and_last")
 } | {"learned_weights": Arm("learned_weights", learns=True)}
-#: What every arm is compared with: as many samples as k = 2, chosen without regard to rewards.
-PARTNER = "random"
+#: What every arm is compared with: as many samples as k = 2, chosen without regard to rewards; and no filter.
+PARTNER, UNFILTERED = "random", "none"
 DRAWN = ("none", "random", "best_of_n", "best_random", "best_worst", "ranks_2_and_last")
 #: A true return that counts as balancing.
 SKILLED = 450
@@ -75,6 +75,8 @@ def summary(record: Record, settings: Settings) -> dict[str, Any]:
         }
         | {
             "rollouts": mean_interval(mine["updates"] * settings.starts * (COMPARED[arm].keep(n) or n)),
+            "area less none's": mean_interval(mine["area"] - found[UNFILTERED]["area"]),
+            "areas": [round(float(area), 1) for area in mine["area"]],
             "curve": [round(float(value), 1) for value in curves[number].mean(axis=1)],
             "left its start": round(float(record.learned[number].float().mean()), 3),
         }
@@ -133,6 +135,7 @@ def tables(results: dict[str, Any]) -> str:
             f"reached {SKILLED}",
             f"rollouts trained on until {SKILLED}",
             f"area - {PARTNER}",
+            f"area - {UNFILTERED}",
             f"updates to {SKILLED} - {PARTNER}",
         )
         lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -140,7 +143,8 @@ def tables(results: dict[str, Any]) -> str:
             reached = mine["reached"]["value"][0]
             cells = [f"{mine['end']['value'][0]:.0f}", f"{reached:.0%}"]
             cells += [f"{'' if reached == 1 else 'over '}{mine['rollouts'][0]:.0f}"]
-            cells += [show(mine[name]["difference"], 1) for name in ("area", "updates")]
+            differences = (mine["area"]["difference"], mine["area less none's"], mine["updates"]["difference"])
+            cells += [show(difference, 1) for difference in differences]
             lines.append(f"| `{arm}` | " + " | ".join(cells) + " |")
         lines.append("")
     lines += ["| criterion | " + " | ".join(results) + " |", "|---" * (len(results) + 1) + "|"]
