@@ -10,8 +10,8 @@ from torch import Tensor
 
 #: Bins of a signature: the standard error of a distance d is sqrt(d (1 - d) / 128), .044 at most.
 BINS = 128
-#: Tokens that are looked at together, about.
-_NEAR = 1 << 22
+#: Tokens that are looked at together, about: so many stay near the processor.
+_NEAR = 1 << 19
 _EMPTY = torch.iinfo(torch.int32).max
 _FACTORS = (0x2545F4914F6CDD1D, 0x369DEA0F31A53F85)
 
