@@ -111,7 +111,8 @@ def test_rewards_that_are_wrong_are_counted_and_a_dead_server_a_torn_checkpoint_
 
 def part_of_an_engine(pid):
     """vLLM's own process beside the Ray actor that asks for rewards."""
-    (process,) = [child for child in psutil.Process(pid).children() if "EngineCore" in child.name()]
+    children = psutil.Process(pid).children(recursive=True)
+    (process,) = [child for child in children if "EngineCore" in "".join(child.cmdline())]
     return process.pid
 
 
