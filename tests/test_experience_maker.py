@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 pytest.importorskip("openrlhf")
 
 from openrlhf.models import PolicyLoss
+from openrlhf.trainer.ppo_utils.experience import split_experience_batch
 from rollouts import without_a_cluster  # noqa: F401 (a fixture)
 from rollouts import HAS_FLASH_REINFORCE, make_maker, rollout_of, sample, trained_tokens
 
@@ -109,6 +110,19 @@ def test_a_rollout_without_any_reward_trains_nothing_and_says_so():
         maker.make_experience_batch(rollout_of([[None] * 4]))
     assert maker.metrics["filter/dropped_prompts"] == 1 and maker.metrics["filter/kept_fraction"] == 0
     assert maker.actor_model_group.calls == []
+
+
+def test_extra_logs_that_some_samples_lack_do_not_train_and_stay_in_the_rollout():
+    maker = make_maker(local_reward=False)
+    samples = rollout_of([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]], scores=[[1.0] * 4] * 2)
+    for place, one in enumerate(samples):
+        one.info |= {"all": torch.tensor([float(place)])} | ({"some": torch.tensor([5.0])} if place % 4 == 0 else {})
+    samples[0].scores, samples[0].info = None, {k: v for k, v in samples[0].info.items() if k != "score"}
+    experiences = maker.make_experience_batch(samples)
+    for experience in experiences:
+        split_experience_batch(experience)  # as OpenRLHF's buffer does
+        assert "all" in experience.info and "some" not in experience.info and "score" not in experience.info
+    assert set(maker.rollout.extra_logs) == {"all", "some"} and maker.rollout.scores is not None
 
 
 # ── Groups ──

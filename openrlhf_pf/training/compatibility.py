@@ -87,6 +87,12 @@ EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = {
         "dynamic_filtering",
         "generate_kwargs",
     ),
+    "openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator.generate_eval_samples": ("self", "generate_kwargs"),
+    "openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator._process_response_into_experience": (
+        "self",
+        "response",
+        "generate_kwargs",
+    ),
     "openrlhf.datasets.prompts_dataset:preprocess_data": (
         "data",
         "input_template",

@@ -45,6 +45,10 @@ class NothingToTrain(Exception):
     """A rollout of which no sample can train: no usable reward, no weight, or too few for the ranks to share."""
 
 
+class NoRewards(RuntimeError):
+    """A rollout of several prompts without one usable reward: its source is at fault, and prompts would be wasted."""
+
+
 def with_samples_per_prompt(args: SimpleNamespace, n_samples: int) -> SimpleNamespace:
     """Return ``args`` with another ``rollout.n_samples_per_prompt``; everything else is shared, nothing is changed."""
     args = copy.copy(args)
@@ -80,6 +84,22 @@ def micro_batches(items: list, size: int, ranks: int) -> list[list]:
 def filled_up(samples: list[Experience], ranks: int) -> list[Experience]:
     """Append copies until every rank has as many samples; for forward passes only, where the answer is not used."""
     return samples + [replace(samples[i % len(samples)]) for i in range(-len(samples) % ranks)]
+
+
+def alike(samples: list[Experience]) -> list[Experience]:
+    """The samples with the scores and extra logs that all of them have; OpenRLHF cannot batch any others."""
+    names = set.intersection(*(set(sample.info) for sample in samples))
+    if all(sample.info.keys() == names for sample in samples):
+        return samples
+    scored = all(sample.scores is not None for sample in samples)
+    return [
+        replace(
+            sample,
+            info={name: value for name, value in sample.info.items() if name in names},
+            scores=sample.scores if scored else None,
+        )
+        for sample in samples
+    ]
 
 
 class FilteringExperienceMaker(RemoteExperienceMaker):
@@ -157,6 +177,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
 
         Raises:
             NothingToTrain: no sample can train; the message says why.
+            NoRewards: none of several prompts has a usable reward.
         """
         self.rollout = rollout = Rollout(rollout_samples, self.filter.n_samples)
         self.score(rollout)
@@ -179,8 +200,9 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             tokenizer = self._log_tokenizer
             self.log.write(self.step + 1, lambda: rollout.log_rows(weights, drawn, batch, tokenizer))
         if not kept:
+            self._refuse_without_rewards(batch)
             raise NothingToTrain(self._why_nothing(batch))
-        return super().make_experience_batch(filled_up(kept, self._ranks))
+        return super().make_experience_batch(filled_up(alike(kept), self._ranks))
 
     def score(self, rollout: Rollout, true_score: TrueScore | None = None) -> None:
         """Let the reward models score every sample, unless a reward function or an agent has done so; then the true
@@ -304,6 +326,16 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         self._repeats = repeats if len(repeats) > len(places) else None
         self._places = [places[kept] for kept in repeats]
         return [self.rollout.samples[place] for place in places]
+
+    def _refuse_without_rewards(self, batch: FilterBatch) -> None:
+        prompts, n_samples = batch.rewards.shape
+        if prompts > 1 and not batch.usable.any():
+            reward = self.given.reward
+            source = self.given.train.agent_func_path or reward.remote_url or reward.model_name_or_path
+            raise NoRewards(
+                f"none of the {prompts} x {n_samples} samples of step {self.step + 1} has a usable reward from "
+                f"{', '.join(source) if isinstance(source, list) else source}"
+            )
 
     def _why_nothing(self, batch: FilterBatch) -> str:
         rewards = batch.rewards[batch.usable]

@@ -7,8 +7,9 @@ from typing import Any
 from openrlhf.datasets.prompts_dataset import preprocess_data
 from openrlhf.datasets.utils import blending_datasets
 from openrlhf.trainer.ppo_utils.experience import Experience
-from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.trainer.ray.vllm_engine import batch_vllm_engine_call
+
+from openrlhf_pf.training.generation import CheckedGenerator
 
 
 def load_prompts(names: str, args: SimpleNamespace, strategy: Any) -> Any:
@@ -42,7 +43,7 @@ class PromptSampler:
     def __init__(self, strategy: Any, tokenizer: Any, engines: Sequence[Any]) -> None:
         self.args = strategy.args
         self.tokenizer = tokenizer
-        self.generator = SamplesGenerator(strategy, None, None, tokenizer, engines)
+        self.generator = CheckedGenerator(strategy, None, None, tokenizer, engines)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Experience]:
         """Return N samples of each row's prompt; engines that sleep are woken for it."""

@@ -18,6 +18,7 @@ from openrlhf.utils.logging_utils import init_logger
 from torch import Tensor
 
 from openrlhf_pf.selection import build_selection
+from openrlhf_pf.training.generation import CheckedGenerator
 from openrlhf_pf.training.seeds import mixed
 
 logger = init_logger(__name__)
@@ -159,8 +160,8 @@ class PromptStream:
         self._selected, self._in_flight = [], set()
 
 
-class SelectingGenerator(SamplesGenerator):
-    """OpenRLHF's generator, which tells the stream how prompts went where responses come back scored."""
+class SelectingGenerator(CheckedGenerator):
+    """A generator which tells the stream how prompts went where responses come back scored."""
 
     def _generate_vllm(self, dataloader_iter: Any, *args: Any, **kwargs: Any) -> tuple[list[Experience], int, bool]:
         samples, consumed, exhausted = super()._generate_vllm(dataloader_iter, *args, **kwargs)
