@@ -289,6 +289,18 @@ def test_close_waits_for_what_is_held_but_not_forever(tmp_path, gate, caplog):
     assert len(caplog.messages) == 2
 
 
+def test_flush_waits_for_what_is_held_but_not_forever(tmp_path, gate):
+    RolloutLog(tmp_path).flush()  # nothing was ever written
+    with RolloutLog(tmp_path) as log:
+        for step in (4, 5):
+            log.write(step, lambda: rows_of() if gate.wait(timeout=30) else {})
+        log.flush(timeout=0.01)
+        assert names_in(tmp_path) == []
+        threading.Timer(0.05, gate.set).start()
+        log.flush()
+        assert steps_in(tmp_path)[::2] == [4, 5]
+
+
 # ── What a reader makes of damage ──
 
 

@@ -13,6 +13,7 @@ from rollouts import ModelGroup, namespace, rollout_of
 
 from openrlhf_pf.filters import NoFilter, build_filter
 from openrlhf_pf.training import trainer as trainer_module
+from openrlhf_pf.training.experience_maker import NoRewards
 from openrlhf_pf.training.stop import StopRule, StopTraining
 from openrlhf_pf.training.trainer import (
     FilteredSchedule,
@@ -153,11 +154,32 @@ def test_statistics_leave_unusable_rewards_out(trainer):
     assert status["rollout/reward_mean"] == 2.0 and status["rollout/num_samples"] == 6
 
 
-def test_a_rollout_without_rewards_is_a_step_that_trains_nothing(trainer):
-    status, step = trainer.train_step(rollout_of([[None] * 4] * 2), 4)
+def test_a_prompt_without_rewards_alone_in_its_rollout_is_a_step_that_trains_nothing(trainer):
+    status, step = trainer.train_step(rollout_of([[None] * 4]), 4)
     assert step == 5
-    assert status["filter/unusable_rewards"] == 8 and status["filter/kept_fraction"] == 0
+    assert status["filter/unusable_rewards"] == 4 and status["filter/kept_fraction"] == 0
     assert trainer.actor_model_group.appended == [] and trainer.kl_ctl.counts == []
+
+
+@pytest.mark.parametrize("reward", [None, float("nan")])
+def test_several_prompts_without_any_reward_end_training(trainer, reward):
+    trainer.experience_maker.given.reward.remote_url = ["http://a/score", "http://b/score"]
+    message = "none of the 2 x 4 samples of step 5 has a usable reward from http://a/score, http://b/score"
+    with pytest.raises(NoRewards, match=message):
+        trainer.train_step(rollout_of([[reward] * 4] * 2), 4)
+    assert trainer.actor_model_group.appended == []
+    trainer.train_step(rollout_of([[reward] * 4, [1.0, 2.0, 3.0, 4.0]]), 4)
+    assert trainer.experience_maker.metrics["filter/unusable_rewards"] == 4
+
+
+def test_a_checkpoint_waits_for_the_log_of_its_step(trainer):
+    order = []
+    trainer.actor_model_group.async_run_method = lambda method_name, tag, **kwargs: order.append(tag) or []
+    trainer.args.ckpt.save_steps, trainer.args.logger.logging_steps = 2, 1
+    trainer.experience_maker.log = SimpleNamespace(flush=lambda: order.append("the log"))
+    for step in (1, 2, 3):
+        trainer.save_logs_and_checkpoints(step, {}, {})
+    assert order == ["the log", "global_step2"]
 
 
 @pytest.mark.parametrize(

@@ -169,17 +169,22 @@ class RolloutLog:
                     if not self._thread.is_alive():
                         self._thread.start()
                     self._pending.append((step, rows))
-                    self._changed.notify()
+                    self._changed.notify_all()
                     return
                 except RuntimeError as error:
                     reason = str(error)
         self._lose(step, reason)
 
+    def flush(self, timeout: float = 60) -> None:
+        """Wait until what is held is written or lost; after ``timeout`` seconds, go on."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._pending, timeout)
+
     def close(self, timeout: float = 60) -> None:
         """Write what is held and stop. After ``timeout`` seconds, leave the rest to the thread and say so."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
+            self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout)
         with self._changed:
@@ -204,6 +209,7 @@ class RolloutLog:
             self._put(*self._pending[0])
             with self._changed:
                 self._pending.popleft()
+                self._changed.notify_all()
 
     def _put(self, step: int, rows: Rows) -> None:
         try:

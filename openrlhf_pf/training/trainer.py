@@ -22,6 +22,7 @@ from openrlhf_pf.training.experience_maker import (
     NothingToTrain,
     with_samples_per_prompt,
 )
+from openrlhf_pf.training.generation import CheckedGenerator
 from openrlhf_pf.training.sampling import PromptSampler, load_prompts
 from openrlhf_pf.training.selection import PromptStream, selecting
 from openrlhf_pf.training.stop import StopTraining
@@ -44,15 +45,18 @@ def with_checkpoint_now(args: Any) -> Any:
 
 
 class FilteredSchedule:
-    """For a class that owns the prompt data set: prompts are selected where that is asked for, and the learning-rate
-    schedule counts the samples that train.
+    """For a class that owns the prompt data set: prompts are selected where that is asked for, what comes back as a
+    reward is checked, and the learning-rate schedule counts the samples that train.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if selection_arguments.is_active(self.samples_generator.args):
-            self.prompts_dataloader, self.samples_generator = selecting(
-                self.samples_generator, self.prompts_dataloader
+        host = self.samples_generator
+        if selection_arguments.is_active(host.args):
+            self.prompts_dataloader, self.samples_generator = selecting(host, self.prompts_dataloader)
+        else:
+            self.samples_generator = CheckedGenerator(
+                host.strategy, host.prompts_dataloader, host.eval_dataloader, host.tokenizer, host.vllm_engines
             )
 
     def get_max_steps(self) -> int:
@@ -127,6 +131,9 @@ class FilteringTrainer:
             logger.warning(f"Step {global_step + 1} trains nothing: {reason} ({self.experience_maker.metrics}).")
             status, next_step = self._compute_rollout_stats([]), global_step + 1
         status.update(self.experience_maker.metrics)
+        log = self.experience_maker.log
+        if log is not None and log.lost:
+            status["filter/lost_log_steps"] = float(log.lost)
         stream = getattr(self, "prompts_dataloader", None)  # asynchronously, the other actor's
         if isinstance(stream, PromptStream) and not selection_arguments.scored_where_generated(self.args):
             rollout = self.experience_maker.rollout
@@ -159,6 +166,8 @@ class FilteringTrainer:
             client_states["stop_rule"] = rule.state_dict()
         if reason is not None:
             self.args = with_checkpoint_now(self.args)
+        if self.experience_maker.log is not None and global_step % self.args.ckpt.save_steps == 0:
+            self.experience_maker.log.flush()  # a resumed run does not write this step again
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
         if reason is not None:
             raise StopTraining(f"{reason}; step {global_step} is saved")
