@@ -135,9 +135,10 @@ def _parser_with(
 def install_trainers(args: SimpleNamespace, entry: Any) -> None:
     """Put our trainers in place if the arguments ask for any of ours."""
     if is_active(args):
-        from openrlhf_pf.training import trainer
+        from openrlhf_pf.training import faults, trainer
 
         trainer.install(args, entry)
+        entry.train = faults.guarded(entry.train)
 
 
 def _refuse(reason: Exception | str) -> NoReturn:
