@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Run every test on the real stack: bash tests/run.sh [pytest arguments]
+# But for the slow ones, minutes each, which are run by bash tests/run.sh -m slow.
 #
 # Sets the environment up first (examples/setup.sh), then runs the unit tests, then tests/end_to_end. Both parts always
 # run, so that one call tells everything. Exit code 0: all passed. 1: the last line says which part did not.
@@ -20,7 +21,7 @@ part() {
     local name=$1 begin=$SECONDS code
     shift
     echo "tests: $name"
-    "$VENV/bin/python" -m pytest --durations=5 "$@"
+    "$VENV/bin/python" -m pytest --durations=5 -m "not slow" "$@" # the last -m counts
     code=$?
     echo "tests: $name took $((SECONDS - begin)) s"
     ((code == NO_TESTS)) && return

@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from test_install import OFFLINE, Environment, checkout, wheel  # noqa: F401 (two fixtures)
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
+pytestmark = pytest.mark.end_to_end
 
 STACK = ("openrlhf", "vllm", "ray", "deepspeed", "transformers")
 

@@ -23,7 +23,7 @@ SOURCES = [
 ]
 OFFLINE = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
 LAUNCHERS = ["openrlhf.cli.train_ppo", "openrlhf_pf.cli.train_ppo"]
-pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
+pytestmark = pytest.mark.end_to_end
 
 
 class Environment:
