@@ -65,8 +65,9 @@ def assert_what_was_known_before(folder: Path) -> None:
             values = [value for rewards in earlier for value in rewards]
             assert visits == len(earlier)
             assert mean == pytest.approx((sum(values) + 1) / (len(values) + 2), abs=1e-9)
-        for prompt, rewards in rows.groupby("prompt").reward:
-            before[prompt].append([float(reward > 0) for reward in rewards])
+        success = rows.score.fillna((rows.reward > 0).astype(float))
+        for prompt, values in success.groupby(rows.prompt):
+            before[prompt].append(list(values))
     assert max(map(len, before.values())) > 1
 
 
