@@ -150,10 +150,11 @@ def main() -> None:
         size = tuple(map(int, text.split("x")))
         all_times[size] = measure(size, options.steps, options.rounds)
         show_measured(size, all_times[size])
+        if options.json:  # after every size: what follows takes minutes
+            of_sizes = {f"{w}x{d}": times for (w, d), times in all_times.items()}
+            seconds = {of: {arm: t.by_phase for arm, t in times.items()} for of, times in of_sizes.items()}
+            options.json.write_text(json.dumps(seconds))
     show_predicted(all_times)
-    if options.json:
-        seconds = {f"{w}x{d}": {arm: t.by_phase for arm, t in times.items()} for (w, d), times in all_times.items()}
-        options.json.write_text(json.dumps(seconds))
 
 
 if __name__ == "__main__":
