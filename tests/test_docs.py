@@ -241,6 +241,11 @@ def test_every_filter_is_in_the_tables(page: Path) -> None:
     assert [name for name in FILTERS if name not in first_cells(page)] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_nothing_is_left_to_be_filled_in(page: Path) -> None:
+    assert re.findall(r"^[A-Z]{4,}$|TODO|FIXME", prose(page.read_text()), re.M) == []
+
+
 def test_the_readme_is_one_page() -> None:
     assert len(README.read_text().splitlines()) <= 120
 
