@@ -4,8 +4,9 @@ python -m examples.micro_code.study --base runs/study_base --output runs/study -
 python -m examples.micro_code.study --base runs/s1 runs/s2 runs/s3 --output runs/study --table --json study.json
 
 A BASE is the run directory of a study that has a reward model (examples.micro_code.run --until reward, or further). A
-cell is an arm with a base and a PPO seed, trained once and kept under its settings. The cells of a base share one Ray.
-The table compares each arm with the first one, paired over bases, seeds and held-out tasks.
+cell is an arm with a base, a reward model and a PPO seed, trained once and kept under its settings. The cells of a base
+share one Ray. ``--reward`` takes another reward model than the base's: one that is trained on pairs which dial.py has
+corrupted. The table compares each arm with the first one, paired over bases, seeds and held-out tasks.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -25,8 +27,9 @@ import numpy as np
 from . import commands
 from .arms import ARMS, config_of, episodes, probe_flags
 from .config import EvaluationConfig, ModelConfig, PPOConfig, RewardConfig, SFTConfig, Study, TaskConfig, override
+from .dial import DIALS, turned
 from .one_ray import OneRay
-from .phases import PhaseFailed, Run, _train, _write_rows, scalars
+from .phases import PhaseFailed, Run, _read_rows, _train, _write_rows, finish_reward_model, scalars
 from .sampling import Draw, sample_all, score_samples
 from .study_figure import forest
 from .tasks import Task
@@ -53,25 +56,48 @@ def rows_of(tasks: Sequence[Task]) -> list[dict[str, str]]:
 
 
 class Cells:
-    """The cells of one base, kept in a directory."""
+    """The cells of one base and one reward model, kept in a directory."""
 
-    def __init__(self, base: Path, output: Path, changes: Sequence[str] = ()) -> None:
-        self.base, self.output = base.resolve(), output.resolve()
+    def __init__(self, base: Path, output: Path, changes: Sequence[str] = (), reward: str = "given") -> None:
+        self.base, self.output, self.reward = base.resolve(), output.resolve(), reward
         self.study = override(study_of(self.base), changes)
         self.run = Run(self.study, self.output, OneRay())
         self.source = Run(self.study, self.base)
+        self.name = f"base{self.study.seed}" + (f"-{reward}" if reward != "given" else "")
 
     def settings(self, arm: str, seed: int) -> dict[str, Any]:
         """Everything that decides a cell."""
         whole = self.study.as_dict()
         others = {name: whole[name] for name in ("seed", "task", "model", "sft", "reward", "evaluation")}
-        return {"base": others, "ppo": asdict(config_of(self.study.ppo, arm)), "ppo_seed": seed}
+        turned = {"reward_model": self.reward} if self.reward != "given" else {}
+        return {"base": others, "ppo": asdict(config_of(self.study.ppo, arm)), "ppo_seed": seed} | turned
 
     def path(self, arm: str, seed: int) -> Path:
         """Where a cell is kept."""
         text = json.dumps(self.settings(arm, seed), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-        return self.output / f"base{self.study.seed}" / f"{arm}-s{seed}-{digest}"
+        return self.output / self.name / f"{arm}-s{seed}-{digest}"
+
+    def reward_model(self) -> Path:
+        """The reward model, which is trained if it is not there; what it is worth is beside it, in ``accuracy.json``."""
+        if self.reward == "given":
+            return self.source.path("models", "reward")
+        output = self.output / self.name / "reward"
+        if not (output / "accuracy.json").exists():
+            pairs = self.output / self.name / "pairs.jsonl"
+            _write_rows(pairs, turned(_read_rows(self.source.path("data", "pairs.jsonl")), self.reward, self.study.seed))
+            held = self.source.path("data", "eval_pairs.jsonl")
+            command = commands.reward_model(self.study, self.source.path("models", "sft"), pairs, held, output)
+            shutil.rmtree(output, ignore_errors=True)
+            _train(self.run, f"{self.name}-reward", command, commands.single_process())
+            (output / "accuracy.json").write_text(json.dumps(finish_reward_model(output)))
+        return output
+
+    def accuracy(self) -> float:
+        """The share of the study's held-out pairs that the reward model ranks right."""
+        if self.reward == "given":
+            return json.loads(self.source.path("phases", "reward.json").read_text())["result"]["heldout_accuracy"]
+        return json.loads((self.output / self.name / "reward" / "accuracy.json").read_text())["heldout_accuracy"]
 
     def train(self, arm: str, seed: int) -> None:
         """Train a cell unless it is there."""
@@ -87,11 +113,11 @@ class Cells:
         prompts, probe = directory / "prompts.jsonl", directory / "probe.jsonl"
         _write_rows(prompts, rows_of(chosen))
         _write_rows(probe, rows_of(held[:PROBE]))
-        policy, reward = self.source.path("models", "sft"), self.source.path("models", "reward")
+        policy, reward = self.source.path("models", "sft"), self.reward_model()
         study = replace(self.study, seed=seed)
         asked = replace(config, flags=config.flags + probe_flags(config, probe))
         command = commands.ppo(study, asked, policy, reward, prompts, directory / "model")
-        _train(self.run, f"base{self.study.seed}-{arm}-s{seed}", command)
+        _train(self.run, f"{self.name}-{arm}-s{seed}", command)
         (directory / "settings.json").write_text(json.dumps(self.settings(arm, seed)))
         (directory / "curves.json").write_text(json.dumps(scalars(directory / "model" / "tensorboard")))
 
@@ -122,7 +148,7 @@ class Cells:
         try:
             for arm, seed in cells:
                 self.train(arm, seed)
-                print(f"base {self.study.seed}, {arm}, seed {seed}: trained", flush=True)
+                print(f"{self.name}, {arm}, seed {seed}: trained", flush=True)
         finally:
             self.run.one_ray.close()
         self.evaluate(cells)
@@ -207,13 +233,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--base", type=Path, nargs="+", required=True, help="run directories with a policy and a reward model")
     add("--output", type=Path, required=True, help="where cells are kept")
     add("--arms", nargs="+", default=["none", "random", "best_worst"], help=f"of {', '.join(ARMS)}, with +variants")
+    add("--reward", choices=DIALS, default="given", help="the reward model of every cell, see dial.py")
     add("--seeds", nargs="+", type=int, default=[1], help="of PPO, on every base")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="as for run")
     add("--table", action="store_true", help="train nothing: compare what is there")
     add("--json", type=Path, metavar="FILE", help="write the table there, too")
     add("--figure", type=Path, metavar="FILE", help="draw the differences there, as SVG")
     options = parser.parse_args(argv)
-    bases = [Cells(base, options.output, options.set) for base in options.base]
+    bases = [Cells(base, options.output, options.set, options.reward) for base in options.base]
     wanted = [(arm, seed) for seed in options.seeds for arm in options.arms]
     try:
         for arm, _ in wanted:
