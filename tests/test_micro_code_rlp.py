@@ -225,6 +225,22 @@ def test_old_pairs_are_weighted_for_the_policy_without_samples_of_it(steps, tmp_
     assert record["result"] == {"effective": 0.8, "largest": 1.5}
 
 
+def test_controls_train_as_long_as_what_they_are_for(steps, tmp_path):
+    made, ran = steps
+    base, out = tmp_path / "base", tmp_path / "out"
+    rows = [{"prompt": "p", "chosen": str(n), "rejected": "x"} for n in range(64)]
+    rlp._write_rows(base / "data" / "pairs.jsonl", rows)
+    rlp._write_rows(out / "data" / "first-spg.jsonl", rows[:40])
+    made().stages(["longer", "uml_ramp"], 1)
+    flags = {name: found for name, _, found in ran}
+    repeated = out / "data" / "repeated.jsonl"
+    assert flags["longer-reward"]["--data.dataset"] == f"{base / 'data' / 'pairs.jsonl'},{repeated}"
+    assert flags["longer-reward"]["--train.seed"] == "1003"
+    again = rlp._read_rows(repeated)
+    assert len(again) == 40 == len({row["chosen"] for row in again}) and all(row in rows for row in again)
+    assert flags["uml_ramp-reward"]["--policy_samples_ramp"] == "1", "64 pairs in batches of 32, half of one epoch's"
+
+
 def test_finished_steps_are_kept_under_their_settings(steps, tmp_path):
     made, ran = steps
     made().stages(["spg"], 1)

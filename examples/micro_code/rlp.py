@@ -8,8 +8,9 @@ python -m examples.micro_code.rlp --table runs/rlp1 runs/rlp2 runs/rlp3 --agains
 The first policy is that of a study's PF-PPO run, which is made where BASE has none. Its samples on the prompts of PPO
 become pairs (spg) or views (uml), or its likelihoods weigh the study's pairs (ocrm); a reward model is trained from
 the SFT policy's weights on the study's pairs and these, and PPO starts from the SFT policy again. The control "again"
-trains on the study's pairs alone, in another order, for reward models of the same pairs differ. Samples are collected
-with true scores, which the report alone looks at. Finished steps are kept while their settings are the same.
+trains on the study's pairs alone, in another order, for reward models of the same pairs differ; "longer" does so for as
+many steps as spg. "uml_ramp" is uml with a weight of SKL that rises over the first half of the steps. Samples are
+collected with true scores, which the report alone looks at. Finished steps are kept while their settings are the same.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from . import commands
 from .config import PRESETS, Study, override, with_overoptimisation
 from .pairs import preference_pairs
 from .phases import PhaseFailed, Run, _read_rows, _train, _write_rows, finish_reward_model, scalars, settings_of
-from .rlp_results import METHODS, cautions, ranked_right, results, scorer, table
+from .rlp_results import DEFAULT_METHODS, METHODS, cautions, ranked_right, results, scorer, table
 from .run import prepare, run_phase, run_phases
 from .sampling import Draw, sample_all, score_samples
 from .study import study_of
@@ -142,19 +143,30 @@ class Loop:
         self.step(f"weights-{stage.name}", f"{stage.name}: weigh the pairs (openrlhf_pf.cli.weigh_pairs)", work)
         return output
 
+    def repeated(self, pairs: Path, like: Path) -> Path:
+        """As many of the study's pairs once more as there are pairs in ``like``."""
+        rows, output = _read_rows(pairs), self.run.path("data", "repeated.jsonl")
+        order = np.random.default_rng(self.study.seed).permutation(len(rows))
+        _write_rows(output, [rows[order[i % len(rows)]] for i in range(len(_read_rows(like)))])
+        return output
+
     def reward(self, name: str, method: str, before: Stage) -> Path:
         """A new reward model from the SFT policy's weights."""
         output = self.run.path("models", f"{name}-reward")
         pairs, eval_pairs = self.base.path("data", "pairs.jsonl"), self.base.path("data", "eval_pairs.jsonl")
         study, data, views = self.study, str(pairs), []
-        if method == "again":
+        if method in ("again", "longer"):
             study = replace(study, seed=study.seed + 1000)
-        if method == "spg":
-            data = f"{pairs},{self.pairs(before, self.collect(before))}"
+        if method in ("spg", "longer"):
+            more = self.pairs(before, self.collect(before))
+            data = f"{pairs},{more if method == 'spg' else self.repeated(pairs, more)}"
         if method == "ocrm":
             data, views = str(self.weighted(before, pairs)), ["--policy_weights"]
-        if method == "uml":
+        if method in ("uml", "uml_ramp"):
             values = {"": self.collect(before), "_weight": self.config.views_weight, "_batch": self.config.views_batch}
+            if method == "uml_ramp":
+                steps = len(_read_rows(pairs)) * study.reward.epochs // study.reward.batch_size
+                values["_ramp"] = steps // 2
             views = [str(word) for key, value in values.items() for word in (f"--policy_samples{key}", value)]
 
         def work() -> dict[str, Any]:
@@ -163,7 +175,7 @@ class Loop:
             module = "openrlhf_pf.cli.train_rm" if views else command[0]
             _train(self.run, output.name, [module, *command[1:], *views], commands.single_process())
             found = finish_reward_model(output)
-            if method == "uml":
+            if method in ("uml", "uml_ramp"):
                 nats = [value for _, value in scalars(output / "tensorboard")["train/rlp/mi_nwj"]]
                 found["information"] = float(np.mean(nats[-len(nats) // 4 :]))
             return found
@@ -289,7 +301,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, help="seed of that study and of all that follows")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="one of its settings, as for run")
     add("--policy", choices=("ppo", "overoptimised"), default="ppo", help="the PPO run that gives the first policy")
-    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="how the reward model is retrained")
+    add("--methods", nargs="+", choices=METHODS, default=list(DEFAULT_METHODS), help="how the reward model is retrained")
     add("--rounds", type=int, default=1, help="how often, each with the policy of the round before")
     add("--table", nargs="+", type=Path, metavar="DIR", help="train nothing: finished runs, one a seed, together")
     add("--against", default="first", metavar="STAGE", help="what a table compares with: first, again, ...")

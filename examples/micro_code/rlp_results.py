@@ -13,7 +13,15 @@ from .sampling import rewards_of
 from .study import paired_interval
 from .tasks import Task
 
-METHODS = {"spg": "RLP-SPG", "uml": "RLP-UML", "ocrm": "OCRM", "again": "the pairs again"}
+METHODS = {
+    "spg": "RLP-SPG",
+    "uml": "RLP-UML",
+    "uml_ramp": "RLP-UML, ramp",
+    "ocrm": "OCRM",
+    "again": "the pairs again",
+    "longer": "the pairs again, as long as SPG",
+}
+DEFAULT_METHODS = ("spg", "uml", "ocrm", "again")
 FLAT = 0.8  # of the first reward model's spread within a prompt: a filter by rank needs what is left
 TRIVIAL = 0.05  # nats of information between views, of about log of the prompts in a batch that there can be
 MEASURES = {"fresh": "pairs of the policy", "original": "original pairs", "spread": "spread", "passed": "pass@1"}
