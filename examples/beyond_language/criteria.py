@@ -43,6 +43,8 @@ BASELINES = ("group", "critic")
 OPTIMIZERS = ("sgd", "adam")
 #: Arms that keep as many samples, so that they differ in nothing but which.
 EQUAL_K = [number for number, arm in enumerate(ARMS.values()) if arm.keep(max(N_SAMPLES)) == 2]
+#: Rules that the others' regret is compared with, in pairs.
+AGAINST = ("always best_worst", "binned_r2")
 #: Criteria of the figure.
 SHOWN = ("binned_r2", "within_r2", "gain", "gain_root_k", "cosine")
 #: Steps after which policies are compared; the ones from which every arm goes on for ``AHEAD`` steps.
@@ -143,9 +145,12 @@ def summary(found: dict[str, Any], at: Sequence[int] = AT) -> dict[str, Any]:
             {name: [a - b for a, b in zip(spearman[name], spearman["gain"])] for name in names if name != "gain"}
         ),
         "regret": table(regrets),
-        "regret less that of always best_worst": table(
-            {name: [a - b for a, b in zip(regrets[name], regrets["always best_worst"])] for name in regrets}
-        ),
+        **{
+            f"regret less that of {rule}": table(
+                {name: [a - b for a, b in zip(regrets[name], regrets[rule])] for name in regrets}
+            )
+            for rule in AGAINST
+        },
         "branches": {
             str(branch): {
                 "at the start": {n: mean_interval(rank_correlation(before[n], b["ahead"])) for n in names},

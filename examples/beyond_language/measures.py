@@ -50,11 +50,21 @@ def measure(
     rollouts = [roll(policy, luck, step) for step in range(len(luck.contexts))]
     values = [pick(policy.worlds.value, r.contexts).gather(-1, r.actions) for r in rollouts]
     reward, value = (torch.cat(parts, 1).double() for parts in ([r.rewards for r in rollouts], values))
+    found = of_samples(reward.numpy(), value.numpy(), arms, only)
+    if {"slope", "cosine"} & set(only):
+        found |= _by_gradients(policy, rollouts, values, arms)
+    return found
+
+
+def of_samples(
+    reward: Floats, value: Floats, arms: Mapping[str, Arm], only: Collection[str] = tuple(CRITERIA)
+) -> dict[str, Floats]:
+    """The criteria that need no gradients, (B, F), of (B, P, N) rewards and true values; NaN counts as 0."""
     n_worlds, n_prompts, n_samples = reward.shape
-    flat = [x.reshape(-1, n_samples).numpy() for x in (reward, value)]
+    flat = [x.reshape(-1, n_samples) for x in (reward, value)]
     away = within.deviations_of(Checkpoint("probe", *flat, np.arange(len(flat[0]))))
     found: dict[str, list[Floats]] = {name: [] for name in CRITERIA}
-    weights = [arm.build(n_samples)[0](reward.reshape(-1, n_samples)).numpy() for arm in arms.values()]
+    weights = [arm.build(n_samples)[0](torch.from_numpy(flat[0])).numpy() for arm in arms.values()]
     for arm, weight in zip(arms.values(), weights):
         sums = within.sums_of(weight, away).reshape(-1, n_worlds, n_prompts).sum(-1).T
         for name, numbers in within.metrics_of(sums, arm.keep(n_samples)).items():
@@ -68,9 +78,6 @@ def measure(
     if "pairwise_accuracy" in only:
         pairs = metrics.pairwise_sums(*flat, weights).reshape(len(weights), 2, n_worlds, n_prompts).sum(-1)
         found["pairwise_accuracy"] = list(pairs[:, 0] / np.maximum(pairs[:, 1], 1e-12))
-    if {"slope", "cosine"} & set(only):
-        for name, numbers in _by_gradients(policy, rollouts, values, arms).items():
-            found[name] = list(numbers)
     return {name: np.nan_to_num(np.stack(numbers, axis=1)) for name, numbers in found.items() if numbers}
 
 
@@ -115,7 +122,7 @@ def _by_gradients(
             cosines.append(slopes[-1] / (gradient.flatten(1).norm(dim=1) * target.norm(dim=1)).clamp(min=1e-12))
         found["slope"].append(torch.stack(slopes).mean(0).double().numpy())
         found["cosine"].append(torch.stack(cosines).mean(0).double().numpy())
-    return {name: np.stack(numbers) for name, numbers in found.items()}
+    return {name: np.nan_to_num(np.stack(numbers, axis=1)) for name, numbers in found.items()}
 
 
 # ── Comparing ──

@@ -8,9 +8,9 @@ python -m examples.micro_code.rlp --table runs/rlp1 runs/rlp2 runs/rlp3 --agains
 The first policy is that of a study's PF-PPO run, which is made where BASE has none. Its samples on the prompts of PPO
 become pairs (spg) or views (uml), or its likelihoods weigh the study's pairs (ocrm); a reward model is trained from
 the SFT policy's weights on the study's pairs and these, and PPO starts from the SFT policy again. The control "again"
-trains on the study's pairs alone, in another order, for reward models of the same pairs differ; "longer" does so for as
-many steps as spg. "uml_ramp" is uml with a weight of SKL that rises over the first half of the steps. Samples are
-collected with true scores, which the report alone looks at. Finished steps are kept while their settings are the same.
+trains on the study's pairs alone, in another order, for reward models of the same pairs differ; "longer" does so for
+as many steps as spg. "uml_ramp" is uml with a weight of SKL that rises over the first half of the steps. Samples are
+collected with true scores, which the report alone looks at. Finished steps are kept under their settings.
 """
 
 from __future__ import annotations
@@ -301,7 +301,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, help="seed of that study and of all that follows")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="one of its settings, as for run")
     add("--policy", choices=("ppo", "overoptimised"), default="ppo", help="the PPO run that gives the first policy")
-    add("--methods", nargs="+", choices=METHODS, default=list(DEFAULT_METHODS), help="how the reward model is retrained")
+    add(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        default=list(DEFAULT_METHODS),
+        help="how the reward model is retrained",
+    )
     add("--rounds", type=int, default=1, help="how often, each with the policy of the round before")
     add("--table", nargs="+", type=Path, metavar="DIR", help="train nothing: finished runs, one a seed, together")
     add("--against", default="first", metavar="STAGE", help="what a table compares with: first, again, ...")

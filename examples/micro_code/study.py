@@ -4,9 +4,9 @@ python -m examples.micro_code.study --base runs/study_base --output runs/study -
 python -m examples.micro_code.study --base runs/s1 runs/s2 runs/s3 --output runs/study --table --json study.json
 
 A BASE is the run directory of a study that has a reward model (examples.micro_code.run --until reward, or further). A
-cell is an arm with a base, a reward model and a PPO seed, trained once and kept under its settings. The cells of a base
-share one Ray. ``--reward`` takes another reward model than the base's: one that is trained on pairs which dial.py has
-corrupted. The table compares each arm with the first one, paired over bases, seeds and held-out tasks.
+cell is an arm with a base, a reward model and a PPO seed, trained once and kept under its settings. The cells of a
+base share one Ray. ``--reward`` takes another reward model than the base's: one that is trained on pairs which
+rewards.py has corrupted. The table compares each arm with the first one, paired over bases, seeds and held-out tasks.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import numpy as np
 from . import commands
 from .arms import ARMS, config_of, episodes, probe_flags
 from .config import EvaluationConfig, ModelConfig, PPOConfig, RewardConfig, SFTConfig, Study, TaskConfig, override
-from .dial import DIALS, turned
 from .one_ray import OneRay
 from .phases import PhaseFailed, Run, _read_rows, _train, _write_rows, finish_reward_model, scalars
+from .rewards import DIALS, turned
 from .sampling import Draw, sample_all, score_samples
 from .study_figure import forest
 from .tasks import Task
@@ -79,13 +79,15 @@ class Cells:
         return self.output / self.name / f"{arm}-s{seed}-{digest}"
 
     def reward_model(self) -> Path:
-        """The reward model, which is trained if it is not there; what it is worth is beside it, in ``accuracy.json``."""
+        """The reward model, trained unless it is there, with its accuracy beside it."""
         if self.reward == "given":
             return self.source.path("models", "reward")
         output = self.output / self.name / "reward"
         if not (output / "accuracy.json").exists():
             pairs = self.output / self.name / "pairs.jsonl"
-            _write_rows(pairs, turned(_read_rows(self.source.path("data", "pairs.jsonl")), self.reward, self.study.seed))
+            _write_rows(
+                pairs, turned(_read_rows(self.source.path("data", "pairs.jsonl")), self.reward, self.study.seed)
+            )
             held = self.source.path("data", "eval_pairs.jsonl")
             command = commands.reward_model(self.study, self.source.path("models", "sft"), pairs, held, output)
             shutil.rmtree(output, ignore_errors=True)
@@ -233,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--base", type=Path, nargs="+", required=True, help="run directories with a policy and a reward model")
     add("--output", type=Path, required=True, help="where cells are kept")
     add("--arms", nargs="+", default=["none", "random", "best_worst"], help=f"of {', '.join(ARMS)}, with +variants")
-    add("--reward", choices=DIALS, default="given", help="the reward model of every cell, see dial.py")
+    add("--reward", choices=DIALS, default="given", help="the reward model of every cell, see rewards.py")
     add("--seeds", nargs="+", type=int, default=[1], help="of PPO, on every base")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="as for run")
     add("--table", action="store_true", help="train nothing: compare what is there")
