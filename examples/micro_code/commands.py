@@ -62,6 +62,30 @@ def reward_model(study: Study, policy: Path, pairs: Path | str, eval_pairs: Path
     return ["openrlhf.cli.train_rm", *_flags(values | _DEEPSPEED)]
 
 
+def dpo(
+    study: Study, policy: Path, pairs: Path, output: Path, rate: float, beta: float, batch_size: int, epochs: int
+) -> list[str]:
+    """OpenRLHF's ``train_dpo`` on pairs, from the policy ``policy``, which is the reference, too."""
+    values = {
+        "model.model_name_or_path": policy,
+        "ref.model_name_or_path": policy,
+        "model.beta": beta,
+        "data.dataset": pairs,
+        "data.prompt_key": "prompt",
+        "data.chosen_key": "chosen",
+        "data.rejected_key": "rejected",
+        "data.max_len": study.evaluation.max_length,
+        "train.batch_size": batch_size,
+        "train.micro_batch_size": batch_size,
+        "train.max_epochs": epochs,
+        "train.seed": study.seed,
+        "adam.lr": rate,
+        "ckpt.output_dir": output,
+        "logger.tensorboard_dir": output / "tensorboard",
+    }
+    return ["openrlhf.cli.train_dpo", *_flags(values | _DEEPSPEED)]
+
+
 def ppo(study: Study, run: PPOConfig, policy: Path, reward: Path, prompts: Path, output: Path) -> list[str]:
     """PF-PPO: OpenRLHF's PPO with a sample filter. Actor and reference start from the SFT policy, the critic from the
     reward model.

@@ -26,6 +26,8 @@ import numpy as np
 
 from . import commands
 from .arms import ARMS, config_of, episodes, probe_flags
+from .baselines import BASELINES, baseline_of
+from .baselines import train as train_baseline
 from .config import EvaluationConfig, ModelConfig, PPOConfig, RewardConfig, SFTConfig, Study, TaskConfig, override
 from .one_ray import OneRay
 from .phases import PhaseFailed, Run, _read_rows, _train, _write_rows, finish_reward_model, scalars
@@ -58,8 +60,17 @@ def rows_of(tasks: Sequence[Task]) -> list[dict[str, str]]:
 class Cells:
     """The cells of one base and one reward model, kept in a directory."""
 
-    def __init__(self, base: Path, output: Path, changes: Sequence[str] = (), reward: str = "given") -> None:
+    def __init__(
+        self,
+        base: Path,
+        output: Path,
+        changes: Sequence[str] = (),
+        reward: str = "given",
+        validation: bool = False,
+    ) -> None:
         self.base, self.output, self.reward = base.resolve(), output.resolve(), reward
+        #: Score on the prompts that nothing trains on, for choosing settings, instead of on the held-out tasks.
+        self.validation, self.file = validation, "validation.npz" if validation else "scores.npz"
         self.study = override(study_of(self.base), changes)
         self.run = Run(self.study, self.output, OneRay())
         self.source = Run(self.study, self.base)
@@ -70,7 +81,9 @@ class Cells:
         whole = self.study.as_dict()
         others = {name: whole[name] for name in ("seed", "task", "model", "sft", "reward", "evaluation")}
         turned = {"reward_model": self.reward} if self.reward != "given" else {}
-        return {"base": others, "ppo": asdict(config_of(self.study.ppo, arm)), "ppo_seed": seed} | turned
+        baseline = baseline_of(arm)
+        how = {"baseline": asdict(baseline)} if baseline else {"ppo": asdict(config_of(self.study.ppo, arm))}
+        return {"base": others, **how, "ppo_seed": seed} | turned
 
     def path(self, arm: str, seed: int) -> Path:
         """Where a cell is kept."""
@@ -106,35 +119,49 @@ class Cells:
         directory = self.path(arm, seed)
         if (directory / "curves.json").exists():
             return
-        config = config_of(self.study.ppo, arm)
         tasks, held = self.source.reward_tasks()
         rng = np.random.default_rng([7, seed])  # other prompts for each seed, the same for all arms
         order = rng.permutation(len(tasks))
+        policy, reward = self.source.path("models", "sft"), self.reward_model()
+        study = replace(self.study, seed=seed)
+        if baseline := baseline_of(arm):
+            chosen = [tasks[order[i % len(tasks)]] for i in range(baseline.prompts)]
+            name = f"{self.name}-{arm}-s{seed}"
+            train_baseline(baseline, replace(self.run, study=study), name, (policy, reward), chosen, directory)
+            self._keep(arm, seed)
+            return
+        config = config_of(self.study.ppo, arm)
         needed = config.steps * config.rollout_prompts // episodes(config)
         chosen = [tasks[order[i % len(tasks)]] for i in range(needed)]
         prompts, probe = directory / "prompts.jsonl", directory / "probe.jsonl"
         _write_rows(prompts, rows_of(chosen))
         _write_rows(probe, rows_of(held[:PROBE]))
-        policy, reward = self.source.path("models", "sft"), self.reward_model()
-        study = replace(self.study, seed=seed)
         asked = replace(config, flags=config.flags + probe_flags(config, probe))
         command = commands.ppo(study, asked, policy, reward, prompts, directory / "model")
         _train(self.run, f"{self.name}-{arm}-s{seed}", command)
+        self._keep(arm, seed)
+
+    def _keep(self, arm: str, seed: int) -> None:
+        """Note that a cell is trained."""
+        directory = self.path(arm, seed)
         (directory / "settings.json").write_text(json.dumps(self.settings(arm, seed)))
         (directory / "curves.json").write_text(json.dumps(scalars(directory / "model" / "tensorboard")))
 
     def evaluate(self, cells: Sequence[tuple[str, int]]) -> None:
-        """Score every trained cell's saved policies on the held-out tasks, unless that is there."""
-        config, tasks = self.study.evaluation, self.source.tasks("heldout")
+        """Score every trained cell's saved policies on the held-out tasks, or on those of ``validation``, unless that
+        is there.
+        """
+        config = self.study.evaluation
+        tasks = self.source.reward_tasks()[1] if self.validation else self.source.tasks("heldout")
         prompts = [task.prompt for task in tasks]
         draws: dict[tuple[Path, int], Draw] = {}
         for arm, seed in cells:
             directory = self.path(arm, seed)
-            if (directory / "scores.npz").exists():
+            if (directory / self.file).exists():
                 continue
-            ppo = config_of(self.study.ppo, arm)
-            for step in {*ppo.saved_steps(), ppo.steps}:
-                last = step == ppo.steps
+            steps, end = self._saved(arm)
+            for step in {end} if self.validation else {*steps, end}:
+                last = step == end
                 model = directory / "model" / ("final" if last else f"checkpoints/global_step{step}_hf")
                 if not model.exists():
                     continue  # dynamic filtering makes fewer steps of as many prompts
@@ -143,7 +170,21 @@ class Cells:
         found = dict(zip(draws, score_samples(tasks, *sample_all(list(draws.values()))))) if draws else {}
         for directory in dict.fromkeys(directory for directory, _ in found):
             steps = {str(step): scores for (d, step), scores in found.items() if d == directory}
-            np.savez_compressed(directory / "scores.npz", **steps)
+            np.savez_compressed(directory / self.file, **steps)
+
+    def _saved(self, arm: str) -> tuple[range, int]:
+        """The steps of an arm's saved policies, and its last one."""
+        if baseline := baseline_of(arm):
+            return range(0), baseline.updates()
+        ppo = config_of(self.study.ppo, arm)
+        return ppo.saved_steps(), ppo.steps
+
+    def updates(self, arm: str) -> int:
+        """Optimizer steps of a whole cell."""
+        if baseline := baseline_of(arm):
+            return baseline.updates()
+        ppo = config_of(self.study.ppo, arm)
+        return ppo.actor_updates(ppo.steps)
 
     def make(self, cells: Sequence[tuple[str, int]]) -> None:
         """Train and evaluate cells, each an arm and a seed."""
@@ -157,7 +198,7 @@ class Cells:
 
     def scores(self, arm: str, seed: int) -> np.ndarray | None:
         """(tasks,) share of samples that pass at the end; None where it is not there."""
-        file = self.path(arm, seed) / "scores.npz"
+        file = self.path(arm, seed) / self.file
         if not file.exists():
             return None
         found = np.load(file)
@@ -165,7 +206,7 @@ class Cells:
 
     def steps(self, arm: str, seed: int) -> dict[int, float]:
         """pass@1 at each saved step of a cell that is there."""
-        found = np.load(self.path(arm, seed) / "scores.npz")
+        found = np.load(self.path(arm, seed) / self.file)
         return {int(step): float(found[step].mean()) for step in found.files}
 
 
@@ -190,7 +231,6 @@ def table(bases: Sequence[Cells], arms: Sequence[str], seeds: Sequence[int]) -> 
     """A row an arm: pass@1, its difference to the first arm, reward, KL, updates; over the cells that both have."""
     rows = []
     for arm in arms:
-        config = config_of(bases[0].study.ppo, arm)
         cells = [(cells, seed) for cells in bases for seed in seeds]
         both = [(c, s) for c, s in cells if c.scores(arm, s) is not None and c.scores(arms[0], s) is not None]
         if not both:
@@ -207,7 +247,7 @@ def table(bases: Sequence[Cells], arms: Sequence[str], seeds: Sequence[int]) -> 
                 "by_step": _by_step([c.steps(arm, s) for c, s in both]),
                 "difference": float((mine - first).mean()),
                 "interval": paired_interval(mine - first),
-                "updates": config.actor_updates(config.steps),
+                "updates": bases[0].updates(arm),
             }
             | {key: _last(curves, tag) for key, tag in CURVES.items()}
             | {key: _last(curves, tag, points=0) for key, tag in MEANS.items()}
@@ -234,19 +274,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--base", type=Path, nargs="+", required=True, help="run directories with a policy and a reward model")
     add("--output", type=Path, required=True, help="where cells are kept")
-    add("--arms", nargs="+", default=["none", "random", "best_worst"], help=f"of {', '.join(ARMS)}, with +variants")
+    add(
+        "--arms",
+        nargs="+",
+        default=["none", "random", "best_worst"],
+        help=f"of {', '.join([*ARMS, *BASELINES])}, with +variants",
+    )
     add("--reward", choices=DIALS, default="given", help="the reward model of every cell, see rewards.py")
+    add("--validation", action="store_true", help="score on prompts that nothing trains on, to choose settings by")
     add("--seeds", nargs="+", type=int, default=[1], help="of PPO, on every base")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="as for run")
     add("--table", action="store_true", help="train nothing: compare what is there")
     add("--json", type=Path, metavar="FILE", help="write the table there, too")
     add("--figure", type=Path, metavar="FILE", help="draw the differences there, as SVG")
     options = parser.parse_args(argv)
-    bases = [Cells(base, options.output, options.set, options.reward) for base in options.base]
+    bases = [Cells(base, options.output, options.set, options.reward, options.validation) for base in options.base]
     wanted = [(arm, seed) for seed in options.seeds for arm in options.arms]
     try:
         for arm, _ in wanted:
-            config_of(bases[0].study.ppo, arm)
+            _ = baseline_of(arm) or config_of(bases[0].study.ppo, arm)
         for cells in [] if options.table else bases:
             cells.make(wanted)
     except (PhaseFailed, ValueError) as error:
