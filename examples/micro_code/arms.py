@@ -84,6 +84,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lr2": {"learning_rate": 6e-4},
     "kl.1": {"kl": 0.1},
     "kl0": {"kl": 0.0},
+    # As run.py --overoptimise pushes.
+    "hard": {"learning_rate": 6e-4, "kl": 0.001, "save_every": 2},
     "warm8": {"critic_warmup_steps": 8},
     "best_worst": {
         "sample_filter": "best_worst",

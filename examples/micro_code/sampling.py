@@ -48,18 +48,61 @@ def sample_all(draws: Sequence[Draw], workers: int = 2) -> list[list[list[str]]]
     return results
 
 
-def _sample(draw: Draw, batch_size: int = 500) -> list[list[str]]:
+def divergence(draws: Sequence[Draw], reference: Path, workers: int = 2) -> list[np.ndarray]:
+    """(prompts, samples) of each draw: the log of how much likelier its policy is than ``reference`` to write a
+    response that the policy wrote, in nats, with the end token. Their mean estimates the KL divergence of responses.
+    """
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(_log_ratios, draws, [reference] * len(draws)))
+
+
+def _log_ratios(draw: Draw, reference: Path, batch_size: int = 200) -> np.ndarray:
+    import torch
+
+    tokenizer, policy = _load(draw.model, exact=True)
+    _, other = _load(reference, exact=True)
+    torch.manual_seed(draw.seed)
+    queries = [prompt for prompt in draw.prompts for _ in range(draw.samples)]
+    found = []
+    for start in range(0, len(queries), batch_size):
+        batch = tokenizer(
+            queries[start : start + batch_size], return_tensors="pt", padding=True, add_special_tokens=False
+        )
+        prompts, mask = batch["input_ids"], batch["attention_mask"]
+        tokens = generate(policy, prompts, mask, draw.max_new_tokens, draw.greedy)
+        ends = tokens == policy.config.eos_token_id
+        written = (ends.cumsum(1) - ends.long()) == 0  # up to the first end token, and it, too
+        whole, seen = torch.cat([prompts, tokens], 1), torch.cat([mask, written.long()], 1)
+        places = (seen.cumsum(1) - 1).clamp(min=0)
+        chances = []
+        with torch.inference_mode():
+            for model in (policy, other):
+                logits = model(whole, attention_mask=seen, position_ids=places).logits[:, prompts.shape[1] - 1 : -1]
+                logs = logits.float().log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
+                chances.append((logs * written).sum(1))
+        found.append((chances[0] - chances[1]).numpy())
+    return np.concatenate(found).reshape(len(draw.prompts), draw.samples)
+
+
+def _load(path: Path, exact: bool = False) -> tuple[Any, Any]:
+    """Tokenizer and model, on one thread; ``exact`` in float32 whatever the processor."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     torch.set_num_threads(1)
     disable_progress_bar()  # loading takes no time
-    tokenizer = AutoTokenizer.from_pretrained(draw.model, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     # A CPU without instructions for bfloat16 is many times slower in it.
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    dtype = torch.bfloat16 if native else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(draw.model, dtype=dtype, attn_implementation="sdpa").eval()
+    dtype = torch.bfloat16 if native and not exact else torch.float32
+    return tokenizer, AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa").eval()
+
+
+def _sample(draw: Draw, batch_size: int = 500) -> list[list[str]]:
+    import torch
+
+    tokenizer, model = _load(draw.model)
     torch.manual_seed(draw.seed)
     queries = [prompt for prompt in draw.prompts for _ in range(draw.samples)]
     by_length = sorted(range(len(queries)), key=lambda i: len(queries[i]))  # less padding
