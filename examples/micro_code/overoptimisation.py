@@ -27,7 +27,7 @@ from .study import Cells
 
 
 def course(cells: Cells, arm: str, seed: int) -> list[dict[str, float]] | None:
-    """``step``, ``kl`` and ``pass_at_1`` of each saved policy of a cell, kept beside it; None where it is not there."""
+    """``step``, ``kl`` and ``pass_at_1`` of a cell's saved policies, kept beside it; None if it is not there."""
     directory = cells.path(arm, seed)
     if cells.scores(arm, seed) is None:
         return None
