@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from examples.beyond_language import bandit, criteria, measures, reversal
+from examples.beyond_language import bandit, criteria, measures, reversal, sizes
 from examples.beyond_language.arms import ARMS, Arm, ranks
 from examples.beyond_language.training import Luck, Policy, Settings, Trainer, by_logit, roll, train
 from examples.beyond_language.worlds import ERRORS, Worlds, pick, stack, world
@@ -273,3 +273,33 @@ def test_reversal_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     both = reversal.together(range(2), (1, 2))
     assert both["combinations"] == 8
     assert "optimizer: sgd" in reversal.tables({"one change": one, "together": both})
+
+
+def test_sizes_run_and_compare_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "ERRORS", ("flat",))
+    monkeypatch.setattr(sizes, "AT", (1, 3))
+    monkeypatch.setattr(sizes, "SAMPLES", (3, 8))
+    monkeypatch.setattr(sizes, "KEPT", (2, 4))
+    found = sizes.run(range(2))
+    assert list(found) == ["flat, sgd", "flat, adam"]
+    tables = found["flat, sgd"]
+    assert list(tables["by_samples"]) == ["2 of 3", "2 of 8"] and list(tables["by_kept"]) == ["2 of 8", "4 of 8"]
+    again = tables["by_kept"]["2 of 8"], tables["by_samples"]["2 of 8"]
+    assert again[0]["to none"] == again[1]["to none"] and again[0]["to random"] == again[1]["to random"]
+    text = sizes.markdown(found)
+    assert "| flat, adam | to none, 1 steps | to none, 3 steps | to random, 1 steps | to random, 3 steps |" in text
+
+
+def test_scaled_samples_count_as_much_as_drawn_ones() -> None:
+    """Mean counts of ``resample`` over many draws are those of ``reweight``."""
+    rewards = torch.rand(1, 2000, 4).argsort(-1).float()
+    generator = torch.Generator().manual_seed(0)
+    seen = {}
+    for mode in ("select", "resample", "reweight"):
+        arm = Arm("best_random", mode=mode)
+        counts = arm.counts(arm.build(4), rewards, rewards, 0, generator)
+        assert counts.sum(-1).mean() == pytest.approx(1)
+        seen[mode] = torch.stack([counts[rewards == rank].mean() for rank in range(4)])
+    assert seen["reweight"].tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+    for mode in ("select", "resample"):
+        assert seen[mode].tolist() == pytest.approx(seen["reweight"].tolist(), abs=0.03)

@@ -20,6 +20,7 @@ class Arm:
         filter: a name that ``build_filter`` knows.
         keep: k for N samples; None for the filter's own default.
         options: the filter's further settings for N samples.
+        mode: how kept samples are drawn, as for ``--sample_filter_mode``.
         learns: the filter has a state, so that each world needs one of its own; it is shown the true values.
     """
 
@@ -27,17 +28,22 @@ class Arm:
     keep: Callable[[int], int | None] = lambda n: 2
     options: Callable[[int], dict] = lambda n: {}
     learns: bool = False
+    mode: str = "select"
 
     def counts(self, filters: list, rewards: Tensor, values: Tensor, step: int, generator: torch.Generator) -> Tensor:
-        """(B, G, N) how often each sample trains, divided by k."""
+        """(B, G, N) how often each sample trains, with what scale, divided by how many of its prompt do."""
         _, n_prompts, n_samples = rewards.shape
         found = []
         for number, chosen in enumerate(filters):
             mine = slice(number, number + 1) if self.learns else slice(None)
             scores = values[mine].reshape(-1, n_samples).double()
             batch = FilterBatch(rewards[mine].reshape(-1, n_samples), generator, step, scores=scores)
-            kept = draw("select", chosen(batch), chosen.keep, chosen.scope, batch.order, generator)
-            found.append(kept.counts.view(-1, n_prompts, n_samples) / chosen.keep)
+            kept = draw(self.mode, chosen(batch), chosen.keep, chosen.scope, batch.order, generator)
+            counts = kept.counts.view(-1, n_prompts, n_samples)
+            if kept.scale is None:
+                found.append(counts / chosen.keep)
+            else:
+                found.append(kept.scale.view_as(counts) * counts / counts.sum(-1, keepdim=True))
         return torch.cat(found).float()
 
     def build(self, n_samples: int, n_worlds: int = 1) -> list:
