@@ -27,7 +27,7 @@ def test_the_best_trains_or_wins_and_the_worst_loses():
 def test_names_and_variants():
     assert baselines.baseline_of("none+updates") is None
     assert baselines.baseline_of("dpo_iterative").updates() == 4 * 8 and baselines.baseline_of("raft").updates() == 32
-    assert baselines.baseline_of("ipo+rate3").learning_rate == pytest.approx(9e-4)
+    assert baselines.baseline_of("raft+rate3").learning_rate == pytest.approx(9e-4)
     with pytest.raises(ValueError, match="there is no variant 'kl0' of dpo: take one of"):
         baselines.baseline_of("dpo+kl0")
 
@@ -84,7 +84,7 @@ def test_each_method_has_its_trainer(trained):
         cells.train(arm, 1)
     assert [module for _, module, *_ in ran] == ["openrlhf.cli.train_sft", *["openrlhf.cli.train_dpo"] * 2]
     assert [ipo for *_, ipo, _ in ran] == [False, False, True] and all(alone for *_, alone in ran)
-    assert [float(flags["--adam.lr"]) for _, _, flags, *_ in ran] == pytest.approx([3e-4, 3e-4, 3e-5])
+    assert [float(flags["--adam.lr"]) for _, _, flags, *_ in ran] == pytest.approx([3e-4, 1e-4, 1e-5])
     assert len({cells.path(arm, 1) for arm in ("raft", "dpo", "ipo", "dpo_iterative", "dpo+rate3")}) == 5
 
 

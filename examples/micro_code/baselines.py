@@ -38,11 +38,12 @@ class Baseline:
         return self.rounds * (self.prompts // self.rounds * self.epochs // self.batch_size)
 
 
+#: Learning rates are the best of three on the validation prompts of one study.
 BASELINES = {
     "raft": Baseline("raft", 3e-4),
-    "dpo": Baseline("dpo", 3e-4),
-    "ipo": Baseline("ipo", 3e-4),
-    "dpo_iterative": Baseline("dpo", 3e-4, rounds=4),
+    "dpo": Baseline("dpo", 1e-4),
+    "ipo": Baseline("ipo", 1e-4),
+    "dpo_iterative": Baseline("dpo", 1e-4, rounds=4),
 }
 #: Variants, as ``arm+variant``: what the learning rate is multiplied with.
 RATES = {"rate.1": 0.1, "rate.3": 1 / 3, "rate3": 3.0}
