@@ -6,6 +6,7 @@ rollout begins.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -60,7 +61,7 @@ class PromptStream:
         self.metrics: dict[str, float] = {}
         self._rollouts = self._place = 0  # selections so far; prompts of this episode so far
         self._ended = False  # the iteration has come to its end, and the next one begins an episode
-        self._selected: list[int] = []  # for this rollout, not yet taken
+        self._selected: deque[int] = deque()  # for this rollout, not yet taken
         self._in_flight: set[int] = set()  # taken, not yet observed
 
     def __len__(self) -> int:
@@ -72,7 +73,7 @@ class PromptStream:
         while self._place < len(self):
             if not self._selected:
                 self._select(min(self.per_rollout, len(self) - self._place))
-            prompt = self._selected.pop(0)
+            prompt = self._selected.popleft()
             self._place += 1
             yield self.dataset.collate_fn([self.dataset[self._row(prompt)]])
         self._ended = True
@@ -93,7 +94,7 @@ class PromptStream:
         generator = torch.Generator().manual_seed(mixed(self.seed, self._rollouts))
         # With few prompts, none would be left.
         exclude = self._in_flight if len(self._keys) - len(self._in_flight) >= count else ()
-        self._selected = self.selection.select(count, generator, exclude).tolist()
+        self._selected = deque(self.selection.select(count, generator, exclude).tolist())
         self._in_flight.update(self._selected)
         self._rollouts += 1
 
@@ -190,7 +191,7 @@ class PromptStream:
         self.selection.load_state_dict(state["selection"])
         self._rollouts, self._place, self.metrics = state["rollouts"], state["place"], state["metrics"]
         # At the end of an episode, the next iteration yields nothing: OpenRLHF then counts it as over.
-        self._ended, self._selected, self._in_flight = False, [], set()
+        self._ended, self._selected, self._in_flight = False, deque(), set()
 
 
 class SelectingGenerator(NotingGenerator):
