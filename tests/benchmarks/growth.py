@@ -4,9 +4,9 @@
 
 Each size in a process of its own, with made-up samples (OpenRLHF's own class, so many tokens of prompt and response),
 engines and models that answer at once: what is measured is what the plugin does from the selection of prompts, of
-which every sixteenth is flat and replaced, to training. Prints, a sample, the microseconds of each stage, the memory of
-the rollout itself, and the most that each stage takes besides. A size for which the machine has no memory left is not
-begun. --profile prints the functions that take longest instead.
+which every sixteenth is flat and replaced, to training. Prints, a sample, the microseconds of each stage, the memory
+of the rollout itself, and the most that each stage takes besides. A size for which the machine has no memory left is
+not begun. --profile prints the functions that take longest instead.
 """
 
 import argparse
