@@ -137,11 +137,13 @@ class PromptStream:
         logger.info("Prompt selection: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
 
     def note(self, samples: Sequence[Experience]) -> None:
-        """Note on samples that were just generated what was known of their prompts when these were selected.
+        """Note on samples that were just generated, the N of each prompt side by side, what was known of their prompts
+        when these were selected.
 
         Called before they are observed, so that it is the same whether that is done here or where training is.
         """
-        prompts = self._prompts_of(samples)
+        n_samples = self.args.rollout.n_samples_per_prompt
+        prompts = self._prompts_of(samples[::n_samples]).repeat(n_samples)
         means = self.selection.posterior.means(torch.from_numpy(prompts)).tolist()
         visits = (self.selection.visits[prompts].long() - 1).tolist()  # less the one that they come from
         for sample, mean, earlier in zip(samples, means, visits):
