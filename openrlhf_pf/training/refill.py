@@ -29,7 +29,7 @@ logger = init_logger(__name__)
 
 #: Finished prompts are judged once they are this share of those that the engines still have: what is asked for sooner
 #: would only wait there, and judging all of G prompts after each of them would cost G² in all.
-_WORTH_A_LOOK = 1 / 64
+_WORTH_A_LOOK = 1 / 16
 
 
 def left_out(args: SimpleNamespace, batch: FilterBatch) -> Tensor:

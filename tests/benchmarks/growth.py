@@ -12,6 +12,7 @@ not begun. --profile prints the functions that take longest instead.
 import argparse
 import cProfile
 import gc
+import os
 import pstats
 import subprocess
 import sys
@@ -250,7 +251,8 @@ def main() -> None:
         print(f"{'stage':>12} {'us/sample':>10} {'bytes/sample':>16} {'of the rollout':>18}", flush=True)
         command = [sys.executable, __file__, "--child", "--prompts", str(prompts), "--samples", str(options.samples)]
         command += ["--tokens", str(options.tokens), "--profile", str(options.profile)]
-        subprocess.run(command, check=True)
+        # Threads that wait for each other would count where other work has the cores.
+        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 if __name__ == "__main__":
