@@ -20,10 +20,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "end_to_end"))
 
-from phase_times import PARTS, Times, of_ideal, predicted
+from phase_times import PARTS, Times, calibrated, of_ideal, parts_of
 from real_stack import ENTRY, Run, Stack
 
-from openrlhf_pf.cost import Hardware, Model, Setting
+from openrlhf_pf.cost import Hardware, Model, Setting, step
 
 HERE = Path(__file__).parent
 PROMPTS, N, K, PROMPT_TOKENS, NEW_TOKENS, VOCABULARY = 16, 8, 2, 10, 48, 258
@@ -132,11 +132,14 @@ def show_measured(size: tuple[int, int], times: dict[str, Times]) -> None:
 def show_predicted(all_times: dict[str, dict[str, Times]], calibrate: list[str]) -> None:
     for arms in (list(ARMS)[:1], list(ARMS)[:2]):
         runs = [(setting_of(*size_of(on)), ARMS[arm][0], all_times[on][arm]) for on in calibrate for arm in arms]
+        calibration = calibrated(runs)
         how = f"calibrated on {' and '.join(arms)} of {' and '.join(calibrate)}"
+        if (half_width := calibration.half_width()) is not None:
+            how += f" (half width {half_width:.0f})"
         print(f"\nCPU seconds a step, {how}: measured, predicted, predicted / measured")
         for size, times in all_times.items():
             for arm, (order, _, _) in ARMS.items():
-                told = predicted(runs, setting_of(*size_of(size)), order)
+                told = parts_of(step(calibration.applied_to(setting_of(*size_of(size))), order))
                 cells = []
                 for phase in (*PARTS, "forward", "train", "forward + train"):
                     measured = times[arm].median(f"{phase}, cpu")
