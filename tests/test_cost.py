@@ -271,6 +271,54 @@ def test_factor_and_overhead(points, expected):
     assert fitted(points) == pytest.approx(expected, abs=1e-9)
 
 
+def test_a_narrow_model_reaches_less_of_the_peak():
+    # At width 30 of half width 10, 3/4 of the shares of very wide models; of the memory's bandwidth as much as before.
+    wide, narrow = Model(10, layers=2, width=30), Model(10, layers=2, width=10)
+    found = setting(reward=wide, actor=narrow, hardware=Hardware("unit", 1.0, 1000.0, 1e-3, 1.0, 1.0))
+    half = found.but(efficiency=Efficiency(1, 1, 1, 1, 1, 0, half_width=10))
+    full, less = step(found, "none").parts, step(half, "none").parts
+    assert less["reward_forward"] == pytest.approx(full["reward_forward"] * 4 / 3)
+    for part in ("actor_forward", "prefill"):
+        assert less[part] == pytest.approx(2 * full[part])
+    assert less["actor_train"] - full["actor_train"] == pytest.approx(8 * 3 * (20 + 2 * 2 * 10))
+    assert less["decode"] == full["decode"], "bound by the memory"
+
+
+def of_width(width):
+    """Four models alike, of 4 layers, without Adam's share; their forward passes and training take as long as wide."""
+    model = Model(40 * width**2, layers=4, width=width)
+    roles = dict.fromkeys(("actor", "critic", "reward", "reference"), model)
+    return setting(**roles, hardware=Hardware("unit", 1.0, 1e9, 1e30, 1.0, 1.0))
+
+
+def measured_at(width, order, half_width=220.0):
+    """What a machine would take that is twice as slow as it should be and reaches half of that at ``half_width``."""
+    real = of_width(width).but(efficiency=Efficiency(1, 1, 1, 1, 1, 0, half_width=half_width))
+    predicted = step(real, order).logged
+    return {phase: 2 * predicted[phase] for phase in ("make_experience", "ppo_train")}
+
+
+@pytest.mark.parametrize("half_width", [0.0, 3.0, 220.0, 5000.0])
+def test_runs_of_two_widths_predict_a_third(half_width):
+    calibration = Calibration()
+    for width in (256, 512):
+        calibration.add(of_width(width), "none", measured_at(width, "none", half_width))
+    assert calibration.half_width() == pytest.approx(half_width, rel=1e-2, abs=1e-6)
+    for width, order in ((128, "none"), (1024, "filter"), (384, "forward_first")):
+        told = step(calibration.applied_to(of_width(width)), order).logged
+        for phase, seconds in measured_at(width, order, half_width).items():
+            assert told[phase] == pytest.approx(seconds, rel=1e-2)
+
+
+def test_runs_of_one_width_leave_the_half_width_as_it_is():
+    calibration = Calibration()
+    for order in ("none", "filter"):
+        calibration.add(of_width(256), order, measured_at(256, order))
+    assert calibration.half_width() is None
+    given = of_width(512).but(efficiency=Efficiency(half_width=7))
+    assert calibration.applied_to(given).efficiency.half_width == 7
+
+
 def test_a_calibration_gives_back_what_was_measured_and_predicts_the_next():
     calibration = Calibration()
     for order in ("none", "filter"):
@@ -412,6 +460,7 @@ def test_a_measured_run_and_the_next(capsys, tmp_path):
         (["--tensor_parallel", "3"], "are not whole engines of 3"),
         (["--zero_stage", "4"], "stages are 0, 1, 2 and 3, got 4"),
         (["--efficiency", "train=2"], "the efficiency train is 2: shares of a peak are in (0, 1]"),
+        (["--efficiency", "half_width=-1"], "the efficiency half_width is -1: it is 0 or more"),
         (["--efficiency", "speed=1"], "--efficiency has 'speed'"),
         (["--vllm_memory", "0"], "share of the memory is in (0, 1]"),
         (["--flops", "-1"], "a GPU's flops is more than 0"),

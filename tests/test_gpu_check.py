@@ -119,26 +119,72 @@ def test_what_a_run_has_to_be_like(check, tmp_path):
     assert failing(check, a_run(check, tmp_path / "good")) == []
     # A rank that goes forward on one sample more, and a step in which nothing can be computed.
     uneven = failing(check, a_run(check, tmp_path / "uneven", forwarded=(2, 3)))
-    assert uneven == ["actor forward, a rank"]
+    assert uneven == ["actor forward: samples a rank"]
     assert failing(check, a_run(check, tmp_path / "none", fraction=1.0)) == ["kept fraction"]
     assert failing(check, a_run(check, tmp_path / "nan", loss=float("nan"))) == ["loss and KL are numbers"]
 
 
-def test_the_table_to_send_back(check, tmp_path):
+def test_the_table_to_send_back(check, tmp_path, monkeypatch):
     run = a_run(check, tmp_path)
     times = {arm: check.Times() for arm in check.ARMS}
     for each in times.values():
         each.add(run)
+    monkeypatch.setattr(check, "asked", lambda *query: [["NVIDIA H100 80GB HBM3", "81559", "570.1"]] * 8)
     setting = check.setting_of(check.ON_GPUS, 8, check.hardware_of(["NVIDIA H100 80GB HBM3"], 8e10))
     assert setting.hardware == check.HARDWARE["h100"] and setting.trained == 64 * 8 * 2
     console = check.Console(record=True, width=200)
     found = {arm: check.checks("best_worst", run, check.ON_A_CPU, 2) for arm in check.ARMS}
-    assert check.show(console, times, found, {"none": "9 GB", "best_worst": "8 GB"}, setting, gpus=0)
+    assert check.show(console, times, found, {"none": "9 GB", "best_worst": "8 GB"}, setting, gpus=8)
     text = console.export_text()
-    assert "PASSED: every check" in text and "H100 SXM 80 GB" in text and "torch" in text
+    assert "PASSED: all 18 checks. The plugin works on these GPUs." in text and "On 8 x H100 SXM 80 GB" in text
+    assert "GPU 7" in text and "driver 570.1" in text and "torch" in text and "not tried" not in text
+    assert "calibrated" in text
     row = next(line for line in text.splitlines() if "ppo_train" in line)
     assert "1.000 (1.000 to 1.000)" in row
     assert "2.000 (2.000 to 2.000)" in next(line for line in text.splitlines() if "actor_forward" in line)
+
+
+def test_a_cpu_is_told_what_it_cannot_try(check, tmp_path):
+    run = a_run(check, tmp_path)
+    times = {arm: check.Times() for arm in check.ARMS}
+    for each in times.values():
+        each.add(run)
+    setting = check.setting_of(check.ON_A_CPU, 0, check.hardware_of([], 0))
+    console = check.Console(record=True, width=200)
+    found = {arm: [("steps", True, "3 of 3")] for arm in check.ARMS}
+    assert check.show(console, times, found, {"none": "9 GB", "best_worst": "8 GB"}, setting, gpus=0)
+    text = console.export_text()
+    assert text.count("not tried: needs a GPU") == len(check.NEED_GPUS) and "calibrated" not in text
+    assert "On a CPU; models of 0.0984 million parameters" in text and "H100" not in text
+    assert "PASSED on a CPU: all 2 checks. This says that the script works, and nothing of any GPU." in text
+
+
+def test_a_training_that_fails_is_said_with_its_log(check, tmp_path, monkeypatch, capsys):
+    class Failing:
+        """Ends with an error."""
+
+        reward = Path("reward")
+
+        def __init__(self, *_, **__):
+            pass
+
+        def close(self):
+            pass
+
+        def train(self, folder, *_):
+            folder.mkdir()
+            (folder / "log.txt").write_text("CUDA out of memory")
+            raise AssertionError
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(check, "Stack", Failing)
+    monkeypatch.setattr(sys, "argv", ["check.py", "--gpus", "0"])
+    assert check.main() == 1
+    text = (tmp_path / "gpu-check.txt").read_text()
+    failed, send = text.splitlines()[-2:]
+    assert failed == "FAILED: training ends by itself (none 8)" and str(tmp_path / "gpu-check.txt") in send
+    assert "its log: gpu-check-none.log" in text
+    assert (tmp_path / "gpu-check-none.log").read_text() == "CUDA out of memory"
 
 
 def test_the_flags_are_those_of_the_setting(check):

@@ -357,3 +357,16 @@ def test_scores_where_there_are_some_else_rewards():
     assert found == pytest.approx([0.1, 0.2, 0.3, float("nan")], nan_ok=True)
     assert values_of(samples([None] * 4, [0.0, 1.0, 1.0, 1.0]), arguments())[0].tolist() == [0, 1, 1, 1]
     assert values_of(samples([None] * 4, [None] * 4), arguments()) is None
+
+
+def test_a_prompt_is_looked_up_once_for_its_samples(monkeypatch):
+    """Hashing the prompt of each of N samples would take longer than all else that is noted."""
+    stream = stream_of(DATA)
+    prompts = taken(iter(stream), 4)
+    seen = []
+    key = selection._key
+    monkeypatch.setattr(selection, "_key", lambda prompt, label: seen.append(prompt) or key(prompt, label))
+    samples = samples_of(prompts)
+    stream.note(samples)
+    assert seen == prompts
+    assert noted([[sample] for sample in samples], "visits") == [0] * 4 * N

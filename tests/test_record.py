@@ -1,7 +1,6 @@
 """The rollout log on real files: what is written is read back, and what goes wrong is reported, not raised."""
 
 import errno
-import io
 import math
 import os
 import shutil
@@ -20,8 +19,6 @@ import pytest
 
 from openrlhf_pf.rollouts import SCHEMA, RolloutLog, check_directory, prompt_id, read, table_of
 
-write_whole = pq.write_table
-
 # A process that logs 500 samples a step, long enough for a write to take a moment.
 WRITER = """
 import sys
@@ -37,17 +34,14 @@ log.close(timeout=600)
 """
 # What makes that process die with half of step 3 written.
 DIES = """
-import io, os, signal
+import os, signal
 import pyarrow.parquet as pq
-write_whole = pq.write_table
-def write_half(table, sink, **options):
-    if table["step"][0].as_py() == 3:
-        write_whole(table, whole := io.BytesIO(), **options)
-        sink.write(whole.getvalue()[: whole.tell() // 2])
-        sink.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-    write_whole(table, sink, **options)
-pq.write_table = write_half
+class DyingWriter(pq.ParquetWriter):
+    def write_table(self, table, *arguments, **options):
+        super().write_table(table, *arguments, **options)
+        if table["step"][0].as_py() == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+pq.ParquetWriter = DyingWriter
 """
 
 
@@ -197,20 +191,21 @@ def test_parts_of_a_step_make_one_file_and_are_let_go(tmp_path):
     assert table["group"].to_pylist() == [0, 0, 1, 1, 2, 2, 3, 3] and set(steps_in(tmp_path)) == {7}
     assert table.schema.metadata[b"filter"] == b"best_worst"
     assert max(most) <= 2
+    file = pq.ParquetFile(tmp_path / "step-000007.parquet")
+    assert file.num_row_groups == 4, "each part went to disk by itself"
 
 
 # ── What training sees when writing fails ──
 
 
 def test_a_full_disk_costs_one_step_and_one_warning(tmp_path, monkeypatch, caplog):
-    def write_half(table, sink, **options):
-        if table["step"][0].as_py() == 1:
-            write_whole(table, whole := io.BytesIO(), **options)
-            sink.write(whole.getvalue()[: whole.tell() // 2])
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write_whole(table, sink, **options)
+    class FullDisk(pq.ParquetWriter):
+        def write_table(self, table, *arguments, **options):
+            super().write_table(table, *arguments, **options)
+            if table["step"][0].as_py() == 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", write_half)
+    monkeypatch.setattr(pq, "ParquetWriter", FullDisk)
     write_steps_losing_the_first(tmp_path, rows_of, caplog, "No space left on device")
 
 

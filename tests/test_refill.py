@@ -15,6 +15,7 @@ pytest.importorskip("openrlhf")
 from rollouts import make_maker, namespace, sample, trained_tokens, without_a_cluster  # noqa: F401
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from openrlhf_pf.filters import FilterBatch
 from openrlhf_pf.training import refill
 from openrlhf_pf.training.context import noted
 from openrlhf_pf.training.refill import FinishedPrompts, RefillingGenerator, loader_and_generator
@@ -185,9 +186,9 @@ def test_the_band_goes_by_true_scores_as_soon_as_any_prompt_has_them():
     args = namespace(sample_filter_drop="band", sample_filter_drop_band=[0.4, 0.6])
     finished = FinishedPrompts(args, make_maker().filter)
     finished.add([sample(0, reward, score=NAN) for reward in (0.0, 1.0, 0.0, 1.0)])
-    assert finished.trains() == [True]
+    assert finished.trains().tolist() == [True]
     finished.add([sample(1, 9.0, score=score) for score in (0.0, 1.0, 0.0, 1.0)])
-    assert finished.trains() == [False, True]
+    assert finished.trains().tolist() == [False, True]
 
 
 def test_at_the_bound_a_step_goes_on_with_fewer_and_says_so_once(monkeypatch):
@@ -342,3 +343,25 @@ def as_saved(states):
 
     Trainer().save_logs_and_checkpoints(1, {}, states)
     return saved
+
+
+def judged(monkeypatch, prompts):
+    """How many prompts are looked at, over all looks, in a step of so many, of which every fourth is flat."""
+    looked_at = []
+
+    def counting(rewards, **columns):
+        looked_at.append(len(rewards))
+        return FilterBatch(rewards, **columns)
+
+    monkeypatch.setattr(refill, "FilterBatch", counting)
+    data = Data([FLAT if place % 4 == 0 else SPREAD for place in range(2 * prompts)])
+    generator, _ = generator_of(data, monkeypatch, **{"rollout.batch_size": prompts})
+    monkeypatch.setattr(refill, "_wait", lambda refs: (refs[:1], refs[1:]))  # one comes after another
+    assert len(prompts_of(generator.generate_samples()[0])) >= prompts
+    return sum(looked_at)
+
+
+def test_how_often_prompts_are_judged_grows_with_their_number_only(monkeypatch):
+    """After each prompt, all that are there would be looked at: 8 x 8 times as often with 8 times the prompts."""
+    few, many = judged(monkeypatch, 256), judged(monkeypatch, 2048)
+    assert many < 2.5 * 8 * few

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, unit in _HARDWARE_UNITS.items():
         add(f"--{name}", type=float, metavar="TFLOP/s" if unit == 1e12 else "GB" if name == "memory" else "GB/s")
     shares = ", ".join(f.name for f in fields(Efficiency))
-    add("--efficiency", nargs="+", metavar="NAME=SHARE", help=f"of {shares} (seconds)")
+    add("--efficiency", nargs="+", metavar="NAME=SHARE", help=f"of {shares}")
 
 
 def setting_of(options: argparse.Namespace) -> Setting:

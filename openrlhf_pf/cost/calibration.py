@@ -1,12 +1,14 @@
 """From a measured run to the next one: what each phase really took, as a factor and seconds besides.
 
 A phase's time is modelled as ``factor * predicted + overhead``. One run gives the factor; from two runs of other sizes
-on, both are fitted, by least squares of the relative errors.
+on, both are fitted, by least squares of the relative errors. From runs whose actors have two widths on, so is before
+that the width which reaches half of the peaks' shares (:class:`~openrlhf_pf.cost.setting.Efficiency`), one for all
+phases, with factors alone.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from openrlhf_pf.cost.setting import Correction, Setting
@@ -36,18 +38,40 @@ class Calibration:
         assert order in ORDERS
         self.runs.append((setting.but(corrections={}), order, dict(seconds)))
 
+    def half_width(self) -> float | None:
+        """The width that reaches half of the shares of the peak FLOP/s; None where all runs have one width."""
+        widths = {setting.actor.width for setting, _, _ in self.runs}
+        if len(widths) < 2:
+            return None
+        # From 0 on, then between its neighbours; far beyond these widths, all that counts is how they compare.
+        tried = [0.0, *(max(widths) * 2 ** (power / 4) for power in range(-40, 21))]
+        for _ in range(4):
+            place = min(range(len(tried)), key=lambda i: self._error(tried[i]))
+            low, high = tried[max(place - 1, 0)], tried[min(place + 1, len(tried) - 1)]
+            tried = [low + (high - low) * part / 20 for part in range(21)]
+        return min(tried, key=self._error)
+
     def corrections(self) -> dict[str, Correction]:
         """By phase; without a run of it, (1, 0)."""
-        points: dict[str, list[tuple[float, float]]] = {phase: [] for phase in LOGGED}
-        for setting, order, seconds in self.runs:
-            predicted = step(setting, order).logged
-            for phase, measured in seconds.items():
-                points[phase].append((predicted[phase], measured))
-        return {phase: fitted(pairs) for phase, pairs in points.items() if pairs}
+        return {phase: fitted(pairs) for phase, pairs in self._points(self.half_width()).items()}
 
     def applied_to(self, setting: Setting) -> Setting:
         """The setting with what was measured."""
-        return setting.but(corrections=self.corrections())
+        return _with(setting, self.half_width()).but(corrections=self.corrections())
+
+    def _points(self, half_width: float | None) -> dict[str, list[tuple[float, float]]]:
+        """Predicted and measured seconds of the phases that were measured."""
+        points: dict[str, list[tuple[float, float]]] = {phase: [] for phase in LOGGED}
+        for setting, order, seconds in self.runs:
+            predicted = step(_with(setting, half_width), order).logged
+            for phase, measured in seconds.items():
+                points[phase].append((predicted[phase], measured))
+        return {phase: pairs for phase, pairs in points.items() if pairs}
+
+    def _error(self, half_width: float) -> float:
+        """Sum of the squared relative errors that factors alone leave, with this width."""
+        shares = [[x / m for x, m in pairs] for pairs in self._points(half_width).values()]
+        return sum(len(row) - sum(row) ** 2 / sum(share * share for share in row) for row in shares)
 
     def write(self, file: Path) -> None:
         """As JSON."""
@@ -74,6 +98,12 @@ class Calibration:
                 "or another name."
             ) from error
         return found
+
+
+def _with(setting: Setting, half_width: float | None) -> Setting:
+    if half_width is None:
+        return setting
+    return setting.but(efficiency=replace(setting.efficiency, half_width=half_width))
 
 
 def fitted(points: Sequence[tuple[float, float]]) -> Correction:

@@ -67,7 +67,8 @@ def assumptions(setting: Setting) -> list[str]:
         + "".join(f", {name} {'on' if on else 'off'}" for name, on in switches.items()),
         f"reached: {reached.prefill:g} of peak FLOP/s in prefill, {reached.forward:g} in forward passes, "
         f"{reached.train:g} in training; {reached.decode:g} of the memory's bandwidth, {reached.communication:g} of "
-        f"the interconnect's; {1e3 * reached.decode_step:g} ms a decoding step besides",
+        f"the interconnect's; {1e3 * reached.decode_step:g} ms a decoding step besides"
+        + (f"; of the FLOP/s half at a width of {reached.half_width:.0f}" if reached.half_width else ""),
         *(
             f"measured: {phase} x {factor:.3g} + {overhead:.3g} s"
             for phase, (factor, overhead) in setting.corrections.items()

@@ -68,7 +68,11 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Efficiency:
-    """What is reached of the hardware's peaks: shares in (0, 1], but for seconds of a decoding step.
+    """What is reached of the hardware's peaks: shares in (0, 1], but for seconds of a decoding step and a width.
+
+    The shares of the peak FLOP/s are those of very wide models. A layer's matrices take work in proportion to h², what
+    is done to their results (norms, residuals, activations, the softmax; bound by the memory, not by FLOP/s) to h; so
+    their time is in proportion to h² + h H, and a model of width h reaches h / (h + H) of that share.
 
     Args:
         prefill: of the peak FLOP/s, for prompts, and for decoding where it is bound by them.
@@ -77,6 +81,8 @@ class Efficiency:
         train: of the peak FLOP/s, recomputed activations counted.
         communication: of the interconnect.
         decode_step: seconds that one step of decoding takes beside that: scheduling, launches, sampling.
+        half_width: H, the width that reaches half of the shares of the peak FLOP/s; 0 for one share at every width, a
+            guess for GPUs, whose models are thousands wide. Runs of two widths measure it.
     """
 
     prefill: float = 0.5
@@ -85,6 +91,11 @@ class Efficiency:
     train: float = 0.35
     communication: float = 0.7
     decode_step: float = 0.003
+    half_width: float = 0.0
+
+    def at(self, width: float) -> float:
+        """The part of the shares of the peak FLOP/s that a model of this width reaches."""
+        return width / (width + self.half_width)
 
 
 #: What one phase's time is multiplied with, and the seconds a step that it takes besides; fitted to measured runs.
@@ -244,7 +255,10 @@ def _check_numbers(setting: Setting) -> None:
     if setting.zero_stage not in range(4):
         raise ValueError(f"DeepSpeed's stages are 0, 1, 2 and 3, got {setting.zero_stage}.")
     for name, value in asdict(setting.efficiency).items():
-        if value < 0 or (name != "decode_step" and not 0 < value <= 1):
+        if name in ("decode_step", "half_width"):
+            if value < 0:
+                raise ValueError(f"the efficiency {name} is {value:g}: it is 0 or more.")
+        elif not 0 < value <= 1:
             raise ValueError(f"the efficiency {name} is {value:g}: shares of a peak are in (0, 1].")
     if not 0 < setting.vllm_memory <= 1:
         raise ValueError(f"vLLM's share of the memory is in (0, 1], got {setting.vllm_memory:g}.")

@@ -157,7 +157,7 @@ def generation(setting: Setting) -> tuple[float, float]:
     takes as many steps as their tokens, and as the longest response has.
     """
     model, hardware, reached = setting.actor, setting.hardware, setting.efficiency
-    flops = hardware.flops * reached.prefill * setting.tensor_parallel
+    flops = hardware.flops * reached.prefill * reached.at(model.width) * setting.tensor_parallel
     engines = setting.gpus["vllm"] // setting.tensor_parallel
     sequences = math.ceil(setting.prompts * setting.samples / engines)
     prompts = math.ceil(setting.prompts / engines) if setting.prefix_caching else sequences
@@ -202,9 +202,8 @@ def _passes(setting: Setting, role: str, samples: int, training: bool) -> float:
         computed = work.forward_flops(model, setting.tokens) / reached.forward
         micro_batches = math.ceil(here / setting.micro_batch)
     moved = work.gathered_bytes(model, setting, gpus, training, micro_batches)
-    return max(
-        here * computed / setting.hardware.flops, moved / (setting.hardware.interconnect * reached.communication)
-    )
+    flops = setting.hardware.flops * reached.at(model.width)
+    return max(here * computed / flops, moved / (setting.hardware.interconnect * reached.communication))
 
 
 def state_moves(setting: Setting) -> float:

@@ -5,6 +5,7 @@ OpenRLHF, Ray or torch, so that a rollout can be analysed where none of them is 
 """
 
 import hashlib
+import itertools
 import logging
 import os
 import tempfile
@@ -121,10 +122,25 @@ def write_table(path: Path, table: pa.Table) -> None:
     Raises:
         OSError: the file could not be written; what was there under its name still is.
     """
+    write_parts(path, [table])
+
+
+def write_parts(path: Path, parts: Iterable[pa.Table]) -> None:
+    """Likewise, of tables with one schema, each of which is on disk before the next one is asked for.
+
+    Raises:
+        OSError: as :func:`write_table`.
+        ValueError: there is no table.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remaining = iter(parts)
     try:
+        if (first := next(remaining, None)) is None:
+            raise ValueError("there are no samples to write")
         with open(unfinished, "wb") as file:
-            pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+            with pq.ParquetWriter(file, first.schema, compression="zstd", write_page_checksum=True) as writer:
+                for table in itertools.chain([first], remaining):
+                    writer.write_table(table)
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
@@ -218,8 +234,8 @@ class RolloutLog:
             self.directory.mkdir(parents=True, exist_ok=True)
             found = rows()
             parts = [found] if isinstance(found, Mapping) else found
-            table = pa.concat_tables(table_of(step, columns, self.metadata) for columns in parts)
-            write_table(self.directory / f"step-{step:06d}.parquet", table)
+            tables = (table_of(step, columns, self.metadata) for columns in parts)
+            write_parts(self.directory / f"step-{step:06d}.parquet", tables)
         except Exception as error:  # whatever it is, it must not reach training
             self._lose(step, f"{type(error).__name__}: {error}")
 

@@ -5,7 +5,9 @@ models.
 """
 
 import copy
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -270,8 +272,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         ranks = _ranks_of(self.reward_model_group)
         # What a reward model reads, so that no batch holds a copy of all else that is known of a sample.
         read = ("sequences", "attention_mask", *(["total_length"] if self.args.train.dynamic_batch_enable else []))
-        seen = [Experience(**{name: getattr(sample, name) for name in read}) for sample in samples]
-        batches = self._batches(filled_up(seen, ranks), ranks)
+        batches = self._batches(filled_up(samples, ranks), ranks, read)
         places = [place for batch in batches for place in batch.index]
         refs = self._dispatch_forward(
             self.reward_model_group,
@@ -281,7 +282,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             pad_sequence=[True] * len(batches),
             **({} if model is None else {"model": [model] * len(batches)}),
         )
-        del batches, seen  # they have been sent, and the answer may take a while
+        del batches  # they have been sent, and the answer may take a while
         scored = torch.cat(self._flatten_results(refs, self.reward_model_group.duplicate_actors))
         rewards = torch.empty(len(scored), dtype=scored.dtype)
         rewards[places] = scored
@@ -368,13 +369,20 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         """Cut the kept samples into micro-batches, the same number of the same size for every rank."""
         return self._batches(rollout_samples, self._ranks)
 
-    def _batches(self, samples: list[Experience], ranks: int) -> list[Experience]:
+    def _batches(self, samples: list[Experience], ranks: int, read: Sequence[str] = ()) -> list[Experience]:
+        """The samples in micro-batches, with their places as ``index``; where some are named, these fields alone."""
+
+        def part(sample: Experience, place: int | None = None) -> Experience:
+            seen = Experience(**{name: getattr(sample, name) for name in read}) if read else sample
+            seen.index = [place]
+            return seen
+
         if self.args.train.dynamic_batch_enable:
-            return super().split_rollout_samples(samples)
-        for place, sample in enumerate(samples):
-            sample.index = [place]
+            return super().split_rollout_samples([part(sample) for sample in samples])
+        places = itertools.count()
+        # Parts of a batch at a time: a million of small objects would keep the garbage collector busy.
         return [
-            Experience.concat_experiences(batch, self.tokenizer.pad_token_id)
+            Experience.concat_experiences([part(*pair) for pair in zip(batch, places)], self.tokenizer.pad_token_id)
             for batch in micro_batches(samples, self.args.rollout.micro_batch_size, ranks)
         ]
 

@@ -27,6 +27,10 @@ from openrlhf_pf.training.selection import PromptStream, SelectingGenerator
 
 logger = init_logger(__name__)
 
+#: Finished prompts are judged once they are this share of those that the engines still have: what is asked for sooner
+#: would only wait there, and judging all of G prompts after each of them would cost G² in all.
+_WORTH_A_LOOK = 1 / 16
+
 
 def left_out(args: SimpleNamespace, batch: FilterBatch) -> Tensor:
     """(G,) bool: prompts that ``--sample_filter_drop`` leaves out whole.
@@ -64,22 +68,28 @@ class FinishedPrompts:
         self.args = args
         self.filter = sample_filter
         self.groups: list[list[Experience]] = []
-        self._rewards: list[list[float]] = []
-        self._scores: list[list[float]] = []
+        self._values = torch.empty(2, 0, sample_filter.n_samples, dtype=torch.float64)  # rewards, scores
+        self._unjudged: list[list[list[float]]] = []  # the same of the last prompts
 
     def add(self, group: list[Experience]) -> None:
         """One more, with its N samples."""
         self.groups.append(group)
-        self._rewards.append([number(sample.rewards) for sample in group])
-        self._scores.append([number(sample.scores) for sample in group])
+        self._unjudged.append([[number(getattr(sample, name)) for sample in group] for name in ("rewards", "scores")])
 
-    def trains(self) -> list[bool]:
-        """Of each prompt, in the order in which they came."""
-        if not self.groups:
-            return []
-        rewards, scores = (torch.tensor(rows, dtype=torch.float64) for rows in (self._rewards, self._scores))
+    def worth_a_look(self, pending: int) -> bool:
+        """Whether enough have come since the last look, with so many that are still to come."""
+        return len(self._unjudged) >= _WORTH_A_LOOK * pending
+
+    def trains(self) -> Tensor:
+        """(G,) bool, in the order in which they came."""
+        if self._unjudged:
+            values = torch.tensor(self._unjudged, dtype=torch.float64).transpose(0, 1)
+            self._values, self._unjudged = torch.cat([self._values, values], dim=1), []
+        rewards, scores = self._values
+        if not len(rewards):
+            return torch.zeros(0, dtype=torch.bool)
         batch = FilterBatch(rewards, scores=beside_rewards(scores, rewards))
-        return (~(self.filter.too_few_usable(batch) | left_out(self.args, batch))).tolist()
+        return ~(self.filter.too_few_usable(batch) | left_out(self.args, batch))
 
 
 class RefillingGenerator(NotingGenerator):
@@ -115,16 +125,18 @@ class RefillingGenerator(NotingGenerator):
                 ready, pending = _wait(pending)
                 for responses in ray.get(ready):
                     finished.add([self._process_response_into_experience(r, **generate_kwargs) for r in responses])
-                trains = finished.trains()
-                bar.update(sum(trains) - bar.n)
-                missing = min(wanted - sum(trains) - len(pending), most - taken)
+                if not finished.worth_a_look(len(pending)):
+                    continue
+                trained = int(finished.trains().sum())
+                bar.update(trained - bar.n)
+                missing = min(wanted - trained - len(pending), most - taken)
                 if missing > 0 and not exhausted:
                     further, exhausted = self._ask_for(rows, missing, generate_kwargs, further=True)
                     pending, taken = pending + further, taken + len(further)
         if not exhausted:
-            self._warn_if_short(sum(trains), wanted, taken, most)
+            self._warn_if_short(trained, wanted, taken, most)
         samples: dict[bool, list[Experience]] = {True: [], False: []}
-        for group, train in zip(finished.groups, finished.trains()):
+        for group, train in zip(finished.groups, finished.trains().tolist()):
             samples[train] += group
             self._note_sources(group)
         self.held_back = samples[False]

@@ -6,6 +6,7 @@ rollout begins.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -60,7 +61,7 @@ class PromptStream:
         self.metrics: dict[str, float] = {}
         self._rollouts = self._place = 0  # selections so far; prompts of this episode so far
         self._ended = False  # the iteration has come to its end, and the next one begins an episode
-        self._selected: list[int] = []  # for this rollout, not yet taken
+        self._selected: deque[int] = deque()  # for this rollout, not yet taken
         self._in_flight: set[int] = set()  # taken, not yet observed
 
     def __len__(self) -> int:
@@ -72,7 +73,7 @@ class PromptStream:
         while self._place < len(self):
             if not self._selected:
                 self._select(min(self.per_rollout, len(self) - self._place))
-            prompt = self._selected.pop(0)
+            prompt = self._selected.popleft()
             self._place += 1
             yield self.dataset.collate_fn([self.dataset[self._row(prompt)]])
         self._ended = True
@@ -93,7 +94,7 @@ class PromptStream:
         generator = torch.Generator().manual_seed(mixed(self.seed, self._rollouts))
         # With few prompts, none would be left.
         exclude = self._in_flight if len(self._keys) - len(self._in_flight) >= count else ()
-        self._selected = self.selection.select(count, generator, exclude).tolist()
+        self._selected = deque(self.selection.select(count, generator, exclude).tolist())
         self._in_flight.update(self._selected)
         self._rollouts += 1
 
@@ -136,11 +137,13 @@ class PromptStream:
         logger.info("Prompt selection: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
 
     def note(self, samples: Sequence[Experience]) -> None:
-        """Note on samples that were just generated what was known of their prompts when these were selected.
+        """Note on samples that were just generated, the N of each prompt side by side, what was known of their prompts
+        when these were selected.
 
         Called before they are observed, so that it is the same whether that is done here or where training is.
         """
-        prompts = self._prompts_of(samples)
+        n_samples = self.args.rollout.n_samples_per_prompt
+        prompts = self._prompts_of(samples[::n_samples]).repeat(n_samples)
         means = self.selection.posterior.means(torch.from_numpy(prompts)).tolist()
         visits = (self.selection.visits[prompts].long() - 1).tolist()  # less the one that they come from
         for sample, mean, earlier in zip(samples, means, visits):
@@ -190,7 +193,7 @@ class PromptStream:
         self.selection.load_state_dict(state["selection"])
         self._rollouts, self._place, self.metrics = state["rollouts"], state["place"], state["metrics"]
         # At the end of an episode, the next iteration yields nothing: OpenRLHF then counts it as over.
-        self._ended, self._selected, self._in_flight = False, [], set()
+        self._ended, self._selected, self._in_flight = False, deque(), set()
 
 
 class SelectingGenerator(NotingGenerator):

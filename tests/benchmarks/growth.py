@@ -2,15 +2,17 @@
 
     python tests/benchmarks/growth.py [--prompts 64 1024 8192 65536] [--samples 16] [--tokens 32] [--profile 20]
 
-Each size in a process of its own, with made-up samples (OpenRLHF's own class, so many tokens of prompt and response)
-and models that answer at once: what is measured is what the plugin does between generation and training. Prints, a
-sample, the microseconds of each stage, the memory of the rollout itself, and the most that each stage takes besides.
---profile prints the functions that take longest instead.
+Each size in a process of its own, with made-up samples (OpenRLHF's own class, so many tokens of prompt and response),
+engines and models that answer at once: what is measured is what the plugin does from the selection of prompts, of
+which every sixteenth is flat and replaced, to training. Prints, a sample, the microseconds of each stage, the memory
+of the rollout itself, and the most that each stage takes besides. A size for which the machine has no memory left is
+not begun. --profile prints the functions that take longest instead.
 """
 
 import argparse
 import cProfile
 import gc
+import os
 import pstats
 import subprocess
 import sys
@@ -74,6 +76,62 @@ def made_up(prompts: int, samples: int, tokens: int) -> list:
     return [one(prompt) for prompt in range(prompts) for _ in range(samples)]
 
 
+class Prompts:
+    """As OpenRLHF's data set of prompts, of so many."""
+
+    def __init__(self, count: int) -> None:
+        self.prompts, self.labels = [f"prompt {place}" for place in range(count)], [""] * count
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, place: int) -> tuple:
+        return "default", self.prompts[place], "", None
+
+    @staticmethod
+    def collate_fn(rows: list[tuple]) -> tuple:
+        return tuple(map(list, zip(*rows)))
+
+
+def generated(rollout: list, prompts: int, samples: int, stages: "Stages") -> list:
+    """What a generator that selects and replaces prompts makes of the samples of all prompts of a data set: those of
+    one step, the replaced ones last. Their rewards are for it alone.
+    """
+    import torch
+    from rollouts import namespace
+
+    from openrlhf_pf.training import refill
+
+    reward = [torch.tensor([0.0]), torch.tensor([1.0])]
+    for place, sample in enumerate(rollout):  # every sixteenth prompt is flat
+        sample.rewards = reward[place % 2 if place // samples % 16 else 0]
+    # 16 prompts come at a time: Ray's own work grows with the number of waits.
+    refill.ray = SimpleNamespace(
+        wait=lambda refs, num_returns, timeout=None: (refs[: min(15, num_returns)], refs[min(15, num_returns) :]),
+        get=lambda refs: refs,
+    )
+    given = {f"prompt_selection_{name}": None for name in ("options", "seed")}
+    given |= {"prompt_selection": "vade", "prompt_selection_success": "reward", "prompt_selection_success_above": 0.5}
+    given |= {"sample_filter_drop": "flat", "sample_filter_refill": 1.125, "rollout.batch_size": prompts}
+    given |= {"vllm.enable_sleep": False, "algo.dynamic_filtering_enable": False, "reward.remote_url": ["reward.py"]}
+    args = namespace(**given, **{"rollout.n_samples_per_prompt": samples})
+    of_prompt = {rollout[start].prompts[0]: start for start in range(0, len(rollout), samples)}
+
+    def answers(prompts: list[str], labels: list, **_: object) -> list[list]:
+        return [rollout[of_prompt[prompt] : of_prompt[prompt] + samples] for prompt in prompts]
+
+    host = SimpleNamespace(args=args, strategy=SimpleNamespace(args=args))
+    host.eval_dataloader = host.tokenizer = host.vllm_engines = None
+    loader = SimpleNamespace(dataset=Prompts(len(of_prompt)))
+    _, generator = stages.watched("prompts", refill.loader_and_generator)(loader, host)
+    generator._dispatch_prompts_to_vllm = answers
+    generator._process_response_into_experience = lambda sample, **_: sample
+    step, *_ = stages.watched("prompts", generator.generate_samples)()
+    for sample in rollout:
+        sample.rewards = None
+    return step
+
+
 def maker_of(samples: int, folder: Path):
     """An experience maker on 8 ranks whose models answer at once; its log waits until it is asked."""
     import openrlhf.trainer.ppo_utils.experience_maker as host
@@ -114,8 +172,8 @@ def watch(maker, stages: Stages) -> None:
     RemoteExperienceMaker.make_experience_batch = stages.watched("hand on", handed)
 
 
-def one_step(prompts: int, samples: int, tokens: int, profiler: cProfile.Profile) -> tuple[Stages, int]:
-    """A step of the controller; the stages, and the rollout's bytes."""
+def one_step(prompts: int, samples: int, tokens: int, profiler: cProfile.Profile) -> tuple[Stages, int, float]:
+    """A step of the controller; the stages, its samples, and the bytes of a sample."""
     from openrlhf.trainer.ppo_trainer import BasePPOTrainer
 
     with tempfile.TemporaryDirectory() as folder:
@@ -124,14 +182,15 @@ def one_step(prompts: int, samples: int, tokens: int, profiler: cProfile.Profile
         maker.rollout = None
         gc.collect()
         before = status("VmRSS")
-        rollout = made_up(prompts, samples, tokens)
+        made = made_up(prompts * 9 // 8, samples, tokens)
         stages = Stages()
         watch(maker, stages)
         log, pending = maker.log, []
         profiler.enable()
+        rollout = generated(made, prompts, samples, stages)
         maker.log = SimpleNamespace(write=lambda step, rows: pending.append(rows))
         experiences = maker.make_experience_batch(rollout)
-        assert sum(len(experience.sequences) for experience in experiences) == 2 * prompts
+        assert sum(len(experience.sequences) for experience in experiences) >= 2 * prompts
 
         def statistics() -> dict:
             scored = maker.rollout.shaped(maker.given)
@@ -142,27 +201,36 @@ def one_step(prompts: int, samples: int, tokens: int, profiler: cProfile.Profile
             log.close(timeout=3600)
             assert log.lost == 0
 
-        assert stages.watched("statistics", statistics)()["rollout/num_samples"] == prompts * samples
+        assert stages.watched("statistics", statistics)()["rollout/num_samples"] == len(rollout)
         profiler.disable()  # of this thread; the log has its own
         stages.watched("log", to_disk)()
-    return stages, stages.base - before
+    return stages, len(rollout), (stages.base - before) / len(made)
 
 
 def child(prompts: int, samples: int, tokens: int, profile: int) -> None:
     profiler = cProfile.Profile()
-    stages, rollout = one_step(
+    stages, count, sample = one_step(
         prompts, samples, tokens, profiler if profile else SimpleNamespace(enable=int, disable=int)
     )
     if profile:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(profile)
         return
-    count = prompts * samples
     for name, taken in stages.seconds.items():
-        besides = stages.memory[name]
-        print(f"{name:>12} {1e6 * taken / count:>10.1f} {besides / count:>16,.0f} {besides / rollout:>18.2f}")
-    total = 1e6 * sum(stages.seconds.values()) / count
-    print(f"{'all':>12} {total:>10.1f} {max(stages.memory.values()) / count:>16,.0f}", end="")
-    print(f"{max(stages.memory.values()) / rollout:>19.2f}   (rollout: {rollout / count:,.0f} bytes a sample)")
+        besides = stages.memory[name] / count
+        print(f"{name:>12} {1e6 * taken / count:>10.1f} {besides:>16,.0f} {besides / sample:>18.2f}")
+    total, most = 1e6 * sum(stages.seconds.values()) / count, max(stages.memory.values()) / count
+    print(f"{'all':>12} {total:>10.1f} {most:>16,.0f} {most / sample:>18.2f}", end="")
+    print(f"   ({count:,} samples, {sample:,.0f} bytes each)")
+
+
+def fits(prompts: int, samples: int, tokens: int) -> bool:
+    """Whether the machine has the memory, by what smaller sizes took; says so if it has not."""
+    needed = 1.5 * 9 / 8 * prompts * samples * (5200 + 48 * tokens)
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    there = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    if needed > there:
+        print(f"left out: it would take {needed / 1e9:.1f} GB, and {there / 1e9:.1f} GB are left on this machine")
+    return needed <= there
 
 
 def main() -> None:
@@ -178,10 +246,13 @@ def main() -> None:
         return
     for prompts in options.prompts:
         print(f"\n{prompts:,} prompts x {options.samples}")
+        if not fits(prompts, options.samples, options.tokens):
+            continue
         print(f"{'stage':>12} {'us/sample':>10} {'bytes/sample':>16} {'of the rollout':>18}", flush=True)
         command = [sys.executable, __file__, "--child", "--prompts", str(prompts), "--samples", str(options.samples)]
         command += ["--tokens", str(options.tokens), "--profile", str(options.profile)]
-        subprocess.run(command, check=True)
+        # Threads that wait for each other would count where other work has the cores.
+        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 if __name__ == "__main__":

