@@ -42,6 +42,7 @@ class Workers:
         self.random, self.answering = random.Random(seed), answering
         self.sent = []  # the micro-batches of every call
         self.unanswered = []  # calls under way, when one more is sent
+        self.waited = False  # somebody has for an answer
         self.answers = []
 
     def async_run_method_batch(self, method_name, sequences, attention_mask, pad_sequence):
@@ -68,6 +69,7 @@ class Workers:
         for ref in refs:
             if isinstance(ref.value, Exception):
                 raise ref.value
+        self.waited |= not all(ref.there for ref in refs)
         for ref in refs:
             ref.there = True
         return [ref.value for ref in refs]
@@ -124,6 +126,7 @@ def test_rewards_are_those_of_the_experience_maker_in_whatever_order_prompts_fin
     prompts = prompts_of(12)
     for prompt in workers.random.sample(prompts, len(prompts)):
         scorer.add(prompt)
+    assert not workers.waited
     scorer.finish()
     found = [s for prompt in prompts for s in prompt]
     assert all(s.rewards.shape == (1,) and s.info["reward"] is s.rewards for s in found)

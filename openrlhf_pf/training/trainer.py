@@ -235,10 +235,19 @@ class ScoringPPOTrainerAsync(undecorated(ppo_trainer_async.PPOTrainerAsync)):
     """Asynchronous PPO whose generating half knows the reward model's workers, too."""
 
     def __init__(
-        self, pretrain: str, strategy: Any, actor: Any, critic: Any, reward: Any, *others: Any, **generate_kwargs: Any
+        self,
+        pretrain: str,
+        strategy: Any,
+        actor_model_group: Any,
+        critic_model_group: Any,
+        reward_model_group: Any,
+        reference_model_group: Any,
+        vllm_engines: Any,
+        **generate_kwargs: Any,
     ) -> None:
-        super().__init__(pretrain, strategy, actor, critic, reward, *others, **generate_kwargs)
-        ray.get(self.generator_actor.score_by.remote(reward))
+        groups = (actor_model_group, critic_model_group, reward_model_group, reference_model_group)
+        super().__init__(pretrain, strategy, *groups, vllm_engines, **generate_kwargs)
+        ray.get(self.generator_actor.score_by.remote(reward_model_group))
 
 
 class EnsembleRewardModelActor(undecorated(launcher.RewardModelActor)):
