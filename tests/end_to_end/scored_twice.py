@@ -3,7 +3,7 @@
     python tests/end_to_end/scored_twice.py <flags of openrlhf.cli.train_ppo>
 
 What it hears afterwards, and which samples the filter keeps by it, is written beside what was heard ahead, one JSON
-line a step, to scored_twice.jsonl in $OBSERVE_DIR; training goes on with the latter.
+line a step, to scored_twice.txt in $OBSERVE_DIR; training goes on with the latter.
 """
 
 import json
@@ -36,7 +36,7 @@ class ScoringTwice(FilteringExperienceMaker):
                 self.mode, self.filter(batch), self.filter.keep, self.filter.scope, batch.order, batch.generator
             )
             told["kept"].append(drawn.counts.tolist())
-        with open(os.path.join(os.environ["OBSERVE_DIR"], "scored_twice.jsonl"), "a") as file:
+        with open(os.path.join(os.environ["OBSERVE_DIR"], "scored_twice.txt"), "a") as file:
             file.write(json.dumps(told) + "\n")
 
 

@@ -19,9 +19,7 @@ def test_rewards_and_choice_are_those_of_scoring_afterwards(stack, tmp_path):
         "--algo.kl.init_coef 0",
         entry=ENTRY,
     )
-    told = [
-        json.loads(line) for line in (tmp_path / "run" / "observed" / "scored_twice.jsonl").read_text().splitlines()
-    ]
+    told = [json.loads(line) for line in (tmp_path / "run" / "observed" / "scored_twice.txt").read_text().splitlines()]
     assert [step["ahead"] for step in told] == [True, True, False]
     for step, prompts in zip(told, (8, 8, 3)):
         (ahead, afterwards), (kept, kept_afterwards) = step["rewards"], step["kept"]
