@@ -25,7 +25,7 @@ MINIMAL = (
 
 FLAGS = """
 keep mode weights low high power options baseline drop drop_tolerance drop_share drop_band reward_models rank_by
-stop_below stop_window probe probe_every probe_score log seed report refill
+stop_below stop_window probe probe_every probe_score log seed report refill score_ahead
 """.split()
 
 

@@ -158,6 +158,45 @@ BAD = [
         "--sample_filter best_worst --sample_filter_refill 2",
         "a local reward model's come when all are sampled: give --reward.remote_url or an agent",
     ),
+    ("--sample_filter_score_ahead", "--sample_filter_score_ahead has no effect with --sample_filter none"),
+    (
+        "--prompt_selection vade --prompt_selection_success_above 0 --sample_filter_score_ahead",
+        "--sample_filter_score_ahead has no effect with --sample_filter none",
+    ),
+    (
+        "--sample_filter best_worst --sample_filter_score_ahead --reward.remote_url r.py",
+        "rewards come from --reward.remote_url or an agent, which score each response as soon as it is there",
+    ),
+    (
+        "--sample_filter best_worst --sample_filter_score_ahead --train.colocate_critic_reward",
+        "needs a reward model with GPUs of its own, and with --train.colocate_critic_reward it shares them",
+    ),
+    (
+        "--sample_filter best_worst --sample_filter_score_ahead --train.colocate_all",
+        "needs a reward model with GPUs of its own, and with --train.colocate_all it shares them",
+    ),
+    (
+        "--sample_filter ensemble_agreement --sample_filter_reward_models a,b --sample_filter_score_ahead",
+        "asks OpenRLHF's one reward model, and --sample_filter_reward_models names several",
+    ),
+    (
+        "--sample_filter best_worst --sample_filter_score_ahead --train.async_enable --reward.num_gpus_per_node 2 "
+        "--ds.tensor_parallel_size 2 --train.micro_batch_size 8",
+        "has two processes ask the reward model, and workers that share a sample",
+    ),
+    (
+        "--sample_filter best_worst --sample_filter_score_ahead --train.dynamic_batch_enable",
+        "needs micro-batches that are known before all responses are",
+    ),
+    (
+        "--sample_filter best_worst --sample_filter_score_ahead --rollout.micro_batch_size 2",
+        "--rollout.micro_batch_size 2 does not divide the 5 of --rollout.n_samples_per_prompt: make it 5 or a divisor",
+    ),
+    (
+        "--sample_filter best_worst --sample_filter_score_ahead --rollout.micro_batch_size 5 "
+        "--reward.num_gpus_per_node 3",
+        "each of the reward model's 3 ranks, and --rollout.batch_size 8 x 5 samples in micro-batches of 5 are 8: make",
+    ),
     (
         "--sample_filter_drop variance_top_p --sample_filter_refill 2 --reward.remote_url r.py --train.async_enable "
         "--rollout.vllm_generate_batch_size 16",
@@ -240,6 +279,7 @@ GOOD = [
     "--sample_filter top --sample_filter_high 0.5 --sample_filter_keep 3",
     f"--sample_filter {Path(__file__).parent.parent / 'examples' / 'custom_filter.py'}:ShortestCorrect",
     "--sample_filter none --sample_filter_drop flat --train.batch_size 8",
+    "--sample_filter best_worst --sample_filter_score_ahead --rollout.micro_batch_size 5 --reward.num_gpus_per_node 2",
     "--sample_filter ensemble_agreement --sample_filter_reward_models a,b",
 ]
 

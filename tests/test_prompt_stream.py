@@ -41,9 +41,11 @@ def arguments(**changes):
     settings = {"success": None, "success_above": None, "options": None, "seed": None, **changes}
     return SimpleNamespace(
         rollout=SimpleNamespace(batch_size=4, n_samples_per_prompt=N, vllm_generate_batch_size=None),
-        train=SimpleNamespace(seed=5),
+        train=SimpleNamespace(seed=5, agent_func_path=None),
+        reward=SimpleNamespace(remote_url=["reward.py"]),
         prompt_selection=settings.pop("name", "vade"),
         sample_filter_refill=None,
+        sample_filter_score_ahead=None,
         **{f"prompt_selection_{name}": value for name, value in settings.items()},
     )
 

@@ -8,6 +8,7 @@ import torch
 pytest.importorskip("openrlhf")
 
 import openrlhf.trainer.ppo_trainer as host
+import openrlhf.trainer.ppo_trainer_async as host_async
 import openrlhf.trainer.ppo_utils.experience_maker as host_maker
 from openrlhf.trainer.ppo_utils.experience import Experience
 from rollouts import ModelGroup, namespace, rollout_of
@@ -22,6 +23,7 @@ from openrlhf_pf.training.trainer import (
     FilteringPPOTrainer,
     FilteringTrainer,
     FilteringTrainingActor,
+    ScoringPPOTrainerAsync,
 )
 
 
@@ -249,3 +251,29 @@ def test_where_the_reward_is_blind_the_step_is_saved_and_training_ends(trainer):
     trainer.experience_maker.stop_rule = StopRule(0.5, window=2)
     trainer.restore_best_checkpoint_state(saved["client_states"])
     assert trainer.experience_maker.stop_rule.reason()
+
+
+class Remote:
+    """In the place of an actor class of Ray's, of an actor, or of its method: notes what it is called with."""
+
+    def __init__(self):
+        self.given = None
+
+    def remote(self, *args, **kwargs):
+        self.given = (args, kwargs)
+        self.score_by = Remote()
+        return self
+
+
+def test_the_generating_half_hears_who_scores(monkeypatch):
+    queue = SimpleNamespace(put=lambda *args, **kwargs: None)
+    generator, training = Remote(), Remote()
+    for name, stand_in in (("GenerateSamplesActor", generator), ("TrainingActor", training), ("VLLMLock", Remote())):
+        monkeypatch.setattr(host_async, name, stand_in)
+    monkeypatch.setattr(host_async, "Queue", lambda maxsize: queue)
+    monkeypatch.setattr(trainer_module, "ray", SimpleNamespace(get=lambda refs: refs))
+    args = namespace(**{"eval.steps": -1, "ckpt.save_steps": -1})
+    groups = ("the actor's", "the critic's", "the reward model's", "the reference's")
+    ScoringPPOTrainerAsync("policy", SimpleNamespace(args=args), *groups, None, max_len=64)
+    assert generator.score_by.given == (("the reward model's",), {})
+    assert training.given[1]["reward_model_group"] == "the reward model's" and generator.given[1]["max_len"] == 64

@@ -18,10 +18,10 @@ from openrlhf_pf.training.arguments import (
     is_active,
     looks_at_samples,
     reward_models,
-    samples_stand_alone,
     stops,
     trained_per_prompt,
 )
+from openrlhf_pf.training.batch_checks import check_batches, check_score_ahead
 from openrlhf_pf.training.true_score import load_reward_func
 
 
@@ -44,14 +44,15 @@ def check_arguments(args: SimpleNamespace) -> None:
     _check_estimator(args, sample_filter)
     check_reward_models(args)
     _check_probe(args, sample_filter)
-    _check_batches(args, sample_filter)
+    check_batches(args, sample_filter)
+    check_score_ahead(args)
     if args.sample_filter_log:
         check_directory(args.sample_filter_log)
 
 
 def _check_nothing_inert(args: SimpleNamespace) -> None:
     flag = first_given(args, *FLAGS_OF_A_FILTER) if args.sample_filter == "none" else None
-    flag = flag or (None if looks_at_samples(args) else first_given(args, "seed"))
+    flag = flag or (None if looks_at_samples(args) else first_given(args, "seed", "score_ahead"))
     if flag:
         raise ValueError(
             f"{flag} has no effect with --sample_filter none: choose a filter ({', '.join(list(FILTERS)[1:])}) or "
@@ -220,52 +221,3 @@ def _check_stop(args: SimpleNamespace) -> None:
             "--sample_filter_stop_below compares rewards with true scores, and a local reward model gives none: give "
             "prompts to look at with --sample_filter_probe DATA and --sample_filter_probe_score FILE.py."
         )
-
-
-def _check_batches(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
-    per_prompt = trained_per_prompt(args, sample_filter)
-    filtered = args.rollout.batch_size * per_prompt
-    batch = args.train.batch_size
-    varies = samples_stand_alone(args, sample_filter)
-    what = (
-        f"--rollout.batch_size {args.rollout.batch_size} x {'at most ' if varies else ''}{per_prompt} kept samples a "
-        f"prompt gives {filtered} samples"
-    )
-    # Where the number varies from step to step, no number of prompts makes whole optimizer steps.
-    if filtered < batch or (filtered % batch and not varies):
-        raise ValueError(
-            f"{what}, which is not a whole number of --train.batch_size {batch}: lower --train.batch_size to a "
-            f"divisor of {filtered} (e.g. {math.gcd(filtered, batch)}) or raise --rollout.batch_size."
-        )
-    if args.train.dynamic_batch_enable:
-        return
-    ranks = ranks_of_models(args)
-    for model in ("actor", "critic"):
-        step = args.train.micro_batch_size * ranks.get(model, 1)
-        if batch % step:
-            raise ValueError(
-                f"--train.batch_size {batch} is not a whole number of micro-batches for the {ranks[model]} ranks of "
-                f"the {model}: with --train.micro_batch_size {args.train.micro_batch_size} it must be a multiple of "
-                f"{step}."
-            )
-    share = args.train.micro_batch_size * math.lcm(*ranks.values())
-    if filtered % share and not varies:
-        raise ValueError(
-            f"{what}, which {', '.join(f'{n} {model}' for model, n in ranks.items())} ranks cannot share in whole "
-            f"micro-batches of {args.train.micro_batch_size}: make it a multiple of {share}."
-        )
-
-
-def data_parallel_ranks(entity: SimpleNamespace, ds: SimpleNamespace) -> int:
-    """Data-parallel ranks of a model: its GPUs less those that ring attention and tensor parallelism join."""
-    return entity.num_nodes * entity.num_gpus_per_node // (ds.ring_attn_size * ds.tensor_parallel_size)
-
-
-def ranks_of_models(args: SimpleNamespace) -> dict[str, int]:
-    """Data-parallel ranks of each model that sees kept samples: actor, and critic and reference where there is one."""
-    ranks = {"actor": data_parallel_ranks(args.actor, args.ds)}
-    if args.algo.advantage.estimator == "gae":
-        ranks["critic"] = data_parallel_ranks(args.critic, args.ds)
-    if args.algo.kl.init_coef > 0:
-        ranks["ref"] = data_parallel_ranks(args.ref, args.ds)
-    return ranks

@@ -105,6 +105,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="R",
     )
     add(
+        "_score_ahead",
+        "have a local reward model with GPUs of its own score each prompt as soon as it is finished, while others are "
+        "still generated; the rewards are the same",
+        action="store_true",
+        default=None,
+    )
+    add(
         "_reward_models",
         "further local reward models that score every sample, for filters and for the log",
         metavar="A,B,C",

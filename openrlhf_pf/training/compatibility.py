@@ -72,6 +72,9 @@ EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = {
     "openrlhf.trainer.ppo_trainer_async:GenerateSamplesActor.get_max_steps": ("self",),
     "openrlhf.trainer.ppo_trainer_async:GenerateSamplesActor._should_eval": ("self", "global_step"),
     "openrlhf.trainer.ppo_trainer_async:GenerateSamplesActor.fit": ("self", "episode", "total_consumed_prompts"),
+    "openrlhf.trainer.ppo_trainer_async:PPOTrainerAsync.__init__": (
+        *("self", "pretrain", "strategy", *_MODELS, "reference_model_group", "vllm_engines", "generate_kwargs"),
+    ),
     "openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator.__init__": (
         "self",
         "strategy",
@@ -110,6 +113,7 @@ EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = {
         "apply_chat_template",
     ),
     "openrlhf.trainer.ray.launcher:BaseModelActor._setup_distributed": ("self", "strategy"),
+    "openrlhf.trainer.ray.launcher:RayActorGroup.async_run_method_batch": ("self", "method_name", "kwargs"),
     "openrlhf.trainer.ray.launcher:RewardModelActor.init_model_from_pretrained": ("self", "strategy", "pretrain"),
     "openrlhf.trainer.ray.launcher:RewardModelActor.forward": (
         "self",

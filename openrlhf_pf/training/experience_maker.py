@@ -37,6 +37,7 @@ from openrlhf_pf.training.baselines import centred
 from openrlhf_pf.training.metrics import filter_metrics, masked_after_draw
 from openrlhf_pf.training.refill import left_out, refill_metrics
 from openrlhf_pf.training.rollout import Rollout
+from openrlhf_pf.training.scoring import inputs_of, ranks_of
 from openrlhf_pf.training.seeds import mixed
 from openrlhf_pf.training.stop import WINDOW, StopRule
 from openrlhf_pf.training.true_score import TrueScore
@@ -163,7 +164,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
     def _ranks(self) -> int:
         """Shares that the kept samples are cut into: each model's ranks get the same number of them."""
         groups = (self.actor_model_group, self.critic_model_group, self.initial_model_group)
-        return math.lcm(*(_ranks_of(group) for group in groups if group is not None))
+        return math.lcm(*(ranks_of(group) for group in groups if group is not None))
 
     @property
     def _samples_unit(self) -> int:
@@ -217,8 +218,8 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         return super().make_experience_batch(filled_up(alike(kept), self._ranks))
 
     def score(self, rollout: Rollout, true_score: TrueScore | None = None) -> None:
-        """Let the reward models score every sample, unless a reward function or an agent has done so; then the true
-        score, where the samples bring none.
+        """Let the reward models score every sample, unless a reward function or an agent has done so, or they have
+        while others were generated; then the true score, where the samples bring none.
         """
         self._score_by_models(rollout)
         if true_score is not None:
@@ -269,7 +270,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
 
     def _forward_rewards(self, samples: list[Experience], model: str | None = None) -> Tensor:
         """(samples,) the scores of a reward model: OpenRLHF's, or the one of the ensemble that is named."""
-        ranks = _ranks_of(self.reward_model_group)
+        ranks = ranks_of(self.reward_model_group)
         # What a reward model reads, so that no batch holds a copy of all else that is known of a sample.
         read = ("sequences", "attention_mask", *(["total_length"] if self.args.train.dynamic_batch_enable else []))
         batches = self._batches(filled_up(samples, ranks), ranks, read)
@@ -277,9 +278,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         refs = self._dispatch_forward(
             self.reward_model_group,
             self.args.train.colocate_all or self.args.train.colocate_critic_reward,
-            sequences=[batch.sequences for batch in batches],
-            attention_mask=[batch.attention_mask for batch in batches],
-            pad_sequence=[True] * len(batches),
+            **inputs_of(batches),
             **({} if model is None else {"model": [model] * len(batches)}),
         )
         del batches  # they have been sent, and the answer may take a while
@@ -443,7 +442,3 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         for experience in experiences:
             experience.rewards = rewards[experience.index]
             experience.info["reward"] = experience.rewards.clone()
-
-
-def _ranks_of(group: Any) -> int:
-    return len(group._actor_handlers) // group.duplicate_actors

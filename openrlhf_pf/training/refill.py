@@ -23,6 +23,7 @@ from openrlhf_pf.training import selection_arguments
 from openrlhf_pf.training.arguments import drops, filter_from_args, prompts_of_a_step
 from openrlhf_pf.training.context import NotingGenerator
 from openrlhf_pf.training.rollout import beside_rewards, number
+from openrlhf_pf.training.scoring import ScoringGenerator
 from openrlhf_pf.training.selection import PromptStream, SelectingGenerator
 
 logger = init_logger(__name__)
@@ -174,15 +175,22 @@ def _wait(refs: list[Any]) -> tuple[list[Any], list[Any]]:
     return ready + also, rest
 
 
+class ScoringSelectingGenerator(SelectingGenerator, ScoringGenerator):
+    """Scores prompts that are selected as they finish."""
+
+
 def loader_and_generator(loader: Any, generator: SamplesGenerator) -> tuple[Any, SamplesGenerator]:
     """What the arguments ask for in the place of OpenRLHF's own, of which these are: a stream that selects prompts, a
-    generator that replaces some, and in any case one that notes what is known of them.
+    generator that replaces some or has finished ones scored, and in any case one that notes what is known of them.
     """
     args = generator.args
-    selects, refills = selection_arguments.is_active(args), args.sample_filter_refill is not None
+    plain, selecting = NotingGenerator, SelectingGenerator
+    if args.sample_filter_refill is not None:
+        plain, selecting = RefillingGenerator, RefillingSelectingGenerator
+    elif args.sample_filter_score_ahead:
+        plain, selecting = ScoringGenerator, ScoringSelectingGenerator
+    selects = selection_arguments.is_active(args)
     if selects:
         loader = PromptStream(loader, args)
-    selecting = RefillingSelectingGenerator if refills else SelectingGenerator
-    plain = RefillingGenerator if refills else NotingGenerator
     rest = (generator.eval_dataloader, generator.tokenizer, generator.vllm_engines)
     return loader, (selecting if selects else plain)(generator.strategy, loader, *rest)

@@ -22,7 +22,7 @@ from openrlhf_pf.selection import build_selection
 from openrlhf_pf.training.context import NotingGenerator, note
 from openrlhf_pf.training.rollout import beside_rewards, number
 from openrlhf_pf.training.seeds import mixed
-from openrlhf_pf.training.selection_arguments import check_enough, prompts_at_once
+from openrlhf_pf.training.selection_arguments import check_enough, prompts_at_once, scored_where_generated
 
 logger = init_logger(__name__)
 
@@ -211,7 +211,8 @@ class SelectingGenerator(NotingGenerator):
             seen = [*samples, *self.held_back]
             if seen:
                 self.prompts_dataloader.note(seen)
-            values = values_of(seen, self.args) if seen else None
+            # Of a local reward model's rewards the trainer tells the stream, even where they are there already.
+            values = values_of(seen, self.args) if seen and scored_where_generated(self.args) else None
             if values is not None:
                 self._look_at_scores(seen)
                 self.prompts_dataloader.observe(seen, values)

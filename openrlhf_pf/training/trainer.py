@@ -55,6 +55,11 @@ class FilteredSchedule:
         self.prompts_dataloader, self.samples_generator = loader_and_generator(
             self.prompts_dataloader, self.samples_generator
         )
+        self.score_by(getattr(self, "reward_model_group", None))  # asynchronously, the other half's
+
+    def score_by(self, reward_model_group: Any) -> None:
+        """Say which workers score finished prompts, where that is asked for."""
+        self.samples_generator.reward_model_group = reward_model_group
 
     def get_max_steps(self) -> int:
         """Optimizer steps of the whole run, as ``prepare_datasets`` counts them, with the samples that train for N."""
@@ -226,6 +231,25 @@ class FilteringGenerateSamplesActor(FilteredSchedule, undecorated(ppo_trainer_as
         return super()._should_eval(global_step)
 
 
+class ScoringPPOTrainerAsync(undecorated(ppo_trainer_async.PPOTrainerAsync)):
+    """Asynchronous PPO whose generating half knows the reward model's workers, too."""
+
+    def __init__(
+        self,
+        pretrain: str,
+        strategy: Any,
+        actor_model_group: Any,
+        critic_model_group: Any,
+        reward_model_group: Any,
+        reference_model_group: Any,
+        vllm_engines: Any,
+        **generate_kwargs: Any,
+    ) -> None:
+        groups = (actor_model_group, critic_model_group, reward_model_group, reference_model_group)
+        super().__init__(pretrain, strategy, *groups, vllm_engines, **generate_kwargs)
+        ray.get(self.generator_actor.score_by.remote(reward_model_group))
+
+
 class EnsembleRewardModelActor(undecorated(launcher.RewardModelActor)):
     """A reward model's worker that holds the models of ``--sample_filter_reward_models`` beside OpenRLHF's own.
 
@@ -276,6 +300,8 @@ def install(args: Any, entry: Any) -> None:
     ppo_trainer.PPOTrainer = ray.remote(FilteringPPOTrainer)
     ppo_trainer_async.TrainingActor = ray.remote(FilteringTrainingActor)
     ppo_trainer_async.GenerateSamplesActor = ray.remote(FilteringGenerateSamplesActor)
+    if args.sample_filter_score_ahead:
+        ppo_trainer_async.PPOTrainerAsync = ray.remote(ScoringPPOTrainerAsync)
     entry.RewardModelActor = reward_worker(args)
 
 

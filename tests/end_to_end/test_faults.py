@@ -164,6 +164,14 @@ def meanwhile(watch):
         thread.join()
 
 
+def killed_after_step_1(folder, model):
+    """The second rank's process, once the first step's checkpoint is there."""
+    if latest(folder) == "global_step1":
+        for file in (folder / "observed").glob("*.jsonl"):
+            if f'"rank": 1, "model": "{model}"' in file.read_text():
+                return kill(int(file.stem))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind, trainer", [("sync", "ActorPPOTrainer"), ("async", "CriticPPOTrainer")])
 def test_a_rank_is_killed_while_it_trains(stack, tmp_path, kind, trainer):
@@ -175,13 +183,7 @@ def test_a_rank_is_killed_while_it_trains(stack, tmp_path, kind, trainer):
         f"{'--train.async_enable' if kind == 'async' else ''}"
     )
 
-    def second_rank():
-        if latest(folder) == "global_step1":
-            for file in (folder / "observed").glob("*.jsonl"):
-                if f'"rank": 1, "model": "{trainer}"' in file.read_text():
-                    return kill(int(file.stem))
-
-    with meanwhile(second_rank) as victims:
+    with meanwhile(lambda: killed_after_step_1(folder, trainer)) as victims:
         run, sentence = ended(stack, folder, 24, more, RAY_ADDRESS="local")
     part = trainer.removesuffix("PPOTrainer").lower()
     assert re.search(rf"training ended: a worker of the {part} \(process {victims[0]} on \S+\) died; ", sentence)
@@ -189,6 +191,21 @@ def test_a_rank_is_killed_while_it_trains(stack, tmp_path, kind, trainer):
     run = stack.train(folder, 24, flags(folder, more), RAY_ADDRESS="local")
     assert list(run.steps) == list(range(left + 1, 4))
     assert sum(prompts_of(folder), Counter()) == data_of(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_rank_of_the_reward_model_is_killed_while_prompts_are_scored_ahead(stack, tmp_path, kind):
+    """The second of two ranks that share the model's parameters: the first waits for it, and has no end by itself."""
+    folder = tmp_path / "run"
+    more = (
+        f"--reward.model_name_or_path {stack.reward} --reward.num_gpus_per_node 2 --ds.zero_stage 3 "
+        f"--sample_filter_score_ahead{' --train.async_enable' if kind == 'async' else ''}"
+    )
+    with meanwhile(lambda: killed_after_step_1(folder, "RewardModelActor")) as victims:
+        run, sentence = ended(stack, folder, 80, more, RAY_ADDRESS="local")
+    assert re.search(rf"training ended: a worker of the reward model \(process {victims[0]} on \S+\) died; ", sentence)
+    assert "Scored ahead" in run.log and len(run.steps) < 10
 
 
 @pytest.fixture

@@ -190,14 +190,16 @@ def learning(stack, folder, name, options, reward):
 
 
 def test_adaptive_learns_from_a_probe_that_does_not_train(stack, tmp_path):
+    """The reward model is asked by both halves: ahead by the generating one, and about the probe by the other."""
     run = learning(
         stack,
         tmp_path,
         "adaptive",
         "candidates=best_worst,best_random patience=1",
-        f"--reward.model_name_or_path {stack.reward} --algo.advantage.estimator reinforce",
+        f"--reward.model_name_or_path {stack.reward} --algo.advantage.estimator reinforce --sample_filter_score_ahead",
     )
     assert run.samples("RewardModelActor", "forward") == (16 + 2 * 6) * 4
+    assert run.log.count("of 16 samples while others were generated") == 4
     first, second, third, _ = (step["filter/gain_best_worst"] for step in run.steps.values())
     assert -1 <= first <= 1 and first == second != third
     assert run.steps[4]["filter/strategy"] in (0, 1)
