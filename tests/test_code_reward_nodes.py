@@ -1,4 +1,4 @@
-"""The pool over nodes: who runs what, and what becomes of programs whose node is lost. No Ray: see test_ray_pool.py."""
+"""The pool over nodes, without Ray: who runs what, and what becomes of programs whose node is lost."""
 
 import math
 import threading

@@ -92,7 +92,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     evaluation.write_samples(Path(f"{output}.samples.jsonl"), arguments.benchmark, tasks, answers)
     with _pool(arguments) as pool:
         results = evaluation.score(pool, tasks, answers, Path(f"{output}.log.jsonl"))
-        about = {"benchmark": arguments.benchmark, "limits": asdict(pool.limits), "sandbox_weaknesses": pool.weaknesses}
+        about = {"benchmark": arguments.benchmark, "limits": asdict(pool.limits)}
+        about["sandbox_weaknesses"] = pool.weaknesses
     summary = {**evaluation.summarize(results, arguments.k), **about}
     with evaluation.whole(output) as text:
         text.write(json.dumps(summary, indent=1) + "\n")

@@ -74,7 +74,11 @@ def check(pool: AnyPool, labels: Sequence[Any], references: Sequence[str | None]
 
 
 def _wrong_ones(
-    pool: AnyPool, tasks: Mapping[int, Task], programs: Mapping[int, str], name: str, ways: Callable[[str], Iterator[str]]
+    pool: AnyPool,
+    tasks: Mapping[int, Task],
+    programs: Mapping[int, str],
+    name: str,
+    ways: Callable[[str], Iterator[str]],
 ) -> dict[str, Any]:
     """What becomes of wrong programs, on the tests that the right one passes."""
     made = [(place, text) for place, program in programs.items() for text in ways(program)]

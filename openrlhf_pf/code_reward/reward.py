@@ -81,6 +81,8 @@ def settings() -> Settings:
         ValueError: one of them is out of its range.
     """
     ray = _switch("RAY")
+    if ray and importlib.util.find_spec("ray") is None:
+        raise ValueError("OPENRLHF_PF_CODE_RAY is 1, and Ray is not installed: install it or leave the setting out.")
     workers = None if ray and "OPENRLHF_PF_CODE_WORKERS" not in os.environ else _setting("WORKERS", 2)
     limits = Limits(
         cpu_seconds=_setting("CPU_SECONDS", 10),

@@ -1,1 +1,1 @@
-"""The pool over the nodes of a Ray cluster: who runs what (:mod:`schedule`), the pool (:mod:`pool`), Ray (:mod:`cluster`)."""
+"""The pool over many nodes: who runs what (:mod:`schedule`), the pool (:mod:`pool`), Ray's nodes (:mod:`cluster`)."""

@@ -60,9 +60,7 @@ class _Sandboxes:
         return (self._why, ()) if self._why else ("", self._pool.weaknesses)
 
     async def run(self, programs: list[tuple[str, bytes, Limits]]) -> list[Result]:
-        futures = [
-            self._pool.submit(source, _EncodedProblem(encoded), limits) for source, encoded, limits in programs
-        ]
+        futures = [self._pool.submit(source, _EncodedProblem(encoded), limits) for source, encoded, limits in programs]
         return await asyncio.gather(*map(asyncio.wrap_future, futures))
 
     async def ping(self) -> None:
@@ -165,7 +163,7 @@ def ray_pool(
     retries: int = 2,
     num_cpus: float = 0.0,
 ) -> NodePool:
-    """A pool over the nodes of the Ray cluster that have CPUs, to be used as :class:`~openrlhf_pf.code_reward.Pool` is.
+    """A pool over the nodes of the Ray cluster that have CPUs; used as :class:`~openrlhf_pf.code_reward.Pool` is.
 
     Args:
         workers: programs at a time on each node; as many as the node has CPUs without it.

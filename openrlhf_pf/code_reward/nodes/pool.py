@@ -62,7 +62,9 @@ class NodePool(AnyPool):
         Unavailable: no node starts.
     """
 
-    def __init__(self, cluster: Cluster, limits: Limits | None = None, queue_size: int = 1024, retries: int = 2) -> None:
+    def __init__(
+        self, cluster: Cluster, limits: Limits | None = None, queue_size: int = 1024, retries: int = 2
+    ) -> None:
         if queue_size < 1 or retries < 0:
             raise ValueError("a pool needs queue_size >= 1 and retries >= 0.")
         self.limits = limits or Limits()
