@@ -1,5 +1,6 @@
 """The pool over nodes, without Ray: who runs what, and what becomes of programs whose node is lost."""
 
+import contextlib
 import math
 import threading
 from collections import deque
@@ -148,7 +149,7 @@ class Nodes:
         self.broken = {}  # node: why it does not start
         self.holds = set()  # nodes that keep what they are asked
         self.mute = set()  # nodes that answer nothing
-        self.kept = []
+        self.kept, self.unstarted = [], []
 
     def nodes(self):
         return dict(self.alive)
@@ -159,6 +160,8 @@ class Nodes:
             future.set_exception(Unavailable(self.broken[node]))
         elif node not in self.mute:
             future.set_result((f"weakness of {node}",))
+        else:
+            self.unstarted.append(future)
         return future
 
     def run(self, node, programs):
@@ -201,6 +204,18 @@ class Nodes:
                 future.set_result(list(map(self.result, programs)))
 
 
+@contextlib.contextmanager
+def opened(nodes, *arguments, **more):
+    """A pool that a failing test closes too, whatever its nodes hold back."""
+    pool = NodePool(nodes, *arguments, **more)
+    try:
+        yield pool
+    finally:
+        nodes.mute, nodes.holds = set(), set()
+        nodes.answer()
+        pool.close()
+
+
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(pool_module, "_TICK_SECONDS", 0.02)
@@ -213,7 +228,7 @@ def details(futures):
 
 def test_results_come_in_the_order_of_the_programs():
     nodes = Nodes(a=1, b=3)
-    with NodePool(nodes) as pool:
+    with opened(nodes) as pool:
         results = pool.check_all((str(n), SAME) for n in range(500))
         assert [result.detail for result in results] == [str(n) for n in range(500)]
         assert {node for node, _ in nodes.asked} == {"a", "b"}
@@ -227,7 +242,7 @@ def test_a_program_travels_with_its_problem_and_its_limits():
             return Result(Verdict.PASSED, detail=repr(program))
 
     own = Problem("cases", {**SAME.data, "limits": {"cpu_seconds": 3}})
-    with NodePool(Looks(a=1), Limits(memory_bytes=7)) as pool:
+    with opened(Looks(a=1), Limits(memory_bytes=7)) as pool:
         assert pool.check("x", SAME).detail == repr(("x", SAME.encoded, Limits(memory_bytes=7)))
         limits = Limits(cpu_seconds=3, memory_bytes=7)
         assert pool.check("x", own).detail == repr(("x", own.encoded, limits))
@@ -237,7 +252,7 @@ def test_a_program_travels_with_its_problem_and_its_limits():
 def test_a_lost_node_costs_no_result(quick, caplog):
     nodes = Nodes(a=2, b=2)
     nodes.holds = {"a"}
-    with NodePool(nodes) as pool:
+    with opened(nodes) as pool:
         wait_for(lambda: len(pool._schedule.nodes) == 2)
         futures = [pool.submit(str(n), SAME) for n in range(50)]
         wait_for(lambda: nodes.kept)
@@ -252,7 +267,7 @@ def test_an_answer_that_comes_after_its_node_was_lost_is_no_second_one(quick, mo
     monkeypatch.setattr(pool_module, "_SILENT_SECONDS", 0.2)
     nodes = Nodes(a=1)
     nodes.holds = {"a"}
-    with NodePool(nodes) as pool:
+    with opened(nodes) as pool:
         nodes.mute = {"a"}
         nodes.alive["b"] = 1
         future = pool.submit("x", SAME)
@@ -266,7 +281,7 @@ def test_a_node_that_falls_silent_is_lost(quick, monkeypatch):
     monkeypatch.setattr(pool_module, "_SILENT_SECONDS", 0.2)
     nodes = Nodes(a=1, b=1)
     nodes.holds = {"a"}
-    with NodePool(nodes) as pool:
+    with opened(nodes) as pool:
         wait_for(lambda: len(pool._schedule.nodes) == 2)
         futures = [pool.submit(str(n), SAME) for n in range(10)]
         wait_for(lambda: nodes.kept)
@@ -279,7 +294,7 @@ def test_a_slow_node_that_answers_is_waited_for(quick, monkeypatch):
     monkeypatch.setattr(pool_module, "_SILENT_SECONDS", 0.2)
     nodes = Nodes(a=1)
     nodes.holds = {"a"}
-    with NodePool(nodes) as pool:
+    with opened(nodes) as pool:
         future = pool.submit("x", SAME)
         wait_for(lambda: nodes.kept)
         threading.Event().wait(0.6)
@@ -295,7 +310,7 @@ def test_what_loses_node_after_node_is_a_missing_reward(quick):
             raise ConnectionError(f"{node} is dead")
 
     nodes = Deadly(a=1)
-    with NodePool(nodes) as pool:
+    with opened(nodes) as pool:
         result = pool.submit("x", SAME).result(60)
     assert (result.verdict, math.isnan(result.reward), len(nodes.asked)) == (Verdict.INFRASTRUCTURE, True, 3)
     assert result.detail == "a was lost: ConnectionError: a is dead"
@@ -304,7 +319,7 @@ def test_what_loses_node_after_node_is_a_missing_reward(quick):
 def test_a_new_node_takes_part(quick):
     nodes = Nodes(a=1)
     nodes.holds = {"a"}
-    with NodePool(nodes) as pool:
+    with opened(nodes) as pool:
         futures = [pool.submit(str(n), SAME) for n in range(10)]
         wait_for(lambda: nodes.kept)
         nodes.alive["b"] = 1
@@ -318,7 +333,7 @@ def test_without_any_node_nobody_waits_for_ever(quick, monkeypatch):
     monkeypatch.setattr(pool_module, "_START_SECONDS", 0.3)
     nodes = Nodes(a=1)
     nodes.holds = {"a"}
-    with NodePool(nodes) as pool:
+    with opened(nodes) as pool:
         futures = [pool.submit(str(n), SAME) for n in range(5)]
         wait_for(lambda: nodes.kept)
         nodes.die("a")
@@ -332,7 +347,7 @@ def test_without_any_node_nobody_waits_for_ever(quick, monkeypatch):
 def test_a_node_that_does_not_start_is_done_without(quick, caplog):
     nodes = Nodes(a=1, b=1)
     nodes.broken["a"] = "no package named\n numpy"
-    with NodePool(nodes) as pool:
+    with opened(nodes) as pool:
         assert pool.check("x", SAME).passed
         wait_for(lambda: "a" in nodes.dropped)
         del nodes.broken["a"]
@@ -341,6 +356,22 @@ def test_a_node_that_does_not_start_is_done_without(quick, caplog):
         wait_for(lambda: set(pool._schedule.nodes) == {"a", "b"})
         nodes.answer()
     assert "does without a node: a runs no programs: no package named numpy" in caplog.text
+
+
+def test_a_node_that_starts_when_it_has_been_given_up_is_none(quick, monkeypatch):
+    monkeypatch.setattr(pool_module, "_START_SECONDS", 0.2)
+    nodes = Nodes(a=1, b=1)
+    nodes.mute, nodes.holds = {"a"}, {"b"}
+    with opened(nodes) as pool:
+        future = pool.submit("x", SAME)
+        wait_for(lambda: "a" in nodes.dropped)
+        del nodes.alive["a"]
+        for start in nodes.unstarted:
+            start.set_result(())
+        nodes.answer()
+        assert future.result(60).detail == "x"
+        nodes.holds = set()
+        assert pool.check("y", SAME).passed and pool._schedule.nodes == ["b"]
 
 
 def test_without_a_node_that_starts_there_is_no_pool(quick, monkeypatch):
@@ -360,7 +391,7 @@ def test_without_a_node_that_starts_there_is_no_pool(quick, monkeypatch):
 def test_submit_waits_while_the_queue_is_full():
     nodes = Nodes(a=1)
     nodes.holds = {"a"}
-    with NodePool(nodes, queue_size=3) as pool:
+    with opened(nodes, queue_size=3) as pool:
         done = []
         waiting = threading.Thread(target=lambda: done.extend(pool.submit(str(n), SAME) for n in range(6)))
         waiting.start()
@@ -397,7 +428,7 @@ def test_a_closed_pool_has_finished_what_was_queued():
 
 
 def test_what_cannot_be_sent_is_the_labels_fault():
-    with NodePool(Nodes(a=1)) as pool:
+    with opened(Nodes(a=1)) as pool:
         assert pool.check("x", Problem("cases", {"path": object()})).label_at_fault
 
 

@@ -18,6 +18,7 @@ from collections import defaultdict
 from code_reward_throughput import children, solutions
 
 from openrlhf_pf.code_reward import Pool
+from openrlhf_pf.code_reward.sandbox import kernel
 
 TICKS, PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 FORKS, WRITTEN = 100, 1000
@@ -44,22 +45,27 @@ def usage():
     return used
 
 
-def resident_pages():
+def own_pages(pid):
+    """A process's memory but for files: what a fork has to describe anew."""
+    resident, shared = map(int, open(f"/proc/{pid}/statm").read().split()[1:3])
+    return resident - shared
+
+
+def forking_pages():
     """Of the largest process that programs are forked from."""
-    found = [0]
-    for pid in children():
-        if "sandbox.candidate" in open(f"/proc/{pid}/cmdline").read():
-            found.append(int(open(f"/proc/{pid}/statm").read().split()[1]))
-    return max(found)
+    return max(own_pages(pid) for pid in children() if "sandbox.candidate" in open(f"/proc/{pid}/cmdline").read())
 
 
 def forked(pages, written):
-    """CPU milliseconds of a fork whose child writes to some of the process's pages and ends, with the wait for it."""
-    memory = bytearray(pages * PAGE)
-    memory[::PAGE] = b"x" * pages
+    """CPU milliseconds of a fork whose child writes to some of the process's pages and ends, and the wait for it; from
+    this process, made as large as one of so many pages.
+    """
+    more = max(WRITTEN, pages - own_pages(os.getpid()))
+    memory = bytearray(more * PAGE)
+    memory[::PAGE] = b"x" * more
     before = time.process_time() + sum(os.times()[2:4])
     for _ in range(FORKS):
-        child = os.fork()
+        child = kernel.fork()
         if child == 0:
             for place in range(0, written * PAGE, PAGE):
                 memory[place] = 1
@@ -96,7 +102,7 @@ def main():
             after = usage()
             for name, values in after.items():
                 found[name].append([(new - old) / len(programs) for old, new in zip(before[name], values)])
-        pages = resident_pages()
+        pages = forking_pages()
     total = 0.0
     print("CPU time of a program, by part: ms in user mode, ms in the kernel, page faults (medians of rounds)")
     for name, rounds in found.items():
@@ -109,7 +115,7 @@ def main():
     copied = statistics.median(faults for _, _, faults in found["programs, with their walls"]) * page
     alone = bare(rows)
     floor = empty + copied + alone
-    print(f"a fork from a process of {pages * PAGE >> 20} MB whose child ends at once: {empty:.2f} ms")
+    print(f"a fork from a process with {pages * PAGE >> 20} MB of its own whose child ends at once: {empty:.2f} ms")
     print(f"a page that a child copies: {1000 * page:.2f} microseconds, so its page faults: {copied:.2f} ms")
     print(f"the program and its test, without a sandbox: {alone:.2f} ms")
     print(f"these three: {floor:.2f} ms, {1000 / floor:.0f} programs a second on a core")
