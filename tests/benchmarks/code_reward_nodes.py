@@ -5,7 +5,8 @@
 Each way is a process of its own that stays, with all that it starts, on its cores: both Ray nodes are on this
 machine, one on each core. All check HumanEval's own solutions, in turn, so that whatever else the machine does hits
 all. What is printed is what a core does with each way, as a ratio to the first: by the clock, and by CPU time, of all
-processes of the way (of Ray's, too), which other work on the machine disturbs less.
+processes of the way (of Ray's, too), which other work on the machine disturbs less. Where there is much of that, what
+is tied to a core hardly gets on: --anywhere leaves the cores to the kernel, with as many workers.
 """
 
 import argparse
@@ -25,26 +26,27 @@ FEW_BYTES = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard"
 
 
 def two_nodes(cores, folder):
-    """A Ray cluster of two nodes, each on a core of its own."""
+    """A Ray cluster of two nodes, each on cores of its own."""
     os.environ["RAY_TMPDIR"] = folder
     os.environ.pop("RAY_ADDRESS", None)
     import ray
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()
-    for core in cores:
-        os.sched_setaffinity(0, {core})  # what is started inherits it
+    for of_node in cores:
+        os.sched_setaffinity(0, of_node)  # what is started inherits it
         cluster.add_node(**FEW_BYTES)
-    os.sched_setaffinity(0, set(cores))
+    os.sched_setaffinity(0, set.union(*cores))
     ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
     return cluster
 
 
-def serve(way, data):
+def serve(way, data, anywhere):
     """Check all programs whenever a line comes in; a line out: programs, seconds, CPU seconds."""
     from openrlhf_pf.code_reward import Pool, ray_pool
 
-    cores = sorted(os.sched_getaffinity(0))[: WAYS[way]]
+    allowed = os.sched_getaffinity(0)
+    cores = [allowed if anywhere else {core} for core in sorted(allowed)[: WAYS[way]]]
     programs, _ = solutions(data)
     folder, cluster = tempfile.mkdtemp(prefix="r"), None
     if way == "two Ray nodes":
@@ -53,7 +55,7 @@ def serve(way, data):
         while len(pool._schedule.nodes) < 2:
             pool.check_all(programs[:4])
     else:
-        os.sched_setaffinity(0, cores)
+        os.sched_setaffinity(0, set.union(*cores))
         pool = Pool(len(cores))
     for _ in range(2):
         pool.check_all(programs)  # all workers have compiled all tests by then
@@ -71,11 +73,12 @@ def serve(way, data):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def measure(data, rounds):
+def measure(data, rounds, more):
     processes = {}
     for way in WAYS:
-        command = [sys.executable, __file__, "--data", data, "--serve", way]
+        command = [sys.executable, __file__, "--data", data, "--serve", way, *more]
         processes[way] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    for way in WAYS:
         while (line := processes[way].stdout.readline()) != "ready\n":
             assert line, f"{way} does not start"
     rates, costs = defaultdict(list), defaultdict(list)
@@ -107,14 +110,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", required=True, help="HumanEval.jsonl.gz")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--anywhere", action="store_true", help="tie nothing to a core")
     parser.add_argument("--serve", choices=list(WAYS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if len(os.sched_getaffinity(0)) < 2:
         parser.error("two cores are needed: allow this process two (taskset), or run it on a larger machine.")
     if arguments.serve:
-        serve(arguments.serve, arguments.data)
+        serve(arguments.serve, arguments.data, arguments.anywhere)
     else:
-        measure(arguments.data, arguments.rounds)
+        measure(arguments.data, arguments.rounds, ["--anywhere"] if arguments.anywhere else [])
 
 
 if __name__ == "__main__":
