@@ -43,7 +43,7 @@ def test_a_node_is_handed_two_programs_a_worker_and_no_more():
 def test_quick_batches_open_the_window_and_slow_ones_halve_it():
     schedule = schedule_of(1000, a=1)
     sizes = []
-    for seconds in [0.01] * 6 + [1.0, 1.0, 1.0]:
+    for seconds in [0.9] * 6 + [1.1, 1.1, 1.1]:
         name, number, batch = schedule.next_batch(0.0)
         sizes.append(len(batch))
         assert schedule.finish(name, number, seconds) == batch
@@ -53,13 +53,13 @@ def test_quick_batches_open_the_window_and_slow_ones_halve_it():
 
 def test_the_window_and_a_batch_end_somewhere():
     schedule = schedule_of(10_000, a=1)
-    for _ in range(100):
+    for _ in range(200):
         name, number, batch = schedule.next_batch(0.0)
         schedule.finish(name, number, 0.0)
-    assert len(batch) == 8
+    assert len(batch) == 16
     while schedule.next_batch(0.0):
         pass
-    assert schedule.running("a") == 16
+    assert schedule.running("a") == 64
 
 
 def test_programs_go_where_most_room_is_for_each_worker():
@@ -112,7 +112,7 @@ def test_a_batch_of_a_lost_node_is_not_finished_twice():
     assert schedule.finish("a", number, 0.0) == [] and schedule.finish("a", again, 0.0) == batch
 
 
-@given(st.lists(st.tuples(st.sampled_from("shfl"), st.integers(0, 3), st.floats(0, 0.5)), max_size=200))
+@given(st.lists(st.tuples(st.sampled_from("shfl"), st.integers(0, 3), st.floats(0, 3)), max_size=200))
 def test_every_program_ends_once_whatever_happens(events):
     """s: hand out; h, f: a batch comes back; l: a node is lost, and another one takes its place."""
     schedule = schedule_of(40, **{"0": 1, "1": 2, "2": 8})
@@ -127,7 +127,7 @@ def test_every_program_ends_once_whatever_happens(events):
         elif kind == "l":
             ended.extend(schedule.lose(schedule.nodes[which % len(schedule.nodes)]))
             schedule.join(str(next(names)), 1 + which)
-        assert all(schedule.running(name) <= 16 * schedule._nodes[name].workers for name in schedule.nodes)
+        assert all(schedule.running(name) <= 64 * schedule._nodes[name].workers for name in schedule.nodes)
 
     for event in events:
         step(*event)

@@ -7,9 +7,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-_LEAST, _MOST = 2, 16  # programs handed out for each worker of a node: one runs and one is at hand; and what is enough
-_QUICK_SECONDS = 0.1  # a batch that takes no longer may be followed by more
-_LARGEST_BATCH = 8
+_LEAST, _MOST = 2, 64  # programs handed out for each worker of a node: one runs and one is at hand; and what is enough
+_QUICK_SECONDS = 1.0  # on a busy machine it takes a good part of that to wake all who take part
+_LARGEST_BATCH = 16
 
 
 @dataclass(eq=False)
