@@ -28,6 +28,7 @@ FEW_BYTES = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard"
 def two_nodes(cores, folder):
     """A Ray cluster of two nodes, each on cores of its own."""
     os.environ["RAY_TMPDIR"] = folder
+    os.environ |= {"RAY_worker_niceness": "0"}  # as the other ways; Ray's own 15 starves them on a busy machine
     os.environ.pop("RAY_ADDRESS", None)
     import ray
     from ray.cluster_utils import Cluster
