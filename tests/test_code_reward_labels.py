@@ -193,6 +193,12 @@ def test_before_training(tmp_path, capsys):
         code_labels.check_code_labels(arguments([reward.__file__], rows))
 
 
+def test_before_training_a_bad_setting_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENRLHF_PF_CODE_RAY", "yes")
+    with pytest.raises(ValueError, match="OPENRLHF_PF_CODE_RAY is 'yes': give 0 or 1"):
+        code_labels.check_code_labels(arguments([reward.__file__], tmp_path / "not there"))
+
+
 def test_what_labels_are_worth(pool):
     strong = {"entry_point": "f", "inputs": [[1, 2], [3, 5], [-1, 0]], "outputs": [3, 8, -1]}
     weak = {"entry_point": "f", "inputs": [[0, 0]], "outputs": [0]}

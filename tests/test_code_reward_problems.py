@@ -227,7 +227,26 @@ def test_a_broken_sandbox_is_a_missing_reward(reward_module, monkeypatch):
     assert out["extra_logs"]["code_infrastructure"].tolist() == [1.0]
 
 
-def test_a_bad_setting_is_refused(reward_module, monkeypatch):
-    monkeypatch.setenv("OPENRLHF_PF_CODE_MEMORY_MB", "much")
-    with pytest.raises(ValueError, match="OPENRLHF_PF_CODE_MEMORY_MB is 'much': give a whole number"):
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("MEMORY_MB", "much", "is 'much': give a whole number above 0"),
+        ("WORKERS", "0", "is '0': give a whole number above 0"),
+        ("RAY", "auto", "is 'auto': give 0 or 1"),
+        ("REQUIRE_ISOLATION", "2", "is '2': give 0 or 1"),
+    ],
+)
+def test_a_bad_setting_is_refused(reward_module, monkeypatch, name, value, message):
+    monkeypatch.setenv(f"OPENRLHF_PF_CODE_{name}", value)
+    with pytest.raises(ValueError, match=f"OPENRLHF_PF_CODE_{name} {message}"):
         reward_module.reward_func([ADD], [""], [json.dumps(PAIRS)])
+
+
+def test_over_rays_nodes_the_number_of_workers_is_each_nodes_own(reward_module, monkeypatch):
+    assert reward_module.settings()[:2] == (False, 1)
+    monkeypatch.setenv("OPENRLHF_PF_CODE_RAY", "1")
+    assert reward_module.settings()[:2] == (True, 1)
+    monkeypatch.delenv("OPENRLHF_PF_CODE_WORKERS")
+    assert reward_module.settings()[:2] == (True, None)
+    monkeypatch.setenv("OPENRLHF_PF_CODE_RAY", "0")
+    assert reward_module.settings()[:2] == (False, 2)

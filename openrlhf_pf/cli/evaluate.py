@@ -24,7 +24,7 @@ from typing import Any
 from openrlhf_pf.code_reward import evaluation, label_check
 from openrlhf_pf.code_reward.judge.results import Limits
 from openrlhf_pf.code_reward.sandbox.control import Unavailable
-from openrlhf_pf.code_reward.sandbox.pool import Pool
+from openrlhf_pf.code_reward.sandbox.pool import AnyPool, Pool
 from openrlhf_pf.code_reward.tasks import BENCHMARKS
 
 
@@ -43,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
     built.add_argument("--reference", metavar="COLUMN", help="the column of solutions that have to pass")
     built.add_argument("--output", help="the result, as JSON")
     built.add_argument("--k", type=int, nargs="+", default=[1], help="which pass@k to report")
-    built.add_argument("--workers", type=int, default=2, help="programs at a time")
+    built.add_argument("--workers", type=int, help="programs at a time (2); with --ray on each node (its CPUs)")
+    built.add_argument("--ray", action="store_true", help="run programs on all nodes of the Ray cluster")
     built.add_argument(
         "--cpu_seconds", type=int, default=Limits.cpu_seconds, help="CPU time of a program with all its tests"
     )
@@ -89,10 +90,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if max(arguments.k) > fewest or min(arguments.k) < 1:
         raise ValueError(f"--k {max(arguments.k)} needs so many answers of each problem: the fewest are {fewest}.")
     evaluation.write_samples(Path(f"{output}.samples.jsonl"), arguments.benchmark, tasks, answers)
-    limits = _limits(arguments)
-    with Pool(arguments.workers, limits, arguments.require_isolation) as pool:
+    with _pool(arguments) as pool:
         results = evaluation.score(pool, tasks, answers, Path(f"{output}.log.jsonl"))
-        about = {"benchmark": arguments.benchmark, "limits": asdict(limits), "sandbox_weaknesses": pool.weaknesses}
+        about = {"benchmark": arguments.benchmark, "limits": asdict(pool.limits)}
+        about["sandbox_weaknesses"] = pool.weaknesses
     summary = {**evaluation.summarize(results, arguments.k), **about}
     with evaluation.whole(output) as text:
         text.write(json.dumps(summary, indent=1) + "\n")
@@ -112,7 +113,7 @@ def check_labels(arguments: argparse.Namespace) -> int:
             raise ValueError(f"{arguments.check_labels!r} has no column {name!r}: it has {', '.join(rows[0])}.")
     labels = [row.get(key) for row in rows] if key else rows
     references = [row.get(arguments.reference) for row in rows] if arguments.reference else None
-    with Pool(arguments.workers, _limits(arguments), arguments.require_isolation) as pool:
+    with _pool(arguments) as pool:
         report = label_check.check(pool, labels, references)
     print(*label_check.sentences(report), sep="\n")
     if arguments.output:
@@ -122,12 +123,19 @@ def check_labels(arguments: argparse.Namespace) -> int:
     return 0 if sound and report.get("references_passed") == report.get("references") else 1
 
 
-def _limits(arguments: argparse.Namespace) -> Limits:
-    return Limits(
+def _pool(arguments: argparse.Namespace) -> AnyPool:
+    limits = Limits(
         cpu_seconds=arguments.cpu_seconds,
         wall_seconds=4.0 * arguments.cpu_seconds,
         memory_bytes=arguments.memory_mb << 20,
     )
+    if not arguments.ray:
+        return Pool(2 if arguments.workers is None else arguments.workers, limits, arguments.require_isolation)
+    try:
+        from openrlhf_pf.code_reward.nodes.cluster import ray_pool
+    except ImportError as error:
+        raise ValueError(f"--ray needs Ray ({error}): pip install ray, or leave it out.") from error
+    return ray_pool(arguments.workers, limits, arguments.require_isolation)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,12 +1,13 @@
 """Code as the true score: sandboxed programs, tests that cannot be gamed, reward functions for OpenRLHF.
 
 The tested program is hostile: a policy under reinforcement learning finds every way to a pass that is cheaper than a
-solution. Three rooms, by what they guard:
+solution. Rooms, by what they guard:
 
 - ``sandbox``: the walls. Namespaces, seccomp, Landlock, a user without rights; what a kernel refuses is named.
 - ``judge``: the verdict. Another process asks the program for calls of its own functions, takes back plain data
   (:mod:`judge.codec`: exact built-in types, rebuilt, never pickle) and compares; expected values, comparisons, helpers
   and references never enter the program's process, nor the one that it is forked from.
+- ``nodes``: the pool over the nodes of a Ray cluster, of which nothing is imported unless it is asked for.
 - ``tasks``: what people have. One file a label format, and the program in a model's answer.
 
 What is promised, what is not, and every form of label: docs/code_reward.md.
@@ -16,15 +17,17 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
+    "AnyPool": "sandbox.pool",
     "Limits": "judge.results",
     "Pool": "sandbox.pool",
     "Problem": "judge.results",
     "Result": "judge.results",
     "Unavailable": "sandbox.control",
     "Verdict": "judge.results",
+    "ray_pool": "nodes.cluster",
 }
 
-__all__ = ["Limits", "Pool", "Problem", "Result", "Unavailable", "Verdict"]
+__all__ = ["AnyPool", "Limits", "Pool", "Problem", "Result", "Unavailable", "Verdict", "ray_pool"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from openrlhf_pf.code_reward.judge.results import Result, Verdict
-from openrlhf_pf.code_reward.sandbox.pool import Pool
+from openrlhf_pf.code_reward.sandbox.pool import AnyPool
 from openrlhf_pf.code_reward.tasks import BENCHMARKS, Task
 
 RESAMPLES = 2000
@@ -123,7 +123,7 @@ def _logged(path: Path, settings: str) -> dict[tuple[str, str], Result]:
 
 
 def score(
-    pool: Pool, tasks: Mapping[str, Task], answers: Mapping[str, list[str]], log: Path
+    pool: AnyPool, tasks: Mapping[str, Task], answers: Mapping[str, list[str]], log: Path
 ) -> dict[str, list[Result]]:
     """Check all answers; each result is a line in the log as soon as it and those before it are there."""
     settings = repr(pool.limits)
@@ -145,7 +145,7 @@ def score(
     return results
 
 
-def _in_order(pool: Pool, programs: Iterable[tuple[str, Any]]) -> Iterable[Result]:
+def _in_order(pool: AnyPool, programs: Iterable[tuple[str, Any]]) -> Iterable[Result]:
     waiting = []
     for program in programs:
         waiting.append(pool.submit(*program))

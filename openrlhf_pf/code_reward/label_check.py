@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from openrlhf_pf.code_reward.judge.results import Problem, Result
-from openrlhf_pf.code_reward.sandbox.pool import Pool
+from openrlhf_pf.code_reward.sandbox.pool import AnyPool
 from openrlhf_pf.code_reward.tasks import Task, from_label
 
 MOST_BEFORE_TRAINING = 10_000  # labels that are read when a run starts: half a minute
@@ -49,7 +49,7 @@ def refuse_bad_labels(labels: Sequence[Any], most: int = MOST_BEFORE_TRAINING) -
     return f"{what} of the code reward were read and understood."
 
 
-def check(pool: Pool, labels: Sequence[Any], references: Sequence[str | None] | None = None) -> dict[str, Any]:
+def check(pool: AnyPool, labels: Sequence[Any], references: Sequence[str | None] | None = None) -> dict[str, Any]:
     """How many labels are understood, how many references pass, and which tests wrong programs pass too.
 
     Wrong programs are stubs, the reference with functions that return a constant or nothing, and mutants, the
@@ -74,7 +74,11 @@ def check(pool: Pool, labels: Sequence[Any], references: Sequence[str | None] | 
 
 
 def _wrong_ones(
-    pool: Pool, tasks: Mapping[int, Task], programs: Mapping[int, str], name: str, ways: Callable[[str], Iterator[str]]
+    pool: AnyPool,
+    tasks: Mapping[int, Task],
+    programs: Mapping[int, str],
+    name: str,
+    ways: Callable[[str], Iterator[str]],
 ) -> dict[str, Any]:
     """What becomes of wrong programs, on the tests that the right one passes."""
     made = [(place, text) for place, program in programs.items() for text in ways(program)]

@@ -6,6 +6,8 @@ or the label is at fault.
 Labels are JSON, see :mod:`openrlhf_pf.code_reward.tasks`. Settings, from the environment:
 
     OPENRLHF_PF_CODE_WORKERS=2           programs at a time in each process that computes rewards
+    OPENRLHF_PF_CODE_RAY=0               1: programs run on all nodes of the Ray cluster, shared by all such processes,
+                                         and WORKERS, each node's CPUs where it is not set, is meant for a node
     OPENRLHF_PF_CODE_CPU_SECONDS=10      CPU time of a program with all its tests
     OPENRLHF_PF_CODE_MEMORY_MB=1024      memory that a program may add
     OPENRLHF_PF_CODE_PACKAGES=numpy      what programs may import beside the standard library, with what that needs
@@ -18,28 +20,35 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from openrlhf_pf.code_reward.judge.results import Limits, Result, Verdict
-from openrlhf_pf.code_reward.sandbox.pool import Pool
+from openrlhf_pf.code_reward.sandbox.pool import AnyPool, Pool
 from openrlhf_pf.code_reward.tasks import from_label
 from openrlhf_pf.code_reward.tasks.extract import response_of
 
 logger = logging.getLogger(__name__)
 _MOST_WARNINGS = 100
 _warned: set[int] = set()
-_pool: Pool | None = None
+_pool: AnyPool | None = None
 _owner = 0  # a forked process must not use its parent's workers
 _lock = threading.Lock()
 
 
 def _setting(name: str, default: int) -> int:
     text = os.environ.get(f"OPENRLHF_PF_CODE_{name}", str(default))
-    if not text.isdigit():
-        raise ValueError(f"OPENRLHF_PF_CODE_{name} is {text!r}: give a whole number.")
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"OPENRLHF_PF_CODE_{name} is {text!r}: give a whole number above 0.")
     return int(text)
+
+
+def _switch(name: str) -> bool:
+    text = os.environ.get(f"OPENRLHF_PF_CODE_{name}", "0")
+    if text not in ("0", "1"):
+        raise ValueError(f"OPENRLHF_PF_CODE_{name} is {text!r}: give 0 or 1.")
+    return text == "1"
 
 
 def _packages() -> list[str]:
@@ -55,22 +64,51 @@ def _packages() -> list[str]:
     return names
 
 
-def shared_pool() -> Pool:
+class Settings(NamedTuple):
+    """What the environment says: the arguments of a pool, and whether it is to be over Ray's nodes."""
+
+    ray: bool
+    workers: int | None
+    limits: Limits
+    require_isolation: bool
+    packages: list[str]
+
+
+def settings() -> Settings:
+    """Read them.
+
+    Raises:
+        ValueError: one of them is out of its range.
+    """
+    ray = _switch("RAY")
+    if ray and importlib.util.find_spec("ray") is None:
+        raise ValueError("OPENRLHF_PF_CODE_RAY is 1, and Ray is not installed: install it or leave the setting out.")
+    workers = None if ray and "OPENRLHF_PF_CODE_WORKERS" not in os.environ else _setting("WORKERS", 2)
+    limits = Limits(
+        cpu_seconds=_setting("CPU_SECONDS", 10),
+        wall_seconds=4.0 * _setting("CPU_SECONDS", 10),
+        memory_bytes=_setting("MEMORY_MB", 1024) << 20,
+    )
+    return Settings(ray, workers, limits, _switch("REQUIRE_ISOLATION"), _packages())
+
+
+def shared_pool() -> AnyPool:
     """This process's pool, made at the first call from the environment's settings."""
     global _pool, _owner
     with _lock:
         if _pool is None or _owner != os.getpid():
-            limits = Limits(
-                cpu_seconds=_setting("CPU_SECONDS", 10),
-                wall_seconds=4.0 * _setting("CPU_SECONDS", 10),
-                memory_bytes=_setting("MEMORY_MB", 1024) << 20,
-            )
-            strict = bool(_setting("REQUIRE_ISOLATION", 0))
-            _pool, _owner = Pool(_setting("WORKERS", 2), limits, strict, _packages()), os.getpid()
+            ray, *arguments = settings()
+            if ray:
+                from openrlhf_pf.code_reward.nodes.cluster import ray_pool  # nobody else needs Ray
+
+                _pool = ray_pool(*arguments)
+            else:
+                _pool = Pool(*arguments)
+            _owner = os.getpid()
         return _pool
 
 
-def check_responses(responses: Sequence[str], labels: Sequence[Any], pool: Pool | None = None) -> list[Result]:
+def check_responses(responses: Sequence[str], labels: Sequence[Any], pool: AnyPool | None = None) -> list[Result]:
     """The result of each response against the tests in its label; where the label is at fault, a result that says so,
     and a warning, once.
     """
@@ -85,7 +123,7 @@ def check_responses(responses: Sequence[str], labels: Sequence[Any], pool: Pool 
     return results
 
 
-def _submitted(pool: Pool, answer: str, label: Any) -> "Result | Future[Result]":
+def _submitted(pool: AnyPool, answer: str, label: Any) -> "Result | Future[Result]":
     try:
         task = from_label(label)
     except ValueError as error:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
-from openrlhf_pf.code_reward import Pool, Result, Verdict
+from openrlhf_pf.code_reward import AnyPool, Result, Verdict
 from openrlhf_pf.code_reward.judge.observe import observation_of
 from openrlhf_pf.code_reward.tasks import from_label
 from openrlhf_pf.preferences.clusters import Groups, numbered
@@ -25,7 +25,7 @@ class Behaviour:
         pool: the sandboxes; without one, those of the code reward, with its settings from the environment.
     """
 
-    def __init__(self, pool: Pool | None = None) -> None:
+    def __init__(self, pool: AnyPool | None = None) -> None:
         self.notes: list[str] = []
         self._pool = pool
         self._lost = 0
@@ -36,7 +36,7 @@ class Behaviour:
         return f"behaviour {self.pool.limits} {os.environ.get('OPENRLHF_PF_CODE_PACKAGES')}"
 
     @property
-    def pool(self) -> Pool:
+    def pool(self) -> AnyPool:
         """The sandboxes, started when they are first needed."""
         if self._pool is None:
             from openrlhf_pf.code_reward.reward import shared_pool

@@ -1,4 +1,6 @@
-"""Where the reward is the code reward: are the labels of the whole data set understood, before anything is loaded?"""
+"""Where the reward is the code reward: are its settings, and the labels of the whole data set, understood, before
+anything is loaded?
+"""
 
 import os
 from types import SimpleNamespace
@@ -20,12 +22,14 @@ def check_code_labels(args: SimpleNamespace) -> None:
     """Read the labels of the prompts that are to be trained on, and say how many.
 
     Raises:
-        ValueError: some of them are not understood, or there are none.
+        ValueError: some of them are not understood, or there are none; or a setting in the environment is wrong.
     """
     if not uses_code_reward(args):
         return
+    from openrlhf_pf.code_reward import reward
     from openrlhf_pf.code_reward.label_check import refuse_bad_labels
 
+    reward.settings()
     if not args.data.label_key:
         raise ValueError("the code reward needs tests: name the column that holds them with --data.label_key.")
     print(f"openrlhf_pf: {refuse_bad_labels(prompt_column(args, args.data.label_key))}", flush=True)

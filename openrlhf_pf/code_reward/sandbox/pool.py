@@ -13,14 +13,19 @@ import queue
 import re
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from openrlhf_pf.code_reward.judge import codec
 from openrlhf_pf.code_reward.judge.results import Limits, Problem, Result, Verdict
 from openrlhf_pf.code_reward.sandbox import jail
 from openrlhf_pf.code_reward.sandbox.control import Unavailable
 from openrlhf_pf.code_reward.sandbox.driver import Killed, Setup, Worker
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +64,51 @@ def _with_needs(names: Iterable[str]) -> list[str]:
     return found
 
 
-class Pool:
+def label_at_fault(problem: Problem) -> Result | None:
+    """What becomes of every program of a problem whose tests cannot be sent; None if they can."""
+    try:
+        problem.encoded  # noqa: B018
+    except codec.NotPlain as error:
+        detail = f"the label's test is at fault: it cannot be sent: {error}"
+        return Result(Verdict.INFRASTRUCTURE, detail=detail, label_at_fault=True)
+    return None
+
+
+class AnyPool(ABC):
+    """What checks programs, on this machine (:class:`Pool`) or on many (:class:`~..nodes.pool.NodePool`).
+
+    Attributes:
+        limits: what one program may use.
+        weaknesses: what the jail lacks, a sentence each.
+    """
+
+    limits: Limits
+    weaknesses: tuple[str, ...]
+
+    @abstractmethod
+    def submit(self, source: str, problem: Problem, limits: Limits | None = None) -> "Future[Result]":
+        """Queue a program; waits while the queue is full. The future never holds an exception for bad code."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish what is queued, then end."""
+
+    def check(self, source: str, problem: Problem, limits: Limits | None = None) -> Result:
+        """Check one program and wait for its result."""
+        return self.submit(source, problem, limits).result()
+
+    def check_all(self, programs: Iterable[tuple[str, Problem]]) -> list[Result]:
+        """Check many programs; results in their order."""
+        return [future.result() for future in [self.submit(*program) for program in programs]]
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Pool(AnyPool):
     """Checks programs in sandboxes. Thread-safe; to be closed, or used in a ``with`` statement.
 
     Args:
@@ -131,14 +180,6 @@ class Pool:
         self._queue.put((future, source, problem, limits or self.limits))
         return future
 
-    def check(self, source: str, problem: Problem, limits: Limits | None = None) -> Result:
-        """Check one program and wait for its result."""
-        return self.submit(source, problem, limits).result()
-
-    def check_all(self, programs: Iterable[tuple[str, Problem]]) -> list[Result]:
-        """Check many programs; results in their order."""
-        return [future.result() for future in [self.submit(*program) for program in programs]]
-
     def _work(self, place: Worker | None) -> None:
         while (item := self._queue.get()) is not None:
             future, *program = item
@@ -153,11 +194,8 @@ class Pool:
     def _attempt(
         self, place: Worker | None, source: str, problem: Problem, limits: Limits
     ) -> tuple[Result, Worker | None]:
-        try:
-            problem.encoded  # noqa: B018
-        except codec.NotPlain as error:
-            detail = f"the label's test is at fault: it cannot be sent: {error}"
-            return Result(Verdict.INFRASTRUCTURE, detail=detail, label_at_fault=True), place
+        if fault := label_at_fault(problem):
+            return fault, place
         for attempt in range(1 + self._retries):
             try:
                 place = place or self._start_worker()
@@ -188,12 +226,6 @@ class Pool:
         for thread in self._threads:
             thread.join()
         _open_pools.discard(self)
-
-    def __enter__(self) -> "Pool":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 _open_pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
