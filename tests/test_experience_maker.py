@@ -195,6 +195,19 @@ def test_the_choice_depends_neither_on_arrival_order_nor_on_the_number_of_ranks(
     assert unbroken != chosen(range(8), ranks=1, step=4)
 
 
+def test_more_ranks_drop_more_of_the_same_choice():
+    # Of 7 prompts x 2, in micro-batches of 2, one rank trains 7 prompts, two 6, five 5 and four 4.
+    rewards = torch.randn(7, 4, generator=torch.Generator().manual_seed(0)).tolist()
+
+    def chosen(ranks):
+        settings = {"sample_filter": "best_random", "train.micro_batch_size": 2}
+        maker = make_maker(ranks, local_reward=False, **settings)
+        return set(trained_tokens(maker.make_experience_batch(rollout_of(rewards))))
+
+    four, five, two, one = map(chosen, (4, 5, 2, 1))
+    assert four < five < two < one
+
+
 # ── Ranks ──
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from tiny_model import write_model, write_prompts
@@ -83,6 +84,10 @@ class Run:
         """Seconds of each call in the first rank's worker, e.g. ``took("ActorPPOTrainer", "train")``."""
         return [e[clock] for e in self.seen(model) if e["event"] == f"{event}_took" and e["rank"] == 0]
 
+    def nodes(self, *models: str) -> set[str]:
+        """The nodes of the cluster that these models' workers were on."""
+        return {entry["node"] for model in models for entry in self.seen(model)}
+
     def memory(self, model: str) -> float:
         """The largest resident memory of a worker of the model, in MiB."""
         return max(entry["memory_mib"] for entry in self.seen(model))
@@ -100,47 +105,64 @@ class Run:
 
 
 class RunningCluster:
-    """A Ray head as a user would have started it, on a port and in a folder of its own; without a dashboard.
+    """A Ray cluster as a user would have started it, on a port and in a folder of its own; without a dashboard.
 
     Its workers inherit its environment, so they write what they see to the folder that ``observed`` points at.
+
+    Args:
+        gpus: of each of its nodes, all of which are on this machine; the head first.
     """
 
-    def __init__(self, observed: Path) -> None:
+    def __init__(self, observed: Path, gpus: Sequence[int] = (16,)) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.address = f"127.0.0.1:{port}"
-        environment = {**stack_environment(), **observing(observed)}
+            self.port = probe.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        self.observed = observed
+        self.processes: list[subprocess.Popen] = []
+        for count in gpus:
+            self._start_node(count)
+
+    def _start_node(self, gpus: int) -> None:
+        head = not self.processes
+        environment = {**stack_environment(), **observing(self.observed)}
         environment.pop("RAY_ADDRESS")  # a head is started, not joined
+        environment["RAY_OVERRIDE_RESOURCES"] = json.dumps({"CPU": 16, "GPU": gpus})
         scratch = tempfile.mkdtemp(prefix="pf", dir="/tmp")
-        self.process = subprocess.Popen(
+        mine = ("--head", "--port", str(self.port), "--temp-dir", scratch, "--include-dashboard", "false")
+        process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "openrlhf_pf.training.warm_workers"),
-                *(os.path.join(os.path.dirname(sys.executable), "ray"), "start", "--head", "--block"),
-                *("--node-ip-address", "127.0.0.1", "--port", str(port), "--temp-dir", scratch),
-                *("--include-dashboard", "false"),
+                *(os.path.join(os.path.dirname(sys.executable), "ray"), "start", "--block"),
+                *("--node-ip-address", "127.0.0.1", *(mine if head else ("--address", self.address))),
             ],
             env={**environment, "TMPDIR": scratch},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self.process.scratch = scratch
+        process.scratch = scratch
+        self.processes.append(process)
+        if head:
+            self._wait_for_head(process)
+
+    def _wait_for_head(self, process: subprocess.Popen) -> None:
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     time.sleep(5)  # the port answers before the head has registered its node
                     return
             time.sleep(0.5)
-        end(self.process)
+        end(process)
         raise RuntimeError("Ray's head did not start within 300 seconds")
 
     def stop(self) -> None:
         """Stop it; it must still be there, whatever the runs did."""
-        left = self.process.poll()
-        end(self.process)
-        assert left is None, f"a run ended the cluster that it did not start (status {left})"
+        left = [process.poll() for process in self.processes]
+        for process in reversed(self.processes):
+            end(process)
+        assert left == [None] * len(left), f"a run ended the cluster that it did not start (status {left})"
 
 
 class Stack:

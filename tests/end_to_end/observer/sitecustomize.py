@@ -14,6 +14,7 @@ import time
 
 
 def record(**event):
+    event["node"] = sys.modules["ray"].get_runtime_context().get_node_id()
     event["memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # the largest so far
     with open(os.path.join(os.environ["OBSERVE_DIR"], f"{os.getpid()}.jsonl"), "a") as file:
         file.write(json.dumps({"rank": int(os.environ.get("RANK", -1)), **event}) + "\n")
@@ -71,7 +72,22 @@ def observe_training(trainer):
     trainer.ppo_train = ppo_train
 
 
+def observe_engines(module):
+    """An engine makes one of these for itself."""
+    for executor in (module.SingleTurnAgentExecutor, module.MultiTurnAgentExecutor):
+        executor.__init__ = noting(executor.__init__)
+
+
+def noting(make):
+    def init(self, *args, **kwargs):
+        make(self, *args, **kwargs)
+        record(model="RolloutRayActor", event="made")
+
+    return init
+
+
 OBSERVE = {
+    "openrlhf.utils.agent": observe_engines,
     "openrlhf.trainer.ray.launcher": lambda module: setattr(module, "tqdm", observing_tqdm),
     "openrlhf.trainer.ray.ppo_actor": lambda module: observe_training(module.ActorPPOTrainer),
     "openrlhf.trainer.ray.ppo_critic": lambda module: observe_training(module.CriticPPOTrainer),
