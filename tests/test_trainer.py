@@ -11,6 +11,7 @@ import openrlhf.trainer.ppo_trainer as host
 import openrlhf.trainer.ppo_trainer_async as host_async
 import openrlhf.trainer.ppo_utils.experience_maker as host_maker
 from openrlhf.trainer.ppo_utils.experience import Experience
+from openrlhf.utils.deepspeed.deepspeed import DeepspeedStrategy
 from rollouts import ModelGroup, namespace, rollout_of
 
 from openrlhf_pf.filters import NoFilter, build_filter
@@ -218,6 +219,32 @@ def test_the_schedule_counts_the_kept_samples(samples, n, keep, batch, expected)
     owner.prompts_dataloader = SimpleNamespace(dataset=range(samples))
     owner.samples_generator = SimpleNamespace(args=args)
     assert owner.get_max_steps() == expected
+
+
+def test_prompts_come_in_an_order_that_the_seed_decides(monkeypatch):
+    monkeypatch.setattr(trainer_module, "loader_and_generator", lambda loader, generator: (loader, generator))
+
+    class Theirs:
+        """OpenRLHF's own data loader, as it makes one where no process group is."""
+
+        def __init__(self, seed):
+            strategy = SimpleNamespace(seed=seed)
+            self.prompts_dataloader = DeepspeedStrategy.setup_dataloader(
+                strategy, list(range(50)), 1, True, True, list
+            )
+            self.samples_generator = SimpleNamespace(args=namespace(**{"train.seed": seed}))
+
+    class Ours(FilteredSchedule, Theirs):
+        pass
+
+    def order(cls, seed):
+        owner = cls(seed)
+        return [[row for (row,) in owner.prompts_dataloader] for _ in range(2)]
+
+    assert order(Theirs, 1) != order(Theirs, 1), "why this is needed"
+    first, second = order(Ours, 1)
+    assert [first, second] == order(Ours, 1) and first != second and [first, second] != order(Ours, 2)
+    assert sorted(first) == list(range(50))
 
 
 def test_our_trainers_are_openrlhfs_with_the_difference_first():

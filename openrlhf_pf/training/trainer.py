@@ -45,13 +45,15 @@ def with_checkpoint_now(args: Any) -> Any:
 
 
 class FilteredSchedule:
-    """For a class that owns the prompt data set: prompts are selected and replaced where that is asked for, samples
-    bring along what filters may ask of their prompts, what comes back as a reward is checked, and the learning-rate
-    schedule counts the samples that train.
+    """For a class that owns the prompt data set: prompts come in an order that ``--train.seed`` decides, are selected
+    and replaced where that is asked for, samples bring along what filters may ask of their prompts, what comes back as
+    a reward is checked, and the learning-rate schedule counts the samples that train.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # OpenRLHF leaves the order of prompts to chance, so that two runs with the same seed would see different ones.
+        self.prompts_dataloader.sampler.generator.manual_seed(self.samples_generator.args.train.seed)
         self.prompts_dataloader, self.samples_generator = loader_and_generator(
             self.prompts_dataloader, self.samples_generator
         )
