@@ -55,8 +55,9 @@ def test_of_nested_failures_the_innermost_is_named(args):
     assert faults.reason(RuntimeError(), args) == "RuntimeError"
 
 
-def test_a_full_disk_is_named(args):
-    error = task_error(RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing"))
+@pytest.mark.parametrize("said", ["858] . PytorchStreamWriter failed writing", "672] . unexpected pos 128 vs 0"])
+def test_a_full_disk_is_named(args, said):
+    error = task_error(RuntimeError(f"[enforce fail at inline_container.cc:{said}"))
     assert faults.reason(error, args).endswith(f"is there room in {args.ckpt.path}?")
 
 

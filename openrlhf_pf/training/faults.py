@@ -49,6 +49,10 @@ def guarded(train: Callable[[SimpleNamespace], None]) -> Callable[[SimpleNamespa
     return train_guarded
 
 
+#: What torch's writer of archives and the operating system say of a disk that is full.
+_NOT_WRITTEN = ("PytorchStreamWriter", ". unexpected pos ", "No space left")
+
+
 def reason(error: BaseException, args: SimpleNamespace) -> str:
     """What has failed, of Ray's nested exceptions the innermost, without a full stop."""
     dead = _DEAD.findall(str(error))
@@ -64,7 +68,7 @@ def reason(error: BaseException, args: SimpleNamespace) -> str:
     lines = str(error).strip().splitlines() or [""]
     if name == "NoRewards":
         return lines[0]
-    if "PytorchStreamWriter" in lines[0] or "No space left" in lines[0]:
+    if any(words in lines[0] for words in _NOT_WRITTEN):
         return f"a file could not be written ({lines[0].strip()}): is there room in {args.ckpt.path}?"
     return f"{name}: {lines[0].strip()}".rstrip(":. ")
 
