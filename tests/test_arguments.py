@@ -15,10 +15,10 @@ pytest.importorskip("openrlhf")
 
 from preference_samples import samples as preference_samples
 from preference_samples import table_of
-from rollouts import FLAGS, HAS_FLASH_REINFORCE, MINIMAL
+from rollouts import FLAGS, HAS_FLASH_REINFORCE, MINIMAL, namespace
 
 from openrlhf_pf.cli import collect, preferences, train_rm
-from openrlhf_pf.training import collect_arguments, launch, policy_reward_arguments
+from openrlhf_pf.training import argument_checks, collect_arguments, launch, policy_reward_arguments
 from openrlhf_pf.training.preflight import preflight
 
 # Runs the launcher with ray.init replaced by a marker: whoever gets there has passed every check.
@@ -389,6 +389,23 @@ def checked(words: list[str], monkeypatch: pytest.MonkeyPatch) -> SimpleNamespac
     monkeypatch.setattr(sys, "argv", words[words.index(module) :])
     preflight(host.module, launch._parser_with(host, add_flags, keep))
     return found[0]
+
+
+@pytest.mark.parametrize("flag", ["reward.remote_url", "train.agent_func_path"])
+def test_code_that_python_cannot_read_is_refused_before_an_engine_loads_it(flag, tmp_path):
+    file = tmp_path / "own.py"
+    given = {"reward.remote_url": None, "train.agent_func_path": None, flag: str(file)}
+    args = namespace(**given)
+    argument_checks.check_own_code(args)  # OpenRLHF may find what is not there yet
+    file.write_text("def reward_func(queries, prompts, labels):\n    return {'rewards': 1}\n")
+    argument_checks.check_own_code(args)
+    file.write_text("import json\nprogram = 'import time\nlater'\n")
+    with pytest.raises(ValueError, match=rf"--{flag} .*own.py is no Python .*line 2\): mend it"):
+        argument_checks.check_own_code(args)
+    if flag == "reward.remote_url":
+        args.reward.remote_url = ["http://localhost:5000/get", str(file)]  # as OpenRLHF has split it
+        with pytest.raises(ValueError, match="line 2"):
+            argument_checks.check_own_code(args)
 
 
 @pytest.mark.parametrize("method", ["spg", "uml"])

@@ -1,6 +1,7 @@
 """Every check of our flags against OpenRLHF's own arguments, before Ray starts."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 from openrlhf_pf.filters import FILTERS, LearningFilter, SampleFilter
@@ -48,6 +49,26 @@ def check_arguments(args: SimpleNamespace) -> None:
     check_score_ahead(args)
     if args.sample_filter_log:
         check_directory(args.sample_filter_log)
+    check_own_code(args)
+
+
+def check_own_code(args: SimpleNamespace) -> None:
+    """Refuse a reward function or an agent that Python cannot read: the engine that loads it would die at its start,
+    and the actor wait for it for minutes.
+    """
+    urls = args.reward.remote_url or []
+    urls = urls.split(",") if isinstance(urls, str) else urls
+    given = [("--reward.remote_url", url) for url in urls] + [("--train.agent_func_path", args.train.agent_func_path)]
+    for flag, file in given:
+        if not file or not file.endswith(".py") or not Path(file).is_file():
+            continue
+        try:
+            compile(Path(file).read_bytes(), file, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError) as error:
+            place = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+            raise ValueError(
+                f"{flag} {file} is no Python that can be loaded ({error.args[0]}{place}): mend it or name another."
+            ) from error
 
 
 def _check_nothing_inert(args: SimpleNamespace) -> None:

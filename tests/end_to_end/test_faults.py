@@ -279,7 +279,7 @@ def test_a_reward_server_takes_requests_and_never_answers(stack, tmp_path):
     assert list(run.steps) == [2] and sum(prompts_of(folder), Counter()) == data_of(folder)
 
 
-JUDGED = """
+JUDGED = r"""
 import os, json, torch
 from pathlib import Path
 from openrlhf_pf.code_reward.reward import check_responses
