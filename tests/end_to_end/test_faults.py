@@ -284,10 +284,13 @@ import os, json, torch
 from pathlib import Path
 from openrlhf_pf.code_reward.reward import check_responses
 
+TEST = json.dumps({"asserts": ["assert f() == 1"]})
+check_responses(["def f(): return 1"], [TEST])  # it is to be killed while it judges, not while it starts
+
 def reward_func(queries, prompts, labels, **kwargs):
     Path(os.environ["JUDGE"]).write_text(str(os.getpid()))
     program = "import time\ntime.sleep(0.3)\ndef f():\n    return 1\n"
-    (result,) = check_responses([program], [json.dumps({"asserts": ["assert f() == 1"]})])
+    (result,) = check_responses([program], [TEST])
     return {"rewards": torch.tensor([result.reward + len(set(queries[0])) / 100])}
 """
 
