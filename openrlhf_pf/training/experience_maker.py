@@ -37,7 +37,7 @@ from openrlhf_pf.training.baselines import centred
 from openrlhf_pf.training.metrics import filter_metrics, masked_after_draw
 from openrlhf_pf.training.refill import left_out, refill_metrics
 from openrlhf_pf.training.rollout import Rollout
-from openrlhf_pf.training.scoring import inputs_of, ranks_of
+from openrlhf_pf.training.scoring import READ, inputs_of, part_of, ranks_of
 from openrlhf_pf.training.seeds import mixed
 from openrlhf_pf.training.stop import WINDOW, StopRule
 from openrlhf_pf.training.true_score import TrueScore
@@ -271,8 +271,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
     def _forward_rewards(self, samples: list[Experience], model: str | None = None) -> Tensor:
         """(samples,) the scores of a reward model: OpenRLHF's, or the one of the ensemble that is named."""
         ranks = ranks_of(self.reward_model_group)
-        # What a reward model reads, so that no batch holds a copy of all else that is known of a sample.
-        read = ("sequences", "attention_mask", *(["total_length"] if self.args.train.dynamic_batch_enable else []))
+        read = (*READ, *(["total_length"] if self.args.train.dynamic_batch_enable else []))
         batches = self._batches(filled_up(samples, ranks), ranks, read)
         places = [place for batch in batches for place in batch.index]
         refs = self._dispatch_forward(
@@ -372,7 +371,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         """The samples in micro-batches, with their places as ``index``; where some are named, these fields alone."""
 
         def part(sample: Experience, place: int | None = None) -> Experience:
-            seen = Experience(**{name: getattr(sample, name) for name in read}) if read else sample
+            seen = part_of(sample, read) if read else sample
             seen.index = [place]
             return seen
 

@@ -26,6 +26,8 @@ from openrlhf_pf.training.context import NotingGenerator
 
 logger = init_logger(__name__)
 
+#: What a reward model reads of a sample.
+READ = ("sequences", "attention_mask")
 #: Waves that the workers have at a time: the one that they are at, and the next.
 IN_FLIGHT = 2
 
@@ -35,10 +37,9 @@ def ranks_of(group: Any) -> int:
     return len(group._actor_handlers) // group.duplicate_actors
 
 
-def as_read(samples: Sequence[Experience], *more: str) -> list[Experience]:
-    """Copies with what a reward model reads, and ``more``, so that no batch holds a copy of all else that is known."""
-    names = ("sequences", "attention_mask", *more)
-    return [Experience(**{name: getattr(sample, name) for name in names}) for sample in samples]
+def part_of(sample: Experience, names: Sequence[str] = READ) -> Experience:
+    """A sample with these fields alone, so that no batch holds a copy of all else that is known of it."""
+    return Experience(**{name: getattr(sample, name) for name in names})
 
 
 def inputs_of(batches: Sequence[Experience]) -> dict[str, list]:
@@ -120,7 +121,7 @@ class AheadScorer:
     def _send(self) -> None:
         while len(self._waiting) >= self.wave and len(self._sent) < IN_FLIGHT:
             samples, self._waiting = self._waiting[: self.wave], self._waiting[self.wave :]
-            read = as_read(samples)
+            read = [part_of(sample) for sample in samples]
             batches = [
                 Experience.concat_experiences(read[start : start + self.size], self.pad_token_id)
                 for start in range(0, self.wave, self.size)
