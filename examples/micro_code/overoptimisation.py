@@ -21,7 +21,6 @@ import numpy as np
 
 from openrlhf_pf.reliability import svg
 
-from .arms import config_of
 from .sampling import Draw, divergence
 from .study import Cells
 
@@ -34,12 +33,10 @@ def course(cells: Cells, arm: str, seed: int) -> list[dict[str, float]] | None:
     file = directory / "kl.json"
     if file.exists():
         return json.loads(file.read_text())
-    scores, last = cells.steps(arm, seed), config_of(cells.study.ppo, arm).steps
+    scores = cells.steps(arm, seed)
     prompts = [task.prompt for task in cells.source.tasks("heldout")]
-    draws = {}
-    for step in scores:
-        model = directory / "model" / ("final" if step == last else f"checkpoints/global_step{step}_hf")
-        draws[step] = Draw(model, prompts, 2, cells.study.evaluation.max_new_tokens, seed)
+    tokens = cells.study.evaluation.max_new_tokens
+    draws = {step: Draw(cells.policy(arm, seed, step), prompts, 2, tokens, seed) for step in scores}
     distances = divergence(list(draws.values()), cells.source.path("models", "sft"))
     found = [
         {"step": step, "kl": float(away.mean()), "pass_at_1": scores[step]} for step, away in zip(draws, distances)

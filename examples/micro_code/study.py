@@ -161,16 +161,20 @@ class Cells:
                 continue
             steps, end = self._saved(arm)
             for step in {end} if self.validation else {*steps, end}:
-                last = step == end
-                model = directory / "model" / ("final" if last else f"checkpoints/global_step{step}_hf")
+                model = self.policy(arm, seed, step)
                 if not model.exists():
                     continue  # dynamic filtering makes fewer steps of as many prompts
-                samples = config.samples if last else config.checkpoint_samples
+                samples = config.samples if step == end else config.checkpoint_samples
                 draws[directory, step] = Draw(model, prompts, samples, config.max_new_tokens, seed)
         found = dict(zip(draws, score_samples(tasks, *sample_all(list(draws.values()))))) if draws else {}
         for directory in dict.fromkeys(directory for directory, _ in found):
             steps = {str(step): scores for (d, step), scores in found.items() if d == directory}
             np.savez_compressed(directory / self.file, **steps)
+
+    def policy(self, arm: str, seed: int, step: int) -> Path:
+        """Where a cell's policy of a saved step is."""
+        last = step == self._saved(arm)[1]
+        return self.path(arm, seed) / "model" / ("final" if last else f"checkpoints/global_step{step}_hf")
 
     def _saved(self, arm: str) -> tuple[range, int]:
         """The steps of an arm's saved policies, and its last one."""
