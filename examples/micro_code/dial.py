@@ -12,11 +12,9 @@ Notation used for shapes: F arms, P prompts, N samples each.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,7 @@ from .arms import config_of
 from .phases import PhaseFailed, Run
 from .rewards import DIALS
 from .sampling import Draw, rewards_of, sample_all, score_samples
-from .study import Cells, paired_interval
+from .study import Cells, command_line, paired_interval, written
 
 #: Of the SFT policy for each prompt that nothing trains on: rollouts of N samples.
 ROLLOUTS = 4
@@ -175,18 +173,11 @@ def figure(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train what is missing and compare; 0 when every cell ended well."""
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.micro_code.dial", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = command_line("dial", __doc__, ["none", "random+updates", "best_worst+updates"])
     add = parser.add_argument
-    add("--base", type=Path, nargs="+", required=True, help="run directories with a policy and a reward model")
-    add("--output", type=Path, required=True, help="where cells are kept; may be that of examples.micro_code.study")
     add("--reward", nargs="+", choices=DIALS, default=list(DIALS), help="reward models, see rewards.py")
-    add("--arms", nargs="+", default=["none", "random+updates", "best_worst+updates"], help="as for the study")
     add("--seed", type=int, default=1, help="of PPO")
     add("--table", action="store_true", help="train nothing: compare what is there")
-    add("--json", type=Path, metavar="FILE", help="write all numbers there")
-    add("--figure", type=Path, metavar="FILE", help="draw the differences there, as SVG")
     options = parser.parse_args(argv)
     worlds = {name: [Cells(b, options.output, reward=name) for b in options.base] for name in options.reward}
     try:
@@ -216,11 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = foreseen(rows, before)
     ranks = {f"base{base}, {reward}": values["true_score_by_rank"] for (base, reward), values in before.items()}
     print(tables(rows, result))
-    if options.json:
-        whole = {"rewards": rows, "criteria": result, "true_score_by_rank": ranks}
-        options.json.write_text(json.dumps(whole, indent=1) + "\n")
-    if options.figure:
-        options.figure.write_text(figure(rows))
+    written(options, {"rewards": rows, "criteria": result, "true_score_by_rank": ranks}, lambda: figure(rows))
     return 0
 
 

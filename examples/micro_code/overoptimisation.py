@@ -10,19 +10,18 @@ of the kept ones alone, which a filter has chosen.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from openrlhf_pf.reliability import svg
 
+from .rewards import DIALS
 from .sampling import Draw, divergence
-from .study import Cells
+from .study import Cells, command_line, written
 
 
 def course(cells: Cells, arm: str, seed: int) -> list[dict[str, float]] | None:
@@ -89,20 +88,11 @@ def figure(found: dict[str, dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Look and compare; 0 where there was something to look at."""
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.micro_code.overoptimisation",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+    parser = command_line("overoptimisation", __doc__, ["none", "random+updates", "best_worst+updates"])
     add = parser.add_argument
-    add("--base", type=Path, nargs="+", required=True, help="run directories with a policy and a reward model")
-    add("--output", type=Path, required=True, help="where cells are kept")
-    add("--reward", nargs="+", default=["given"], help="reward models, a panel each")
-    add("--arms", nargs="+", default=["none", "random+updates", "best_worst+updates"], help="as for the study")
+    add("--reward", nargs="+", choices=DIALS, default=["given"], help="reward models, a panel each")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="as for the study")
     add("--seed", type=int, default=1, help="of PPO")
-    add("--json", type=Path, metavar="FILE", help="write all numbers there")
-    add("--figure", type=Path, metavar="FILE", help="draw them there, as SVG")
     options = parser.parse_args(argv)
     found: dict[str, dict[str, Any]] = {}
     for reward in options.reward:
@@ -115,10 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not found:
         print(f"{options.output} has no cell of these.", file=sys.stderr)
         return 1
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-    if options.figure:
-        options.figure.write_text(figure(found))
+    written(options, found, lambda: figure(found))
     return 0
 
 

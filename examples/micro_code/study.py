@@ -17,7 +17,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -270,27 +270,39 @@ def _last(curves: list[dict[str, list]], tag: str, points: int = 3) -> float | N
     return round(float(np.mean(values)), 4) if values else None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train, evaluate and compare; 0 when every cell ended well."""
+def command_line(name: str, about: str | None, arms: Sequence[str]) -> argparse.ArgumentParser:
+    """What the commands have in common that look at cells; ``arms`` is the default of ``--arms``."""
     parser = argparse.ArgumentParser(
-        prog="python -m examples.micro_code.study", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog=f"python -m examples.micro_code.{name}",
+        description=about,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     add = parser.add_argument
     add("--base", type=Path, nargs="+", required=True, help="run directories with a policy and a reward model")
-    add("--output", type=Path, required=True, help="where cells are kept")
-    add(
-        "--arms",
-        nargs="+",
-        default=["none", "random", "best_worst"],
-        help=f"of {', '.join([*ARMS, *BASELINES])}, with +variants",
-    )
+    add("--output", type=Path, required=True, help="where cells are kept; all these commands share them")
+    add("--arms", nargs="+", default=list(arms), help=f"of {', '.join([*ARMS, *BASELINES])}, with +variants")
+    add("--json", type=Path, metavar="FILE", help="write all numbers there, too")
+    add("--figure", type=Path, metavar="FILE", help="draw them there, as SVG")
+    return parser
+
+
+def written(options: argparse.Namespace, numbers: Any, drawing: Callable[[], str]) -> None:
+    """Do what ``--json`` and ``--figure`` ask for."""
+    if options.json:
+        options.json.write_text(json.dumps(numbers, indent=1) + "\n")
+    if options.figure:
+        options.figure.write_text(drawing())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, evaluate and compare; 0 when every cell ended well."""
+    parser = command_line("study", __doc__, ["none", "random", "best_worst"])
+    add = parser.add_argument
     add("--reward", choices=DIALS, default="given", help="the reward model of every cell, see rewards.py")
     add("--validation", action="store_true", help="score on prompts that nothing trains on, to choose settings by")
     add("--seeds", nargs="+", type=int, default=[1], help="of PPO, on every base")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="as for run")
     add("--table", action="store_true", help="train nothing: compare what is there")
-    add("--json", type=Path, metavar="FILE", help="write the table there, too")
-    add("--figure", type=Path, metavar="FILE", help="draw the differences there, as SVG")
     options = parser.parse_args(argv)
     bases = [Cells(base, options.output, options.set, options.reward, options.validation) for base in options.base]
     wanted = [(arm, seed) for seed in options.seeds for arm in options.arms]
@@ -305,10 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = table(bases, options.arms, options.seeds)
     for row in rows:
         print(json.dumps(row))
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
-    if options.figure:
-        options.figure.write_text(forest(rows))
+    written(options, rows, lambda: forest(rows))
     return 0
 
 
