@@ -90,3 +90,6 @@ def test_numbers_and_figure_are_written(bases, capsys):
     assert list(json.loads((tmp_path / "o.json").read_text())) == ["given"]
     assert "reward model: given" in "".join(ElementTree.parse(tmp_path / "o.svg").getroot().itertext())
     assert overoptimisation.main([*flags, "--reward", "exploit"]) == 1
+    capsys.readouterr()
+    assert overoptimisation.main([*flags, "--arms", "best_wurst"]) == 1
+    assert capsys.readouterr().err.startswith("there is no arm 'best_wurst': take one of none, random")

@@ -10,6 +10,7 @@ of the kept ones alone, which a filter has chosen.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -95,13 +96,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=1, help="of PPO")
     options = parser.parse_args(argv)
     found: dict[str, dict[str, Any]] = {}
-    for reward in options.reward:
-        bases = [Cells(base, options.output, options.set, reward) for base in options.base]
-        for arm in options.arms:
+    try:
+        for reward, arm in itertools.product(options.reward, options.arms):
+            bases = [Cells(base, options.output, options.set, reward) for base in options.base]
             if line := means(bases, arm, options.seed):
                 found.setdefault(reward, {})[arm] = line
                 points = ", ".join(f"{s:.3f} at {k:.2f}" for k, s in zip(line["kl"], line["pass_at_1"]))
                 print(f"{reward}, {arm} ({len(line['bases'])} bases): pass@1 {points}", flush=True)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
     if not found:
         print(f"{options.output} has no cell of these.", file=sys.stderr)
         return 1
