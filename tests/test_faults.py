@@ -22,6 +22,11 @@ ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this
 The actor is dead because its worker process has died."""
 
 
+UNBORN = """The actor died because of an error raised in its creation task, \x1b[36mray::{}.__init__()\x1b[39m (pid=4711)
+  File "agent.py", line 337, in __init__
+FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/r.py'"""
+
+
 @pytest.fixture
 def args(tmp_path):
     model = SimpleNamespace(model_name_or_path="model", num_nodes=1, num_gpus_per_node=1)
@@ -47,6 +52,11 @@ def task_error(cause):
 )
 def test_who_died_is_named(args, kind, said):
     assert faults.reason(RuntimeError(DIED.format(kind)), args) == said
+
+
+def test_who_could_not_start_is_named_and_why(args):
+    said = "a vLLM engine could not start (FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/r.py')"
+    assert faults.reason(RuntimeError(UNBORN.format("RolloutRayActor")), args) == said
 
 
 def test_of_nested_failures_the_innermost_is_named(args):

@@ -113,6 +113,7 @@ EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = {
         "apply_chat_template",
     ),
     "openrlhf.trainer.ray.launcher:BaseModelActor._setup_distributed": ("self", "strategy"),
+    "openrlhf.trainer.ray.launcher:RayActorGroup.async_init_model_from_pretrained": ("self", "args", "kwargs"),
     "openrlhf.trainer.ray.launcher:RayActorGroup.async_run_method_batch": ("self", "method_name", "kwargs"),
     "openrlhf.trainer.ray.launcher:RewardModelActor.init_model_from_pretrained": ("self", "strategy", "pretrain"),
     "openrlhf.trainer.ray.launcher:RewardModelActor.forward": (

@@ -24,6 +24,7 @@ _ROLES = {
     "EnsembleRewardModelActor": "a worker of the reward models",
 }
 _DEAD = re.compile(r"class_name: (\w+)\n.*?(?:pid: (\d+)\n.*?)?(?:ip: (\S+)\n|$)", re.DOTALL)
+_UNBORN = re.compile(r"error raised in its creation task, \S*ray::(\w+)\.__init__")
 
 
 def guarded(train: Callable[[SimpleNamespace], None]) -> Callable[[SimpleNamespace], None]:
@@ -55,11 +56,15 @@ _NOT_WRITTEN = ("PytorchStreamWriter", ". unexpected pos ", "No space left")
 
 def reason(error: BaseException, args: SimpleNamespace) -> str:
     """What has failed, of Ray's nested exceptions the innermost, without a full stop."""
+    unborn = _UNBORN.findall(str(error))
+    if unborn:
+        cause = str(error).strip().splitlines()[-1].strip()
+        return f"{_role(unborn[-1])} could not start ({cause.rstrip('. ')})"
     dead = _DEAD.findall(str(error))
     if dead:
         kind, process, node = dead[-1]
         place = f" (process {process} on {node})" if process and node else ""
-        return f"{_ROLES.get(kind, f'the process of {kind}')}{place} died"
+        return f"{_role(kind)}{place} died"
     while getattr(error, "cause", None) is not None:
         error = error.cause
     name = type(error).__name__
@@ -71,6 +76,10 @@ def reason(error: BaseException, args: SimpleNamespace) -> str:
     if any(words in lines[0] for words in _NOT_WRITTEN):
         return f"a file could not be written ({lines[0].strip()}): is there room in {args.ckpt.path}?"
     return f"{name}: {lines[0].strip()}".rstrip(":. ")
+
+
+def _role(kind: str) -> str:
+    return _ROLES.get(kind, f"the process of {kind}")
 
 
 def what_next(args: SimpleNamespace) -> str:

@@ -287,6 +287,20 @@ class EnsembleRewardModelActor(undecorated(launcher.RewardModelActor)):
         return super().forward(*args, **kwargs)
 
 
+class ActorGroup(launcher.RayActorGroup):
+    """A model's workers, which do not wait for an engine that could not start.
+
+    The actor's first worker meets the engines in a group for the weights, where it would wait ten minutes for one
+    that has died: of a reward function that fails when it is imported, or for want of memory.
+    """
+
+    def async_init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> list:
+        engines = next((arg for arg in args if isinstance(arg, list)), None) or []
+        # ray.get raises what has failed first, whatever else it waits for.
+        ready = [engine.__ray_ready__.remote() for engine in engines]
+        return [*super().async_init_model_from_pretrained(*args, **kwargs), *ready]
+
+
 def install(args: Any, entry: Any) -> None:
     """Put our classes where OpenRLHF looks them up. Call it in the driver, before the first of them is made.
 
@@ -296,7 +310,7 @@ def install(args: Any, entry: Any) -> None:
 
     Args:
         args: the nested arguments.
-        entry: OpenRLHF's entry module, which has imported the reward model's worker by name.
+        entry: OpenRLHF's entry module, which has imported the workers' classes by name.
     """
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ppo_trainer.PPOTrainer = ray.remote(FilteringPPOTrainer)
@@ -305,6 +319,7 @@ def install(args: Any, entry: Any) -> None:
     if args.sample_filter_score_ahead:
         ppo_trainer_async.PPOTrainerAsync = ray.remote(ScoringPPOTrainerAsync)
     entry.RewardModelActor = reward_worker(args)
+    entry.RayActorGroup = ActorGroup
 
 
 def reward_worker(args: Any) -> Any:
