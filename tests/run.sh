@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run every test on the real stack: bash tests/run.sh [pytest arguments]
-# But for the slow ones, minutes each, which are run by bash tests/run.sh -m slow.
+# Run the tests, the real stack included: bash tests/run.sh [pytest arguments]
+# The slow ones, minutes each, are run by bash tests/run.sh -m slow; bash .ci/run runs both.
 #
 # Sets the environment up first (examples/setup.sh), then runs the unit tests, then tests/end_to_end. Both parts always
 # run, so that one call tells everything. Exit code 0: all passed. 1: the last line says which part did not.

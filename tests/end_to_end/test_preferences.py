@@ -26,6 +26,7 @@ def same(prompt, responses, label):
 """
 
 
+@pytest.mark.slow
 def test_the_whole_loop_from_ppo_to_ppo(stack, tmp_path):
     """PPO, the trained policy's samples, pairs of them, a reward model from the first policy, and PPO by it."""
     ppo = "--train.batch_size 8 --sample_filter best_worst --actor.adam.lr 1e-3"

@@ -1,7 +1,8 @@
 """Writes down how many samples each model really sees, and how long it takes, from inside OpenRLHF's own workers.
 
 Python imports this file at start-up when its folder is on PYTHONPATH. It changes nothing that OpenRLHF does: it wraps
-the names that the workers call, with versions that append one JSON line a call to $OBSERVE_DIR/<pid>.jsonl.
+the names that the workers call, with versions that append one JSON line a call to $OBSERVE_DIR/<pid>.jsonl. One
+exception: where $REWARD_SECONDS is set, OpenRLHF waits so long for an answer of a reward server instead of 180 seconds.
 """
 
 import importlib.abc
@@ -76,6 +77,9 @@ def observe_engines(module):
     """An engine makes one of these for itself."""
     for executor in (module.SingleTurnAgentExecutor, module.MultiTurnAgentExecutor):
         executor.__init__ = noting(executor.__init__)
+    if seconds := os.environ.get("REWARD_SECONDS"):
+        timeout = module.aiohttp.ClientTimeout
+        module.aiohttp.ClientTimeout = lambda **given: timeout(**{**given, "total": float(seconds)})
 
 
 def noting(make):
