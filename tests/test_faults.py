@@ -22,7 +22,7 @@ ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this
 The actor is dead because its worker process has died."""
 
 
-UNBORN = """The actor died because of an error raised in its creation task, \x1b[36mray::{}.__init__()\x1b[39m (pid=4711)
+UNBORN = """The actor died because of an error raised in its creation task, \x1b[36mray::{}.__init__()\x1b[39m (pid=47)
   File "agent.py", line 337, in __init__
 FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/r.py'"""
 

@@ -1,8 +1,8 @@
 """Writes down how many samples each model really sees, and how long it takes, from inside OpenRLHF's own workers.
 
 Python imports this file at start-up when its folder is on PYTHONPATH. It changes nothing that OpenRLHF does: it wraps
-the names that the workers call, with versions that append one JSON line a call to $OBSERVE_DIR/<pid>.jsonl. One
-exception: where $REWARD_SECONDS is set, OpenRLHF waits so long for an answer of a reward server instead of 180 seconds.
+the names that the workers call, with versions that append one JSON line a call to $OBSERVE_DIR/<pid>.jsonl. But
+where $REWARD_SECONDS is set, OpenRLHF waits as long for a reward server's answer, instead of 180 seconds.
 """
 
 import importlib.abc
