@@ -33,6 +33,14 @@ def test_an_arm_and_its_variants_change_what_they_name():
     assert arms.config_of(base, "ranks_2_4").weights == (0, 1, 0, 1, 0)
 
 
+def test_other_numbers_of_responses_train_all_of_them_or_any():
+    base = PPOConfig(steps=16)
+    everything, some = arms.config_of(base, "none+n8"), arms.config_of(base, "random+k4+n8")
+    assert (everything.samples, everything.keep) == (8, 8)
+    assert (some.samples, some.keep, some.weights) == (8, 4, (1.0,) * 8)
+    assert some.actor_updates(16) == arms.config_of(base, "best_worst+updates+n16").actor_updates(16) == 52
+
+
 def test_a_cell_is_kept_under_all_that_decides_it(cells):
     same, seed, arm = cells.path("none", 1), cells.path("none", 2), cells.path("random", 1)
     assert len({same, seed, arm}) == 3 and same == cells.path("none", 1)

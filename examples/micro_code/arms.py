@@ -81,12 +81,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "group": {"flags": _RLOO + _TWO_OF_ALL},
     "updates": {"batch_size": 32, "micro_batch_size": 32},
     "few": {"batch_size": 320, "micro_batch_size": 64},
+    "lr.5": {"learning_rate": 1.5e-4},
     "lr2": {"learning_rate": 6e-4},
+    "kl1": {"kl": 1.0},
     "kl.1": {"kl": 0.1},
     "kl0": {"kl": 0.0},
     # As run.py --overoptimise pushes.
     "hard": {"learning_rate": 6e-4, "kl": 0.001, "save_every": 2},
     "warm8": {"critic_warmup_steps": 8},
+    # So many responses a prompt; what trains on all or on a random choice of them does so with these.
+    "n3": {"samples": 3},
+    "n8": {"samples": 8},
+    "n16": {"samples": 16},
+    "k4": {"keep": 4},
     "best_worst": {
         "sample_filter": "best_worst",
         "keep": 2,
@@ -120,6 +127,10 @@ def config_of(base: PPOConfig, arm: str) -> PPOConfig:
         if "flags" in change:
             change["flags"] = found.flags + change["flags"]
         found = replace(found, **change)
+    if ARMS[name] is _ALL:
+        found = replace(found, keep=found.samples)
+    elif ARMS[name] is _RANDOM:
+        found = replace(found, weights=(1.0,) * found.samples)
     return found
 
 
