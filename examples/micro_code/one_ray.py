@@ -130,12 +130,13 @@ def keep_workers() -> None:
                 workers[self.name] = self._actor_handlers
             self._actor_handlers = workers[self.name]
 
-        def async_init_model_from_pretrained(self, strategy: Any, path: str, *args: Any) -> list:
+        def async_init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> list:
+            path = args[1]  # after the strategy
             if self.name in _NEVER_TRAINED and held.get(self.name) == path:
                 return []
             trained = self.name in held
             held[self.name] = path
-            refs = super().async_init_model_from_pretrained(strategy, path, *args)
+            refs = super().async_init_model_from_pretrained(*args, **kwargs)
             if trained and self.name == "PolicyModelActor":
                 refs += self.async_run_method("broadcast_to_vllm")  # the engine holds the last run's policy
             return refs
