@@ -108,7 +108,10 @@ def test_a_decided_report_goes_back_into_training(tmp_path):
     assert run(file, "--output", tmp_path / "out", *names) == 0
     assert read_recommendation(tmp_path / "out") == {"name": "best_worst", "keep": 2, "options": {}}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "Use best_worst, k = 2." in page and page.count('<tr class="best">') == page.count("</table>") - 1 == 3
+    assert (
+        "Use best_worst, k = 2, to save time" in page
+        and page.count('<tr class="best">') == page.count("</table>") - 1 == 3
+    )
     assert page.count("recommended") == 1
 
 

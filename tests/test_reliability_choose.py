@@ -121,7 +121,11 @@ def test_a_decided_choice_says_how_sure_and_what_would_change_it():
     assert (found.decided, found.strategy, found.keep, found.answer) == (True, "best_worst", 2, "filter")
     assert found.confidence > 0.97 and all(c["told_apart"] for c in found.comparisons)
     assert [c["difference"]["low"] > 0 for c in found.comparisons] == [True] * 3
-    for part in ("Use best_worst, k = 2.", "more than training on all responses", "What would change this"):
+    for part in (
+        "Use best_worst, k = 2, to save time, and no filter otherwise.",
+        "more than training on all responses",
+        "What would change this",
+    ):
         assert part in found.text
 
 
@@ -143,6 +147,7 @@ def test_a_recommended_filter_says_what_the_samples_that_it_leaves_out_would_cou
     results = evaluate(wrong, strategies_for(wrong, ("none", "best_worst")), Bootstrap(2000, 200))
     advice = choose(results, n_prompts=2000)
     assert advice.strategy == "best_worst" and "which counts with Adam" not in advice.text
+    assert advice.headline == "Use best_worst, k = 2."
 
 
 def test_strategies_that_keep_the_same_samples_are_one():

@@ -49,7 +49,8 @@ class Recommendation:
     Attributes:
         decided: whether the data single out a strategy.
         strategy, keep, options: what to train with; None, None and {} when undecided.
-        answer: "filter" (it is better than none beyond doubt), "none" (every filter is worse), "time only" (no filter
+        answer: "filter" (sample by sample it is better than none beyond doubt; the headline says so where it may still
+            be behind at equal rollouts), "none" (every filter is worse), "time only" (no filter
             is better beyond doubt, but one may be as good), "no help" (no ranking within a prompt was found that
             training could use), "wrong way" (higher rewards go with lower scores), or "open".
         confidence: share of the repetitions in which the best strategy stays the best, decided or not.
@@ -330,7 +331,9 @@ def _decided(found: Field, best: int, comparisons: list[dict[str, Any]], close: 
         answer, headline = NO_FILTER, "Use no filter."
         text = f"{_lead(found, best)}, and every filter compared is worse, beyond doubt."
     else:
-        answer, headline = FILTER, f"Use {_named(strategy)}, k = {strategy.keep}."
+        by_samples = _by_samples(found, best)
+        terms = ", to save time, and no filter otherwise" if by_samples else ""
+        answer, headline = FILTER, f"Use {_named(strategy)}, k = {strategy.keep}{terms}."
         gap = next((c["difference"] for c in comparisons if c["strategy"] == "none"), None)
         text = f"{_lead(found, best)}"
         if gap is not None:
@@ -342,7 +345,7 @@ def _decided(found: Field, best: int, comparisons: list[dict[str, Any]], close: 
         text += f" {_listed(close)} may be as good." if close else " It is ahead of every other strategy beyond doubt."
         if strategy.learned:
             text += " Ranks were judged on prompts that they were not chosen from."
-        text += _by_samples(found, best)
+        text += by_samples
     text += (
         f" It has the largest value in {share} of the repetitions. What would change this: another reward model,"
         " another k, or a policy that has moved on, so analyse later checkpoints, too. The gain is that of the first"
@@ -376,7 +379,8 @@ def _by_samples(found: Field, best: int) -> str:
     """What training on all samples of the same rollouts has ahead where steps are of one length.
 
     Adam's steps have a length of their own, so that what counts is the gain by the noise of the step, which falls with
-    the root of the number of samples; on small worlds that orders filters of different k (docs/evidence.md).
+    the root of the number of samples: it is that which orders filters of different k, on small worlds and on the real
+    stack (docs/evidence.md).
     """
     if found.none is None:
         return ""
@@ -385,8 +389,8 @@ def _by_samples(found: Field, best: int) -> str:
         return ""
     return (
         " Per sample, that is. Training on all responses of the same rollouts has more of them: by gain times the root"
-        f" of how many train, which counts with Adam, it is ahead by {all_of_them / mine - 1:.0%}, so it may end"
-        " higher and the filter saves time."
+        f" of how many train, which counts with Adam, it is ahead by {all_of_them / mine - 1:.0%}. So the filter is"
+        " the best way to train on fewer of them, and at equal rollouts no filter is likely to end higher."
     )
 
 
