@@ -133,8 +133,8 @@ def test_an_engine_dies_while_it_generates(stack, tmp_path, kind, part):
         own = {"RAY_ADDRESS": "local", "VLLM_ENABLE_V1_MULTIPROCESSING": "01"[part == "core"]}
         run, sentence = ended(stack, folder, 24, more, **own)
         died = rf"a vLLM engine \(process {victims[0]} on \S+\) died" if part == "actor" else "a vLLM engine's process"
-        if (part, kind) == ("core", "async"):
-            # Whoever notices first: weights may be on their way to it.
+        if part == "core":
+            # Whoever notices first: weights may be on their way to it, or be the next that it is asked for.
             died = rf"({died}|\S+: .*Connection closed by peer)"
         assert re.search(rf"training ended: {died}", sentence)
         assert re.search(r"goes on from global_step[12] ", sentence)
