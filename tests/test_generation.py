@@ -54,6 +54,18 @@ def test_what_is_not_one_number_is_left_out_and_named():
     assert checked(response(reward=None, scores=None, extra_logs=None))[1] == []
 
 
+def test_extra_logs_of_the_same_name_are_neither_reward_nor_score():
+    answer = {"reward": 0.25, "scores": 1.0, "extra_logs": {"reward": 7.0, "scores": [8.0]}}
+    made, wrong = checked(response(**answer))
+    assert (made["reward"], made["scores"], wrong) == (0.25, 1.0, [])
+    assert made["extra_logs"] == {"reward": 7.0, "scores": 8.0}
+    made, wrong = checked(response(reward=0.25, scores=None, extra_logs={"reward": "good", "scores": 1.0}))
+    assert (made["reward"], made["scores"], made["extra_logs"]) == (0.25, None, {"scores": 1.0})
+    assert wrong == ["reward 'good'"]
+    sample = generator()._process_response_into_experience(response(**answer))
+    assert sample.rewards.tolist() == [0.25] and sample.scores.tolist() == [1.0]
+
+
 def test_a_good_answer_becomes_what_openrlhf_makes_of_it():
     answer = {"reward": torch.tensor([0.25]), "scores": 1.0, "extra_logs": {"calls": torch.tensor([2.0])}}
     args = SimpleNamespace(args=SimpleNamespace(algo=SimpleNamespace(dynamic_filtering_enable=False)))

@@ -31,12 +31,13 @@ def checked(response: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         The response, and what was left out, each by its name and value.
     """
     logs = response.get("extra_logs") or {}
-    given = {"reward": response.get("reward"), "scores": response.get("scores")}
-    given |= logs if isinstance(logs, dict) else {"extra_logs": logs}
-    numbers = {name: one_number(value) for name, value in given.items()}
-    wrong = [f"{name} {value!r:.60}" for name, value in given.items() if value is not None and numbers[name] is None]
-    reward, score = numbers.pop("reward"), numbers.pop("scores")
-    kept = {name: number for name, number in numbers.items() if number is not None}
+    logs = logs if isinstance(logs, dict) else {"extra_logs": logs}
+    # Apart from each other: an extra log may be called reward or scores, too.
+    given = [("reward", response.get("reward")), ("scores", response.get("scores")), *logs.items()]
+    numbers = [one_number(value) for _, value in given]
+    wrong = [f"{name} {value!r:.60}" for (name, value), x in zip(given, numbers) if value is not None and x is None]
+    reward, score, *extra = numbers
+    kept = {name: number for name, number in zip(logs, extra) if number is not None}
     return {**response, "reward": reward, "scores": score, "extra_logs": kept}, wrong
 
 
