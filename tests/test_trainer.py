@@ -1,5 +1,8 @@
 """What a filtered run counts: schedule, KL controller, rollout statistics; on OpenRLHF's own trainer, without Ray."""
 
+import queue
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -293,14 +296,47 @@ class Remote:
 
 
 def test_the_generating_half_hears_who_scores(monkeypatch):
-    queue = SimpleNamespace(put=lambda *args, **kwargs: None)
+    unused = SimpleNamespace(put=lambda *args, **kwargs: None)
     generator, training = Remote(), Remote()
     for name, stand_in in (("GenerateSamplesActor", generator), ("TrainingActor", training), ("VLLMLock", Remote())):
         monkeypatch.setattr(host_async, name, stand_in)
-    monkeypatch.setattr(host_async, "Queue", lambda maxsize: queue)
+    monkeypatch.setattr(host_async, "Queue", lambda maxsize: unused)
     monkeypatch.setattr(trainer_module, "ray", SimpleNamespace(get=lambda refs: refs))
     args = namespace(**{"eval.steps": -1, "ckpt.save_steps": -1})
     groups = ("the actor's", "the critic's", "the reward model's", "the reference's")
     ScoringPPOTrainerAsync("policy", SimpleNamespace(args=args), *groups, None, max_len=64)
     assert generator.score_by.given == (("the reward model's",), {})
     assert training.given[1]["reward_model_group"] == "the reward model's" and generator.given[1]["max_len"] == 64
+
+
+def test_training_ends_where_the_generating_half_gives_back_a_token_meanwhile():
+    slots, rollouts = queue.Queue(maxsize=1), queue.Queue(maxsize=1)
+    slots.put(0)
+
+    def nothing_found(**kwargs):
+        while not slots.full():  # until it is told to end
+            time.sleep(0.01)
+        return [], None, 5, True
+
+    generating, training = object.__new__(FilteringGenerateSamplesActor), object.__new__(FilteringTrainingActor)
+    vars(generating).update(
+        args=SimpleNamespace(train=SimpleNamespace(num_episodes=1)),
+        prompts_dataloader=[],
+        eval_dataloader=None,
+        generate_kwargs={},
+        samples_generator=SimpleNamespace(generate_samples=nothing_found),
+        _partial_rollout=True,
+        _eval_just_done=False,
+    )
+    vars(training).update(wandb_logger=None, tensorboard_logger=None)
+    for half in (generating, training):
+        half.rollout_slots, half.rollout_queue = slots, rollouts
+    generator = threading.Thread(target=generating.fit, args=(0, 0), daemon=True)
+    generator.start()
+    while not slots.empty():  # until it has its token
+        time.sleep(0.01)
+    trainer = threading.Thread(target=training.wind_up, daemon=True)
+    trainer.start()
+    for half in (trainer, generator):
+        half.join(timeout=20)
+    assert not trainer.is_alive() and not generator.is_alive()

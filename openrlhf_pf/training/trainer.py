@@ -4,6 +4,7 @@ import contextlib
 import copy
 import os
 import sys
+from queue import Empty, Full
 from typing import Any
 
 import openrlhf.trainer.ppo_trainer as ppo_trainer
@@ -13,7 +14,6 @@ import ray
 import torch
 from deepspeed.accelerator import get_accelerator
 from openrlhf.utils.logging_utils import init_logger
-from ray.util.queue import Empty
 
 from openrlhf_pf.training import selection_arguments
 from openrlhf_pf.training.arguments import filter_from_args, reward_models, trained_per_prompt
@@ -208,12 +208,18 @@ class FilteringTrainingActor(FilteringTrainer, undecorated(ppo_trainer_async.Tra
 
     def wind_up(self) -> None:
         """Have the other half end, too, and wait until it has: it may still have rollouts to hand over."""
-        with contextlib.suppress(Empty):
-            while True:
-                self.rollout_slots.get(block=False)
-        self.rollout_slots.put(_STOP, block=True)
-        while self.rollout_queue.get(block=True) != "done":
-            pass
+        payload, tell = None, True
+        while payload != "done":
+            with contextlib.suppress(Empty):
+                while True:
+                    self.rollout_slots.get(block=False)
+            # Every other time: a generation that found nothing gives its token back first, and needs room for it.
+            if tell:
+                with contextlib.suppress(Full):
+                    self.rollout_slots.put(_STOP, block=False)
+            tell = not tell
+            with contextlib.suppress(Empty):
+                payload = self.rollout_queue.get(timeout=1)
         super().wind_up()
 
 
