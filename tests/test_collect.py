@@ -162,3 +162,21 @@ def test_a_score_file_is_loaded(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def reward_func(queries, prompts, labels):\n    return {'rewards': [len(queries)]}\n")
     assert load_reward_func(str(file), "--flag")(["a"], ["b"], ["c"]) == {"rewards": [1]}
+
+
+@pytest.mark.parametrize("answer", [None, 1.0, {}, {"rewards": None}, {"rewards": "good"}, {"rewards": []}])
+def test_an_answer_that_is_no_score_is_a_call_that_failed(answer):
+    samples = rollout_of([[1.0, 2.0]])
+    answers = iter([answer, {"scores": [0.5], "rewards": [0.0]}])
+    score = TrueScore(lambda queries, prompts, labels: next(answers), workers=1)
+    score(samples, TOKENIZER)
+    assert [float(s.scores) for s in samples] == pytest.approx([math.nan, 0.5], nan_ok=True)
+    assert score.failed == 1 and score.last_error
+
+
+def test_an_extra_log_that_is_no_number_leaves_the_score():
+    samples = rollout_of([[1.0]])
+    answer = {"scores": [0.5], "extra_logs": {"why": "wrong", "tests": [3]}}
+    score = TrueScore(lambda queries, prompts, labels: answer, workers=1)
+    score(samples, TOKENIZER)
+    assert float(samples[0].scores) == 0.5 and float(samples[0].info["tests"]) == 3 and "why" not in samples[0].info

@@ -1,5 +1,6 @@
 """The true score as users write it: a Python file with a ``reward_func``."""
 
+import contextlib
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
@@ -43,17 +44,20 @@ class TrueScore:
         self.last_error = ""
 
     def __call__(self, samples: Sequence[Any], tokenizer: Any) -> None:
-        """Set ``scores`` of every sample and put its extra logs into ``info``; a call that fails leaves NaN.
+        """Set ``scores`` of every sample and put its extra logs into ``info``; a call that fails, or answers with
+        something else than one number, leaves NaN.
 
         Args:
             samples: OpenRLHF's ``Experience``, a sample each.
             tokenizer: the policy's.
         """
 
-        def score(sample: Any) -> dict[str, Any] | Exception:
+        def score(sample: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]] | Exception:
             query = tokenizer.decode(sample.sequences[0].tolist(), skip_special_tokens=False)
             try:
-                return self.function([query], sample.prompts, sample.labels)
+                result = self.function([query], sample.prompts, sample.labels)
+                value = result.get("scores")
+                return _one_number(result["rewards"] if value is None else value), _numbers(result.get("extra_logs"))
             except Exception as error:  # whatever a user's function raises, the other samples are worth keeping
                 return error
 
@@ -63,10 +67,21 @@ class TrueScore:
                 self.failed += 1
                 self.last_error = f"{type(result).__name__}: {result}"
                 continue
-            value = result.get("scores")
-            sample.scores = _first(result["rewards"] if value is None else value)
-            sample.info |= {name: _first(value) for name, value in (result.get("extra_logs") or {}).items()}
+            sample.scores, logs = result
+            sample.info |= logs
 
 
-def _first(value: Any) -> torch.Tensor:
-    return torch.as_tensor(value, dtype=torch.float64).reshape(-1)[:1]
+def _one_number(value: Any) -> torch.Tensor:
+    numbers = torch.as_tensor(value, dtype=torch.float64).reshape(-1)
+    if len(numbers) != 1:
+        raise ValueError(f"one number is needed for one response, got {value!r:.60}")
+    return numbers
+
+
+def _numbers(logs: dict[str, Any] | None) -> dict[str, torch.Tensor]:
+    """Those that are one number each; the others are left out, as in training."""
+    numbers = {}
+    for name, value in (logs or {}).items():
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):
+            numbers[name] = _one_number(value)
+    return numbers
