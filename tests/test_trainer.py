@@ -1,5 +1,6 @@
 """What a filtered run counts: schedule, KL controller, rollout statistics; on OpenRLHF's own trainer, without Ray."""
 
+import logging
 import queue
 import threading
 import time
@@ -29,6 +30,7 @@ from openrlhf_pf.training.trainer import (
     FilteringTrainingActor,
     ScoringPPOTrainerAsync,
 )
+from openrlhf_pf.training.true_score import TrueScore
 
 
 class RecordingKL:
@@ -340,3 +342,18 @@ def test_training_ends_where_the_generating_half_gives_back_a_token_meanwhile():
     for half in (trainer, generator):
         half.join(timeout=20)
     assert not trainer.is_alive() and not generator.is_alive()
+
+
+def test_a_probe_says_which_true_scores_it_could_not_get(trainer, caplog, monkeypatch):
+    def reward_func(queries, prompts, labels):
+        raise OSError("no judge")
+
+    monkeypatch.setattr(logging.getLogger(trainer_module.__name__), "propagate", True)
+    probe = object.__new__(trainer_module.Probe)
+    vars(probe).update(maker=trainer.experience_maker, every=2, rows=[], true_score=TrueScore(reward_func, workers=1))
+    probe.sample = lambda rows: rollout_of([[1.0, 2.0, 3.0, 4.0]])
+    for step in range(3):  # the last look is the second one
+        caplog.clear()
+        probe.look(step)
+    assert "4 of 4 samples of the probe have no true score; the last reason: OSError: no judge" in caplog.text
+    assert probe.true_score.failed == 0, "the next look counts anew"

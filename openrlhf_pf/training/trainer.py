@@ -86,8 +86,16 @@ class Probe:
 
     def look(self, global_step: int) -> None:
         """Sample and score the probe if its turn has come."""
-        if global_step % self.every == 0:
-            self.maker.observe(self.sample(self.rows), self.true_score)
+        if global_step % self.every:
+            return
+        samples = self.sample(self.rows)
+        self.maker.observe(samples, self.true_score)
+        if self.true_score is not None and self.true_score.failed:
+            logger.warning(
+                f"{self.true_score.failed} of {len(samples)} samples of the probe have no true score; the last reason: "
+                f"{self.true_score.last_error}."
+            )
+            self.true_score.failed = 0
 
 
 class FilteringTrainer:
