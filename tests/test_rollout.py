@@ -139,3 +139,12 @@ def test_log_rows_say_what_became_of_every_sample(rollout):
     of_second = {name: values[3 - place : 6 - place] for name, values in rows.items()}
     assert of_second["reward"][2] is None and of_second["rank"] == [1, 2, None]
     assert len({len(values) for values in rows.values()}) == 1
+
+
+def test_where_the_policy_wrote_nothing_all_tokens_are_the_prompt_s():
+    full = Rollout(rollout_of([[1.0]]), 1)
+    full.samples[0].action_mask.zero_()
+    batch = full.filter_batch("reward", torch.Generator(), 0, None)
+    weights = torch.ones(1, 1, dtype=torch.float64)
+    rows = full.log_rows(weights, draw("select", weights, 1), batch, Tokenizer())
+    assert (rows["prompt_tokens"], rows["response"]) == ([3], [""])

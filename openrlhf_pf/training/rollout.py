@@ -201,8 +201,9 @@ def _label(sample: Experience) -> str | None:
 
 
 def _first_action(sample: Experience) -> int:
-    """Tokens before the first one that the policy wrote."""
-    return int(sample.action_mask[0].long().argmax()) + 1
+    """Tokens before the first one that the policy wrote; all where it wrote none, as an agent without room for it."""
+    written = sample.action_mask[0].nonzero()
+    return int(written[0]) + 1 if len(written) else sample.sequences.shape[1]
 
 
 def _response_tokens(sample: Experience) -> Tensor:
