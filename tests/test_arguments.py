@@ -98,6 +98,7 @@ BAD = [
     ("--sample_filter best_worst --train.batch_size 12", "gives 16 samples, which is not a whole number of"),
     ("--sample_filter best_of_n", "gives 8 samples, which is not a whole number of --train.batch_size 16"),
     ("--sample_filter best_worst --train.micro_batch_size 16", "must be a multiple of 32"),
+    ("--sample_filter best_worst --ds.tensor_parallel_size 4", "4 workers share each sample, and a model has 2"),
     ("--sample_filter best_worst --ref.num_gpus_per_node 3", "cannot share in whole micro-batches of 4"),
     (
         "--sample_filter best_of_n --algo.advantage.estimator rloo --train.batch_size 8",

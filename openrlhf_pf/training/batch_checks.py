@@ -47,8 +47,19 @@ def check_batches(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
 
 
 def data_parallel_ranks(entity: SimpleNamespace, ds: SimpleNamespace) -> int:
-    """Data-parallel ranks of a model: its GPUs less those that ring attention and tensor parallelism join."""
-    return entity.num_nodes * entity.num_gpus_per_node // (ds.ring_attn_size * ds.tensor_parallel_size)
+    """Data-parallel ranks of a model: its GPUs less those that ring attention and tensor parallelism join.
+
+    Raises:
+        ValueError: it has fewer GPUs than they join.
+    """
+    workers, joined = entity.num_nodes * entity.num_gpus_per_node, ds.ring_attn_size * ds.tensor_parallel_size
+    if workers < joined:
+        raise ValueError(
+            f"with --ds.ring_attn_size {ds.ring_attn_size} and --ds.tensor_parallel_size {ds.tensor_parallel_size}, "
+            f"{joined} workers share each sample, and a model has {workers}: lower them or give every model that many "
+            "GPUs (--actor, --critic, --ref, --reward.num_gpus_per_node)."
+        )
+    return workers // joined
 
 
 def ranks_of_models(args: SimpleNamespace) -> dict[str, int]:
