@@ -92,8 +92,8 @@ class Probe:
         self.maker.observe(samples, self.true_score)
         if self.true_score is not None and self.true_score.failed:
             logger.warning(
-                f"{self.true_score.failed} of {len(samples)} samples of the probe have no true score; the last reason: "
-                f"{self.true_score.last_error}."
+                f"{self.true_score.failed} of {len(samples)} samples of the probe have no true score; the last "
+                f"reason: {self.true_score.last_error}."
             )
             self.true_score.failed = 0
 
