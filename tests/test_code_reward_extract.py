@@ -9,8 +9,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from openrlhf_pf.code_reward.tasks import extract, lexical
-from openrlhf_pf.code_reward.tasks.extract import extract_code, response_of
+from openrlhf_pf.code_reward.tasks import fences, lexical, prose
+from openrlhf_pf.code_reward.tasks.answers import response_of
+from openrlhf_pf.code_reward.tasks.extract import extract_code
 
 TEXTS = [
     '"</think>"', "'<answer>'", '"```"', "'<|im_end|>'", "'it is'", '"""\n```\ncode\n```\n"""', '"# no"', "'\\\\'",
@@ -138,7 +139,8 @@ def test_no_line_is_looked_at_more_than_a_few_times(unit, monkeypatch):
         return scan(line, state)
 
     monkeypatch.setattr(lexical, "scan", counted)
-    monkeypatch.setattr(extract, "scan", counted)
+    monkeypatch.setattr(fences, "scan", counted)
+    monkeypatch.setattr(prose, "scan", counted)
     looks = []
     for count in (200, 800):
         seen.clear()

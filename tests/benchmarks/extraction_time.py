@@ -6,7 +6,8 @@ python tests/benchmarks/extraction_time.py
 import sys
 import time
 
-from openrlhf_pf.code_reward.tasks.extract import extract_code, response_of
+from openrlhf_pf.code_reward.tasks.answers import response_of
+from openrlhf_pf.code_reward.tasks.extract import extract_code
 
 SHAPES = {
     "backticks": lambda n: "`" * n,
