@@ -7,9 +7,17 @@ their programs, which are Python's to find.
 import re
 from dataclasses import dataclass
 
-from openrlhf_pf.code_reward.tasks.lexical import State, scan
-from openrlhf_pf.code_reward.tasks.prose import LONG, PYTHON, is_code
+from openrlhf_pf.code_reward.tasks.lexical import LONG, State, scan
+from openrlhf_pf.code_reward.tasks.prose import PYTHON, is_code
 
+_QUOTE = re.compile(r"(?:^ {0,3}>.*\n?)+", re.M)
+_QUOTED_FENCE = re.compile(r"^ {0,3}> ?(?:```|~~~)", re.M)
+_QUOTE_SIGN = re.compile(r"^ {0,3}> ?", re.M)
+# What stands around code instead of a fence, on lines of its own; around a fence it means nothing.
+_BEGIN = re.compile(
+    r"^[ \t]*(?:\[PYTHON\]|\[BEGIN\]|<code>|\\begin\{(?:code|lstlisting|verbatim)\})[ \t]*$(?!\s*(?:```|~~~))", re.M
+)
+_END = re.compile(r"^[ \t]*(?:\[/PYTHON\]|\[DONE\]|</code>|\\end\{(?:code|lstlisting|verbatim)\})[ \t]*$", re.M)
 _LANGUAGE = re.compile(r"[ \t]*\{?\.?([A-Za-z][\w+#.-]{0,40})?")
 # Each part begins where the one before has to end: to try every split takes seconds for a few kilobytes.
 _ONE_LINE = re.compile(r"(?<!`)```+[ \t]*(?:python|py|python3)[ \t]+([^ \t`].*?)```", re.I)
@@ -20,6 +28,21 @@ class Block:
     code: str
     is_python: bool  # its fence says so
     other: bool = False  # its fence names another language
+
+
+def with_fences(answer: str) -> str:
+    """An answer whose code stands in plain fences, where it stood in quotes or between other marks."""
+    if _QUOTED_FENCE.search(answer):
+        answer = _QUOTE.sub(
+            lambda quote: _QUOTE_SIGN.sub("", quote[0]) if _QUOTED_FENCE.search(quote[0]) else quote[0], answer
+        )
+    begin, end = _BEGIN.search(answer), _END.search(answer)
+    first = min((mark.start() for mark in (begin, end) if mark), default=-1)
+    if first < 0 or "```" in answer[:first] or "~~~" in answer[:first]:
+        return answer
+    if end and end.start() == first:  # the prompt began it
+        return answer[:first]
+    return _END.sub("```", _BEGIN.sub("```python", answer))
 
 
 def blocks_of(answer: str) -> list[Block]:

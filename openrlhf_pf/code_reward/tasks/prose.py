@@ -2,10 +2,9 @@
 
 import re
 
-from openrlhf_pf.code_reward.tasks.lexical import State, scan
+from openrlhf_pf.code_reward.tasks.lexical import LONG, State, scan
 
 PYTHON = {"python", "py", "python3", "py3", "python2", "ipython", "ipython3", "pycon", "sage", "cython"}
-LONG = 2000  # characters; no line of code that is looked at as a whole is longer
 _CODE_LINE = re.compile(
     r"(?:import\s+\w|from\s+[\w.]+\s+import\b|(?:async\s+)?def\s+\w|class\s+\w+\s*[:(]|@\w"
     r"|(?:if|for|while|with|try|elif|else)\b.*:\s*(?:#.*|[^ ].*)?$"
@@ -13,11 +12,38 @@ _CODE_LINE = re.compile(
     r"|[A-Za-z_][\w.\[\]]*(?:\s*,\s*\*?[A-Za-z_]\w*)*\s*(?::\s*[\w\[\], .]+)?[-+*/%|&]?=[^=]"
     r"|[A-Za-z_][\w.]*\([^)]*\)\s*$|\"\"\"|''')"
 )
-_PROSE = re.compile(r"[A-Za-z][\w'’-]*,? +[A-Za-z(`'\"]")
+# Two words, or a line that begins in upper case and is a name, a title or a sentence, or what Python has nowhere.
+_PROSE = re.compile(r"[A-Za-z][\w'-]*,? +[A-Za-z(`'\"]")
+_TITLE = re.compile(r"[A-Z][\w' ,-]*(?:[.!?]|:[^=]*)?\s*$")
+_STRANGE = re.compile(r"(?=\S)[^\"'#]*\?")
 _KEYWORDS = set("""
 import from def class async await if elif for while with try assert del global nonlocal raise return yield not lambda
 match case type print and or in is else except finally pass
 """.split())
+_OPERATORS = {"in", "is", "and", "or", "if", "for", "not"}
+# Two words that may be a value and an operator, with what no expression goes on with.
+_WORD = rf"(?!(?:{'|'.join(sorted(_KEYWORDS))})\b)[\w'-]+"
+_SENTENCE = re.compile(rf"\w+ +\w+ +{_WORD},? +{_WORD}|[^\"'#]*[.!]\s*$")
+
+
+class _Plain(dict[int, str]):
+    """Characters of any script as those of ASCII that mean the same to Python: letters (those of scripts without two
+    cases are capitals), other parts of names, blanks; ``?`` where it knows the character in strings only.
+    """
+
+    def __missing__(self, code: int) -> str:
+        sign = chr(code)
+        if code < 128:
+            plain = sign
+        elif ("_" + sign).isidentifier():
+            plain = "X" if sign.isalpha() and not sign.islower() else "x"
+        else:
+            plain = " " if sign.isspace() else "'" if sign == "’" else "?"
+        self[code] = plain
+        return plain
+
+
+_PLAIN = _Plain()
 
 
 def unfenced(answer: str) -> str:
@@ -53,18 +79,21 @@ def _without_prose(lines: list[str]) -> list[str]:
     return lines
 
 
-def is_code(line: str) -> bool:
+def _plain(line: str) -> str:
     line = line[:LONG]
+    return line if line.isascii() else line.translate(_PLAIN)
+
+
+def is_code(line: str) -> bool:
+    line = _plain(line)
     return _CODE_LINE.match(line) is not None and not (_is_prose(line) and not re.search(r"[=(:]", line))
 
 
 def _is_prose(line: str) -> bool:
-    line = line[:LONG]
+    line = _plain(line)
     if not _PROSE.match(line):
-        return line.rstrip().endswith((":", ".", "!", "?")) and bool(
-            re.fullmatch(r"[A-Z][\w'’ ,-]*[:.!?]", line.rstrip())
-        )
-    words = re.findall(r"[\w'’]+", line[:200])
+        return _TITLE.match(line) is not None or _STRANGE.match(line) is not None
+    words = re.findall(r"[\w']+", line[:200])
     return words[0] not in _KEYWORDS and (
-        len(words) < 2 or words[1] not in ("in", "is", "and", "or", "if", "for", "not")
+        len(words) < 2 or words[1] not in _OPERATORS or _SENTENCE.match(line) is not None
     )
