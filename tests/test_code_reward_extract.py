@@ -9,8 +9,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from openrlhf_pf.code_reward.tasks import extract, lexical
-from openrlhf_pf.code_reward.tasks.extract import extract_code, response_of
+from openrlhf_pf.code_reward.tasks import fences, lexical, prose
+from openrlhf_pf.code_reward.tasks.answers import response_of
+from openrlhf_pf.code_reward.tasks.extract import extract_code
 
 TEXTS = [
     '"</think>"', "'<answer>'", '"```"', "'<|im_end|>'", "'it is'", '"""\n```\ncode\n```\n"""', '"# no"', "'\\\\'",
@@ -51,6 +52,10 @@ FENCES = st.sampled_from(
         ("```text\nab\n```\n\n```python\n", "```"),
         ("```bash\npip install x\n```\n```python\n", "```\n```json\n{}\n```"),
         ("```python\n", ""),
+        ("[PYTHON]\n", "[/PYTHON]\nIt works."),
+        ("[BEGIN]\n", "[DONE]"),
+        ("<code>\n", "</code>"),
+        ("\\begin{code}\n", "\\end{code}"),
     ]
 )
 TAGS = st.sampled_from([("", ""), ("<answer>\n", "\n</answer>"), ("<|begin_of_solution|>\n", "\n<|end_of_solution|>")])
@@ -119,6 +124,119 @@ def test_answers_of_other_kinds(answer, code):
     assert extract_code(answer).strip("\n") == code
 
 
+# Names of many scripts, and their signs where Python has them.
+NAMES = (
+    "β = 1\n结果 = [β]  # 和，即结果。\ndef плюс(длина, 值):\n    return длина + 值\nयोग = плюс(1, 2)\nпечать = print\n"
+    "печать(\"你好，世界？\", योग)\nprint('«да»')\nβ is 结果 or β in 结果 and not β\nначало()"
+)
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ("Here is the code:", "It adds two numbers."),
+        ("This is it.", "It is simple and fast!"),
+        ("Hier ist die Lösung:", "Größe und Länge werden addiert."),
+        ("Voici la solution :", "« plus » retourne la somme."),
+        ("¿Cómo? Así:", "Complejidad: O(n)"),
+        ("Вот решение:", "Функция возвращает сумму."),
+        ("Ответ:", "Сложность: O(n)"),
+        ("Ιδού η λύση:", "Η συνάρτηση προσθέτει."),
+        ("यहाँ समाधान है:", "यह योग लौटाता है।"),
+        ("以下是解决方案：", "这个函数返回两个数的和。"),
+        ("这是代码:", "解释：该函数将两个数相加。"),
+        ("代码如下", "时间复杂度: O(n)"),
+        ("解答は以下の通りです。", "この関数は和を返します"),
+        ("다음은 코드입니다:", "이 함수는 합을 반환합니다."),
+        ("إليك الحل:", "تعيد الدالة المجموع."),
+    ],
+)
+def test_code_without_a_fence_between_prose_of_any_script(before, after):
+    for program in ("def f(n):\n    return n", NAMES):
+        assert extract_code(f"{before}\n\n{program}\n\n{after}\n").strip() == program
+    assert extract_code(NAMES) == NAMES
+
+
+@pytest.mark.parametrize(
+    "answer, code",
+    [
+        ("\ufeffprint(1)", "print(1)"),
+        ("```python\n\ufeffprint(1)\n```", "print(1)"),
+        ("</think>\n\n\ufeff```python\nprint('\ufeff')\n```", "print('\ufeff')"),
+        (
+            "Here:\n> ```python\n> if 1:\n>     print(1)\n>\n> print('>>> ')\n> ```\n> So.",
+            "if 1:\n    print(1)\n\nprint('>>> ')",
+        ),
+        (">```\n>print(1)\n>```", "print(1)"),
+        ("> What?\n\n```python\nprint('''\n> no\n''')\n```", "print('''\n> no\n''')"),
+        ("> ```pycon\n> >>> print(1)\n> 1\n> ```", "print(1)"),
+        ("print(1)\n[DONE]\n\nWrite another one.\n[BEGIN]\nprint(2)\n[DONE]", "print(1)"),
+        ("[PYTHON]\n```python\nprint(1)\n```\n[/PYTHON]", "print(1)"),
+        ("```python\nprint('''\n<code>\n''')\n```\nRun:\n<code>\nls\n</code>", "print('''\n<code>\n''')"),
+        ("Text with <code>f</code>.\n<code>\nprint(1)", "print(1)"),
+    ],
+)
+def test_byte_order_marks_quotes_and_wrappers(answer, code):
+    assert extract_code(answer).strip("\n") == code
+
+
+REAL = "def f(n):\n    return n\n"
+
+
+@pytest.mark.parametrize(
+    "stub",
+    [
+        "def f(n): ...",
+        "def f(n: int) -> int: pass",
+        "def f(n)",
+        "def f(\n    n: int = (1),\n) -> dict[str, int]:\n    '''Return n.\n\n    n\n    '''",
+        "import math\n\nasync def f(n):\n    # your code\n    ...\n\n\ndef g():\n    return 1",
+        "@cache\ndef f(n):\n    r'''n'''\n    raise NotImplementedError()",
+        "class f:\n    '''A class.'''\n    def g(self): ...\n\n    @property\n    def h(self):\n        pass",
+    ],
+)
+def test_a_stub_does_not_replace_a_definition(stub):
+    answer = f"```python\n{REAL}```\nThe head:\n```python\n{stub}\n```"
+    assert extract_code(answer, "f") == REAL
+    assert extract_code(f"```python\n{stub}\n```", "f").strip() == stub
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        "def f(n): return (n)",
+        "def f(n: dict[str, int] = g(1)) -> int: return n",
+        "f = lambda n: n",
+        "class f:\n    '''A class.'''\n    def g(self): ...\n\n    def h(self): return 1",
+        "def f(n):\n    '''n'''\n    def g(): ...\n    return g",
+        "def f(n): ...\n\ndef f(n):\n    return n",
+    ],
+)
+def test_the_last_of_two_definitions_counts(last):
+    assert extract_code(f"```python\n{REAL}```\nBetter:\n```python\n{last}\n```", "f").strip() == last
+
+
+READ, SHOW, BOTH = "a, b = map(int, input().split())\n", "print(a + b)\n", "print(sum(map(int, input().split())))\n"
+
+
+@pytest.mark.parametrize(
+    "blocks, code",
+    [
+        ([READ, SHOW], READ + SHOW),
+        ([READ, "a += 1\n", SHOW, "print('Usage')\n"], READ + "a += 1\n" + SHOW),
+        ([READ, SHOW, BOTH], BOTH),
+        ([BOTH, SHOW], BOTH),
+        ([READ, "a + b\n"], READ),
+        (["def show(n):\n    print(n)\n", READ + "show(a + b)\n", SHOW], "def show(n):\n    print(n)\n" + READ + "show(a + b)\n"),
+        (["from pprint import pprint\npprint(input())\n", SHOW], "from pprint import pprint\npprint(input())\n"),
+        ([BOTH, "import sys, io\nsys.stdin = io.StringIO('1 2')\nmain()\n"], BOTH),
+    ],
+)  # fmt: skip
+def test_a_program_in_several_blocks(blocks, code):
+    answer = "".join(f"Next:\n```python\n{block}```\n" for block in blocks)
+    assert [line for line in extract_code(answer).split("\n") if line] == code.strip().split("\n")
+
+
 @pytest.mark.parametrize("text", ["<|im_end|>", "</s>", "<｜end▁of▁sentence｜>", "[INST]", "<eos>"])
 def test_tokens_stay_in_a_program_s_strings(text):
     program = f"a = {text!r}\nprint(a, input())\n"
@@ -138,7 +256,8 @@ def test_no_line_is_looked_at_more_than_a_few_times(unit, monkeypatch):
         return scan(line, state)
 
     monkeypatch.setattr(lexical, "scan", counted)
-    monkeypatch.setattr(extract, "scan", counted)
+    monkeypatch.setattr(fences, "scan", counted)
+    monkeypatch.setattr(prose, "scan", counted)
     looks = []
     for count in (200, 800):
         seen.clear()
@@ -153,6 +272,9 @@ LONG = {
     "blanks after a fence": '("```python" + " " * 1980 + "\\n") * 200',
     "lines of backticks": '("`" * 1990 + "\\n") * 2000',
     "blanks around a colon": '"```python\\na" + " " * 2**20 + ":" + " " * 2**20 + "\\n```\\n"',
+    "heads within heads": '"```python\\n" + "".join(" " * k + "def f():\\n" for k in range(2000)) + "```\\n"',
+    "letters of another script": '"解 (" * 2**20 + "\\n解释" * 2**18',
+    "quotes and marks": '"> ```\\n" * 2**18 + "[BEGIN]\\n" * 2**18',
     "definitions of one function": '"```python\\ndef f(): pass\\n```\\n" * 200_000',
 }
 

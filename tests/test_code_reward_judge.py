@@ -361,6 +361,15 @@ def test_an_exception_of_the_program_s_own(pool):
         ([1], [1, None], False),
         (2, 2.0, True),
         (10**400, 1.0, False),
+        (1, True, True),
+        (True, 1, True),
+        (0.0, False, True),
+        ([0, {"a": 1}], [False, {"a": True}], True),
+        ([False, {"a": True}], [0, {"a": 1}], True),
+        (2, True, False),
+        ("true", True, False),
+        (None, False, False),
+        ([], False, False),
     ],
 )
 def test_equality_as_json_has_it(got, expected, equal):

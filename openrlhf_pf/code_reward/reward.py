@@ -27,7 +27,7 @@ import torch
 from openrlhf_pf.code_reward.judge.results import Limits, Result, Verdict
 from openrlhf_pf.code_reward.sandbox.pool import AnyPool, Pool
 from openrlhf_pf.code_reward.tasks import from_label
-from openrlhf_pf.code_reward.tasks.extract import response_of
+from openrlhf_pf.code_reward.tasks.answers import response_of
 
 logger = logging.getLogger(__name__)
 _MOST_WARNINGS = 100

@@ -6,7 +6,8 @@ python tests/benchmarks/extraction_time.py
 import sys
 import time
 
-from openrlhf_pf.code_reward.tasks.extract import extract_code, response_of
+from openrlhf_pf.code_reward.tasks.answers import response_of
+from openrlhf_pf.code_reward.tasks.extract import extract_code
 
 SHAPES = {
     "backticks": lambda n: "`" * n,
@@ -47,6 +48,11 @@ SHAPES = {
     "assignments": lambda n: "a = b\n\n\nText here.\n" * (n // 20),
     "dots": lambda n: "a." * (n // 2),
     "spaces between words": lambda n: "a  " * (n // 3),
+    "heads in heads": lambda n: "```python\n" + "".join(" " * k + "def f():\n" for k in range(int((2 * n) ** 0.5))),
+    "a head without an end": lambda n: "```python\ndef f(" + "(a)" * (n // 3) + "\n```\n",
+    "quoted fences": lambda n: "> ```\n" * (n // 6),
+    "marks of code": lambda n: ("[BEGIN]" + "\n" * 1000) * (n // 1007),
+    "lines of another script": lambda n: "解释 a b\n" * (n // 7),
     "blocks of helpers": lambda n: "```python\nimport os\n```\n" * (n // 24) + "```python\ndef f():\n    pass\n```",
 }
 

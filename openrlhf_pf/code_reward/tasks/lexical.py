@@ -5,12 +5,20 @@ process that trains. Whether code is right is found out in the sandbox.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+LONG = 2000  # characters; no line of code that is looked at as a whole is longer
 _SIGNS = re.compile(r"\\.|\"\"\"|'''|[\"'#()\[\]{}]|```+|~~~+", re.S)
 _BLOCK = re.compile(r"(?:async[ \t]+)?(?:if|elif|else|for|while|with|try|except|finally|def|class)\b")
 _MOST = 100  # characters that are looked at
 _CUT_OFF = re.compile(r"(?:[-+*/%=,.<>|&^~@\\]|\b(?:and|or|not|in|is|if|else|import|from|lambda|return\s+not))\s*$")
+_HEAD = re.compile(r"(?:async\s+)?(?:def|class)\b")
+# What comes after a head in its own statement; in brackets of a head there may be brackets, and in these none.
+_BODY = re.compile(
+    r"(?:async\s+)?(?:def|class)\s+\w+\s*(?:\((?:[^()]|\([^()]*\))*\))?\s*(?:->[^:]*)?:\s*(?P<body>[^\s#].*)"
+)
+_NO_BODY = re.compile(r"\.\.\.|pass\b|raise\s+NotImplementedError\b|[rRuU]?[\"']|@")
 
 
 @dataclass
@@ -65,6 +73,40 @@ def statements(code: str) -> tuple[list[int], State]:
         scan(line, state)
         joined = line.endswith("\\")
     return starts, state
+
+
+def has_body(code: str, definition: re.Pattern[str]) -> bool:
+    """Whether a definition in code, at whose beginning the pattern matches, is more than a head, a docstring, ``...``
+    or, as a class, methods of this kind.
+    """
+    within = -1  # how far the definition is indented
+    for statement in _all_statements(code):
+        bare = statement.lstrip()
+        indent = len(statement) - len(bare)
+        if indent <= within:
+            within = -1
+        if within < 0:
+            if not definition.match(statement):
+                continue
+            within = indent
+        if _HEAD.match(bare):
+            body = _BODY.match(bare)
+            bare = body["body"] if body else "pass"
+        if not _NO_BODY.match(bare):
+            return True
+    return False
+
+
+def _all_statements(code: str) -> Iterator[str]:
+    """The beginning of every statement that comes to an end, at any level, with the blanks before it."""
+    state, lines, first = State(), code.split("\n"), 0
+    for number, line in enumerate(lines):
+        scan(line, state)
+        if not state.quote and not state.depth:
+            statement = "\n".join(lines[first : number + 1])[:LONG]
+            first = number + 1
+            if statement.strip() and statement.lstrip()[0] != "#":
+                yield statement
 
 
 def without_tail(code: str) -> str:

@@ -1,0 +1,99 @@
+"""Code that has no fence around it, without the prose before and after it."""
+
+import re
+
+from openrlhf_pf.code_reward.tasks.lexical import LONG, State, scan
+
+PYTHON = {"python", "py", "python3", "py3", "python2", "ipython", "ipython3", "pycon", "sage", "cython"}
+_CODE_LINE = re.compile(
+    r"(?:import\s+\w|from\s+[\w.]+\s+import\b|(?:async\s+)?def\s+\w|class\s+\w+\s*[:(]|@\w"
+    r"|(?:if|for|while|with|try|elif|else)\b.*:\s*(?:#.*|[^ ].*)?$"
+    r"|(?:print|input|exit|quit)\s*\("
+    r"|[A-Za-z_][\w.\[\]]*(?:\s*,\s*\*?[A-Za-z_]\w*)*\s*(?::\s*[\w\[\], .]+)?[-+*/%|&]?=[^=]"
+    r"|[A-Za-z_][\w.]*\([^)]*\)\s*$|\"\"\"|''')"
+)
+# Two words, or a line that begins in upper case and is a name, a title or a sentence, or what Python has nowhere.
+_PROSE = re.compile(r"[A-Za-z][\w'-]*,? +[A-Za-z(`'\"]")
+_TITLE = re.compile(r"[A-Z][\w' ,-]*(?:[.!?]|:[^=]*)?\s*$")
+_STRANGE = re.compile(r"(?=\S)[^\"'#]*\?")
+_KEYWORDS = set("""
+import from def class async await if elif for while with try assert del global nonlocal raise return yield not lambda
+match case type print and or in is else except finally pass
+""".split())
+_OPERATORS = {"in", "is", "and", "or", "if", "for", "not"}
+# Two words that may be a value and an operator, with what no expression goes on with.
+_WORD = rf"(?!(?:{'|'.join(sorted(_KEYWORDS))})\b)[\w'-]+"
+_SENTENCE = re.compile(rf"\w+ +\w+ +{_WORD},? +{_WORD}|[^\"'#]*[.!]\s*$")
+
+
+class _Plain(dict[int, str]):
+    """Characters of any script as those of ASCII that mean the same to Python: letters (those of scripts without two
+    cases are capitals), other parts of names, blanks; ``?`` where it knows the character in strings only.
+    """
+
+    def __missing__(self, code: int) -> str:
+        sign = chr(code)
+        if code < 128:
+            plain = sign
+        elif ("_" + sign).isidentifier():
+            plain = "X" if sign.isalpha() and not sign.islower() else "x"
+        else:
+            plain = " " if sign.isspace() else "'" if sign == "’" else "?"
+        self[code] = plain
+        return plain
+
+
+_PLAIN = _Plain()
+
+
+def unfenced(answer: str) -> str:
+    """Code that has no fence around it, without the prose before and after it."""
+    lines = answer.split("\n")
+    for number, line in enumerate(lines):
+        if line.strip().lower() in PYTHON:
+            lines = lines[number + 1 :]
+            break
+        if line.strip():
+            break
+    filled = next((line for line in lines if line.strip()), "")
+    if filled[:1] in (" ", "\t"):  # the body of the prompt's function
+        return "\n".join(lines)
+    start = next((number for number, line in enumerate(lines) if is_code(line)), None)
+    if start is None:
+        return answer
+    while start and lines[start - 1].startswith("#"):
+        start -= 1
+    if not any(_is_prose(line) for line in lines[:start]):
+        start = 0
+    return "\n".join(_without_prose(lines[start:]))
+
+
+def _without_prose(lines: list[str]) -> list[str]:
+    state = State()
+    for number, line in enumerate(lines):
+        if not state.quote and not state.depth and _is_prose(line) and not is_code(line):
+            return lines[:number]
+        fence = scan(line, state)
+        if fence >= 0:  # the end of a block that has no beginning
+            return [*lines[:number], line[:fence]]
+    return lines
+
+
+def _plain(line: str) -> str:
+    line = line[:LONG]
+    return line if line.isascii() else line.translate(_PLAIN)
+
+
+def is_code(line: str) -> bool:
+    line = _plain(line)
+    return _CODE_LINE.match(line) is not None and not (_is_prose(line) and not re.search(r"[=(:]", line))
+
+
+def _is_prose(line: str) -> bool:
+    line = _plain(line)
+    if not _PROSE.match(line):
+        return _TITLE.match(line) is not None or _STRANGE.match(line) is not None
+    words = re.findall(r"[\w']+", line[:200])
+    return words[0] not in _KEYWORDS and (
+        len(words) < 2 or words[1] not in _OPERATORS or _SENTENCE.match(line) is not None
+    )
