@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run the tests, the real stack included: bash tests/run.sh [pytest arguments]
-# The slow ones, minutes each, are run by bash tests/run.sh -m slow; bash .ci/run runs both.
+# Slow ones are run by bash tests/run.sh -m slow, and bash .ci/run runs both. By hand: bash tests/run.sh -m by_hand.
 #
 # Sets the environment up first (examples/setup.sh), then runs the unit tests, then tests/end_to_end. Both parts always
 # run, so that one call tells everything. Exit code 0: all passed. 1: the last line says which part did not.
@@ -21,7 +21,7 @@ part() {
     local name=$1 begin=$SECONDS code
     shift
     echo "tests: $name"
-    "$VENV/bin/python" -m pytest --durations=5 -m "not slow" "$@" # the last -m counts
+    "$VENV/bin/python" -m pytest --durations=5 -m "not slow and not by_hand" "$@" # the last -m counts
     code=$?
     echo "tests: $name took $((SECONDS - begin)) s"
     ((code == NO_TESTS)) && return

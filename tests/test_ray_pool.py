@@ -24,7 +24,7 @@ cluster_utils = pytest.importorskip("ray.cluster_utils")
 nodes = importlib.import_module("openrlhf_pf.code_reward.nodes.cluster")  # which needs it
 ray_pool = nodes.ray_pool
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.by_hand
 
 PAUSE = "import time\ndef f(x):\n    time.sleep(0.02)\n    return x\n"
 FAULTY = ["def f(x):\n    raise ValueError(x)\n", "import os\nos._exit(0)\n", "def f(x)\n", "\udc80"]

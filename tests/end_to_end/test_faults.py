@@ -117,7 +117,7 @@ def part_of_an_engine(pid):
     return process.pid
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize("part", ["actor", "core"])
 def test_an_engine_dies_while_it_generates(stack, tmp_path, kind, part):
@@ -196,7 +196,7 @@ def killed_after_step_1(folder, model):
                 return kill(int(file.stem))
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize("kind, trainer", [("sync", "ActorPPOTrainer"), ("async", "CriticPPOTrainer")])
 def test_a_rank_is_killed_while_it_trains(stack, tmp_path, kind, trainer):
     """The second of two ranks; the first is then in a collective that has no end by itself."""
@@ -217,7 +217,7 @@ def test_a_rank_is_killed_while_it_trains(stack, tmp_path, kind, trainer):
     assert sum(prompts_of(folder), Counter()) == data_of(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_a_rank_of_the_reward_model_is_killed_while_prompts_are_scored_ahead(stack, tmp_path, kind):
     """The second of two ranks that share the model's parameters: the first waits for it, and has no end by itself."""

@@ -74,7 +74,7 @@ def cluster(stack):
         one.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 def test_a_filter_in_every_pair_of_parallel_modes(stack, cluster, tmp_path, case):
     """Two rollouts of 8 prompts, or one of 8 and one of 5, of which the ranks can share 4."""

@@ -47,7 +47,7 @@ def distance(one, other) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one.keys() | other.keys())
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_one_two_and_four_ranks_and_a_resumed_run_choose_the_same_and_learn_the_same(stack, tmp_path):
     """27 prompts: three steps of 8, then 3 of which one rank can train all, two ranks two, and four ranks none."""
     folders = {}
