@@ -163,7 +163,7 @@ def test_curves_are_in_the_page_and_in_the_json(written, tmp_path, monkeypatch):
     assert set(found[1]["over_n"]) == {"none", "best_of_n", "best_random", "best_worst", "max_variance"}
     page = (written / "report.html").read_text()
     point = found[0]["over_n"]["best_worst"][0]
-    assert f"<td>2</td><td>2</td>\n<td>{point['estimate']:.3f}<small>" in page and "to save time" not in page
+    assert f"<td>2</td><td>2</td>\n<td>{point['estimate']:.3f}<small>" in page and "to save time, from" not in page
     monkeypatch.setattr(curves, "MOST_SAMPLES", 1000)
     report.write(analyse_rollouts(Rollouts([plant("useless", 400, 4)]), Settings(repetitions=100)), tmp_path)
     assert "from 250 of the 400 groups" in (tmp_path / "report.html").read_text()
