@@ -53,8 +53,7 @@ def check_arguments(args: SimpleNamespace) -> None:
 
 
 def check_own_code(args: SimpleNamespace) -> None:
-    """Refuse a reward function or an agent that Python cannot read: the engine that loads it would die at its start.
-    """
+    """Refuse a reward function or an agent that Python cannot read: an engine that loads it would die at its start."""
     urls = args.reward.remote_url or []
     urls = urls.split(",") if isinstance(urls, str) else urls
     given = [("--reward.remote_url", url) for url in urls] + [("--train.agent_func_path", args.train.agent_func_path)]
