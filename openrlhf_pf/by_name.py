@@ -1,6 +1,7 @@
-"""A user's own class, found by name, and its options, read from text; refused in one sentence when they cannot work.
+"""A user's own class or function, found by name, and a class's options, read from text; refused in one sentence when
+they cannot work.
 
-What a class has to be like is for the room that wants it; nothing here knows any of them.
+What a class or function has to be like is for the room that wants it; nothing here knows any of them.
 """
 
 import ast
@@ -10,7 +11,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,32 @@ def load(path: str) -> Any:
     return getattr(module, name, None)
 
 
+def load_function(file: str, name: str, given: str, wanted: str) -> Callable:
+    """The function ``name`` of a Python file.
+
+    Args:
+        file: the file.
+        name: the function.
+        given: how a sentence names what the user wrote.
+        wanted: what the file has to define, for the sentence.
+
+    Raises:
+        ValueError: the file does not import, or has no such function; the message is one sentence.
+    """
+    try:
+        found = getattr(_module_of_file(Path(file)), name)
+        if not callable(found):
+            raise TypeError(f"{name} is no function")
+    except Exception as error:
+        raise ValueError(
+            f"{given} gives no {name or 'function'} ({_cause(error)}): name a Python file that defines {wanted}."
+        ) from error
+    return found
+
+
 def _module_of_file(file: Path) -> types.ModuleType:
     file = file.resolve()
-    name = f"openrlhf_pf_filter_{file.stem}"  # its own name space: a file called random.py must not shadow a module
+    name = f"openrlhf_pf_user_{file.stem}"  # its own name space: a file called random.py must not shadow a module
     known = sys.modules.get(name)
     if known is not None and known.__file__ == str(file):
         return known

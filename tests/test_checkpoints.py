@@ -14,7 +14,7 @@ MODEL, SHARD = "mp_rank_00_model_states.pt", "bf16_zero_pp_rank_{}_mp_rank_00_op
 def args(tmp_path):
     model = SimpleNamespace(model_name_or_path="model", num_nodes=1, num_gpus_per_node=2)
     return SimpleNamespace(
-        ckpt=SimpleNamespace(path=str(tmp_path), load_enable=True, max_num=3, save_steps=1),
+        ckpt=SimpleNamespace(path=str(tmp_path), load_enable=True, max_num=3, save_steps=1, disable_ds=False),
         actor=model,
         critic=model,
         ds=SimpleNamespace(zero_stage=2, tensor_parallel_size=1),
@@ -136,6 +136,7 @@ def test_a_single_checkpoint_is_warned_of(args, capsys):
     args.ckpt.max_num = 1
     checkpoints.settle(args)
     assert "--ckpt.max_num 1" in capsys.readouterr().err
-    args.ckpt.save_steps = -1
-    checkpoints.settle(args)
-    assert capsys.readouterr().err == ""
+    for name, value in ("save_steps", -1), ("disable_ds", True):  # where none is written, none is removed
+        others = SimpleNamespace(**vars(args.ckpt) | {name: value})
+        checkpoints.settle(SimpleNamespace(**vars(args) | {"ckpt": others}))
+        assert capsys.readouterr().err == "", name

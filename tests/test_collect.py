@@ -164,6 +164,16 @@ def test_a_score_file_is_loaded(tmp_path):
     assert load_reward_func(str(file), "--flag")(["a"], ["b"], ["c"]) == {"rewards": [1]}
 
 
+def test_a_score_file_may_have_a_dataclass(tmp_path):
+    file = tmp_path / "with_class.py"
+    file.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n\n@dataclass\nclass Found:\n"
+        "    right: bool\n\n\ndef reward_func(queries, prompts, labels):\n"
+        "    return {'rewards': [Found(True).right]}\n"
+    )
+    assert load_reward_func(str(file), "--flag")(["a"], ["b"], ["c"]) == {"rewards": [True]}
+
+
 @pytest.mark.parametrize("answer", [None, 1.0, {}, {"rewards": None}, {"rewards": "good"}, {"rewards": []}])
 def test_an_answer_that_is_no_score_is_a_call_that_failed(answer):
     samples = rollout_of([[1.0, 2.0]])

@@ -31,7 +31,7 @@ FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/r.py'"""
 def args(tmp_path):
     model = SimpleNamespace(model_name_or_path="model", num_nodes=1, num_gpus_per_node=1)
     return SimpleNamespace(
-        ckpt=SimpleNamespace(path=str(tmp_path), load_enable=False, max_num=3, save_steps=1),
+        ckpt=SimpleNamespace(path=str(tmp_path), load_enable=False, max_num=3, save_steps=1, disable_ds=False),
         actor=model,
         critic=model,
         ds=SimpleNamespace(zero_stage=0, tensor_parallel_size=1),

@@ -32,7 +32,7 @@ def test_numbers_in_the_order_of_appearance():
             "behavior",
             r"none of exact, behaviour, entailment \(did you mean 'behaviour'\?\): choose one, or give file.py",
         ),
-        ("absent.py:f", "absent.py:f gives no function .FileNotFoundError"),
+        ("absent.py:f", "absent.py:f gives no f .FileNotFoundError"),
         ("entailment", "needs --entailment_model, the folder of an NLI checkpoint"),
     ],
 )

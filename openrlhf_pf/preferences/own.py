@@ -1,10 +1,10 @@
 """Clusters by a function of the user's."""
 
 import hashlib
-import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from openrlhf_pf import by_name
 from openrlhf_pf.preferences.clusters import Groups
 from openrlhf_pf.preferences.samples import Prompt
 
@@ -26,7 +26,9 @@ class Own:
         self.notes: list[str] = []
         self._name = name
         file, _, function = name.rpartition(":")
-        self._function = _load(file, function, name)
+        self._function = by_name.load_function(
+            file, function, f"--cluster {name}", "a function of (prompt, responses, label), and name that, too"
+        )
         content = hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest()
         self.settings = f"{function} of a file {content}"
 
@@ -56,19 +58,3 @@ class Own:
 
 def _is_whole(number: object) -> bool:
     return hasattr(number, "__index__") and not isinstance(number, bool)
-
-
-def _load(file: str, function: str, name: str) -> Callable:
-    spec = importlib.util.spec_from_file_location(f"openrlhf_pf_clusters_{Path(file).stem}", file)
-    try:
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        found = getattr(module, function)
-        if not callable(found):
-            raise TypeError(f"{function} is no function")
-        return found
-    except Exception as error:
-        raise ValueError(
-            f"--cluster {name} gives no function ({type(error).__name__}: {error}): name a Python file and a function "
-            "in it that gets (prompt, responses, label)."
-        ) from error

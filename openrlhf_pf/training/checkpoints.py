@@ -120,7 +120,7 @@ def settle(args: SimpleNamespace) -> None:
     Raises:
         ValueError: there were checkpoints, and none can be loaded; one sentence.
     """
-    if args.ckpt.max_num < 2 and 0 < args.ckpt.save_steps < math.inf:
+    if args.ckpt.max_num < 2 and 0 < args.ckpt.save_steps < math.inf and not args.ckpt.disable_ds:
         _say(
             f"with --ckpt.max_num {args.ckpt.max_num}, OpenRLHF removes the only checkpoint before it writes the next "
             "one, and a run that ends in between has none: give 2 or more."

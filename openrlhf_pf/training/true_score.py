@@ -1,14 +1,14 @@
 """The true score as users write it: a Python file with a ``reward_func``."""
 
 import contextlib
-import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from openrlhf_pf import by_name
 
 
 def load_reward_func(file: str, flag: str) -> Callable:
@@ -17,16 +17,7 @@ def load_reward_func(file: str, flag: str) -> Callable:
     Raises:
         ValueError: the file does not import, or has no such function.
     """
-    spec = importlib.util.spec_from_file_location(f"openrlhf_pf_score_{Path(file).stem}", file)
-    try:
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.reward_func
-    except Exception as error:
-        raise ValueError(
-            f"{flag} {file} gives no reward_func ({type(error).__name__}: {error}): name a Python file that defines "
-            "reward_func(queries, prompts, labels)."
-        ) from error
+    return by_name.load_function(file, "reward_func", f"{flag} {file}", "reward_func(queries, prompts, labels)")
 
 
 class TrueScore:
