@@ -124,6 +124,9 @@ def test_answers_of_other_kinds(answer, code):
     assert extract_code(answer).strip("\n") == code
 
 
+REAL = "def f(n):\n    return n\n"
+
+
 # Names of many scripts, and their signs where Python has them.
 NAMES = (
     "β = 1\n结果 = [β]  # 和，即结果。\ndef плюс(длина, 值):\n    return длина + 值\nयोग = плюс(1, 2)\nпечать = print\n"
@@ -158,6 +161,59 @@ def test_code_without_a_fence_between_prose_of_any_script(before, after):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        "- It adds one.\n- It returns it.",
+        "* fast",
+        "- `f` adds one",
+        "1. First we add.\n2. Then we return.",
+        "(1) We add.",
+        "**Explanation**\n\nIt adds.",
+        "**Time complexity:** O(n)",
+        "__Explanation__: it adds",
+        "---\n\nExplanation: it adds one.",
+        "***\nIt adds one",
+        "> Note that it adds one.",
+        "| n | f(n) |\n|---|---|\n| 1 | 2 |",
+        "(It adds one.)",
+        "[Note] it adds one",
+        "`f` adds one to n.",
+        "Sure! Here is `f`:",
+        "Certainly. Here is the code:",
+        "e.g. f(1) = 2",
+        "=> 3",
+        "-> 3",
+        "$O(n)$ time",
+        "\\boxed{4}",
+    ],
+)
+def test_code_without_a_fence_between_marks_of_prose(words):
+    for answer in (f"{words}\n\n{REAL}", f"{REAL}\n{words}\n", f"{words}\n\n{REAL}\n{words}"):
+        assert extract_code(answer, "f").strip() == REAL.strip()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "(a, b) = map(int, input().split())\nprint(a + b)",
+        "N = int(input())\n(A, B) = N, 1\n[C, D] = A, B\nprint(C)",
+        "*a, b = input().split()\nprint(b)",
+        "x: int\nx = 3\nprint(x)",
+        "x = 1 \\\n- Y \\\n| Z\nprint(x)",
+        "(A\n + B)\nprint(A if A else 'a b')",
+        "(x if x else y)\n[print(i) for i in x]\n(not x)\n(lambda x: x)(3)\n-x\nassert x != y",
+        "class f:\n    def g(self):\n        ...",
+        "def f(n):\n    return n\n\n\nclass g(Protocol): ...",
+        'def f(n):\n    """Return n.\n\n    ```python\n    f(1)\n    ```\n    """\n    return n',
+        "r'''Add.\n~~~~\n'''\nimport sys\nprint(sys.stdin.read())",
+        "# A solution\nx = 1  # ``` is no fence\nprint('```')",
+    ],
+)
+def test_a_program_without_a_fence_stays_as_it_is(program):
+    assert extract_code(program).strip() == program
+
+
+@pytest.mark.parametrize(
     "answer, code",
     [
         ("\ufeffprint(1)", "print(1)"),
@@ -178,9 +234,6 @@ def test_code_without_a_fence_between_prose_of_any_script(before, after):
 )
 def test_byte_order_marks_quotes_and_wrappers(answer, code):
     assert extract_code(answer).strip("\n") == code
-
-
-REAL = "def f(n):\n    return n\n"
 
 
 @pytest.mark.parametrize(

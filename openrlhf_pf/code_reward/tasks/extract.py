@@ -5,7 +5,7 @@ import re
 from openrlhf_pf.code_reward.tasks.answers import without_thoughts, without_tokens
 from openrlhf_pf.code_reward.tasks.fences import Block, blocks_of, session, with_fences
 from openrlhf_pf.code_reward.tasks.lexical import State, has_body, statements, without_tail
-from openrlhf_pf.code_reward.tasks.prose import unfenced
+from openrlhf_pf.code_reward.tasks.prose import fences_are_in_strings, unfenced
 
 _BYTE_ORDER_MARK = re.compile(r"^\ufeff+", re.M)
 _DEFINITIONS = re.compile(
@@ -37,7 +37,7 @@ def extract_code(answer: str, entry_point: str = "") -> str:
     answer = _BYTE_ORDER_MARK.sub("", answer.replace("\r\n", "\n"))
     answer = with_fences(without_tokens(without_thoughts(answer)))
     blocks = [block for block in blocks_of(answer) if not block.other]
-    if not blocks:
+    if not blocks or fences_are_in_strings(answer):
         return without_tail(session(unfenced(answer)))
     if entry_point:
         name = re.escape(entry_point)

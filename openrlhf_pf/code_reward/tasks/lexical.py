@@ -136,6 +136,4 @@ def _is_cut_off(statement: str) -> bool:
         return True
     if _BLOCK.match(statement) and ":" not in statement:
         return True
-    return (
-        bool(_CUT_OFF.search(code[-_MOST:])) and not code.endswith(("'", '"')) and code != "..." and code[-1:] != "*"
-    )
+    return bool(_CUT_OFF.search(code[-_MOST:])) and not code.endswith(("'", '"', "...")) and code[-1:] != "*"

@@ -10,12 +10,14 @@ _CODE_LINE = re.compile(
     r"|(?:if|for|while|with|try|elif|else)\b.*:\s*(?:#.*|[^ ].*)?$"
     r"|(?:print|input|exit|quit)\s*\("
     r"|[A-Za-z_][\w.\[\]]*(?:\s*,\s*\*?[A-Za-z_]\w*)*\s*(?::\s*[\w\[\], .]+)?[-+*/%|&]?=[^=]"
-    r"|[A-Za-z_][\w.]*\([^)]*\)\s*$|\"\"\"|''')"
+    r"|[A-Za-z_][\w.]*\([^)]*\)\s*$|[rRuUbBfF]{0,2}(?:\"\"\"|'''))"
 )
 # Two words, or a line that begins in upper case and is a name, a title or a sentence, or what Python has nowhere.
-_PROSE = re.compile(r"[A-Za-z][\w'-]*,? +[A-Za-z(`'\"]")
+_PROSE = re.compile(r"(?:[A-Za-z][\w'-]*,?|[(\[][A-Za-z][\w'-]*[)\]]?|[A-Za-z][\w.'-]*\.) +[A-Za-z(`'\"]")
 _TITLE = re.compile(r"[A-Z][\w' ,-]*(?:[.!?]|:[^=]*)?\s*$")
-_STRANGE = re.compile(r"(?=\S)[^\"'#]*\?")
+_STRANGE = re.compile(r"(?=\S)[^\"'#]*(?:[?$]|!(?!=)|(?<!`)`(?!``)|\\(?=\S))|(?!>>>)[=<>|]|->")
+# Markdown: items of a list, what is bold, rules. At the beginning of a statement none of it is Python.
+_MARKDOWN = re.compile(r"(?:[-*+]|\(?\d{1,3}[.):]) +(?:[^\W\d]|[`*$])|\*\*\w|__[A-Z]|([-*_=])\1\1+\s*$")
 _KEYWORDS = set("""
 import from def class async await if elif for while with try assert del global nonlocal raise return yield not lambda
 match case type print and or in is else except finally pass
@@ -50,7 +52,7 @@ def unfenced(answer: str) -> str:
     """Code that has no fence around it, without the prose before and after it."""
     lines = answer.split("\n")
     for number, line in enumerate(lines):
-        if line.strip().lower() in PYTHON:
+        if line.strip().lower().rstrip(":") in PYTHON:
             lines = lines[number + 1 :]
             break
         if line.strip():
@@ -68,11 +70,27 @@ def unfenced(answer: str) -> str:
     return "\n".join(_without_prose(lines[start:]))
 
 
+def fences_are_in_strings(answer: str) -> bool:
+    """Whether an answer is code from its first line on, whose first fence is in a string: it has none around it."""
+    state, begun = State(), False
+    for line in answer.split("\n"):
+        if not begun and line.strip():
+            begun = True
+            if not (line.startswith("#") or is_code(line)):
+                return False
+        inside = bool(state.quote)
+        outside = scan(line, state) >= 0
+        if "```" in line or "~~~" in line:
+            return inside or ("```" in line and not outside)
+    return False
+
+
 def _without_prose(lines: list[str]) -> list[str]:
-    state = State()
+    state, joined = State(), False
     for number, line in enumerate(lines):
-        if not state.quote and not state.depth and _is_prose(line) and not is_code(line):
+        if not (state.quote or state.depth or joined) and _is_prose(line) and not is_code(line):
             return lines[:number]
+        joined = line.endswith("\\")
         fence = scan(line, state)
         if fence >= 0:  # the end of a block that has no beginning
             return [*lines[:number], line[:fence]]
@@ -91,6 +109,8 @@ def is_code(line: str) -> bool:
 
 def _is_prose(line: str) -> bool:
     line = _plain(line)
+    if _MARKDOWN.match(line):
+        return True
     if not _PROSE.match(line):
         return _TITLE.match(line) is not None or _STRANGE.match(line) is not None
     words = re.findall(r"[\w']+", line[:200])
