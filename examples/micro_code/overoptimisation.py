@@ -48,7 +48,7 @@ def course(cells: Cells, arm: str, seed: int) -> list[dict[str, float]] | None:
 def means(bases: Sequence[Cells], arm: str, seed: int) -> dict[str, Any] | None:
     """The course of an arm, mean over bases, and by base."""
     known = [(cells.study.seed, course(cells, arm, seed)) for cells in bases]
-    known = [(base, found) for base, found in known if found]
+    known = [(base, sorted(found, key=lambda point: point["step"])) for base, found in known if found]
     if not known:
         return None
     values = {name: np.array([[point[name] for point in found] for _, found in known]) for name in known[0][1][0]}

@@ -211,7 +211,7 @@ class Cells:
     def steps(self, arm: str, seed: int) -> dict[int, float]:
         """pass@1 at each saved step of a cell that is there."""
         found = np.load(self.path(arm, seed) / self.file)
-        return {int(step): float(found[step].mean()) for step in found.files}
+        return {int(step): float(found[step].mean()) for step in sorted(found.files, key=int)}
 
 
 def paired_interval(differences: np.ndarray, draws: int = 4000, seed: int = 0) -> tuple[float, float]:
