@@ -72,13 +72,13 @@ def bases(tmp_path, monkeypatch):
 
 def test_a_course_is_measured_once_and_averaged_over_bases(bases):
     cells, asked, _ = bases
-    found = overoptimisation.means(cells, "none", 1)
+    found = overoptimisation.course_over_bases(cells, "none", 1)
     saved = [f"checkpoints/global_step{step}_hf" for step in (4, 8, 12)]
     assert asked == [[*saved, "final"]] * 2
     assert found["step"] == [4, 8, 12, 16] and found["kl"] == [0, 1, 2, 3] and found["best_step"] == [8, 8]
     assert found["pass_at_1"] == pytest.approx([0.3, 0.5, 0.4, 0.15])
-    assert found == overoptimisation.means(cells, "none", 1) and len(asked) == 2
-    assert overoptimisation.means(cells, "best_worst", 1) is None, "a cell that is not there"
+    assert found == overoptimisation.course_over_bases(cells, "none", 1) and len(asked) == 2
+    assert overoptimisation.course_over_bases(cells, "best_worst", 1) is None, "a cell that is not there"
 
 
 def test_numbers_and_figure_are_written(bases, capsys):

@@ -45,8 +45,8 @@ def course(cells: Cells, arm: str, seed: int) -> list[dict[str, float]] | None:
     return found
 
 
-def means(bases: Sequence[Cells], arm: str, seed: int) -> dict[str, Any] | None:
-    """The course of an arm, mean over bases, and by base."""
+def course_over_bases(bases: Sequence[Cells], arm: str, seed: int) -> dict[str, Any] | None:
+    """The course of an arm over bases, and by base: mean pass@1, median distance, for one policy may go very far."""
     known = [(cells.study.seed, course(cells, arm, seed)) for cells in bases]
     known = [(base, sorted(found, key=lambda point: point["step"])) for base, found in known if found]
     if not known:
@@ -56,7 +56,7 @@ def means(bases: Sequence[Cells], arm: str, seed: int) -> dict[str, Any] | None:
     return {
         "bases": [base for base, _ in known],
         "step": values["step"][0].astype(int).tolist(),
-        "kl": values["kl"].mean(axis=0).round(3).tolist(),
+        "kl": np.median(values["kl"], axis=0).round(3).tolist(),
         "pass_at_1": values["pass_at_1"].mean(axis=0).round(4).tolist(),
         "best_step": [int(point["step"]) for point in best],
         "by_base": {"kl": values["kl"].round(3).tolist(), "pass_at_1": values["pass_at_1"].round(4).tolist()},
@@ -76,7 +76,7 @@ def figure(found: dict[str, dict[str, Any]]) -> str:
                 axes.plot(line["kl"], line["pass_at_1"], color=colour, marker=marker, ms=4, lw=1.2, label=name)
             axes.set_title(f"reward model: {reward}", loc="left")
             axes.set_ylabel("pass@1")
-        axes.set_xlabel("KL divergence from the SFT policy, nats a response")
+        axes.set_xlabel("KL divergence from SFT, nats a response")
         svg.legend(drawn)
         box, inside = svg.drawing(drawn, "overoptimisation")
     said = [
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for reward, arm in itertools.product(options.reward, options.arms):
             bases = [Cells(base, options.output, options.set, reward) for base in options.base]
-            if line := means(bases, arm, options.seed):
+            if line := course_over_bases(bases, arm, options.seed):
                 found.setdefault(reward, {})[arm] = line
                 points = ", ".join(f"{s:.3f} at {k:.2f}" for k, s in zip(line["kl"], line["pass_at_1"]))
                 print(f"{reward}, {arm} ({len(line['bases'])} bases): pass@1 {points}", flush=True)
