@@ -304,6 +304,42 @@ def test_a_falling_reliability_is_seen_and_a_steady_one_is_not():
     assert steady.count("no evidence of change") >= 26
 
 
+def pairs_right(shares, n_prompts, seed):
+    """A window a share: of so many prompts, a right and a wrong response each, ranked right with this chance."""
+    rng = np.random.default_rng(seed)
+    step = np.repeat(np.arange(len(shares)), n_prompts)
+    score = np.tile([1.0, 0.0], (len(step), 1))
+    right = rng.random(len(step)) < np.array(shares)[step]
+    return Checkpoint("log", np.where(right[:, None], score, 1 - score), score, np.arange(len(step)), step=step)
+
+
+def test_windows_without_a_mistake_are_not_certain():
+    """Of 12 prompts ranked right with a chance of 95%, all are in half of the windows."""
+    trends = [drift(pairs_right([0.95] * 10, 12, s), Bootstrap(120, 200, s))["pairwise_accuracy"] for s in range(40)]
+    assert [trend.verdict for trend in trends].count("no evidence of change") >= 32
+    perfect = [w for trend in trends for w in trend.windows if w["estimate"] == 1]
+    assert len(perfect) > 100 and all(w["low"] < 0.95 for w in perfect)
+    trend = drift(pairs_right([1, 1, 1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5], 40, 1), Bootstrap(400, 200))
+    assert trend["pairwise_accuracy"].verdict == "falling" and trend["pairwise_accuracy"].change["high"] < -0.3
+
+
+def test_windows_of_which_nothing_is_known_are_left_out():
+    checkpoint = drifting(0, 0.9)
+    checkpoint.score[checkpoint.step < 4] = np.nan
+    trends = drift(checkpoint, Bootstrap(300, 200))
+    assert set(trends) == {"pairwise_accuracy", "auc", "sample_r2"}
+    assert trends["auc"].windows[0]["first"] == 4 and len(trends["auc"].windows) == 8
+    checkpoint.prompt[:] = 0  # how prompts differ cannot be seen
+    assert drift(checkpoint, Bootstrap(1, 200)) == {}
+
+
+def test_a_reward_that_goes_the_wrong_way_has_a_negative_r2_in_its_windows():
+    checkpoint = drifting(0, 0.0)
+    checkpoint.reward *= -1
+    for window in drift(checkpoint, Bootstrap(300, 200))["sample_r2"].windows:
+        assert window["low"] < window["estimate"] < window["high"] < 0
+
+
 def test_the_verdict_in_words():
     checkpoint = drifting(0, 0.9)
     trends = drift(checkpoint, Bootstrap(300, 200))

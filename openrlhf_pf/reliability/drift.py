@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from openrlhf_pf.reliability import metrics
-from openrlhf_pf.reliability.bootstrap import Bootstrap, deviations, from_scale, interval, to_scale
+from openrlhf_pf.reliability import metrics, within
+from openrlhf_pf.reliability.bootstrap import MOST_MISSING, Bootstrap, deviations, interval
 from openrlhf_pf.reliability.data import Checkpoint
 from openrlhf_pf.reliability.evaluate import CELLS, Samples, cells
 from openrlhf_pf.reliability.metrics import METRICS
@@ -79,18 +79,18 @@ def drift(
     window, spans = windows_of(checkpoint.step)
     values = _measures(checkpoint, window, len(spans), bootstrap, threshold)
     trends = {}
-    for measure, (estimates, draws) in values.items():
-        some = np.isfinite(estimates) & (np.isnan(draws).mean(axis=0) <= 0.1)
+    for measure, (estimates, draws, units) in values.items():
+        some = np.isfinite(estimates) & (np.isnan(draws).mean(axis=0) <= MOST_MISSING) & (units > 1)
         if some.sum() >= FEWEST_WINDOWS:
             kept = [span for span, known in zip(spans, some) if known]
-            trends[measure] = _trend(measure, kept, estimates[some], draws[:, some], bootstrap.n_blocks, level)
+            trends[measure] = _trend(measure, kept, estimates[some], draws[:, some], units[some], level)
     return trends
 
 
 def _measures(
     checkpoint: Checkpoint, window: NDArray[np.int64], n_windows: int, bootstrap: Bootstrap, threshold: float
-) -> dict[str, tuple[Floats, Floats]]:
-    """Measure to its (V,) estimates and (R, V) repetitions."""
+) -> dict[str, tuple[Floats, Floats, Floats]]:
+    """Measure to its (V,) estimates, (R, V) repetitions, and (V,) how many equal prompts would know as much."""
     samples = Samples.of(checkpoint, bootstrap, threshold)
     sample_window = window[samples.take // checkpoint.reward.shape[1]]
     pairs = metrics.pairwise_sums(
@@ -99,13 +99,17 @@ def _measures(
     )[0]
     block = bootstrap.block[checkpoint.prompt]
     centre = (samples.reward.mean(), samples.score.mean())
-    found: dict[str, list[tuple[float, Floats]]] = {measure: [] for measure in MEASURES}
+    found: dict[str, list[tuple[float, Floats, float]]] = {measure: [] for measure in MEASURES}
     for number in range(n_windows):
         mine, groups = sample_window == number, window == number
+        if not mine.any():  # no sample has both a reward and a true score
+            for rows in found.values():
+                rows.append((np.nan, np.full(len(bootstrap.counts), np.nan), 0.0))
+            continue
         r, s, one = samples.reward[mine] - centre[0], samples.score[mine] - centre[1], np.ones(mine.sum())
         columns = [one, r, s, r * r, s * s, r * s, one]
         correct = samples.correct[mine].astype(float)
-        cell, n_cells = cells(samples.unit[mine], one, CELLS) if len(one) else (np.zeros(0, int), 1)
+        cell, n_cells = cells(samples.unit[mine], one, CELLS)
         exact = np.stack([np.bincount(samples.unit[mine], c) for c in (one, correct)])[None]
 
         def measured(sums: Floats, of_pairs: Floats, table: Floats, correct: Floats) -> tuple[Floats, ...]:
@@ -125,36 +129,41 @@ def _measures(
             repeated[..., 0],
             repeated[..., 1],
         )
-        for measure, estimate, draw in zip(MEASURES, estimates, draws):
-            found[measure].append((float(estimate[0]), draw))
-    return {m: (np.array([e for e, _ in rows]), np.stack([d for _, d in rows], axis=1)) for m, rows in found.items()}
+        units = [
+            within.effective(np.bincount(place, weights, bootstrap.n_blocks))
+            for place, weights in ((block[groups], pairs[1, groups]), *[(samples.block[mine], one)] * 2)
+        ]
+        for measure, *row in zip(MEASURES, (float(e[0]) for e in estimates), draws, units):
+            found[measure].append(tuple(row))
+    columns = {measure: tuple(zip(*rows)) for measure, rows in found.items()}
+    return {m: (np.array(e), np.stack(d, axis=1), np.array(n)) for m, (e, d, n) in columns.items()}
 
 
 def _trend(
-    measure: str, spans: list[tuple[int, int]], estimates: Floats, draws: Floats, n_units: int, level: float
+    measure: str, spans: list[tuple[int, int]], estimates: Floats, draws: Floats, units: Floats, level: float
 ) -> Trend:
     kind = METRICS[measure].kind
     windows = []
-    for span, estimate, draw in zip(spans, estimates, draws.T):
-        low, high = interval(estimate, draw, kind, n_units, level)
-        shown = float(estimate**2) if kind == "r2" else float(estimate)
+    for span, estimate, draw, n in zip(spans, estimates, draws.T, units):
+        low, high = interval(estimate, draw, kind, n, level, n)
+        shown = float(estimate * abs(estimate)) if kind == "r2" else float(estimate)
         windows.append({"first": span[0], "last": span[1], "estimate": shown, "low": low, "high": high})
-    away = np.stack([deviations(e, d, kind, n_units) for e, d in zip(estimates, draws.T)], axis=1)
     x = np.array([(first + last) / 2 for first, last in spans])
     x = (x - x.mean()) / np.ptp(x)
-    # Each window counts by how well it is known; the weights are fixed, the values are drawn.
-    precision = 1 / np.maximum(np.nanvar(away, axis=0), 1e-12)
+    # Each window counts by its prompts, and not by how well it seems to be known: where all its pairs are right, or all
+    # its samples on a line, no repetition differs, and it would be the only one that counts. For the same reason the
+    # line is fitted to shares and correlations as they are, and not to their logarithmic odds.
     design = np.stack([np.ones_like(x), x])
-    solve = np.linalg.solve((design * precision) @ design.T, design * precision)
-    z = to_scale(estimates, kind)
-    start, slope = solve @ z
-    slopes = slope + np.nan_to_num(away) @ solve[1]
-    low, high = np.quantile(slopes, [(1 - level) / 2, (1 + level) / 2])
+    solve = np.linalg.solve((design * units) @ design.T, design * units)
+    start, slope = solve @ estimates
+    known = np.where(np.isnan(draws), np.nanmean(draws, axis=0), draws)
+    away = deviations(slope, known @ solve[1], "plain", units.sum())
+    low, high = slope + np.quantile(away, [(1 - level) / 2, (1 + level) / 2])
 
     def change(by: float) -> float:
-        """In the measure's own unit, for a slope on its scale."""
-        ends = from_scale(np.array([start + by * x[0], start + by * x[-1]]), kind)
-        ends = np.sign(ends) * ends**2 if kind == "r2" else ends
+        """In the measure's own unit."""
+        ends = np.clip([start + by * x[0], start + by * x[-1]], -1, 1)
+        ends = ends * abs(ends) if kind == "r2" else ends
         return float(ends[1] - ends[0])
 
     verdict = "falling" if high < 0 else "rising" if low > 0 else "no evidence of change"
