@@ -180,6 +180,33 @@ def test_more_prompts_are_asked_for_by_the_root_rule():
     assert found.prompts_needed == rival["prompts_needed"] == (expected if expected < 300 * 10_000 else None)
 
 
+def analysed(checkpoint, *names):
+    return analyse_rollouts(Rollouts([checkpoint]), Settings(strategies=names, repetitions=200))
+
+
+def test_a_filter_is_always_compared_with_training_on_all_responses():
+    found = analysed(band(0, 400), "best_worst")
+    assert [strategy.name for strategy in found.strategies] == ["none", "best_worst"]
+    (rival,) = found.recommendation.comparisons
+    assert rival["strategy"] == "none" and "more than training on all responses" in found.recommendation.text
+
+
+@pytest.mark.parametrize("names", [("none",), ("none", "best_worst")])
+def test_where_nothing_else_was_compared_nothing_is_recommended(names):
+    checkpoint = band(0, 400)
+    pairs = Checkpoint("", checkpoint.reward[:, :2], checkpoint.score[:, :2], np.arange(400))  # best_worst keeps both
+    found = analysed(pairs, *names).recommendation
+    assert (found.decided, found.answer) == (False, "open") and "There is nothing to compare." in found.text
+
+
+def test_prompts_are_asked_for_as_prompts_where_blocks_of_them_are_drawn():
+    found = analysed(even(3, 4500), "shortest")
+    (rival,) = found.recommendation.comparisons
+    lead, low = rival["difference"]["estimate"], rival["difference"]["low"]
+    assert found.recommendation.prompts_needed == int(np.ceil(4500 * ((lead - low) / lead) ** 2)) > 4500
+    assert f"{found.recommendation.prompts_needed:,} prompts in all" in found.analysed[0].answers.more[1]
+
+
 # ── What training reads ──
 
 

@@ -136,6 +136,8 @@ def analyse_rollouts(
             f"learned_weights chooses k ranks of N and needs N above k and at least 3, and {FOLDS} prompts: give "
             "another --keep, or name other strategies beside it."
         )
+    if all(strategy.name != "none" for strategy in strategies):  # what any filter has to be better than
+        strategies = [Strategy("none", rollouts.checkpoints[0].reward.shape[1]), *strategies]
     validation: list[Power] = []
     if settings.validate:  # first, for it may refuse
         s = settings
@@ -148,8 +150,8 @@ def analyse_rollouts(
     first, *others = analysed
     recommendation = first.recommendation
     if others and not rollouts.apart:
-        theirs = [(a.checkpoint.name, a.results, a.bootstrap.n_blocks) for a in others]
-        recommendation = choose(first.results, theirs, first.bootstrap.n_blocks, settings.level)
+        theirs = [(a.checkpoint.name, a.results, a.checkpoint.n_prompts) for a in others]
+        recommendation = choose(first.results, theirs, first.checkpoint.n_prompts, settings.level)
     notes = [*rollouts.warnings, *_warnings(analysed, strategies, settings)]
     strategies = [r.strategy for r in first.results]
     return Analysis(settings, strategies, analysed, recommendation, notes, validation=validation)
@@ -165,7 +167,7 @@ def _analyse_one(
         same = of_first is not None and len(of_first.c) == len(ranks.c)
         strategies = [*strategies, of_first.strategy(cross_fitted=False) if same else ranks.strategy()]
     results = evaluate(checkpoint, strategies, bootstrap, settings.bins, settings.threshold)
-    recommendation = choose(results, (), bootstrap.n_blocks, settings.level)
+    recommendation = choose(results, (), checkpoint.n_prompts, settings.level)
     return Analysed(
         checkpoint,
         bootstrap,
@@ -238,7 +240,7 @@ def _warnings(analysed: Sequence[Analysed], strategies: Sequence[Strategy], sett
 
 
 def _few_carry(a: Analysed) -> list[str]:
-    """One sentence where few of the prompts say nearly all that is said within prompts."""
+    """One sentence where few of the prompts say most of what is said within prompts."""
     units = next((r.units for r in a.results if r.strategy.name == "none" and r.units), None)
     n_prompts = a.checkpoint.n_prompts
     if units is None or units["gain"] >= min(FEWEST_PROMPTS, n_prompts / 5):
@@ -248,7 +250,7 @@ def _few_carry(a: Analysed) -> list[str]:
     if units["gain"] < units["within_spearman"] / 2:
         return [
             f"{a.checkpoint.name}: the rewards of about {about} of {n_prompts:,} prompts lie so far apart that these"
-            " carry gain, signal to noise and R² within prompts nearly alone, which would be others with more prompts;"
+            " carry most of gain, signal to noise and R² within prompts, which would be others with more prompts;"
             " pairwise accuracy and Spearman are by all prompts alike."
         ]
     often = f"only about {about}" if about else "none"

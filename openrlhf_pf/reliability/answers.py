@@ -66,7 +66,7 @@ def answer(checkpoint: Checkpoint, bootstrap: Bootstrap, recommendation: Recomme
         accuracy,
         _right(verdict, accuracy, level),
         (headline.rstrip("."), recommendation.text.removeprefix(headline).strip()),
-        _more(whole, accuracy, recommendation, bootstrap.n_blocks, checkpoint.n_prompts),
+        _more(whole, accuracy, recommendation, checkpoint.n_prompts),
         _remarks(verdict, whole, parts) + ([] if ends is None else ends.words()),
         parts,
     )
@@ -113,12 +113,12 @@ def _percent(share: float) -> str:
 
 
 def _more(
-    whole: Result, accuracy: dict[str, float | None], recommendation: Recommendation, n_units: int, n_prompts: int
+    whole: Result, accuracy: dict[str, float | None], recommendation: Recommendation, n_prompts: int
 ) -> tuple[str, str]:
     if recommendation.decided:
         return "None", "The question of the filter is settled; more prompts would only narrow the intervals."
     if recommendation.prompts_needed is not None:
-        total = int(np.ceil(recommendation.prompts_needed * n_prompts / max(n_units, 1)))
+        total = recommendation.prompts_needed
         more = max(total - n_prompts, 1)
         return (
             f"About {more:,} more",

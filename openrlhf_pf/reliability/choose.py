@@ -95,7 +95,7 @@ class Field:
         rivals: C of them, one of each set that keeps the same samples.
         value: (C,) the criterion.
         away: (C, R) its deviations in the repetitions.
-        n_prompts: what was resampled.
+        n_prompts: what was resampled, one by one or in blocks.
         level: of the intervals.
     """
 
@@ -173,7 +173,7 @@ def choose(
     Args:
         results: the strategies on the checkpoint that training starts from.
         others: name, results and number of prompts of further checkpoints; one that contradicts leaves it undecided.
-        n_prompts: number of prompts, or blocks, that were resampled.
+        n_prompts: number of prompts that were resampled, one by one or in blocks.
         level: of the intervals.
     """
     learned = _choose_learned(results, others, n_prompts, level)
@@ -208,6 +208,12 @@ def _choose_named(
     above = found.above_zero()
     if not (above > 0).any():
         return _no_help(found)
+    if len(found.rivals) < 2:
+        why = (
+            f"All strategies that were asked for keep what {found.rivals[0].strategy.label} keeps: name others, or "
+            "sample more responses a prompt."
+        )
+        return _undecided(OPEN, "There is nothing to compare.", why, found, [])
     best = _preferred(found)
     comparisons = _comparisons(found, best)
     close = [c["label"] for c in comparisons if not c["told_apart"]]
