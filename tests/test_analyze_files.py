@@ -311,6 +311,17 @@ def test_rewards_of_several_models(tmp_path, models, shape):
     assert any("model_rewards" in note and "left out" in note for note in found.warnings) == (shape is None)
 
 
+@pytest.mark.parametrize("sizes", [(2, 1, 3), (2, 0, 2), (2, None, 2)])
+def test_rewards_of_models_as_lists_of_different_lengths_are_left_out(tmp_path, sizes):
+    """Cut anew they would be read as other models' rewards."""
+    lists = [None if sizes[i % 3] is None else [1.0, 2.0, 3.0][: sizes[i % 3]] for i in range(G * N)]
+    found = read(parquet(tmp_path / "a.parquet", [r | {"model_rewards": v} for r, v in zip(rows(), lists)]))
+    assert same(found) and found.model_rewards is None
+    shortest, longest = min(size or 0 for size in sizes), max(size or 0 for size in sizes)
+    said = f"model_rewards were left out: their lists hold {shortest} to {longest} numbers, and must hold one for each"
+    assert [note for note in found.warnings if said in note]
+
+
 def test_nan_as_text_among_numbers_and_a_whole_number_beyond_64_bits(tmp_path):
     found = rows()
     found[0]["reward"], found[1]["reward"], found[2]["score"] = "nan", 2**70, True
