@@ -134,6 +134,28 @@ def test_one_of_several_checkpoints(tmp_path):
     assert (report["prompts"], report["samples"]) == (3, 30)
 
 
+def test_what_is_there_at_several_steps_counts_once(tmp_path):
+    """The same prompts and answers at four steps are no more pairs, and no more prompts to draw intervals from."""
+    rows = samples(20)
+    scores = [float(("answer 0" in response) == (int(prompt.split()[1]) % 4 > 0)) for prompt, response, _ in rows]
+    reports = []
+    for steps in (1, 4):
+        columns = {"score": scores * steps, "step": [step for step in range(steps) for _ in rows]}
+        pq.write_table(table(rows * steps, **columns), tmp_path / "a.parquet")
+        status, output = run(tmp_path / "a.parquet")
+        reports.append(report_of(output))
+        assert status == 0 and len(rows_of(output)) == reports[-1]["pairs"] == 20
+    once, often = reports
+    assert (once["used"], often["used"], often["texts"]) == (20, 80, 20)
+    for name in ("spg", "select_all"):
+        assert often["accuracy"][name] == once["accuracy"][name] and once["accuracy"][name]["prompts"] == 20
+    ranked = [report["accuracy"]["ranked"]["accuracy"] for report in reports]
+    assert [r["high"] - r["low"] for r in ranked] == pytest.approx(
+        [ranked[0]["high"] - ranked[0]["low"]] * 2, rel=1e-6
+    )
+    assert often["sentences"][0] == "80 of 80 prompts, which are 20 different texts, give 20 different pairs (100%)."
+
+
 def test_wrong_pairs_are_called_wrong(tmp_path):
     """A policy whose favourite answer is wrong, as after over-optimisation."""
     rows = samples(60, (6, 4))
