@@ -92,7 +92,7 @@ def _lengths(prompts: Sequence[Prompt], choices: Sequence[Choice]) -> dict[str, 
     }
 
     def mean(some: list, length: Callable[[Prompt, int], float]) -> float | None:
-        values = [value for p, place in some if not math.isnan(value := length(p, place))]
+        values = [value for p, place in some if math.isfinite(value := length(p, place))]
         return math.fsum(values) / len(values) if values else None
 
     return {
