@@ -288,6 +288,7 @@ def test_odd_data_give_what_they_can_and_one_sentence(tmp_path, changed, warning
     "arguments, sentence",
     [
         (["--bins", "2"], "bins must be at least 3, got 2"),
+        (["--seed", str(2**64)], f"--seed must lie between 0 and {2**64 - 1}, got {2**64}"),
         (["--level", "1"], "level must be at least 0.5 and below 1, got 1.0"),
         (["--strategies", "best"], "there is no strategy 'best': choose from none"),
         (["--strategies", "adaptive"], "'adaptive' cannot be analysed: what it does depends on what it has seen"),

@@ -262,6 +262,31 @@ def test_ids_as_numbers_and_text_are_said_to_be_one(tmp_path):
     assert "1 and '1' are one prompt" in checkpoint.warnings[0]
 
 
+@pytest.mark.parametrize("blank", ["", " ", float("nan")])
+def test_rows_with_an_empty_id_are_left_out(tmp_path, blank):
+    """Arrow reads an empty cell of a CSV's text column as "", and pandas writes missing numbers as NaN."""
+    numbers = isinstance(blank, float)
+    found = [{**row, "prompt_id": float(row["prompt_id"][1:]) if numbers else row["prompt_id"]} for row in rows()]
+    empty = [row | {"prompt_id": blank} for row in found[:3]]
+    if numbers:
+        file = parquet(tmp_path / "a.parquet", found + empty)
+    else:
+        file = put(tmp_path / "a.csv", as_csv(found + empty))
+    checkpoint = read(file)
+    assert same(checkpoint)
+    assert f"{file}: 3 of {G * N + 3} rows have no prompt_id and were left out." in checkpoint.warnings
+    with pytest.raises(ValueError, match="column prompt_id of .* is empty in all 3 rows"):
+        read(parquet(tmp_path / "b.parquet", empty))
+
+
+@pytest.mark.parametrize("blank", ["", float("nan")])
+def test_an_empty_checkpoint_is_none(tmp_path, blank):
+    name, said = (2.5, "2.5") if isinstance(blank, float) else ("sft", "sft")
+    found = [row | {"checkpoint": name if i < 60 else blank} for i, row in enumerate(rows())]
+    file = parquet(tmp_path / "a.parquet", found)
+    assert [checkpoint.name for checkpoint in load([file]).checkpoints] == [said, "all samples"]
+
+
 @pytest.mark.parametrize("name", [["a"], {"step": 1}, [1, 2], 3])
 def test_checkpoints_of_every_type(tmp_path, name):
     (checkpoint,) = load([put(tmp_path / "a.jsonl", as_jsonl(rows(checkpoint=name)))]).checkpoints
@@ -284,6 +309,17 @@ def test_rewards_of_several_models(tmp_path, models, shape):
     assert same(found)
     assert (None if found.model_rewards is None else found.model_rewards.shape) == shape
     assert any("model_rewards" in note and "left out" in note for note in found.warnings) == (shape is None)
+
+
+@pytest.mark.parametrize("sizes", [(2, 1, 3), (2, 0, 2), (2, None, 2)])
+def test_rewards_of_models_as_lists_of_different_lengths_are_left_out(tmp_path, sizes):
+    """Cut anew they would be read as other models' rewards."""
+    lists = [None if sizes[i % 3] is None else [1.0, 2.0, 3.0][: sizes[i % 3]] for i in range(G * N)]
+    found = read(parquet(tmp_path / "a.parquet", [r | {"model_rewards": v} for r, v in zip(rows(), lists)]))
+    assert same(found) and found.model_rewards is None
+    shortest, longest = min(size or 0 for size in sizes), max(size or 0 for size in sizes)
+    said = f"model_rewards were left out: their lists hold {shortest} to {longest} numbers, and must hold one for each"
+    assert [note for note in found.warnings if said in note]
 
 
 def test_nan_as_text_among_numbers_and_a_whole_number_beyond_64_bits(tmp_path):

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from openrlhf_pf.preferences.information import HEADS
 from openrlhf_pf.training import policy_reward
-from openrlhf_pf.training.policy_reward_arguments import add_arguments, check_arguments, resolve
+from openrlhf_pf.training.policy_reward_arguments import add_arguments, check_arguments, resolve, views_of
 
 
 def arguments(path, **flat):
@@ -206,6 +206,11 @@ def test_the_weight_of_skl_ramps_up(trainer):
     for trainer._step in (0, 1, 4, 9):
         found.append(trainer._skl_weight())
     assert found == [0, 0.25, 1, 1]
+
+
+def test_samples_of_a_checkpoint_that_is_a_number(tmp_path):
+    pq.write_table(table_of(samples(6), checkpoint=[100] * 30 + [200] * 30), tmp_path / "a.parquet")
+    assert len(views_of(arguments(tmp_path / "a.parquet", policy_samples_checkpoint="200"))) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The command: what it writes, that it goes on where it was ended, and what it says to bad input."""
 
+import datetime
 import json
+import math
 import os
 import random
 import signal
@@ -134,6 +136,78 @@ def test_one_of_several_checkpoints(tmp_path):
     assert (report["prompts"], report["samples"]) == (3, 30)
 
 
+@pytest.mark.parametrize("names, name", [((100, 200), "100"), ((0.5, 1.5), "0.5")])
+def test_a_checkpoint_that_is_a_number(tmp_path, names, name):
+    rows = [*samples(2), *samples(3)]
+    pq.write_table(table(rows, checkpoint=[names[0]] * 20 + [names[1]] * 30), tmp_path / "a.parquet")
+    assert run(tmp_path / "a.parquet", "--checkpoint", name)[0] == 0
+    assert report_of(tmp_path / "out" / "spg.jsonl")["samples"] == 20
+
+
+def test_what_is_there_at_several_steps_counts_once(tmp_path):
+    """The same prompts and answers at four steps are no more pairs, and no more prompts to draw intervals from."""
+    rows = samples(20)
+    scores = [float(("answer 0" in response) == (int(prompt.split()[1]) % 4 > 0)) for prompt, response, _ in rows]
+    reports = []
+    for steps in (1, 4):
+        columns = {"score": scores * steps, "step": [step for step in range(steps) for _ in rows]}
+        pq.write_table(table(rows * steps, **columns), tmp_path / "a.parquet")
+        status, output = run(tmp_path / "a.parquet")
+        reports.append(report_of(output))
+        assert status == 0 and len(rows_of(output)) == reports[-1]["pairs"] == 20
+    once, often = reports
+    assert (once["used"], often["used"], often["texts"]) == (20, 80, 20)
+    for name in ("spg", "select_all"):
+        assert often["accuracy"][name] == once["accuracy"][name] and once["accuracy"][name]["prompts"] == 20
+    ranked = [report["accuracy"]["ranked"]["accuracy"] for report in reports]
+    assert [r["high"] - r["low"] for r in ranked] == pytest.approx(
+        [ranked[0]["high"] - ranked[0]["low"]] * 2, rel=1e-6
+    )
+    assert often["sentences"][0] == "80 of 80 prompts, which are 20 different texts, give 20 different pairs (100%)."
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"label": [datetime.date(2020, 1, 1)] * 20},
+        {"label": [b"abc"] * 20},
+        {"label": [{"a": b"abc"}] * 20},
+        {"step": [math.nan] * 20},
+        {"group": [math.nan] * 20},
+        {"truncated": ["False"] * 20},
+        {"truncated": ["false", ""] * 10},
+        {"truncated": [math.nan] * 20},
+        {"truncated": [0] * 20},
+        {"response_tokens": [math.inf] + [1.0] * 19},
+        {"score": [math.inf] + [1.0] * 19},
+        {"checkpoint": [math.nan] * 10 + [1.0] * 10},
+    ],
+)
+def test_values_of_other_types(tmp_path, columns):
+    pq.write_table(table(samples(2)), tmp_path / "a.parquet")
+    plain = run(tmp_path / "a.parquet")[1].read_bytes()
+    pq.write_table(table(samples(2), **columns), tmp_path / "a.parquet")
+    status, output = run(tmp_path / "a.parquet")
+    report = report_of(output)
+    assert status == 0 and (report["prompts"], report["used"]) == (2, 2)
+    if "label" not in columns:
+        assert output.read_bytes() == plain
+
+
+def test_answers_that_were_cut_off_by_text(tmp_path, capsys):
+    cut = ["True" if "answer 0" in response else " false " for _, response, _ in samples(3)]
+    assert "(truncated 3)" in refused(capsys, made(tmp_path, samples(3), truncated=cut))
+
+
+def test_answers_that_look_like_dates(tmp_path):
+    """Arrow's JSON reader takes them for timestamps where all of a column do."""
+    dates = {"answer 0": "2024-01-01", "answer 1": "2024-01-02", "answer 2": "2024-01-03T10:00:00Z"}
+    lines = [{"prompt": prompt, "response": dates[response], "reward": r} for prompt, response, r in samples(2)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    status, output = run(tmp_path / "a.jsonl")
+    assert status == 0 and {row["chosen"] for row in rows_of(output)} == {"2024-01-01"}
+
+
 def test_wrong_pairs_are_called_wrong(tmp_path):
     """A policy whose favourite answer is wrong, as after over-optimisation."""
     rows = samples(60, (6, 4))
@@ -265,6 +339,8 @@ def test_files_that_are_none(tmp_path, capsys):
     pq.write_table(empty, tmp_path / "a.parquet")
     assert "there are no samples" in refused(capsys, tmp_path / "a.parquet")
     assert "reward holds 'high': it must hold numbers" in refused(capsys, made(tmp_path, [("p", "a", "high")] * 2))
+    path = made(tmp_path, truncated=["perhaps"] * 20)
+    assert "column truncated holds 'perhaps': it must hold true or false" in refused(capsys, path)
     assert "2 of 2 samples have no prompt or no response" in refused(capsys, made(tmp_path, [("p", None, 1.0)] * 2))
 
 

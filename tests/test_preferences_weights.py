@@ -98,11 +98,21 @@ def test_the_command_writes_a_weight_for_each_pair(folders, tmp_path, capsys):
     assert all(json.loads(line)["margin"] == 1.0 for line in output.read_text().splitlines())
 
 
+def test_lines_end_at_newlines_only(folders, tmp_path):
+    pairs, output = pairs_file(tmp_path / "D.jsonl"), tmp_path / "W.jsonl"
+    more = {"prompt": "a\u2028b", "chosen": "c\x85d\u2029", "rejected": "e"}
+    pairs.write_bytes(b"\xef\xbb\xbf" + pairs.read_bytes() + json.dumps(more, ensure_ascii=False).encode() + b"\r\n\n")
+    assert ask(pairs, *folders, output) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(rows) == 9 and {name: rows[-1][name] for name in more} == more
+
+
 @pytest.mark.parametrize(
     "content, more, sentence",
     [
         ("", (), "has no pairs: give those that the reward model was trained on"),
         ("{", (), "is no JSONL"),
+        ("[1, 2]", (), "line 1 of .* is no JSON object"),
         ('{"prompt": "a", "chosen": "b"}', (), "line 1 of .* has no text in rejected"),
         ('{"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1}', (), "has a margin already"),
         (None, ("--relative", "1"), "--relative must be at least 0 and below 1, got 1.0"),

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 DEMO_FOLDER = "openrlhf-pf-demo"
+MAX_SEED = 2**64 - 1  # of PyTorch's generators
 
 
 def parser() -> argparse.ArgumentParser:
@@ -109,6 +110,8 @@ def _refusal(options: argparse.Namespace) -> str:
         return "there is no PATH: give a rollout log, file or folder, or --demo to see a made-up example."
     if not options.demo and not options.output:
         return "there is no --output: give the directory that the report shall be written to."
+    if options.seed > MAX_SEED:
+        return f"--seed must lie between 0 and {MAX_SEED}, got {options.seed}."
     output = Path(options.output or DEMO_FOLDER)
     there = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not there.is_dir():

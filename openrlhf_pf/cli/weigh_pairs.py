@@ -95,12 +95,15 @@ def _check(options: argparse.Namespace) -> None:
 
 def _rows(file: Path) -> list[dict]:
     try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
+        # Bytes, for those of a text end at U+2028 as well, which JSON may hold as it is.
+        rows = [json.loads(line) for line in file.read_bytes().splitlines() if line.strip()]
+    except ValueError as error:
         raise ValueError(f"{file} is no JSONL ({error}): give a line of JSON a pair.") from error
     if not rows:
         raise ValueError(f"{file} has no pairs: give those that the reward model was trained on.")
     for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} of {file} is no JSON object: give a line of JSON a pair.")
         missing = [name for name in ("prompt", "chosen", "rejected") if not isinstance(row.get(name), str)]
         if missing:
             raise ValueError(

@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import Any
 
 from openrlhf_pf.preferences.clusters import Groups
-from openrlhf_pf.preferences.pairs import REASONS, USED, Choice, choose
+from openrlhf_pf.preferences.pairs import REASONS, USED, Choice, choose, different
 from openrlhf_pf.preferences.samples import Prompt
 
 BINS = 11  # of confidence: from 0, 0.1, ... and 1 by itself
@@ -22,7 +22,7 @@ class Ordered:
     """How pairs of some kind agree with true scores, prompt by prompt.
 
     Attributes:
-        prompt: (K,) number of the prompt that each row is of.
+        prompt: (K,) number of the prompt text that each row is of: the unit that intervals resample.
         right, wrong, equal: (K,) weight of pairs whose winner has the higher, the lower, the same true score.
     """
 
@@ -58,15 +58,17 @@ def measure(
         seed: of what is drawn.
 
     Returns:
-        ``prompts``, ``samples``, ``used``, ``pairs``; ``skipped``, reason to number; ``confidence``, a row a tenth;
-        ``lengths``, in characters and tokens; ``orders``, name to :class:`Ordered`, empty without true scores.
+        ``prompts``, ``texts``, ``samples``, ``used``, ``pairs``: a prompt text may be that of several prompts, whose
+        equal pairs count once; ``skipped``, reason to number; ``confidence``, a row a tenth; ``lengths``, in
+        characters and tokens; ``orders``, name to :class:`Ordered`, empty without true scores.
     """
     reasons = Counter(choice.reason for choice in choices)
     return {
         "prompts": len(prompts),
+        "texts": len({prompt.text for prompt in prompts}),
         "samples": sum(len(prompt.responses) for prompt in prompts),
         "used": reasons[USED],
-        "pairs": sum(len(choice.losers) for choice in choices),
+        "pairs": len(different(prompts, choices)),
         "skipped": {reason: reasons[reason] for reason in REASONS if reasons[reason]},
         "confidence": _histogram(choices),
         "lengths": _lengths(prompts, choices),
@@ -82,15 +84,15 @@ def _histogram(choices: Iterable[Choice]) -> list[dict[str, float]]:
 
 
 def _lengths(prompts: Sequence[Prompt], choices: Sequence[Choice]) -> dict[str, dict[str, float | None]]:
-    used = [(p, c) for p, c in zip(prompts, choices) if c.winner is not None]
+    pairs = different(prompts, choices)
     sets = {
-        "chosen": [(p, c.winner) for p, c in used for _ in c.losers],
-        "rejected": [(p, loser) for p, c in used for loser in c.losers],
+        "chosen": [(prompts[number], winner) for number, winner, _ in pairs],
+        "rejected": [(prompts[number], loser) for number, _, loser in pairs],
         "all samples": [(p, place) for p in prompts for place in range(len(p.responses))],
     }
 
     def mean(some: list, length: Callable[[Prompt, int], float]) -> float | None:
-        values = [value for p, place in some if not math.isnan(value := length(p, place))]
+        values = [value for p, place in some if math.isfinite(value := length(p, place))]
         return math.fsum(values) / len(values) if values else None
 
     return {
@@ -109,19 +111,22 @@ def _orders(
     if all(math.isnan(score) for prompt in prompts for score in prompt.scores):
         return {}
     everything = [choose(prompt, found, 0.0, pairs, seed) for prompt, found in zip(prompts, groups)]
-    ranked = Ordered.nothing()
-    for number, prompt in enumerate(prompts):
-        _rank_two(ranked, number, prompt)
+    ranked, number = Ordered.nothing(), _numbers(prompts)
+    for prompt in prompts:
+        _rank_two(ranked, number[prompt.text], prompt)
     return {"spg": _order(prompts, choices), "select_all": _order(prompts, everything), "ranked": ranked}
 
 
 def _order(prompts: Sequence[Prompt], choices: Sequence[Choice]) -> Ordered:
-    found = Ordered.nothing()
-    for number, (prompt, choice) in enumerate(zip(prompts, choices)):
-        for loser in choice.losers:
-            assert choice.winner is not None
-            found.add(number, prompt.scores[choice.winner] - prompt.scores[loser])
+    found, number = Ordered.nothing(), _numbers(prompts)
+    for place, winner, loser in different(prompts, choices):
+        prompt = prompts[place]
+        found.add(number[prompt.text], prompt.scores[winner] - prompt.scores[loser])
     return found
+
+
+def _numbers(prompts: Iterable[Prompt]) -> dict[str, int]:
+    return {text: number for number, text in enumerate(dict.fromkeys(prompt.text for prompt in prompts))}
 
 
 def _rank_two(found: Ordered, number: int, prompt: Prompt) -> None:

@@ -102,15 +102,23 @@ def _ranked(prompt: Prompt, inside: list[int], confidence: float, pairs: int, rn
     return Choice(USED, confidence, winner, tuple(drawn[:pairs]))
 
 
+def different(prompts: Sequence[Prompt], choices: Iterable[Choice]) -> list[tuple[int, int, int]]:
+    """(number of the prompt, place of the winner, place of the loser) of each pair, of equal ones the first."""
+    found: dict[tuple[str, str, str], tuple[int, int, int]] = {}
+    for number, (prompt, choice) in enumerate(zip(prompts, choices)):
+        for loser in choice.losers:
+            assert choice.winner is not None
+            texts = prompt.text, prompt.responses[choice.winner], prompt.responses[loser]
+            found.setdefault(texts, (number, choice.winner, loser))
+    return list(found.values())
+
+
 def pairs_of(prompts: Sequence[Prompt], choices: Iterable[Choice]) -> list[dict[str, str]]:
     """Rows ``prompt``, ``chosen``, ``rejected`` as OpenRLHF's ``train_rm`` reads them, none twice.
 
     Prompts are as the policy saw them: a chat template would be applied a second time.
     """
-    rows = [
-        (prompt.text, prompt.responses[choice.winner], prompt.responses[loser])
-        for prompt, choice in zip(prompts, choices)
-        if choice.winner is not None
-        for loser in choice.losers
+    return [
+        {"prompt": prompts[n].text, "chosen": prompts[n].responses[winner], "rejected": prompts[n].responses[loser]}
+        for n, winner, loser in different(prompts, choices)
     ]
-    return [dict(zip(("prompt", "chosen", "rejected"), row)) for row in dict.fromkeys(rows)]

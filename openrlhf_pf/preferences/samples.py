@@ -120,9 +120,14 @@ def _columns(table: pa.Table) -> dict[str, Sequence[Any]]:
         for name, column in there.items()
     }
     columns["label"] = [_label(value) for value in columns["label"]]
+    columns["checkpoint"] = [_name(value) for value in columns["checkpoint"]]
+    columns["truncated"] = [_flag(value, there["truncated"]) for value in columns["truncated"]]
     for name in ("reward", "score", "tokens", "step", "group"):
         if wrong := [value for value in columns[name] if not isinstance(value, (int, float, type(None)))]:
             raise ValueError(f"column {there[name]} holds {wrong[0]!r:.40}: it must hold numbers.")
+    for name in ("step", "group"):
+        # NaN is not equal to itself: each would tell a prompt apart.
+        columns[name] = [None if value != value else value for value in columns[name]]
     for name in ("prompt", "response"):
         if wrong := [value for value in columns[name] if not isinstance(value, (str, type(None)))]:
             raise ValueError(f"column {there[name]} holds {wrong[0]!r:.40}: it must hold texts.")
@@ -130,7 +135,7 @@ def _columns(table: pa.Table) -> dict[str, Sequence[Any]]:
 
 
 def _of_checkpoint(columns: dict[str, Sequence[Any]], rows: list[int], checkpoint: str | None) -> list[int]:
-    counts = Counter(str(name) for name in columns["checkpoint"] if name is not None)
+    counts = Counter(name for name in columns["checkpoint"] if name is not None)
     names = ", ".join(f"{name} ({count:,})" for name, count in sorted(counts.items()))
     if checkpoint is not None:
         if checkpoint not in counts:
@@ -159,13 +164,27 @@ def _prompt(columns: dict[str, Sequence[Any]], members: list[int], text: str, la
         tuple(columns["response"][row].removesuffix(" ") for row in members),
         numbers["reward"],
         numbers["score"],
-        tuple(bool(columns["truncated"][row]) for row in members),
+        tuple(columns["truncated"][row] for row in members),
         numbers["tokens"],
     )
 
 
 def _label(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value)
+    return value if value is None or isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _name(value: Any) -> str | None:
+    return None if value is None or value != value or not str(value).strip() else str(value)
+
+
+def _flag(value: Any, name: str | None) -> bool:
+    """Also from text, as CSV has it; what is missing is false."""
+    words = {"": False, "false": False, "0": False, "true": True, "1": True}
+    if isinstance(value, str) and value.strip().lower() in words:
+        return words[value.strip().lower()]
+    if not isinstance(value, (bool, int, float, type(None))):
+        raise ValueError(f"column {name} holds {value!r:.40}: it must hold true or false.")
+    return bool(value) and value == value
 
 
 def _float(value: Any) -> float:

@@ -151,9 +151,15 @@ def _ensemble(array: pa.Array, notes: list[str]) -> Floats | None:
         elif pa.types.is_null(array.type):
             return None
         else:
-            count = pc.list_value_length(array)[0].as_py() if len(array) else 0
             values = pc.cast(pc.list_flatten(array), pa.float64()).to_numpy(zero_copy_only=False)
-            if not count or len(values) != count * len(array):
+            sizes = pc.min_max(pc.fill_null(pc.list_value_length(array), 0))
+            count, most = sizes["min"].as_py(), sizes["max"].as_py()
+            if count != most:
+                notes.append(
+                    f"model_rewards were left out: their lists hold {count} to {most} numbers, and must hold one for "
+                    "each model."
+                )
+            if count != most or not count:
                 return None
             scores = values.reshape(len(array), count)
     except pa.ArrowException:

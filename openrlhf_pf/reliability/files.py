@@ -196,6 +196,10 @@ def _json(content: bytes, file: Path, notes: list[str]) -> pa.Table:
     if content.startswith(b"{"):
         try:
             table = pj.read_json(io.BytesIO(content), parse_options=pj.ParseOptions(newlines_in_values=False))
+            # JSON knows no dates: what looks like one is text.
+            if dates := [(field.name, pa.string()) for field in table.schema if pa.types.is_timestamp(field.type)]:
+                options = pj.ParseOptions(pa.schema(dates), newlines_in_values=False)
+                table = pj.read_json(io.BytesIO(content), parse_options=options)
             if table.num_rows > 1:
                 return table
         except pa.ArrowInvalid:

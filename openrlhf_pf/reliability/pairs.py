@@ -49,7 +49,7 @@ def report(numbers: Mapping[str, Any], settings: Mapping[str, Any], warnings: Se
         warnings: what went wrong on the way, a sentence each.
     """
     found = {name: value for name, value in numbers.items() if name != "orders"}
-    found |= _accuracies(numbers["orders"], numbers["prompts"])
+    found |= _accuracies(numbers["orders"], numbers["texts"])
     verdict = verdict_of(found["accuracy"]["spg"]["accuracy"]) if found["accuracy"] else "unknown"
     return {
         "format": FORMAT,
@@ -107,8 +107,11 @@ def _known(value: float) -> float | None:
 
 
 def _amount(found: Mapping[str, Any]) -> str:
+    texts, different = "", ""
+    if found["texts"] < found["prompts"]:
+        texts, different = f", which are {found['texts']:,} different texts,", " different"
     return (
-        f"{found['used']:,} of {found['prompts']:,} prompts give {found['pairs']:,} pairs"
+        f"{found['used']:,} of {found['prompts']:,} prompts{texts} give {found['pairs']:,}{different} pairs"
         f" ({found['used'] / found['prompts']:.0%})."
     )
 

@@ -90,7 +90,7 @@ def _samples(table: pa.Table, how: Plan, path: str, notes: list[str]) -> pa.Tabl
             found[ours] = _numbers(found[ours], ours, shown[ours], path, how, notes)
     if _is_mixed(table, how.columns.get("prompt_id")):
         notes.append(f"{path}: prompt_id holds numbers and text, compared as text: 1 and '1' are one prompt.")
-    ids = _flat(found["prompt_id"])
+    ids = _flat(_filled(found["prompt_id"]))
     if len(ids) and ids.null_count == len(ids):
         raise ValueError(
             f"column {shown['prompt_id']} of {path} is empty in all {len(ids):,} rows, so all samples would be of one "
@@ -98,7 +98,7 @@ def _samples(table: pa.Table, how: Plan, path: str, notes: list[str]) -> pa.Tabl
         )
     found["prompt_id"] = ids
     if "checkpoint" in found:
-        found["checkpoint"] = _text(found["checkpoint"])
+        found["checkpoint"] = _text(_filled(found["checkpoint"]))
     result = pa.table({ours: values for ours, values in found.items() if values is not None})
     if ids.null_count:
         notes.append(f"{path}: {ids.null_count:,} of {len(ids):,} rows have no prompt_id and were left out.")
@@ -237,6 +237,15 @@ def _no_number(array: pa.Array) -> str:
             if text.lower() not in ("true", "false", "none", "null"):
                 return text if len(text) < 40 else text[:37] + "..."
     return ""
+
+
+def _filled(array: pa.Array) -> pa.Array:
+    """Ids and names with null for what is empty: "" as Arrow reads a cell of a CSV's text, NaN as pandas writes it."""
+    if pa.types.is_floating(array.type):
+        return pc.if_else(pc.is_nan(array), None, array)
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        return pc.if_else(pc.equal(pc.utf8_trim_whitespace(array), ""), None, array)
+    return array
 
 
 def _flat(array: pa.Array) -> pa.Array:
