@@ -358,4 +358,4 @@ def test_the_room_knows_the_code_reward_alone():
         "print(*sorted({m.split('.')[1] for m in sys.modules if m.startswith('openrlhf_pf.') and '._' not in m}))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-    assert found == "code_reward preferences\n"
+    assert found == "by_name code_reward preferences\n"  # by_name knows no room

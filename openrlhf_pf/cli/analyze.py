@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     add("--demo", action="store_true", help="analyse two made-up reward models with a known flaw")
     add("--output", metavar="DIR", help=f"where the report goes (with --demo, {DEMO_FOLDER})")
     add("--columns", metavar="OURS=YOURS,...", help="what the files call ours: reward=rm_score,score=acc,prompt_id=id")
-    add("--strategies", nargs="+", default=(), metavar="NAME", help="compare only these, and none (all that the data allow)")
+    add("--strategies", nargs="+", default=(), metavar="NAME", help="compare only these, and none (all possible)")
     add("--keep", type=int, metavar="K", help="k, samples a prompt that train (each filter's own default)")
     add("--bins", type=int, default=20, help="groups of equal count for R² (%(default)s)")
     add("--bootstrap", type=int, default=1000, help="repetitions over prompts (%(default)s)")

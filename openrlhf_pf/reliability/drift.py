@@ -150,9 +150,9 @@ def _trend(
         windows.append({"first": span[0], "last": span[1], "estimate": shown, "low": low, "high": high})
     x = np.array([(first + last) / 2 for first, last in spans])
     x = (x - x.mean()) / np.ptp(x)
-    # Each window counts by its prompts, and not by how well it seems to be known: where all its pairs are right, or all
-    # its samples on a line, no repetition differs, and it would be the only one that counts. For the same reason the
-    # line is fitted to shares and correlations as they are, and not to their logarithmic odds.
+    # Each window counts by its prompts, and not by how well it seems to be known: where all its pairs are right, or
+    # all its samples on a line, no repetition differs, and it would be the only one that counts. For the same reason
+    # the line is fitted to shares and correlations as they are, and not to their logarithmic odds.
     design = np.stack([np.ones_like(x), x])
     solve = np.linalg.solve((design * units) @ design.T, design * units)
     start, slope = solve @ estimates
