@@ -88,6 +88,8 @@ def test_a_node_that_is_killed_costs_no_verdict_and_a_new_one_takes_part(cluster
     assert [future.result(120).reward for future in futures] == [1.0, 0.0] * 110
     assert f"the code reward lost {place}" in caplog.text
     assert place not in pool._schedule.nodes
+    # Until Ray has noticed, it may place others' actors by way of that node, and they never start.
+    wait_for(lambda: not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == victim.node_id))
 
 
 def test_an_actor_that_is_killed_is_started_again(pool, caplog):
@@ -113,17 +115,26 @@ def test_an_actor_that_hangs_is_lost(pool, monkeypatch):
             os.kill(pid, signal.SIGCONT)
 
 
-def test_processes_of_a_job_share_the_actors_and_a_closed_pool_leaves_none(cluster, pool):
+@pytest.fixture
+def own(cluster, monkeypatch):
+    """Limits that no other test has, so that actors of an earlier pool, which are about to end, are not taken over."""
+    monkeypatch.setattr(pool_module, "_LOOK_SECONDS", 0.5)
+    return Limits(cpu_seconds=7)
+
+
+def test_processes_of_a_job_share_the_actors_and_a_closed_pool_leaves_none(own):
     @ray.remote(num_cpus=0)
     class Engine:
         """In a placement group that has its children captured, as OpenRLHF places vLLM."""
 
         def judge(self, programs):
-            with ray_pool(packages=()) as pool:
+            with ray_pool(limits=own, packages=()) as pool:
                 while len(pool._schedule.nodes) < 2:
                     pool.check_all(programs)
                 return pool.check_all(programs), {a._actor_id for a in pool._cluster._actors.values()}
 
+    pool = ray_pool(limits=own, packages=())
+    wait_for(lambda: len(pool._schedule.nodes) == 2)
     group = ray.util.placement_group([{"CPU": 1}, {"CPU": 1}])  # all that there are
     ray.get(group.ready())
     strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
