@@ -12,16 +12,9 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.utils.logging_utils import init_logger
 
+from openrlhf_pf.training.true_score import one_number
+
 logger = init_logger(__name__)
-
-
-def one_number(value: Any) -> float | None:
-    """The number that ``value`` is or holds, as a tensor or a list of one does; None where it is not one number."""
-    try:
-        numbers = torch.as_tensor(value, dtype=torch.float64).flatten()
-    except (TypeError, ValueError, RuntimeError):
-        return None
-    return float(numbers[0]) if len(numbers) == 1 else None
 
 
 def checked(response: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -1,6 +1,5 @@
 """The true score as users write it: a Python file with a ``reward_func``."""
 
-import contextlib
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,15 @@ def load_reward_func(file: str, flag: str) -> Callable:
         ValueError: the file does not import, or has no such function.
     """
     return by_name.load_function(file, "reward_func", f"{flag} {file}", "reward_func(queries, prompts, labels)")
+
+
+def one_number(value: Any) -> float | None:
+    """The number that ``value`` is or holds, as a tensor or a list of one does; None where it is not one number."""
+    try:
+        numbers = torch.as_tensor(value, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return float(numbers[0]) if len(numbers) == 1 else None
 
 
 class TrueScore:
@@ -47,8 +55,11 @@ class TrueScore:
             query = tokenizer.decode(sample.sequences[0].tolist(), skip_special_tokens=False)
             try:
                 result = self.function([query], sample.prompts, sample.labels)
-                value = result.get("scores")
-                return _one_number(result["rewards"] if value is None else value), _numbers(result.get("extra_logs"))
+                value = result["rewards"] if result.get("scores") is None else result["scores"]
+                if (number := one_number(value)) is None:
+                    raise ValueError(f"one number is needed for one response, got {value!r:.60}")
+                logs = {name: one_number(value) for name, value in (result.get("extra_logs") or {}).items()}
+                return _tensor(number), {name: _tensor(x) for name, x in logs.items() if x is not None}
             except Exception as error:  # whatever a user's function raises, the other samples are worth keeping
                 return error
 
@@ -62,17 +73,5 @@ class TrueScore:
             sample.info |= logs
 
 
-def _one_number(value: Any) -> torch.Tensor:
-    numbers = torch.as_tensor(value, dtype=torch.float64).reshape(-1)
-    if len(numbers) != 1:
-        raise ValueError(f"one number is needed for one response, got {value!r:.60}")
-    return numbers
-
-
-def _numbers(logs: dict[str, Any] | None) -> dict[str, torch.Tensor]:
-    """Those that are one number each; the others are left out, as in training."""
-    numbers = {}
-    for name, value in (logs or {}).items():
-        with contextlib.suppress(TypeError, ValueError, RuntimeError):
-            numbers[name] = _one_number(value)
-    return numbers
+def _tensor(number: float) -> torch.Tensor:
+    return torch.tensor([number], dtype=torch.float64)
