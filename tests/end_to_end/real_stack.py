@@ -135,6 +135,8 @@ class RunningCluster:
                 *(sys.executable, "-m", "openrlhf_pf.training.warm_workers"),
                 *(os.path.join(os.path.dirname(sys.executable), "ray"), "start", "--block"),
                 *("--node-ip-address", "127.0.0.1", *(mine if head else ("--address", self.address))),
+                # Free ports, by the kernel: two clusters that start together would both take the first of Ray's range.
+                *("--min-worker-port", "0", "--max-worker-port", "0"),
             ],
             env={**environment, "TMPDIR": scratch},
             stdout=subprocess.DEVNULL,
