@@ -215,6 +215,16 @@ def test_files_of_a_folder_whose_types_differ(tmp_path):
     assert ids.startswith("prompt_id is a whole number and text in the files, compared as text")
 
 
+def test_whole_numbers_that_one_file_has_as_floats_are_the_same_prompts(tmp_path):
+    """As pandas writes a column of whole numbers in which one is missing."""
+    found = rows(ids=list(range(G)))
+    odd = [row | {"prompt_id": float(row["prompt_id"])} for row in found[1::2]]
+    parquet(tmp_path / "in" / "1.parquet", found[::2])
+    parquet(tmp_path / "in" / "2.parquet", [*odd, {"prompt_id": None, "reward": 0.0, "score": 0.0}])
+    again = read(tmp_path / "in")
+    assert len(again.reward) == G and "1 of" in again.warnings[-1]
+
+
 # ── Ids and cells of every type ──
 
 

@@ -50,8 +50,13 @@ def test_fewer_pairs_are_some_of_them():
     assert len(rows) == pytest.approx(2000 / 16, abs=40) and all(row in ROWS for row in rows)
 
 
+def test_twice_as_long_is_every_pair_two_times():
+    rows = turned(ROWS, "twice", 1)
+    assert len(rows) == 2 * len(ROWS) and rows[::2] == ROWS and rows[1::2] == ROWS
+
+
 def test_an_unknown_reward_model_is_refused():
-    with pytest.raises(ValueError, match="there is no reward model 'noise': take one of given, fewer16"):
+    with pytest.raises(ValueError, match="there is no reward model 'noise': take one of given, twice"):
         turned(ROWS, "noise", 1)
 
 

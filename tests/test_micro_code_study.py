@@ -1,12 +1,15 @@
 """Arms of the micro-code study, and the alignment of what a filter keeps with the true score."""
 
 import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from examples.micro_code import alignment, arms, study
+from examples.micro_code import alignment, arms, judge, study
 from examples.micro_code.config import PRESETS, PPOConfig
 
 
@@ -39,6 +42,50 @@ def test_other_numbers_of_responses_train_all_of_them_or_any():
     assert (everything.samples, everything.keep) == (8, 8)
     assert (some.samples, some.keep, some.weights) == (8, 4, (1.0,) * 8)
     assert some.actor_updates(16) == arms.config_of(base, "best_worst+updates+n16").actor_updates(16) == 52
+
+
+@pytest.mark.parametrize("name", arms.ARMS)
+def test_every_arm_trains_whole_batches_of_what_it_keeps(name):
+    config = arms.config_of(PRESETS["study"].ppo, name)
+    kept = config.rollout_prompts * config.keep
+    assert kept % config.batch_size == 0 and config.batch_size % config.micro_batch_size == 0
+    assert len(config.weights) in (0, config.samples)
+    if config.sample_filter == "none":
+        assert config.keep == config.samples
+
+
+def test_one_response_each_has_the_rollouts_and_updates_of_no_filter():
+    each, none = (arms.config_of(PRESETS["study"].ppo, name) for name in ("one_each", "none"))
+    assert each.samples * each.rollout_prompts == none.samples * none.rollout_prompts
+    assert each.actor_updates(16) == none.actor_updates(16)
+
+
+def test_the_judge_is_right_at_the_ends_and_errs_anew_at_each_look_between(monkeypatch):
+    monkeypatch.setattr(judge, "_LOOKS", Counter())
+    monkeypatch.setattr(judge, "_TRUE_SCORE", lambda queries, *_: {"rewards": [float(q[-1]) for q in queries]})
+    queries = [f"{i} {i % 2}" for i in range(4000)]
+    first, second = (np.array(judge.reward_func(queries, queries, queries)["rewards"]) for _ in range(2))
+    right = np.arange(4000) % 2 * 2 - 1
+    ends = np.abs(first) > judge.END
+    assert (np.sign(first) == right)[ends].all() and ends.mean() == pytest.approx(judge.SURE, abs=0.03)
+    assert (np.sign(first) == right)[~ends].mean() == pytest.approx(0.5, abs=0.03)
+    assert abs(np.corrcoef(first - right * ends, second - right * ends)[0, 1]) < 0.1
+    monkeypatch.setattr(judge, "_LOOKS", Counter())
+    shuffled = judge.reward_func(queries[::-1], queries, queries)["rewards"][::-1]
+    assert shuffled == first.tolist(), "whatever comes first"
+
+
+def test_a_cell_with_a_reward_function_is_the_same_in_another_checkout(cells, monkeypatch):
+    monkeypatch.setattr(study, "__file__", "/elsewhere/examples/micro_code/study.py")
+    there = arms.config_of(cells.study.ppo, "judge_none")
+    moved = replace(
+        there,
+        flags=tuple(f.replace(str(Path(arms.__file__).parent), "/elsewhere/examples/micro_code") for f in there.flags),
+    )
+    monkeypatch.setattr(study, "config_of", lambda base, arm: moved)
+    elsewhere = cells.path("judge_none", 1)
+    monkeypatch.undo()
+    assert cells.path("judge_none", 1) == elsewhere and str(elsewhere.parent) == str(cells.output / cells.name)
 
 
 def test_a_cell_is_kept_under_all_that_decides_it(cells):

@@ -9,10 +9,21 @@ from typing import Any
 from .config import PPOConfig
 
 TRUE_SCORE = str(Path(__file__).parent / "true_score.py")
+JUDGE = str(Path(__file__).parent / "judge.py")
 _RANDOM: dict[str, Any] = {"sample_filter": "rank_weights", "weights": (1.0,) * 5}
 _ALL: dict[str, Any] = {"sample_filter": "none", "keep": 5}
 _TWO_OF_ALL = ("--sample_filter_baseline", "group")
 _RLOO = ("--algo.advantage.estimator", "rloo")
+
+
+def _batch(name: str, *flags: str) -> dict[str, Any]:
+    return {"sample_filter": name, "flags": flags}
+
+
+def _learns(name: str, *options: str) -> dict[str, Any]:
+    given = ("--sample_filter_options", *options, "patience=2", "certainty=2")
+    return {"sample_filter": name, "flags": (*given, "--data.label_key", "label")}
+
 
 #: Eight responses to each of 40 prompts a step, five passes over 160 prompts; the reward is whether the code is right,
 #: and no reward model or critic takes part.
@@ -38,12 +49,17 @@ def _code(*flags: str, **more: Any) -> dict[str, Any]:
     return {**_CODE, **more, "flags": (*_CODE["flags"], *flags)}
 
 
+def _judged(arm: dict[str, Any]) -> dict[str, Any]:
+    return {**arm, "flags": ("--reward.remote_url", JUDGE, "--data.label_key", "label")}
+
+
 def _selected(name: str, *options: str) -> dict[str, Any]:
     given = ("--prompt_selection_options", *options) if options else ()
     return _code("--prompt_selection", name, *given)
 
 
-#: ``ranks_...`` keep these ranks of each prompt, 1 being the highest reward; ``code_...`` have code as the reward.
+#: ``ranks_...`` keep these ranks of each prompt, 1 being the highest reward; ``code_...`` have code as the reward, and
+#: ``judge_...`` that of judge.py.
 ARMS: dict[str, dict[str, Any]] = {
     "none": _ALL,
     "random": _RANDOM,
@@ -56,18 +72,30 @@ ARMS: dict[str, dict[str, Any]] = {
     "ranks_2_4": {"sample_filter": "rank_weights", "weights": (0.0, 1.0, 0.0, 1.0, 0.0)},
     "ranks_1_2": {"sample_filter": "rank_weights", "weights": (1.0, 1.0, 0.0, 0.0, 0.0)},
     "ranks_4_5": {"sample_filter": "rank_weights", "weights": (0.0, 0.0, 0.0, 1.0, 1.0)},
-    # Looks at a probe before every second step.
-    "learned_weights": {
-        "sample_filter": "learned_weights",
-        "flags": (
-            "--sample_filter_options",
-            "method=subset",
-            "patience=2",
-            "certainty=2",
-            "--data.label_key",
-            "label",
-        ),
+    # One response each of five times as many prompts: as many rollouts and updates as without a filter.
+    "one_each": {"sample_filter": "none", "samples": 1, "keep": 1, "rollout_prompts": 320},
+    # All five train, the ends with four times the weight of the middle.
+    "reweighted": {
+        "sample_filter": "rank_weights",
+        "keep": 5,
+        "weights": (4.0, 2.0, 1.0, 2.0, 4.0),
+        "flags": ("--sample_filter_mode", "reweight"),
     },
+    # Of the whole rollout; by quantiles of the reward, two fifths of it as well.
+    "top": _batch("top", "--sample_filter_high", "0.6", "--sample_filter_options", "unit=quantile"),
+    "top_bottom": _batch(
+        "top_bottom",
+        *("--sample_filter_low", "0.2", "--sample_filter_high", "0.8", "--sample_filter_options", "unit=quantile"),
+    ),
+    "pow_1": _batch("reward_power", "--sample_filter_power", "1"),
+    "pow_2": _batch("reward_power", "--sample_filter_power", "2"),
+    "pow_3": _batch("reward_power", "--sample_filter_power", "3"),
+    # These two look at a probe before every second step.
+    "learned_weights": _learns("learned_weights", "method=subset"),
+    "adaptive": _learns("adaptive"),
+    "judge_none": _judged(_ALL),
+    "judge_random": _judged(_RANDOM),
+    "judge_best_worst": _judged({"sample_filter": "best_worst"}),
     "code_uniform": _selected("uniform"),
     "code_vade": _selected("vade"),
     "code_variance": _selected("vade", "gain=variance"),
@@ -127,16 +155,16 @@ def config_of(base: PPOConfig, arm: str) -> PPOConfig:
         if "flags" in change:
             change["flags"] = found.flags + change["flags"]
         found = replace(found, **change)
-    if ARMS[name] is _ALL:
+    if found.sample_filter == "none":
         found = replace(found, keep=found.samples)
-    elif ARMS[name] is _RANDOM:
+    elif len(set(found.weights)) == 1:
         found = replace(found, weights=(1.0,) * found.samples)
     return found
 
 
 def probe_flags(config: PPOConfig, probe: Path) -> tuple[str, ...]:
     """What a filter that learns from true scores needs: a probe, looked at before every second step."""
-    if config.sample_filter != "learned_weights":
+    if config.sample_filter not in ("learned_weights", "adaptive"):
         return ()
     values = {"": probe, "_every": 2, "_score": TRUE_SCORE}
     return tuple(str(word) for key, value in values.items() for word in (f"--sample_filter_probe{key}", value))

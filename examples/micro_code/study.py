@@ -82,7 +82,13 @@ class Cells:
         others = {name: whole[name] for name in ("seed", "task", "model", "sft", "reward", "evaluation")}
         turned = {"reward_model": self.reward} if self.reward != "given" else {}
         baseline = baseline_of(arm)
-        how = {"baseline": asdict(baseline)} if baseline else {"ppo": asdict(config_of(self.study.ppo, arm))}
+        if baseline:
+            how = {"baseline": asdict(baseline)}
+        else:
+            ppo = config_of(self.study.ppo, arm)
+            # A reward function of this folder is the same one in another checkout.
+            flags = tuple(flag.removeprefix(f"{Path(__file__).parent}/") for flag in ppo.flags)
+            how = {"ppo": asdict(replace(ppo, flags=flags))}
         return {"base": others, **how, "ppo_seed": seed} | turned
 
     def path(self, arm: str, seed: int) -> Path:

@@ -240,9 +240,15 @@ def _no_number(array: pa.Array) -> str:
 
 
 def _filled(array: pa.Array) -> pa.Array:
-    """Ids and names with null for what is empty: "" as Arrow reads a cell of a CSV's text, NaN as pandas writes it."""
+    """Ids and names with null for what is empty: "" as Arrow reads a cell of a CSV's text, NaN as pandas writes it; it
+    also writes whole numbers as floats where one is missing, so that the 1 of another file is this one's 1.0.
+    """
     if pa.types.is_floating(array.type):
-        return pc.if_else(pc.is_nan(array), None, array)
+        array = pc.if_else(pc.is_nan(array), None, array)
+        try:
+            return array.cast(pa.int64())
+        except pa.ArrowInvalid:  # some are not whole
+            return array
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         return pc.if_else(pc.equal(pc.utf8_trim_whitespace(array), ""), None, array)
     return array
