@@ -112,8 +112,8 @@ def test_an_open_choice_names_the_rivals_and_no_strategy():
     found = recommended(even(0), ("none", "shortest"))
     assert (found.decided, found.strategy, found.keep, found.options) == (False, None, None, {})
     assert {found.best, *found.not_told_apart} == {"none", "shortest"}
-    assert "not a finding" in found.text
-    assert found.default == {"strategy": "best_worst", "keep": 2, "options": {}}
+    assert found.default == {"strategy": "none", "keep": None, "options": {}}
+    assert "Until more is known, train on all responses" in found.text and "no finding of this report" in found.text
 
 
 def test_a_decided_choice_says_how_sure_and_what_would_change_it():

@@ -35,8 +35,9 @@ CRITERION = "gain"
 FEWEST_PROMPTS = 30
 #: More prompts than this times the present ones are not asked for.
 MOST_MORE = 10_000
-#: What PF-PPO and this plugin fall back on; not a finding.
-DEFAULT = {"strategy": "best_worst", "keep": 2, "options": {}}
+#: What to train with until a report decides: the rule of least regret on small worlds with Adam and on the small task
+#: (docs/evidence.md). All responses, so that there is no k; not a finding of a report.
+DEFAULT = {"strategy": "none", "keep": None, "options": {}}
 
 #: What the data say of filters.
 NO_HELP, WRONG_WAY, TIME_ONLY, FILTER, NO_FILTER, OPEN = "no help", "wrong way", "time only", "filter", "none", "open"
@@ -64,7 +65,7 @@ class Recommendation:
         text: all of it in plain words.
         headline: the first of these words.
         criterion: name of the metric that was compared.
-        default: what to fall back on when undecided; a convention, not a finding.
+        default: what to train with until a report decides, in these three terms.
     """
 
     decided: bool
@@ -411,8 +412,8 @@ def _undecided(
     text = f"{headline} {why}"
     if answer in (OPEN, TIME_ONLY):
         text += (
-            f" If you must choose, {DEFAULT['strategy']} with k = {DEFAULT['keep']} is the usual default; that is a "
-            "convention, not a finding of this report."
+            " Until more is known, train on all responses: where nothing speaks for a filter, that is the safer choice,"
+            " and no finding of this report."
         )
     best = found.best if found.rivals else None
     return Recommendation(
