@@ -8,7 +8,7 @@ from openrlhf_pf.reliability.planted import BAND, plant
 
 N_PROMPTS, N_SAMPLES = 1500, 8
 #: What is compared unless the user names others.
-STRATEGIES = ("none", "best_of_n", "best_random", "best_worst")
+STRATEGIES = ("none", "best_of_n", "best_random", "best_worst", "learned_weights")
 #: Rewards are squeezed into (-1, 1); in between these two, the first reward model guesses.
 MIDDLE = float(np.tanh(BAND))
 ENDS, HACKED = "right at both ends", "hacked at the top"
@@ -36,11 +36,11 @@ def sentences(analysis: Analysis) -> list[str]:
         "it.",
         f"The first: of the responses with high rewards {high.mean():.0%} are correct, of those with low rewards "
         f"{low.mean():.0%}, and in the middle the reward says nothing ({upper.mean():.0%} of its upper half, "
-        f"{lower.mean():.0%} of its lower half), so train on the best and the worst response of each prompt "
-        "(best_worst) and leave out the middle.",
+        f"{lower.mean():.0%} of its lower half), so the best and the worst response of each prompt (best_worst) teach "
+        "most for what training on them costs.",
         f"The second: of its favourite responses {of_rank[0]:.0%} are correct and of its third choices "
-        f"{of_rank[2]:.0%}, so training on the favourite of each prompt (best_of_n) would teach the hack, and the "
-        "figure of rank against score bends down where that begins.",
+        f"{of_rank[2]:.0%}, so training on the favourite of each prompt (best_of_n) would teach the hack: look for the "
+        "ranks that the report names instead, and for where the figure of rank against score bends down.",
     ]
 
 
