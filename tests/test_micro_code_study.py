@@ -134,6 +134,23 @@ def test_the_table_pairs_arms_over_several_bases(cells, tmp_path):
     assert random["interval"] == pytest.approx((0.1, 0.1)) and best["cells"] == 1
 
 
+def test_seeds_of_one_base_are_no_studies_of_their_own(cells, tmp_path):
+    """Two bases that differ by .2 with ten seeds each are two studies, not twenty."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "study.json").write_text(json.dumps({**PRESETS["quickstart"].as_dict(), "seed": 2}))
+    bases, seeds = [cells, study.Cells(other, cells.output)], list(range(1, 11))
+    for gain, base in zip((0.0, 0.2), bases):
+        for seed in seeds:
+            planted(base, "none", seed, np.full((300, 8), 0.4))
+            planted(base, "random", seed, np.full((300, 8), 0.4 + gain))
+    _, random = study.table(bases, ["none", "random"], seeds)
+    assert random["cells"] == 20 and random["difference"] == pytest.approx(0.1)
+    assert random["interval"] == pytest.approx((0, 0.2))
+    _, alone = study.table(bases[1:], ["none", "random"], seeds)
+    assert alone["interval"] == pytest.approx((0.2, 0.2))
+
+
 def test_the_figure_says_what_the_table_says(cells, tmp_path, capsys):
     rng = np.random.default_rng(0)
     for arm, level in {"none": 0.5, "random": 0.3, "best_worst": 0.5}.items():

@@ -232,13 +232,23 @@ def paired_interval(differences: np.ndarray, draws: int = 4000, seed: int = 0) -
     return float(low), float(high)
 
 
+def _independent(differences: np.ndarray, bases: Sequence[Path]) -> np.ndarray:
+    """Of (cells, tasks) differences the rows that vary on their own: the PPO seeds of a base share its task, policy and
+    reward model, so that with several bases each is one row, the mean over its seeds; one base alone has its seeds.
+    """
+    if len(set(bases)) == 1:
+        return differences
+    number = np.array([list(dict.fromkeys(bases)).index(base) for base in bases])
+    return np.array([differences[number == i].mean(axis=0) for i in range(number.max() + 1)])
+
+
 CURVES = {"kl": "train/kl", "grad_norm": "train/actor_grad_norm"}
 #: Means over a run: of these prompts taken, how many had both right and wrong answers; seconds a step.
 MEANS = {"informative": "train/selection/informative", "step_seconds": "train/timing/step_total"}
 
 
 def table(bases: Sequence[Cells], arms: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """A row an arm: pass@1, its difference to the first arm, reward, KL, updates; over the cells that both have."""
+    """A row an arm: pass@1, its difference to the first arm, KL, updates; over the cells that both have."""
     rows = []
     for arm in arms:
         cells = [(cells, seed) for cells in bases for seed in seeds]
@@ -246,7 +256,7 @@ def table(bases: Sequence[Cells], arms: Sequence[str], seeds: Sequence[int]) -> 
         if not both:
             continue
         mine = np.array([c.scores(arm, s) for c, s in both])
-        first = np.array([c.scores(arms[0], s) for c, s in both])
+        away = mine - np.array([c.scores(arms[0], s) for c, s in both])
         curves = [json.loads((c.path(arm, s) / "curves.json").read_text()) for c, s in both]
         rows.append(
             {
@@ -255,8 +265,8 @@ def table(bases: Sequence[Cells], arms: Sequence[str], seeds: Sequence[int]) -> 
                 "pass_at_1": float(mine.mean()),
                 "by_cell": [round(float(x), 4) for x in mine.mean(axis=1)],
                 "by_step": _by_step([c.steps(arm, s) for c, s in both]),
-                "difference": float((mine - first).mean()),
-                "interval": paired_interval(mine - first),
+                "difference": float(away.mean()),
+                "interval": paired_interval(_independent(away, [c.base for c, _ in both])),
                 "updates": bases[0].updates(arm),
             }
             | {key: _last(curves, tag) for key, tag in CURVES.items()}
