@@ -198,9 +198,22 @@ def test_the_interval_covers_the_truth_of_paired_differences():
     hits = 0
     for seed in range(60):
         differences = np.random.default_rng(seed).normal(0.1, 1, (4, 100))
-        low, high = study.paired_interval(differences, 400, seed)
+        low, high = study.paired_interval(differences, None, 400, seed)
         hits += low < 0.1 < high
     assert hits >= 54
+
+
+def test_the_interval_covers_the_truth_where_rows_share_a_group():
+    hits = {True: 0, False: 0}
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        of_group = np.repeat(rng.normal(0.1, 0.3, (10, 1)), 4, axis=0)
+        differences = of_group + rng.normal(0, 0.5, (40, 50))
+        for grouped in hits:
+            groups = [row // 4 for row in range(40)] if grouped else None
+            low, high = study.paired_interval(differences, groups, 400, seed)
+            hits[grouped] += low < 0.1 < high
+    assert hits[True] >= 52 > 48 >= hits[False]
 
 
 def test_cosines_are_those_of_orthogonal_samples():

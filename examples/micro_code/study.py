@@ -220,26 +220,26 @@ class Cells:
         return {int(step): float(found[step].mean()) for step in sorted(found.files, key=int)}
 
 
-def paired_interval(differences: np.ndarray, draws: int = 4000, seed: int = 0) -> tuple[float, float]:
-    """95% interval of the mean of (seeds, tasks) differences, resampling seeds and tasks; NaN where there is none."""
+def paired_interval(
+    differences: np.ndarray, groups: Sequence[Any] | None = None, draws: int = 4000, seed: int = 0
+) -> tuple[float, float]:
+    """95% interval of the mean of (rows, tasks) differences, resampling rows and tasks; NaN where there is none.
+
+    ``groups``, of (rows,), says which rows share something, such as a policy and a reward model: groups are resampled,
+    and rows within them, so that many rows of few groups do not pass for many groups.
+    """
     rng = np.random.default_rng(seed)
-    n_seeds, n_tasks = differences.shape
+    n_rows, n_tasks = differences.shape
+    members = [np.arange(n_rows)]
+    if groups is not None and len(set(groups)) > 1:
+        members = [np.array([i for i, g in enumerate(groups) if g == one]) for one in dict.fromkeys(groups)]
     means = np.empty(draws)
     for i in range(draws):
-        rows = rng.integers(0, n_seeds, n_seeds)
+        taken = [members[g] for g in rng.integers(0, len(members), len(members))]
+        rows = np.concatenate([rng.choice(rows, len(rows)) for rows in taken])
         means[i] = np.nanmean(differences[rows][:, rng.integers(0, n_tasks, n_tasks)])
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
-
-
-def _independent(differences: np.ndarray, bases: Sequence[Path]) -> np.ndarray:
-    """Of (cells, tasks) differences the rows that vary on their own: the PPO seeds of a base share its task, policy and
-    reward model, so that with several bases each is one row, the mean over its seeds; one base alone has its seeds.
-    """
-    if len(set(bases)) == 1:
-        return differences
-    number = np.array([list(dict.fromkeys(bases)).index(base) for base in bases])
-    return np.array([differences[number == i].mean(axis=0) for i in range(number.max() + 1)])
 
 
 CURVES = {"kl": "train/kl", "grad_norm": "train/actor_grad_norm"}
@@ -266,7 +266,7 @@ def table(bases: Sequence[Cells], arms: Sequence[str], seeds: Sequence[int]) -> 
                 "by_cell": [round(float(x), 4) for x in mine.mean(axis=1)],
                 "by_step": _by_step([c.steps(arm, s) for c, s in both]),
                 "difference": float(away.mean()),
-                "interval": paired_interval(_independent(away, [c.base for c, _ in both])),
+                "interval": paired_interval(away, [cells.base for cells, _ in both]),
                 "updates": bases[0].updates(arm),
             }
             | {key: _last(curves, tag) for key, tag in CURVES.items()}

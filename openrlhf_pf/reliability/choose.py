@@ -412,8 +412,8 @@ def _undecided(
     text = f"{headline} {why}"
     if answer in (OPEN, TIME_ONLY):
         text += (
-            " Until more is known, train on all responses: where nothing speaks for a filter, that is the safer choice,"
-            " and no finding of this report."
+            " Until more is known, train on all responses: where nothing speaks for a filter, that is the safer"
+            " choice, and no finding of this report."
         )
     best = found.best if found.rivals else None
     return Recommendation(

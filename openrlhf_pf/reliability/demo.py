@@ -39,8 +39,8 @@ def sentences(analysis: Analysis) -> list[str]:
         f"{lower.mean():.0%} of its lower half), so the best and the worst response of each prompt (best_worst) teach "
         "most for what training on them costs.",
         f"The second: of its favourite responses {of_rank[0]:.0%} are correct and of its third choices "
-        f"{of_rank[2]:.0%}, so training on the favourite of each prompt (best_of_n) would teach the hack: look for the "
-        "ranks that the report names instead, and for where the figure of rank against score bends down.",
+        f"{of_rank[2]:.0%}, so training on the favourite of each prompt (best_of_n) would teach the hack: look for "
+        "the ranks that the report names instead, and for where the figure of rank against score bends down.",
     ]
 
 
