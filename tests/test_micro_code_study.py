@@ -132,6 +132,9 @@ def test_the_table_pairs_arms_over_several_bases(cells, tmp_path):
     none, random, best = study.table(bases, ["none", "random", "best_worst"], [1])
     assert none["by_cell"] == [0.2, 0.8] and random["difference"] == pytest.approx(0.1)
     assert random["interval"] == pytest.approx((0.1, 0.1)) and best["cells"] == 1
+    # random takes 2 updates a step, none 5: its end is set against step 8, where planted scores are 0.
+    assert none["to_first_after_step"] == 12 and random["to_first_after_step"] == 8
+    assert random["difference_then"] == pytest.approx(0.6) and random["interval_then"][0] > 0.2
 
 
 def test_seeds_of_one_base_are_no_studies_of_their_own(cells, tmp_path):

@@ -206,13 +206,20 @@ class Cells:
             self.run.one_ray.close()
         self.evaluate(cells)
 
-    def scores(self, arm: str, seed: int) -> np.ndarray | None:
-        """(tasks,) share of samples that pass at the end; None where it is not there."""
+    def scores(self, arm: str, seed: int, step: int | None = None) -> np.ndarray | None:
+        """(tasks,) share of samples that pass at the end, or after ``step``; None where it is not there."""
         file = self.path(arm, seed) / self.file
         if not file.exists():
             return None
         found = np.load(file)
-        return found[max(found.files, key=int)].mean(axis=1)
+        return found[max(found.files, key=int) if step is None else str(step)].mean(axis=1)
+
+    def step_of(self, arm: str, updates: int) -> int:
+        """The saved step at which an arm comes nearest to so many optimizer steps."""
+        if baseline_of(arm):
+            return self.updates(arm)
+        ppo = config_of(self.study.ppo, arm)
+        return min(ppo.saved_steps(), key=lambda step: abs(ppo.actor_updates(step) - updates))
 
     def steps(self, arm: str, seed: int) -> dict[int, float]:
         """pass@1 at each saved step of a cell that is there."""
@@ -248,7 +255,9 @@ MEANS = {"informative": "train/selection/informative", "step_seconds": "train/ti
 
 
 def table(bases: Sequence[Cells], arms: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """A row an arm: pass@1, its difference to the first arm, KL, updates; over the cells that both have."""
+    """A row an arm: pass@1, its difference to the first arm, at the end and at the first arm's saved step of about as
+    many updates (``_then``), KL, updates; over the cells that both have.
+    """
     rows = []
     for arm in arms:
         cells = [(cells, seed) for cells in bases for seed in seeds]
@@ -256,7 +265,9 @@ def table(bases: Sequence[Cells], arms: Sequence[str], seeds: Sequence[int]) -> 
         if not both:
             continue
         mine = np.array([c.scores(arm, s) for c, s in both])
-        away = mine - np.array([c.scores(arms[0], s) for c, s in both])
+        step = bases[0].step_of(arms[0], bases[0].updates(arm))
+        away, at_updates = (mine - np.array([c.scores(arms[0], s, at) for c, s in both]) for at in (None, step))
+        studies = [cells.base for cells, _ in both]
         curves = [json.loads((c.path(arm, s) / "curves.json").read_text()) for c, s in both]
         rows.append(
             {
@@ -266,8 +277,11 @@ def table(bases: Sequence[Cells], arms: Sequence[str], seeds: Sequence[int]) -> 
                 "by_cell": [round(float(x), 4) for x in mine.mean(axis=1)],
                 "by_step": _by_step([c.steps(arm, s) for c, s in both]),
                 "difference": float(away.mean()),
-                "interval": paired_interval(away, [cells.base for cells, _ in both]),
+                "interval": paired_interval(away, studies),
                 "updates": bases[0].updates(arm),
+                "to_first_after_step": step,
+                "difference_then": float(at_updates.mean()),
+                "interval_then": paired_interval(at_updates, studies),
             }
             | {key: _last(curves, tag) for key, tag in CURVES.items()}
             | {key: _last(curves, tag, points=0) for key, tag in MEANS.items()}
