@@ -26,7 +26,7 @@ def test_the_best_trains_or_wins_and_the_worst_loses():
 
 def test_names_and_variants():
     assert baselines.baseline_of("none+updates") is None
-    assert baselines.baseline_of("dpo_iterative").updates() == 4 * 8 and baselines.baseline_of("raft").updates() == 32
+    assert baselines.baseline_of("dpo_iterative").steps == 4 * 8 and baselines.baseline_of("raft").steps == 32
     assert baselines.baseline_of("raft+rate3").learning_rate == pytest.approx(9e-4)
     with pytest.raises(ValueError, match="there is no variant 'kl0' of dpo: take one of"):
         baselines.baseline_of("dpo+kl0")

@@ -33,9 +33,18 @@ class Baseline:
     batch_size: int = 32
     beta: float = 0.1
 
-    def updates(self) -> int:
+    @property
+    def steps(self) -> int:
         """Optimizer steps, at most: a prompt whose responses are all alike gives no pair."""
         return self.rounds * (self.prompts // self.rounds * self.epochs // self.batch_size)
+
+    def saved_steps(self) -> range:
+        """As of PPO's settings: no policy is kept but the last."""
+        return range(0)
+
+    def actor_updates(self, step: int) -> int:
+        """As of PPO's settings: each step is an update."""
+        return step
 
 
 #: Learning rates are the best of three on the validation prompts of one study.

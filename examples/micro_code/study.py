@@ -26,7 +26,7 @@ import numpy as np
 
 from . import commands
 from .arms import ARMS, config_of, episodes, probe_flags
-from .baselines import BASELINES, baseline_of
+from .baselines import BASELINES, Baseline, baseline_of
 from .baselines import train as train_baseline
 from .config import EvaluationConfig, ModelConfig, PPOConfig, RewardConfig, SFTConfig, Study, TaskConfig, override
 from .one_ray import OneRay
@@ -81,15 +81,20 @@ class Cells:
         whole = self.study.as_dict()
         others = {name: whole[name] for name in ("seed", "task", "model", "sft", "reward", "evaluation")}
         turned = {"reward_model": self.reward} if self.reward != "given" else {}
-        baseline = baseline_of(arm)
-        if baseline:
-            how = {"baseline": asdict(baseline)}
-        else:
-            ppo = config_of(self.study.ppo, arm)
+        how = self.how(arm)
+        if isinstance(how, PPOConfig):
             # A reward function of this folder is the same one in another checkout.
-            flags = tuple(flag.removeprefix(f"{Path(__file__).parent}/") for flag in ppo.flags)
-            how = {"ppo": asdict(replace(ppo, flags=flags))}
-        return {"base": others, **how, "ppo_seed": seed} | turned
+            how = replace(how, flags=tuple(flag.removeprefix(f"{Path(__file__).parent}/") for flag in how.flags))
+        kind = "ppo" if isinstance(how, PPOConfig) else "baseline"
+        return {"base": others, kind: asdict(how), "ppo_seed": seed} | turned
+
+    def how(self, arm: str) -> PPOConfig | Baseline:
+        """The settings of an arm.
+
+        Raises:
+            ValueError: there is no such arm, or no such variant of it.
+        """
+        return baseline_of(arm) or config_of(self.study.ppo, arm)
 
     def path(self, arm: str, seed: int) -> Path:
         """Where a cell is kept."""
@@ -130,13 +135,13 @@ class Cells:
         order = rng.permutation(len(tasks))
         policy, reward = self.source.path("models", "sft"), self.reward_model()
         study = replace(self.study, seed=seed)
-        if baseline := baseline_of(arm):
-            chosen = [tasks[order[i % len(tasks)]] for i in range(baseline.prompts)]
+        config = self.how(arm)
+        if isinstance(config, Baseline):
+            chosen = [tasks[order[i % len(tasks)]] for i in range(config.prompts)]
             name = f"{self.name}-{arm}-s{seed}"
-            train_baseline(baseline, replace(self.run, study=study), name, (policy, reward), chosen, directory)
+            train_baseline(config, replace(self.run, study=study), name, (policy, reward), chosen, directory)
             self._keep(arm, seed)
             return
-        config = config_of(self.study.ppo, arm)
         needed = config.steps * config.rollout_prompts // episodes(config)
         chosen = [tasks[order[i % len(tasks)]] for i in range(needed)]
         prompts, probe = directory / "prompts.jsonl", directory / "probe.jsonl"
@@ -165,12 +170,12 @@ class Cells:
             directory = self.path(arm, seed)
             if (directory / self.file).exists():
                 continue
-            steps, end = self._saved(arm)
-            for step in {end} if self.validation else {*steps, end}:
+            how = self.how(arm)
+            for step in {how.steps} if self.validation else {*how.saved_steps(), how.steps}:
                 model = self.policy(arm, seed, step)
                 if not model.exists():
                     continue  # dynamic filtering makes fewer steps of as many prompts
-                samples = config.samples if step == end else config.checkpoint_samples
+                samples = config.samples if step == how.steps else config.checkpoint_samples
                 draws[directory, step] = Draw(model, prompts, samples, config.max_new_tokens, seed)
         found = dict(zip(draws, score_samples(tasks, *sample_all(list(draws.values()))))) if draws else {}
         for directory in dict.fromkeys(directory for directory, _ in found):
@@ -179,22 +184,13 @@ class Cells:
 
     def policy(self, arm: str, seed: int, step: int) -> Path:
         """Where a cell's policy of a saved step is."""
-        last = step == self._saved(arm)[1]
+        last = step == self.how(arm).steps
         return self.path(arm, seed) / "model" / ("final" if last else f"checkpoints/global_step{step}_hf")
-
-    def _saved(self, arm: str) -> tuple[range, int]:
-        """The steps of an arm's saved policies, and its last one."""
-        if baseline := baseline_of(arm):
-            return range(0), baseline.updates()
-        ppo = config_of(self.study.ppo, arm)
-        return ppo.saved_steps(), ppo.steps
 
     def updates(self, arm: str) -> int:
         """Optimizer steps of a whole cell."""
-        if baseline := baseline_of(arm):
-            return baseline.updates()
-        ppo = config_of(self.study.ppo, arm)
-        return ppo.actor_updates(ppo.steps)
+        how = self.how(arm)
+        return how.actor_updates(how.steps)
 
     def make(self, cells: Sequence[tuple[str, int]]) -> None:
         """Train and evaluate cells, each an arm and a seed."""
@@ -216,10 +212,8 @@ class Cells:
 
     def step_of(self, arm: str, updates: int) -> int:
         """The saved step at which an arm comes nearest to so many optimizer steps."""
-        if baseline_of(arm):
-            return self.updates(arm)
-        ppo = config_of(self.study.ppo, arm)
-        return min(ppo.saved_steps(), key=lambda step: abs(ppo.actor_updates(step) - updates))
+        how = self.how(arm)
+        return min((*how.saved_steps(), how.steps), key=lambda step: abs(how.actor_updates(step) - updates))
 
     def steps(self, arm: str, seed: int) -> dict[int, float]:
         """pass@1 at each saved step of a cell that is there."""
@@ -338,7 +332,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = [(arm, seed) for seed in options.seeds for arm in options.arms]
     try:
         for arm, _ in wanted:
-            _ = baseline_of(arm) or config_of(bases[0].study.ppo, arm)
+            bases[0].how(arm)
         for cells in [] if options.table else bases:
             cells.make(wanted)
     except (PhaseFailed, ValueError) as error:
