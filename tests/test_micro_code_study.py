@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from examples.micro_code import alignment, arms, judge, study
+from examples.micro_code import alignment, arms, frozen_judge, judge, study
 from examples.micro_code.config import PRESETS, PPOConfig
 
 
@@ -73,6 +73,9 @@ def test_the_judge_is_right_at_the_ends_and_errs_anew_at_each_look_between(monke
     monkeypatch.setattr(judge, "_LOOKS", Counter())
     shuffled = judge.reward_func(queries[::-1], queries, queries)["rewards"][::-1]
     assert shuffled == first.tolist(), "whatever comes first"
+    monkeypatch.setattr(frozen_judge, "_TRUE_SCORE", judge._TRUE_SCORE)
+    for _ in range(2):
+        assert frozen_judge.reward_func(queries, queries, queries)["rewards"] == first.tolist(), "its first look stays"
 
 
 def test_a_cell_with_a_reward_function_is_the_same_in_another_checkout(cells, monkeypatch):

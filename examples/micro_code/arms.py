@@ -10,6 +10,7 @@ from .config import PPOConfig
 
 TRUE_SCORE = str(Path(__file__).parent / "true_score.py")
 JUDGE = str(Path(__file__).parent / "judge.py")
+FROZEN_JUDGE = str(Path(__file__).parent / "frozen_judge.py")
 _RANDOM: dict[str, Any] = {"sample_filter": "rank_weights", "weights": (1.0,) * 5}
 _ALL: dict[str, Any] = {"sample_filter": "none", "keep": 5}
 _TWO_OF_ALL = ("--sample_filter_baseline", "group")
@@ -49,8 +50,8 @@ def _code(*flags: str, **more: Any) -> dict[str, Any]:
     return {**_CODE, **more, "flags": (*_CODE["flags"], *flags)}
 
 
-def _judged(arm: dict[str, Any]) -> dict[str, Any]:
-    return {**arm, "flags": ("--reward.remote_url", JUDGE, "--data.label_key", "label")}
+def _judged(judge: str, arm: dict[str, Any]) -> dict[str, Any]:
+    return {**arm, "flags": ("--reward.remote_url", judge, "--data.label_key", "label")}
 
 
 def _selected(name: str, *options: str) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def _selected(name: str, *options: str) -> dict[str, Any]:
 
 
 #: ``ranks_...`` keep these ranks of each prompt, 1 being the highest reward; ``code_...`` have code as the reward, and
-#: ``judge_...`` that of judge.py.
+#: ``judge_...`` and ``frozen_...`` those of judge.py and frozen_judge.py.
 ARMS: dict[str, dict[str, Any]] = {
     "none": _ALL,
     "random": _RANDOM,
@@ -93,9 +94,12 @@ ARMS: dict[str, dict[str, Any]] = {
     # These two look at a probe before every second step.
     "learned_weights": _learns("learned_weights", "method=subset"),
     "adaptive": _learns("adaptive"),
-    "judge_none": _judged(_ALL),
-    "judge_random": _judged(_RANDOM),
-    "judge_best_worst": _judged({"sample_filter": "best_worst"}),
+    "judge_none": _judged(JUDGE, _ALL),
+    "judge_random": _judged(JUDGE, _RANDOM),
+    "judge_best_worst": _judged(JUDGE, {"sample_filter": "best_worst"}),
+    "frozen_none": _judged(FROZEN_JUDGE, _ALL),
+    "frozen_random": _judged(FROZEN_JUDGE, _RANDOM),
+    "frozen_best_worst": _judged(FROZEN_JUDGE, {"sample_filter": "best_worst"}),
     "code_uniform": _selected("uniform"),
     "code_vade": _selected("vade"),
     "code_variance": _selected("vade", "gain=variance"),

@@ -20,13 +20,16 @@ _LOOKS: Counter[str] = Counter()
 
 def reward_func(queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, list[float]]:
     """Rewards in [-1, 1], the same ones for the same looks in the same process, in whatever order prompts come."""
-    scores = _TRUE_SCORE(queries, prompts, labels)["rewards"]
-    return {"rewards": [_look(query, score) for query, score in zip(queries, scores)]}
+    rewards = []
+    for query, score in zip(queries, _TRUE_SCORE(queries, prompts, labels)["rewards"]):
+        _LOOKS[query] += 1
+        rewards.append(look(query, score, _LOOKS[query]))
+    return {"rewards": rewards}
 
 
-def _look(query: str, score: float) -> float:
-    _LOOKS[query] += 1
-    rng = random.Random(f"{_LOOKS[query]} {query}")
+def look(query: str, score: float, number: int) -> float:
+    """What the judge says at this look at a response with this true score, 0 or 1."""
+    rng = random.Random(f"{number} {query}")
     if rng.random() < SURE:
         return (2 * score - 1) * rng.uniform(END, 1)
     return rng.uniform(-END, END)
