@@ -173,3 +173,7 @@ def test_samples_of_a_world_are_read_as_they_were_scored(tmp_path, monkeypatch):
     (found,) = load([file]).checkpoints
     assert found.score.tolist() == scores.tolist()
     assert found.reward.tolist() == [[0.0, 0.5, 1.0], [1.5, 2.0, 2.5]]
+    assert world_samples.main(["--base", str(base), "--output", "out", "--reward", "judge", str(file)]) == 0
+    (found,) = load([file]).checkpoints
+    assert found.score.tolist() == scores.tolist() and 0 < np.abs(found.reward).max() <= 1
+    assert len(np.unique(found.reward)) == 6

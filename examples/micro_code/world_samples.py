@@ -7,10 +7,12 @@ python -m openrlhf_pf.cli.analyze samples.jsonl --output report/
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import judge
 from .dial import sampled
 from .phases import _write_rows
 from .rewards import DIALS
@@ -28,12 +30,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--base", type=Path, required=True, help="run directory with a policy and a reward model")
     add("--output", type=Path, required=True, help="where cells are kept, and the other reward models")
-    add("--reward", choices=DIALS, default="given", help="the reward model, see rewards.py")
+    add("--reward", choices=[*DIALS, "judge"], default="given", help="a reward model of rewards.py, or judge.py's")
     add("samples", type=Path, metavar="FILE", help="a name that ends in .jsonl")
     options = parser.parse_args(argv)
-    cells = Cells(options.base, options.output, reward=options.reward)
+    judged = options.reward == "judge"
+    cells = Cells(options.base, options.output, reward="given" if judged else options.reward)
     texts, scores = sampled(cells.source, cells.study.ppo.samples)
-    rewards = rewards_of(cells.reward_model(), texts)
+    if judged:
+        looks = zip(itertools.count(), texts, scores.flat)
+        rewards = [judge.look(text, score, number) for number, text, score in looks]
+    else:
+        rewards = rewards_of(cells.reward_model(), texts)
     group = scores.shape[1]  # responses to a prompt, side by side
     _write_rows(
         options.samples,
