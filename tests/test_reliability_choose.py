@@ -116,6 +116,12 @@ def test_an_open_choice_names_the_rivals_and_no_strategy():
     assert "Until more is known, train on all responses" in found.text and "no finding of this report" in found.text
 
 
+def test_a_filter_of_the_batch_that_is_not_beyond_doubt_better_is_named_as_larger():
+    found = recommended(band(0, 300, half=0.9), ("none", "best_worst", "reward_power"))
+    assert found.strategy == "best_worst" and found.confidence < 0.5
+    assert "reward_power 3 has a larger value, not beyond doubt" in found.text and "largest value" not in found.text
+
+
 def test_a_decided_choice_says_how_sure_and_what_would_change_it():
     found = recommended(band(0, 2000), PAPERS)
     assert (found.decided, found.strategy, found.keep, found.answer) == (True, "best_worst", 2, "filter")

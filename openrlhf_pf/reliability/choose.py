@@ -353,10 +353,16 @@ def _decided(found: Field, best: int, comparisons: list[dict[str, Any]], close: 
         if strategy.learned:
             text += " Ranks were judged on prompts that they were not chosen from."
         text += by_samples
+    if best == found.best:
+        text += f" It has the largest value in {share} of the repetitions."
+    else:
+        text += (
+            f" {_named(found.rivals[found.best].strategy)} has a larger value, not beyond doubt, and leaves prompts"
+            " with unequal numbers of samples."
+        )
     text += (
-        f" It has the largest value in {share} of the repetitions. What would change this: another reward model,"
-        " another k, or a policy that has moved on, so analyse later checkpoints, too. The gain is that of the first"
-        " step: it does not say how training ends."
+        " What would change this: another reward model, another k, or a policy that has moved on, so analyse later"
+        " checkpoints, too. The gain is that of the first step: it does not say how training ends."
     )
     return Recommendation(
         True,
