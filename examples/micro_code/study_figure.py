@@ -14,7 +14,7 @@ def forest(rows: Sequence[dict[str, Any]]) -> str:
 
     first, *others = rows
     others = sorted(others, key=lambda row: row["difference"])
-    cells = first["cells"]
+    runs = " to ".join(str(n) for n in sorted({min(row["cells"] for row in others), max(r["cells"] for r in others)}))
     with matplotlib.rc_context(svg.STYLE):
         figure, axes = svg.new(0.9 + 0.26 * len(others))
         axes.axvline(0, color=svg.LIGHT["muted"], lw=0.8)
@@ -25,7 +25,7 @@ def forest(rows: Sequence[dict[str, Any]]) -> str:
             axes.plot([low, high], [place, place], color=colour, lw=1.6)
             axes.plot(row["difference"], place, marker="o", ms=5, color=colour)
         axes.set_yticks(range(len(others)), [row["arm"] for row in others])
-        axes.set_xlabel(f"pass@1 less {first['arm']}, 95% interval, {cells} studies")
+        axes.set_xlabel(f"pass@1 less {first['arm']}, 95% interval, {runs} run{'s' * (runs != '1')}")
         axes.grid(axis="y", visible=False)
         box, inside = svg.drawing(figure, "study")
     said = [f"{r['arm']} {r['difference']:+.3f} [{r['interval'][0]:+.3f}, {r['interval'][1]:+.3f}]" for r in others]
