@@ -152,8 +152,11 @@ def test_a_recommended_filter_says_what_the_samples_that_it_leaves_out_would_cou
     wrong = Checkpoint("", reward, score, np.arange(2000))
     results = evaluate(wrong, strategies_for(wrong, ("none", "best_worst")), Bootstrap(2000, 200))
     advice = choose(results, n_prompts=2000)
-    assert advice.strategy == "best_worst" and "which counts with Adam" not in advice.text
-    assert advice.headline == "Use best_worst, k = 2."
+    assert advice.strategy == "best_worst" and "ahead of training on all responses, too" in advice.text
+    anew = "if the reward errs anew at each look, and to save time if its errors stay"
+    assert advice.headline == f"Use best_worst, k = 2, {anew}."
+    alone = choose([r for r in results if r.strategy.name == "best_worst"], n_prompts=2000)
+    assert "Adam" not in alone.text
 
 
 def test_strategies_that_keep_the_same_samples_are_one():

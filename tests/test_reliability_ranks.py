@@ -174,7 +174,7 @@ def test_ranks_are_recommended_where_they_clearly_win():
     found = [recommended(by_rank(BOTH_ENDS, seed), seed=seed) for seed in range(30)]
     assert all((f.decided, f.strategy, f.keep) == (True, "rank_weights", 2) for f in found)
     assert all(f.options == {"weights": [0.0, 1.0, 0.0, 0.0, 1.0, 0.0]} for f in found)
-    assert found[0].headline == "Use rank_weights on ranks 2 and 5 by reward, k = 2."
+    assert found[0].headline.startswith("Use rank_weights on ranks 2 and 5 by reward, k = 2")
     assert "judged on prompts that they were not chosen from" in found[0].text
     assert {c["label"] for c in found[0].comparisons} == set(NAMED)
     assert all(c["told_apart"] for c in found[0].comparisons)

@@ -338,8 +338,7 @@ def _decided(found: Field, best: int, comparisons: list[dict[str, Any]], close: 
         answer, headline = NO_FILTER, "Use no filter."
         text = f"{_lead(found, best)}, and every filter compared is worse, beyond doubt."
     else:
-        by_samples = _by_samples(found, best)
-        terms = ", to save time, and no filter otherwise" if by_samples else ""
+        terms, by_samples = _by_samples(found, best)
         answer, headline = FILTER, f"Use {_named(strategy)}, k = {strategy.keep}{terms}."
         gap = next((c["difference"] for c in comparisons if c["strategy"] == "none"), None)
         text = f"{_lead(found, best)}"
@@ -388,22 +387,30 @@ def _named(strategy: Strategy) -> str:
     return f"rank_weights on {'ranks' if len(ranks) > 1 else 'rank'} {_listed(ranks)} by reward"
 
 
-def _by_samples(found: Field, best: int) -> str:
-    """What training on all samples of the same rollouts has ahead where steps are of one length.
+def _by_samples(found: Field, best: int) -> tuple[str, str]:
+    """On which terms a filter is better than training on all samples of the same rollouts: for the headline, and why.
 
     Adam's steps have a length of their own, so that what counts is the gain by the noise of the step, which falls with
     the root of the number of samples: it is that which orders filters of different k, on small worlds and on the real
-    stack (docs/evidence.md).
+    stack. It does not see whether errors stay: the same samples may come of a reward that errs anew at each look,
+    where the filter stays ahead, or of one whose errors the policy finds (docs/evidence.md).
     """
     if found.none is None:
-        return ""
+        return "", ""
     mine, all_of_them = (_value(found.rivals[i]) * np.sqrt(max(found.rivals[i].kept, 0.0)) for i in (best, found.none))
-    if not all_of_them > mine > 0:
-        return ""
-    return (
-        " Per sample, that is. Training on all responses of the same rollouts has more of them: by gain times the root"
-        f" of how many train, which counts with Adam, it is ahead by {all_of_them / mine - 1:.0%}. So the filter is"
-        " the best way to train on fewer of them, and at equal rollouts no filter is likely to end higher."
+    if mine <= 0:
+        return "", ""
+    if all_of_them > mine:
+        return ", to save time, and no filter otherwise", (
+            " Per sample, that is. Training on all responses of the same rollouts has more of them: by gain times the"
+            f" root of how many train, which counts with Adam, it is ahead by {all_of_them / mine - 1:.0%}. So the"
+            " filter is the best way to train on fewer of them, and at equal rollouts no filter is likely to end"
+            " higher."
+        )
+    return ", if the reward errs anew at each look, and to save time if its errors stay", (
+        " By gain times the root of how many train, which counts with Adam, it is ahead of training on all responses,"
+        " too. That lasts where a second look at the same response may give another reward; where errors stay, as a"
+        " reward model's do, the policy finds them, and no filter may end higher."
     )
 
 
