@@ -33,12 +33,13 @@ cells study --seeds 1 2 --arms $main
 cells study --seeds 1 2 --arms $main $others --table $(written filters)
 echo "study: a reward that is right at both ends, with errors made anew and with errors that stay"
 cells study --seeds 1 2 --arms judge_none judge_random+updates judge_best_worst+updates $(written judge)
-cells study --arms frozen_none frozen_random+updates frozen_best_worst+updates $(written judge_frozen)
+cells study --arms frozen_none frozen_random+updates frozen_best_worst+updates --json "$OUTPUT/judge_frozen.json"
 echo "study: more responses a prompt"
-cells study --arms none best_worst+updates none+n16 best_worst+updates+n16 $(written sizes)
+cells study --arms none best_worst+updates none+n16 best_worst+updates+n16 --json "$OUTPUT/sizes.json"
 echo "study: other reward models"
 cells dial $(written dial)
-cells study --reward exploit --seeds 1 2 --arms none random+updates best_worst+updates ranks_2_5+updates $(written exploit)
+cells study --reward exploit --seeds 1 2 --arms none random+updates best_worst+updates ranks_2_5+updates \
+    --json "$OUTPUT/exploit.json"
 cells overoptimisation --reward exploit --arms none random+updates best_worst+updates ranks_2_5+updates \
     $(written overoptimisation)
 echo "study: DONE, tables and figures are in $OUTPUT"
