@@ -32,7 +32,10 @@ cells study --arms $main $others
 cells study --seeds 1 2 --arms $main
 cells study --seeds 1 2 --arms $main $others --table $(written filters)
 echo "study: a reward that is right at both ends, with errors made anew and with errors that stay"
-cells study --seeds 1 2 --arms judge_none judge_random+updates judge_best_worst+updates $(written judge)
+judged="judge_none judge_random+updates judge_best_worst+updates"
+cells study --arms $judged judge_best_worst+updates+n16
+cells study --seeds 1 2 --arms $judged
+cells study --seeds 1 2 --arms $judged judge_best_worst+updates+n16 --table $(written judge)
 cells study --arms frozen_none frozen_random+updates frozen_best_worst+updates --json "$OUTPUT/judge_frozen.json"
 echo "study: more responses a prompt"
 cells study --arms none best_worst+updates none+n16 best_worst+updates+n16 --json "$OUTPUT/sizes.json"
