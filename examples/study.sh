@@ -40,7 +40,7 @@ cells study --arms frozen_none frozen_random+updates frozen_best_worst+updates -
 echo "study: more responses a prompt"
 cells study --arms none best_worst+updates none+n16 best_worst+updates+n16 --json "$OUTPUT/sizes.json"
 echo "study: other reward models"
-cells dial $(written dial)
+cells dial --reward given twice fewer16 noise40 close40 exploit $(written dial)
 cells study --reward exploit --seeds 1 2 --arms none random+updates best_worst+updates ranks_2_5+updates \
     --json "$OUTPUT/exploit.json"
 cells overoptimisation --reward exploit --arms none random+updates best_worst+updates ranks_2_5+updates \

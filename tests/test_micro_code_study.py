@@ -1,6 +1,9 @@
 """Arms of the micro-code study, and the alignment of what a filter keeps with the true score."""
 
 import json
+import os
+import signal
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +99,19 @@ def test_a_cell_is_kept_under_all_that_decides_it(cells):
     assert len({same, seed, arm}) == 3 and same == cells.path("none", 1)
     other = study.Cells(cells.base, cells.output, ["ppo.kl=0.2"])
     assert other.path("none", 1) != same
+
+
+def test_sigterm_ends_the_trainers_too(cells, monkeypatch):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    closed = []
+    monkeypatch.setattr(cells.run.one_ray, "close", lambda: closed.append(True))
+    monkeypatch.setattr(cells, "train", lambda arm, seed: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5))
+    try:
+        with pytest.raises(SystemExit):
+            cells.make([("none", 1)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert closed
 
 
 def planted(cells, arm, seed, scores):

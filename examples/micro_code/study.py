@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -193,7 +194,8 @@ class Cells:
         return how.actor_updates(how.steps)
 
     def make(self, cells: Sequence[tuple[str, int]]) -> None:
-        """Train and evaluate cells, each an arm and a seed."""
+        """Train and evaluate cells, each an arm and a seed; on SIGTERM what they run on ends with them."""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an exception
         try:
             for arm, seed in cells:
                 self.train(arm, seed)
