@@ -6,9 +6,8 @@ import runpy
 from pathlib import Path
 
 # By path: the trainer loads this file by its path, too.
-_HERE = Path(__file__)
-_LOOK = runpy.run_path(str(_HERE.with_name("judge.py")))["look"]
-_TRUE_SCORE = runpy.run_path(str(_HERE.with_name("true_score.py")))["reward_func"]
+_JUDGE = runpy.run_path(str(Path(__file__).with_name("judge.py")))
+_LOOK, _TRUE_SCORE = _JUDGE["look"], _JUDGE["_TRUE_SCORE"]
 
 
 def reward_func(queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, list[float]]:

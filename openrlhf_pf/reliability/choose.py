@@ -393,7 +393,7 @@ def _by_samples(found: Field, best: int) -> tuple[str, str]:
     Adam's steps have a length of their own, so that what counts is the gain by the noise of the step, which falls with
     the root of the number of samples: it is that which orders filters of different k, on small worlds and on the real
     stack. It does not see whether errors stay: the same samples may come of a reward that errs anew at each look,
-    where the filter stays ahead, or of one whose errors the policy finds (docs/evidence.md).
+    where the filter stayed ahead, or of one whose errors stay, where it did not (docs/evidence.md).
     """
     if found.none is None:
         return "", ""
@@ -409,8 +409,8 @@ def _by_samples(found: Field, best: int) -> tuple[str, str]:
         )
     return ", if the reward errs anew at each look, and to save time if its errors stay", (
         " By gain times the root of how many train, which counts with Adam, it is ahead of training on all responses,"
-        " too. That lasts where a second look at the same response may give another reward; where errors stay, as a"
-        " reward model's do, the policy finds them, and no filter may end higher."
+        " too. On the small task that lasted where a second look at the same response may give another reward, and not"
+        " where errors stay, as a reward model's do."
     )
 
 
