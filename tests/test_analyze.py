@@ -12,7 +12,7 @@ import pytest
 
 from openrlhf_pf.cli.analyze import main
 from openrlhf_pf.reliability import Settings, load, read_recommendation
-from openrlhf_pf.rollouts import RolloutLog, prompt_id
+from openrlhf_pf.rollout_log import RolloutLog, prompt_id
 
 FIGURES = {"gains", "keep", "samples", "reliability", "histogram", "rank", "calibration"}
 

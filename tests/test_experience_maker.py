@@ -16,7 +16,7 @@ from openrlhf.trainer.ppo_utils.experience import Experience, split_experience_b
 from rollouts import without_a_cluster  # noqa: F401 (a fixture)
 from rollouts import HAS_FLASH_REINFORCE, make_maker, rollout_of, sample, trained_tokens
 
-from openrlhf_pf import rollouts
+from openrlhf_pf import rollout_log
 from openrlhf_pf.training.experience_maker import NothingToTrain, micro_batches
 
 NAN = float("nan")
@@ -537,7 +537,7 @@ def test_the_log_records_every_sample_and_what_became_of_it(tmp_path):
         maker.step = step
         maker.make_experience_batch(rollout_of([[1.0, 2.0, float("nan"), 4.0], [5.0, 6.0, 7.0, 8.0]]))
     maker.log.close()
-    table = rollouts.read(tmp_path / "log").to_pandas()
+    table = rollout_log.read(tmp_path / "log").to_pandas()
     assert table.step.tolist() == [1] * 8 + [2] * 8
     first = table[table.step == 1].sort_values(["prompt", "reward"])
     assert first.reward.tolist() == pytest.approx([1.0, 2.0, 4.0, NAN, 5.0, 6.0, 7.0, 8.0], nan_ok=True)
@@ -550,7 +550,7 @@ def test_a_rollout_that_trains_nothing_is_logged_all_the_same(tmp_path):
     with pytest.raises(NothingToTrain):
         maker.make_experience_batch(rollout_of([[None] * 4]))
     maker.log.close()
-    assert rollouts.read(tmp_path / "log")["kept"].to_pylist() == [False] * 4
+    assert rollout_log.read(tmp_path / "log")["kept"].to_pylist() == [False] * 4
 
 
 # ── Metrics ──

@@ -11,7 +11,7 @@ pytest.importorskip("openrlhf")
 from rollouts import rollout_of
 
 from openrlhf_pf.filters import draw
-from openrlhf_pf.rollouts import prompt_id
+from openrlhf_pf.rollout_log import prompt_id
 from openrlhf_pf.training.context import note
 from openrlhf_pf.training.rollout import Rollout
 

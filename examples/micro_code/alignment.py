@@ -93,9 +93,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--base", type=Path, required=True, help="run directory of a study with its reliability phase")
     base = parser.parse_args(argv).base
-    from openrlhf_pf import rollouts
+    from openrlhf_pf import rollout_log
 
-    table = rollouts.read(base / "samples", ["prompt_id", "prompt", "response", "reward", "score"]).to_pylist()
+    table = rollout_log.read(base / "samples", ["prompt_id", "prompt", "response", "reward", "score"]).to_pylist()
     table.sort(key=lambda row: row["prompt_id"])
     n_samples = len(table) // len({row["prompt_id"] for row in table})
     reward, score = (np.array([row[k] for row in table], float).reshape(-1, n_samples) for k in ("reward", "score"))

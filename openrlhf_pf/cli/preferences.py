@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 
 from openrlhf_pf import preferences
-from openrlhf_pf.preferences import pairs as rules
+from openrlhf_pf.rlp import pairs as rules
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""``python -m openrlhf_pf.cli.train_rm``: OpenRLHF's ``train_rm``, with a policy's samples as views, or weights."""
+"""``python -m openrlhf_pf.cli.train_rm``: OpenRLHF's ``train_rm``, with a policy's samples as views."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +21,6 @@ def _prepare(args: SimpleNamespace, entry: Any) -> None:
         from openrlhf_pf.training import policy_reward
 
         policy_reward.install(args, entry)
-    elif args.policy_weights:
-        from openrlhf_pf.training import policy_weights
-
-        policy_weights.install(entry)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from openrlhf_pf import by_name
+from openrlhf_pf import registry
 from openrlhf_pf.filters.base import SampleFilter
 
 #: Parameters of every filter's constructor; what else it takes are its options.
@@ -20,9 +20,9 @@ def load_filter(path: str) -> type[SampleFilter]:
     Raises:
         ValueError: it cannot be imported, or is not a filter; the message is one sentence.
     """
-    cls = by_name.load(path)
+    cls = registry.load(path)
     methods = {"__init__": ("self", *COMMON), "weigh": ("self", "batch")}
-    by_name.check_class(cls, path, SampleFilter, methods, "write weigh(self, batch), which returns the weights.")
+    registry.check_class(cls, path, SampleFilter, methods, "write weigh(self, batch), which returns the weights.")
     if cls.scope not in ("group", "batch"):
         raise ValueError(f"{path} has the scope {cls.scope!r}: set it to 'group' or 'batch'.")
     return cls
@@ -30,9 +30,9 @@ def load_filter(path: str) -> type[SampleFilter]:
 
 def options_of(cls: type[SampleFilter]) -> dict[str, inspect.Parameter]:
     """What the constructor takes beyond n_samples and keep."""
-    return by_name.options_of(cls, COMMON)
+    return registry.options_of(cls, COMMON)
 
 
 def parse_options(cls: type[SampleFilter], name: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """Read ``key=value`` texts; see :func:`openrlhf_pf.by_name.parse_options`."""
-    return by_name.parse_options(cls, f"sample filter '{name}'", pairs, COMMON)
+    """Read ``key=value`` texts; see :func:`openrlhf_pf.registry.parse_options`."""
+    return registry.parse_options(cls, f"sample filter '{name}'", pairs, COMMON)

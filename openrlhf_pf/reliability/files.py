@@ -17,7 +17,7 @@ import pyarrow.csv as pv
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
-from openrlhf_pf import rollouts
+from openrlhf_pf import rollout_log
 
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 #: Endings by format. Of a folder, the files of the first format that is there are read: JSON beside them is settings.
@@ -156,7 +156,7 @@ def _parquet(file: Path) -> Source:
         return _whole(pq.read_table(pa.BufferReader(_content(file))))
     with pq.ParquetFile(file) as opened:
         schema, rows = opened.schema_arrow, opened.metadata.num_rows
-    if rollouts.FORMAT.keys() <= {key.decode() for key in schema.metadata or {}}:
+    if rollout_log.FORMAT.keys() <= {key.decode() for key in schema.metadata or {}}:
         return Source(schema, rows, lambda names: _rollout_log(file, names))
     # A file, not a data set: a folder called step=3 would become a column.
     return Source(schema, rows, lambda names: pq.read_table(file, columns=list(names), partitioning=None))
@@ -166,7 +166,7 @@ def _rollout_log(file: Path, names: Sequence[str]) -> pa.Table:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            return rollouts.read(file, names)
+            return rollout_log.read(file, names)
         except ValueError as error:
             cause = str(caught[0].message) if caught else str(error)
             raise pa.ArrowInvalid(cause.rpartition("rollout log: ")[2]) from error

@@ -1,6 +1,6 @@
 """A report on preference pairs made of a policy's samples: are they right, how sure are they, who wins?
 
-Takes the numbers of ``openrlhf_pf.preferences.measure`` as they are, and imports nothing of that room.
+Takes the numbers of ``openrlhf_pf.rlp.measure`` as they are, and imports nothing of that room.
 """
 
 import json
@@ -44,7 +44,7 @@ def report(numbers: Mapping[str, Any], settings: Mapping[str, Any], warnings: Se
     """What the report's JSON holds.
 
     Args:
-        numbers: what ``openrlhf_pf.preferences.measure`` returns.
+        numbers: what ``openrlhf_pf.rlp.measure`` returns.
         settings: all that decided the pairs.
         warnings: what went wrong on the way, a sentence each.
     """

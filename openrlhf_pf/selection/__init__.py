@@ -8,7 +8,7 @@ tells whether it is sound. Nothing here imports ray, vllm, deepspeed or openrlhf
 import difflib
 from collections.abc import Sequence
 
-from openrlhf_pf import by_name
+from openrlhf_pf import registry
 from openrlhf_pf.selection.base import PromptSelection
 from openrlhf_pf.selection.posterior import Posterior
 from openrlhf_pf.selection.strategies import Target, Uniform, Vade, expected_gain
@@ -27,10 +27,10 @@ def selection_class(name: str) -> type[PromptSelection]:
         ValueError: there is none; the message is one sentence.
     """
     if ":" in name:
-        cls = by_name.load(name)
+        cls = registry.load(name)
         methods = {"__init__": ("self", *_COMMON), "priorities": ("self", "generator")}
         advice = "write priorities(self, generator), which returns a number for each prompt."
-        by_name.check_class(cls, name, PromptSelection, methods, advice)
+        registry.check_class(cls, name, PromptSelection, methods, advice)
         return cls
     if name not in SELECTIONS:
         close = difflib.get_close_matches(name, SELECTIONS, n=1)
@@ -52,4 +52,4 @@ def build_selection(name: str, n_prompts: int, texts: Sequence[str] = ()) -> Pro
             is one sentence.
     """
     cls = selection_class(name)
-    return cls(n_prompts, **by_name.parse_options(cls, f"prompt selection '{name}'", texts, _COMMON))
+    return cls(n_prompts, **registry.parse_options(cls, f"prompt selection '{name}'", texts, _COMMON))

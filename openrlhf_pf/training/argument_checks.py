@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from openrlhf_pf.filters import FILTERS, LearningFilter, SampleFilter
-from openrlhf_pf.rollouts import check_directory
+from openrlhf_pf.rollout_log import check_directory
 from openrlhf_pf.training import selection_arguments
 from openrlhf_pf.training.arguments import (
     BASELINE_ESTIMATORS,

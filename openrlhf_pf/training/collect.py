@@ -21,7 +21,7 @@ from openrlhf.utils.utils import get_tokenizer
 from ray.util.placement_group import placement_group
 
 from openrlhf_pf.filters import Draw
-from openrlhf_pf.rollouts import table_of, write_table
+from openrlhf_pf.rollout_log import table_of, write_table
 from openrlhf_pf.training.experience_maker import FilteringExperienceMaker
 from openrlhf_pf.training.rollout import Rollout
 from openrlhf_pf.training.sampling import PromptSampler, load_prompts

@@ -6,7 +6,7 @@ import os
 from types import SimpleNamespace
 from typing import Any
 
-from openrlhf_pf.rollouts import check_directory
+from openrlhf_pf.rollout_log import check_directory
 from openrlhf_pf.training.argument_checks import check_reward_models
 from openrlhf_pf.training.true_score import load_reward_func
 

@@ -22,7 +22,7 @@ from openrlhf.utils.logging_utils import init_logger
 from torch import Tensor
 
 from openrlhf_pf.filters import Draw, FilterBatch, draw, scaled
-from openrlhf_pf.rollouts import RolloutLog
+from openrlhf_pf.rollout_log import RolloutLog
 from openrlhf_pf.training.arguments import (
     BASELINE_ESTIMATORS,
     GROUP_ESTIMATORS,

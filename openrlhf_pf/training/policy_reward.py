@@ -12,8 +12,8 @@ from openrlhf.trainer.rm_trainer import RewardModelTrainer
 from openrlhf.utils.logging_utils import init_logger
 from torch import Tensor
 
-from openrlhf_pf.preferences.information import HEADS, heads, information
-from openrlhf_pf.preferences.views import View
+from openrlhf_pf.rlp.information import HEADS, heads, information
+from openrlhf_pf.rlp.views import View
 from openrlhf_pf.training.policy_reward_arguments import views_of
 
 logger = init_logger(__name__)

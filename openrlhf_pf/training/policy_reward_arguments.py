@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from types import SimpleNamespace
 
-from openrlhf_pf.preferences import NAMES, prompts_of
-from openrlhf_pf.preferences.views import Views
 from openrlhf_pf.reliability.files import read_table
+from openrlhf_pf.rlp import NAMES, prompts_of
+from openrlhf_pf.rlp.views import Views
 
 #: What a second forward pass over views does not go with: when it is asked for, and the flag's name.
 _REFUSED = {
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags to OpenRLHF's parser, in a group of their own."""
     group = parser.add_argument_group(
         "reward learning on policy (openrlhf_pf)",
-        "Samples of the policy as views in a second loss (RLP-UML), or old pairs with weights (OCRM).",
+        "Samples of the policy as views in a second loss (RLP-UML).",
     )
     add = group.add_argument
     add("--policy_samples", metavar="DIR", help="what openrlhf_pf.cli.collect wrote; without it, nothing changes")
@@ -37,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--policy_samples_dim", type=int, help=f"size of the representation z {own['dim']}")
     add("--policy_samples_ramp", type=int, help=f"steps until SKL has its whole weight {own['ramp']}")
     add("--policy_samples_checkpoint", metavar="NAME", help="whose samples, where there are those of several")
-    add("--policy_weights", action="store_true", help="pairs have the weights of openrlhf_pf.cli.weigh_pairs")
 
 
 def resolve(args: argparse.Namespace) -> None:
@@ -73,8 +72,6 @@ def check_arguments(args: SimpleNamespace) -> None:
     Raises:
         ValueError: one sentence that says what was given, what is allowed and what to do.
     """
-    if args.policy_weights:
-        _check_weights(args)
     if not args.policy_samples_weight >= 0:
         raise ValueError(f"--policy_samples_weight must be 0 or more, got {args.policy_samples_weight}.")
     for name, least in (("batch", 2), ("dim", 1), ("ramp", 0)):
@@ -91,28 +88,6 @@ def check_arguments(args: SimpleNamespace) -> None:
             f"--policy_samples_batch {args.policy_samples_batch} is more than the {len(views)} prompts that have two "
             f"different whole answers ({views.skipped} more have not): give a smaller one, or collect more prompts."
         )
-
-
-def _check_weights(args: SimpleNamespace) -> None:
-    if args.policy_samples:
-        raise ValueError(
-            "--policy_weights and --policy_samples are two ways to the same end, and their sum was never tried: leave "
-            "out the one or the other."
-        )
-    if args.model.margin_loss_enable or args.model.loss_type != "sigmoid":
-        flag = "--model.margin_loss_enable" if args.model.margin_loss_enable else "--model.loss_type"
-        raise ValueError(
-            f"--policy_weights weighs OpenRLHF's sigmoid loss without a margin, whose column it takes: leave {flag} "
-            "out."
-        )
-    for file in str(args.data.dataset).split(","):
-        if Path(file).is_file() and Path(file).suffix == ".jsonl":
-            with open(file, encoding="utf-8") as lines:
-                if '"margin"' not in lines.readline():
-                    raise ValueError(
-                        f"--policy_weights needs a weight for each pair, and {file} has no column margin: make it "
-                        "with python -m openrlhf_pf.cli.weigh_pairs."
-                    )
 
 
 def views_of(args: SimpleNamespace) -> Views:

@@ -17,7 +17,7 @@ from openrlhf.trainer.ppo_utils.length_penalty import apply_length_penalties
 from torch import Tensor
 
 from openrlhf_pf.filters import Draw, FilterBatch
-from openrlhf_pf.rollouts import prompt_id
+from openrlhf_pf.rollout_log import prompt_id
 from openrlhf_pf.training.context import noted
 
 #: What OpenRLHF itself writes into ``info`` before the models' forward passes; the rest are the user's extra logs.

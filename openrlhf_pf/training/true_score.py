@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from openrlhf_pf import by_name
+from openrlhf_pf import registry
 
 
 def load_reward_func(file: str, flag: str) -> Callable:
@@ -16,7 +16,7 @@ def load_reward_func(file: str, flag: str) -> Callable:
     Raises:
         ValueError: the file does not import, or has no such function.
     """
-    return by_name.load_function(file, "reward_func", f"{flag} {file}", "reward_func(queries, prompts, labels)")
+    return registry.load_function(file, "reward_func", f"{flag} {file}", "reward_func(queries, prompts, labels)")
 
 
 def one_number(value: Any) -> float | None:

@@ -21,7 +21,7 @@ from tiny_model import write_model
 from transformers import AutoTokenizer
 
 from openrlhf_pf.filters import build_filter, draw
-from openrlhf_pf.rollouts import RolloutLog
+from openrlhf_pf.rollout_log import RolloutLog
 from openrlhf_pf.training.rollout import Rollout
 
 

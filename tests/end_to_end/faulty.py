@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from openrlhf_pf import rollouts
+from openrlhf_pf import rollout_log
 
 #: What a server may do instead of answering.
 HANG, CLOSE = "hang", "close"
@@ -98,7 +98,7 @@ def latest(folder: Path) -> str:
 
 def prompts_of(folder: Path) -> list[Counter[str]]:
     """Of each step in the rollout log, how often each prompt was in it, whichever run wrote it last."""
-    table = rollouts.read(folder / "log", ["step", "group", "prompt"]).to_pandas().drop_duplicates()
+    table = rollout_log.read(folder / "log", ["step", "group", "prompt"]).to_pandas().drop_duplicates()
     return [Counter(rows.prompt) for _, rows in sorted(table.groupby("step"))]
 
 

@@ -7,7 +7,7 @@ import pytest
 from real_stack import HERE, end
 from true_score import ascii_characters
 
-from openrlhf_pf import rollouts
+from openrlhf_pf import rollout_log
 
 ENTRY = ("-m", "openrlhf_pf.cli.collect")
 pytestmark = pytest.mark.end_to_end
@@ -38,7 +38,7 @@ def test_a_killed_collection_goes_on_without_repeating_or_losing_a_prompt(stack,
     if not {"part-000001.parquet"} <= there.keys():
         assert "4 samples have no true score; the last reason: RuntimeError: no score for this one" in run.log
 
-    rows = rollouts.read(output).to_pandas()
+    rows = rollout_log.read(output).to_pandas()
     assert rows.groupby("group").size().to_dict() == dict.fromkeys(range(26), 4)
     prompts = [json.loads(line)["input"] for line in (folder / "prompts.jsonl").read_text().splitlines()]
     assert sorted(rows.prompt) == sorted(prompt for prompt in prompts for _ in range(4))

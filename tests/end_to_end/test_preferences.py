@@ -12,7 +12,7 @@ from real_stack import stack_environment
 from safetensors.torch import load_file
 from true_score import ascii_characters
 
-from openrlhf_pf import rollouts
+from openrlhf_pf import rollout_log
 from openrlhf_pf.cli.preferences import main
 from openrlhf_pf.cli.weigh_pairs import main as weigh_pairs
 
@@ -42,7 +42,7 @@ def test_the_whole_loop_from_ppo_to_ppo(stack, tmp_path):
     )
     run = stack.train(folder, 16, flags, ("-m", "openrlhf_pf.cli.collect"))
     assert "16 prompts x 4 responses in 2 files" in run.log
-    rows = rollouts.read(samples).to_pandas()
+    rows = rollout_log.read(samples).to_pandas()
     rows.response = rows.response.str.removesuffix(" ")  # as pairs are made of them
     assert rows.reward.notna().all() and rows.score.isna().all() and set(rows.checkpoint) == {str(policy)}
 

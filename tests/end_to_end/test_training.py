@@ -14,7 +14,7 @@ from real_stack import end
 from rotation import BATCH, GROUP
 from tiny_model import write_prompts
 
-from openrlhf_pf import rollouts
+from openrlhf_pf import rollout_log
 
 HERE = Path(__file__).parent
 
@@ -28,7 +28,7 @@ def steps_of(folder: Path) -> dict[int, pd.DataFrame]:
     """The rollout log of a run, step by step."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a torn file would be skipped with a warning
-        table = rollouts.read(folder / "log").to_pandas()
+        table = rollout_log.read(folder / "log").to_pandas()
     return dict(list(table.groupby("step")))
 
 

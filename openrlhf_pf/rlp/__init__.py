@@ -11,11 +11,11 @@
 prompt, for ``openrlhf_pf.cli.train_rm``. Nothing here imports OpenRLHF, Ray or vLLM.
 """
 
-from openrlhf_pf.preferences.clusters import CLUSTERINGS, Clustering, build
-from openrlhf_pf.preferences.measures import measure
-from openrlhf_pf.preferences.pairs import REASONS, USED, Choice, choose, pairs_of
-from openrlhf_pf.preferences.progress import Progress
-from openrlhf_pf.preferences.samples import NAMES, Prompt, prompts_of
+from openrlhf_pf.rlp.clusters import CLUSTERINGS, Clustering, build
+from openrlhf_pf.rlp.measures import measure
+from openrlhf_pf.rlp.pairs import REASONS, USED, Choice, choose, pairs_of
+from openrlhf_pf.rlp.progress import Progress
+from openrlhf_pf.rlp.samples import NAMES, Prompt, prompts_of
 
 __all__ = [
     "CLUSTERINGS",

@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from openrlhf_pf.rollouts import SCHEMA, RolloutLog, check_directory, prompt_id, read, table_of
+from openrlhf_pf.rollout_log import SCHEMA, RolloutLog, check_directory, prompt_id, read, table_of
 
 # A process that logs 500 samples a step, long enough for a write to take a moment.
 WRITER = """
 import sys
-from openrlhf_pf.rollouts import RolloutLog
+from openrlhf_pf.rollout_log import RolloutLog
 text = [f"{i} some words of a response " * 100 for i in range(500)]
 columns = dict.fromkeys(("prompt_id", "prompt", "response"), text)
 columns |= dict.fromkeys(("group", "prompt_tokens", "response_tokens", "draws"), [1] * 500)
@@ -405,7 +405,7 @@ def test_nothing_to_read_is_refused(tmp_path):
 
 
 def test_importing_the_log_loads_no_training_stack():
-    code = "import sys, openrlhf_pf.rollouts; print({'torch', 'ray', 'openrlhf'} & sys.modules.keys())"
+    code = "import sys, openrlhf_pf.rollout_log; print({'torch', 'ray', 'openrlhf'} & sys.modules.keys())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
 
 
@@ -415,8 +415,8 @@ def test_the_former_place_still_works_and_says_where_the_log_is():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             from openrlhf_pf.training.rollout_log import RolloutLog, prompt_id, read
-        import openrlhf_pf.rollouts as now
+        import openrlhf_pf.rollout_log as now
         print([str(w.message) for w in caught if w.category is DeprecationWarning], RolloutLog is now.RolloutLog)"""
     found = subprocess.check_output([sys.executable, "-c", code], text=True)
-    expected = "openrlhf_pf.training.rollout_log has moved: import openrlhf_pf.rollouts instead."
+    expected = "openrlhf_pf.training.rollout_log has moved: import openrlhf_pf.rollout_log instead."
     assert found.strip() == f"['{expected}'] True"

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 from preference_samples import prompt_of, table_of
 
-from openrlhf_pf.preferences import USED, choose, measure, pairs_of, prompts_of
-from openrlhf_pf.preferences.measures import Ordered
-from openrlhf_pf.preferences.pairs import check_settings
+from openrlhf_pf.rlp import USED, choose, measure, pairs_of, prompts_of
+from openrlhf_pf.rlp.measures import Ordered
+from openrlhf_pf.rlp.pairs import check_settings
 
 A, B, C = 0, 1, 2
 

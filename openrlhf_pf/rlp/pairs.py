@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from openrlhf_pf.preferences.clusters import Groups
-from openrlhf_pf.preferences.samples import Prompt
+from openrlhf_pf.rlp.clusters import Groups
+from openrlhf_pf.rlp.samples import Prompt
 
 USED = "used"
 #: Why a prompt gives no pair, and what that means. The first that holds.

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from openrlhf_pf.preferences.clusters import Groups
-from openrlhf_pf.preferences.pairs import REASONS, USED, Choice, choose, different
-from openrlhf_pf.preferences.samples import Prompt
+from openrlhf_pf.rlp.clusters import Groups
+from openrlhf_pf.rlp.pairs import REASONS, USED, Choice, choose, different
+from openrlhf_pf.rlp.samples import Prompt
 
 BINS = 11  # of confidence: from 0, 0.1, ... and 1 by itself
 

@@ -8,10 +8,10 @@ import pytest
 from preference_samples import prompt_of
 
 from openrlhf_pf.code_reward import Pool
-from openrlhf_pf.preferences import Progress, build
-from openrlhf_pf.preferences.behaviour import Behaviour
-from openrlhf_pf.preferences.clusters import ALONE, numbered
-from openrlhf_pf.preferences.entailment import Entailment
+from openrlhf_pf.rlp import Progress, build
+from openrlhf_pf.rlp.behaviour import Behaviour
+from openrlhf_pf.rlp.clusters import ALONE, numbered
+from openrlhf_pf.rlp.entailment import Entailment
 
 CALLS = json.dumps({"entry_point": "f", "inputs": [[1], [2], [3]], "outputs": [1, 4, 9]})
 
@@ -285,7 +285,7 @@ def test_what_could_not_be_found_out_is_tried_again(tmp_path):
 
 def test_nothing_of_the_training_stack_is_imported():
     code = (
-        "import sys, openrlhf_pf.preferences, openrlhf_pf.cli.preferences as command; command.parser();"
+        "import sys, openrlhf_pf.rlp, openrlhf_pf.cli.preferences as command; command.parser();"
         "print(sorted({'ray', 'vllm', 'deepspeed', 'openrlhf', 'transformers', 'torch'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

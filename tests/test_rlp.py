@@ -18,7 +18,7 @@ from preference_samples import table_of as table
 from test_page import Page
 
 from openrlhf_pf.cli.preferences import main
-from openrlhf_pf.rollouts import prompt_id, table_of, write_table
+from openrlhf_pf.rollout_log import prompt_id, table_of, write_table
 
 CODE = json.dumps({"entry_point": "f", "inputs": [[1], [3]], "outputs": [1, 9]})
 
@@ -354,7 +354,7 @@ def test_an_output_that_cannot_be(tmp_path, capsys):
 
 def test_the_room_knows_the_code_reward_alone():
     code = (
-        "import sys; from openrlhf_pf.preferences import behaviour, entailment, own;"
+        "import sys; from openrlhf_pf.rlp import behaviour, entailment, own;"
         "print(*sorted({m.split('.')[1] for m in sys.modules if m.startswith('openrlhf_pf.') and '._' not in m}))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout

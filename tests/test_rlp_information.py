@@ -7,8 +7,8 @@ import pytest
 import torch
 from preference_samples import prompt_of
 
-from openrlhf_pf.preferences.information import HEADS, Layers, heads, information, jsd_bound, nwj_bound, skl
-from openrlhf_pf.preferences.views import Views
+from openrlhf_pf.rlp.information import HEADS, Layers, heads, information, jsd_bound, nwj_bound, skl
+from openrlhf_pf.rlp.views import Views
 
 
 @pytest.fixture(autouse=True)

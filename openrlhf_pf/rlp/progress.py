@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from openrlhf_pf.preferences.clusters import Clustering, Groups
-from openrlhf_pf.preferences.samples import Prompt
+from openrlhf_pf.rlp.clusters import Clustering, Groups
+from openrlhf_pf.rlp.samples import Prompt
 
 
 class Progress:

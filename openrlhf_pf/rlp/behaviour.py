@@ -12,8 +12,8 @@ from concurrent.futures import Future
 from openrlhf_pf.code_reward import AnyPool, Result, Verdict
 from openrlhf_pf.code_reward.judge.observe import observation_of
 from openrlhf_pf.code_reward.tasks import from_label
-from openrlhf_pf.preferences.clusters import Groups, numbered
-from openrlhf_pf.preferences.samples import Prompt
+from openrlhf_pf.rlp.clusters import Groups, numbered
+from openrlhf_pf.rlp.samples import Prompt
 
 _AHEAD = 64  # prompts whose programs are handed to the sandbox before the first one's are done
 

@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from openrlhf_pf import by_name
-from openrlhf_pf.preferences.clusters import Groups
-from openrlhf_pf.preferences.samples import Prompt
+from openrlhf_pf import registry
+from openrlhf_pf.rlp.clusters import Groups
+from openrlhf_pf.rlp.samples import Prompt
 
 
 class Own:
@@ -26,7 +26,7 @@ class Own:
         self.notes: list[str] = []
         self._name = name
         file, _, function = name.rpartition(":")
-        self._function = by_name.load_function(
+        self._function = registry.load_function(
             file, function, f"--cluster {name}", "a function of (prompt, responses, label), and name that, too"
         )
         content = hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest()

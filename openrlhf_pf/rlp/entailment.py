@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from openrlhf_pf.preferences.clusters import Groups
-from openrlhf_pf.preferences.samples import Prompt
+from openrlhf_pf.rlp.clusters import Groups
+from openrlhf_pf.rlp.samples import Prompt
 
 _AT_ONCE = 32  # prompts whose pairs share batches
 

@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from openrlhf_pf.preferences.samples import Prompt
+from openrlhf_pf.rlp.samples import Prompt
 
 #: The group of an answer that means the same as no other, as a program that fails everywhere.
 ALONE = -1
@@ -66,13 +66,13 @@ def numbered(meanings: Sequence[Any]) -> list[int]:
 
 
 def _behaviour(**options: Any) -> Clustering:
-    from openrlhf_pf.preferences.behaviour import Behaviour
+    from openrlhf_pf.rlp.behaviour import Behaviour
 
     return Behaviour()
 
 
 def _entailment(entailment_model: str | None = None, entailment_batch: int = 32, **options: Any) -> Clustering:
-    from openrlhf_pf.preferences.entailment import Entailment
+    from openrlhf_pf.rlp.entailment import Entailment
 
     return Entailment(entailment_model, entailment_batch)
 
@@ -98,7 +98,7 @@ def build(name: str, **options: Any) -> Clustering:
     if name in CLUSTERINGS:
         return CLUSTERINGS[name](**options)
     if ".py:" in name:
-        from openrlhf_pf.preferences.own import Own
+        from openrlhf_pf.rlp.own import Own
 
         return Own(name)
     meant = difflib.get_close_matches(name, CLUSTERINGS, 1)

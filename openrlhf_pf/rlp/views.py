@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from openrlhf_pf.preferences.samples import Prompt
+from openrlhf_pf.rlp.samples import Prompt
 
 #: A prompt and two different answers to it.
 View = tuple[str, str, str]
