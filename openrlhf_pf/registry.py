@@ -5,13 +5,14 @@ What a class or function has to be like is for the room that wants it; nothing h
 """
 
 import ast
+import difflib
 import importlib
 import importlib.util
 import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,18 @@ def _module_of_file(file: Path) -> types.ModuleType:
 def _cause(error: Exception) -> str:
     text = str(error).splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return ``did you mean 'best_worst'?`` with the known name most similar to ``name``; "" if none is similar.
+
+    Args:
+        name: what the user wrote.
+        known: the names there are.
+        cutoff: the lowest similarity that counts, between 0 and 1.
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f"did you mean '{close[0]}'?" if close else ""
 
 
 def check_class(cls: Any, path: str, base: type, methods: dict[str, tuple[str, ...]], advice: str) -> None:

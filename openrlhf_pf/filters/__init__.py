@@ -7,11 +7,11 @@ docs/filters.md, and a hand-computed test. A filter of your own needs no line he
 Nothing here imports ray, vllm, deepspeed or openrlhf.
 """
 
-import difflib
 import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from openrlhf_pf import registry
 from openrlhf_pf.filters.adaptive import Adaptive
 from openrlhf_pf.filters.base import FilterBatch, KeyFilter, SampleFilter, scaled
 from openrlhf_pf.filters.draw import DRAWS, Draw, draw, resample, reweight, select
@@ -74,8 +74,7 @@ def filter_class(name: str) -> type[SampleFilter]:
     if ":" in name:
         return load_filter(name)
     if name not in FILTERS:
-        close = difflib.get_close_matches(name, FILTERS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else "choose one of them, or give path/to/file.py:Class."
+        hint = registry.did_you_mean(name, FILTERS) or "choose one of them, or give path/to/file.py:Class."
         raise ValueError(f"there is no sample filter '{name}'; there are {', '.join(FILTERS)}: {hint}")
     return FILTERS[name]
 

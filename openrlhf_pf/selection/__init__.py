@@ -5,7 +5,6 @@ subclass, named ``package.module:Class`` or ``path/to/file.py:Class``, and ``pyt
 tells whether it is sound. Nothing here imports ray, vllm, deepspeed or openrlhf.
 """
 
-import difflib
 from collections.abc import Sequence
 
 from openrlhf_pf import registry
@@ -33,8 +32,7 @@ def selection_class(name: str) -> type[PromptSelection]:
         registry.check_class(cls, name, PromptSelection, methods, advice)
         return cls
     if name not in SELECTIONS:
-        close = difflib.get_close_matches(name, SELECTIONS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else "choose one of them, or give path/to/file.py:Class."
+        hint = registry.did_you_mean(name, SELECTIONS) or "choose one of them, or give path/to/file.py:Class."
         raise ValueError(f"there is no prompt selection '{name}'; there are {', '.join(SELECTIONS)}: {hint}")
     return SELECTIONS[name]
 
