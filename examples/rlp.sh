@@ -9,7 +9,7 @@
 #     bash examples/rlp.sh --seed 2 --output runs/rlp2
 #     bash examples/rlp.sh --policy overoptimised --base runs/rlp/base --output runs/rlp_hard
 #
-# Options go to examples/micro_code/rlp.py. VENV names the environment (default: .venv in the repository root).
+# Options go to examples/studies/micro_code/rlp.py. VENV names the environment (default: .venv in the repository root).
 set -euo pipefail
 unset PYTHONDONTWRITEBYTECODE # what setup.sh has not imported is compiled once, not in every worker
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,4 +17,4 @@ VENV="${VENV:-.venv}"
 
 bash examples/setup.sh "$VENV"
 echo "rlp: SFT, reward model, PF-PPO, samples, second reward models, PF-PPO by each, evaluation; each trainer's output is in logs/"
-exec "$VENV/bin/python" -W ignore -m examples.micro_code.rlp --output runs/rlp "$@"
+exec "$VENV/bin/python" -W ignore -m examples.studies.micro_code.rlp --output runs/rlp "$@"

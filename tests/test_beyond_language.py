@@ -1,4 +1,4 @@
-"""examples/beyond_language: worlds, training and comparisons in closed form, and tiny runs of each study."""
+"""examples/studies/beyond_language: worlds, training and comparisons in closed form, and tiny runs of each study."""
 
 import json
 from dataclasses import replace
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from examples.beyond_language import bandit, criteria, measures, reversal, sizes
-from examples.beyond_language.arms import ARMS, Arm, ranks
-from examples.beyond_language.training import Luck, Policy, Settings, Trainer, by_logit, roll, train
-from examples.beyond_language.worlds import ERRORS, Worlds, pick, stack, world
+from examples.studies.beyond_language import bandit, criteria, measures, reversal, sizes
+from examples.studies.beyond_language.arms import ARMS, Arm, ranks
+from examples.studies.beyond_language.training import Luck, Policy, Settings, Trainer, by_logit, roll, train
+from examples.studies.beyond_language.worlds import ERRORS, Worlds, pick, stack, world
 
 WAYS = [Settings(policy, "sgd", 0.1) for policy in ("tabular", "shared")]
 

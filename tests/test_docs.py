@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from examples.micro_code import rlp, run
+from examples.micro_code import run
+from examples.studies.micro_code import rlp
 from openrlhf_pf._import_hook import SERVED_NAME
 from openrlhf_pf.cli import analyze, cost, doctor, evaluate, patch, preferences, weigh_pairs
 from openrlhf_pf.filters import FILTERS
@@ -24,7 +25,7 @@ from openrlhf_pf.training.policy_reward_arguments import add_arguments as add_po
 
 ROOT = Path(__file__).parents[1]
 README, DOCS = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
-PAGES = [README, *DOCS, ROOT / "CONTRIBUTING.md", ROOT / "patches" / "README.md", *ROOT.glob("examples/*/README.md")]
+PAGES = [README, *DOCS, ROOT / "CONTRIBUTING.md", ROOT / "patches" / "README.md", *ROOT.glob("examples/**/README.md")]
 FOLDERS = ("docs", "examples", "openrlhf_pf", "patches", "tests")
 
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)")
@@ -120,13 +121,13 @@ def wrong_with(words: list[str]) -> str | None:
     if words[1] == "examples/quickstart.sh":  # its options go to the study
         words = ["python", "-m", "examples.micro_code.run", "--output", "runs/quickstart", *words[2:]]
     if words[1] == "examples/rlp.sh":
-        words = ["python", "-m", "examples.micro_code.rlp", "--output", "runs/rlp", *words[2:]]
+        words = ["python", "-m", "examples.studies.micro_code.rlp", "--output", "runs/rlp", *words[2:]]
     if words[1] != "-m":
         return None if (ROOT / words[1]).is_file() else f"there is no {words[1]}"
     module, arguments = words[2], words[3:]
     if module == "examples.micro_code.run":
         return exit_of(lambda: run.parse(arguments))
-    if module == "examples.micro_code.rlp":
+    if module == "examples.studies.micro_code.rlp":
         return exit_of(lambda: rlp.parse(arguments))
     if module in COMMANDS:
         return refused(COMMANDS[module][0](), arguments, module in WITH_OPENRLHF)

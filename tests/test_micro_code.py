@@ -20,7 +20,6 @@ sys.path.insert(0, str(ROOT))
 
 from examples.micro_code import one_ray, score, true_score  # noqa: E402
 from examples.micro_code.commands import ppo as ppo_command  # noqa: E402
-from examples.micro_code.compare import differences  # noqa: E402
 from examples.micro_code.comparison import MEASURES, RIVALS, Course, compare, matched_steps  # noqa: E402
 from examples.micro_code.config import PRESETS, PPOConfig, override  # noqa: E402
 from examples.micro_code.families import FAMILIES, INPUTS  # noqa: E402
@@ -389,15 +388,6 @@ def test_the_verdict_on_the_filter_says_what_each_interval_says():
 def test_what_the_filter_saved_is_said_with_its_price(interval, seconds, words):
     intervals = dict.fromkeys(MEASURES, (0.0, 0.0)) | {"rollouts": interval}
     assert words in verdict(summary_of(intervals=intervals, seconds=seconds))
-
-
-def test_studies_side_by_side_show_the_difference_at_each_measure():
-    intervals = {"rollouts": (-0.1, -0.01), "updates": (0.01, 0.1), "seconds": (-0.01, 0.1)}
-    summary = summary_of(intervals=intervals) | {"study": {"seed": 7}}
-    assert differences([summary]) == [
-        ["7", title, "+0.050 [-0.100, -0.010]", "+0.050 [+0.010, +0.100]", "+0.050 [-0.010, +0.100]"]
-        for title in ("PPO, no filter", "PPO, random 2 of 5")
-    ]
 
 
 @pytest.mark.parametrize("last, interval, words", [(1.0, (-0.2, -0.1), "shows"), (1.0, (0.1, 0.2), "does not show")])

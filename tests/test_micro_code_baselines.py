@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from examples.micro_code import baselines, study
 from examples.micro_code.config import PRESETS
 from examples.micro_code.tasks import Task
+from examples.studies.micro_code import baselines, study
 
 TASKS = [Task("f", "int", f"# {n}\n", "") for n in range(8)]
 

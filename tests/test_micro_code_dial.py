@@ -6,10 +6,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from examples.micro_code import dial, study, world_samples
 from examples.micro_code.config import PRESETS
-from examples.micro_code.rewards import DIALS, turned
-from openrlhf_pf.reliability import load
+from examples.studies.micro_code import dial, study
+from examples.studies.micro_code.rewards import DIALS, turned
 
 PARSES, BROKEN = "def f(n):\n    return n + 2", "def f(n)\n    return n"
 ROWS = [
@@ -159,21 +158,3 @@ def test_table_json_and_figure_of_what_is_there(worlds, tmp_path, monkeypatch, c
     assert "no criteria for the arm 'learned_weights'" in capsys.readouterr().err
     assert dial.main([*flags, "--arms", "none", "best_of_n"]) == 1
     assert "has no world with all of none, best_of_n" in capsys.readouterr().err
-
-
-def test_samples_of_a_world_are_read_as_they_were_scored(tmp_path, monkeypatch):
-    base = tmp_path / "b1"
-    base.mkdir()
-    (base / "study.json").write_text(json.dumps({**PRESETS["study"].as_dict(), "seed": 1}))
-    scores = np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
-    monkeypatch.setattr(world_samples, "sampled", lambda source, samples: ([f"t{i}" for i in range(6)], scores))
-    monkeypatch.setattr(world_samples, "rewards_of", lambda model, texts: np.arange(6) / 2)
-    file = tmp_path / "samples.jsonl"
-    assert world_samples.main(["--base", str(base), "--output", str(tmp_path / "out"), str(file)]) == 0
-    (found,) = load([file]).checkpoints
-    assert found.score.tolist() == scores.tolist()
-    assert found.reward.tolist() == [[0.0, 0.5, 1.0], [1.5, 2.0, 2.5]]
-    assert world_samples.main(["--base", str(base), "--output", "out", "--reward", "judge", str(file)]) == 0
-    (found,) = load([file]).checkpoints
-    assert found.score.tolist() == scores.tolist() and 0 < np.abs(found.reward).max() <= 1
-    assert len(np.unique(found.reward)) == 6

@@ -6,8 +6,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from examples.micro_code import overoptimisation, sampling, study
+from examples.micro_code import sampling
 from examples.micro_code.config import PRESETS
+from examples.studies.micro_code import overoptimisation, study
 
 
 def test_log_ratios_are_those_of_what_was_written(tmp_path, monkeypatch):

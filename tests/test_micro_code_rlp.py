@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from examples.micro_code import clusters, rlp, rlp_results, sampling
+from examples.micro_code import sampling
 from examples.micro_code.config import PRESETS, override
 from examples.micro_code.families import INPUTS
 from examples.micro_code.phases import Run
 from examples.micro_code.score import passes
 from examples.micro_code.tasks import Task
+from examples.studies.micro_code import clusters, rlp, rlp_results
 
 PROGRAMS = [
     "def f(n):\n    return n + 3",

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from examples.micro_code import alignment, arms, frozen_judge, judge, study
 from examples.micro_code.config import PRESETS, PPOConfig
+from examples.studies.micro_code import arms, frozen_judge, judge, study
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_the_judge_is_right_at_the_ends_and_errs_anew_at_each_look_between(monke
 
 
 def test_a_cell_with_a_reward_function_is_the_same_in_another_checkout(cells, monkeypatch):
-    monkeypatch.setattr(study, "__file__", "/elsewhere/examples/micro_code/study.py")
+    monkeypatch.setattr(study, "__file__", "/elsewhere/examples/studies/micro_code/study.py")
     there = arms.config_of(cells.study.ppo, "judge_none")
     moved = replace(
         there,
@@ -236,16 +236,3 @@ def test_the_interval_covers_the_truth_where_rows_share_a_group():
             low, high = study.paired_interval(differences, groups, 400, seed)
             hits[grouped] += low < 0.1 < high
     assert hits[True] >= 52 > 48 >= hits[False]
-
-
-def test_cosines_are_those_of_orthogonal_samples():
-    # As in a table: the gradients of different samples have nothing in common, so other prompts say nothing.
-    rng = np.random.default_rng(1)
-    reward = rng.normal(size=(200, 4))
-    apart = alignment.cosines(np.eye(800), reward, (reward > 0).astype(float), repetitions=20)
-    assert all(cosine == 0 for cosine, _ in apart.values())
-    # Samples of equal rank have one gradient: what is learnt of one prompt holds for all.
-    rank = np.argsort(np.argsort(-reward, axis=1), axis=1).ravel()
-    shared = (rank[:, None] == rank).astype(float)
-    found = alignment.cosines(shared, reward, (reward > 0).astype(float), repetitions=50)
-    assert found["none"][0] > 0.9 and found["1, 4"][0] > found["1, 2"][0] > 0

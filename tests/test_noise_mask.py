@@ -1,4 +1,4 @@
-"""examples/noise_mask: densities and gradients against quadrature, what policies learn, and a tiny study."""
+"""examples/studies/noise_mask: densities and gradients against quadrature, what policies learn, and a tiny study."""
 
 import json
 import math
@@ -12,9 +12,20 @@ from scipy import integrate, stats
 from torch import Tensor
 from torch.nn import functional
 
-from examples.noise_mask import mask, study, training
-from examples.noise_mask.mask import OBJECTIVES, MaskPolicy, as_mask, log_density, reinforce, released, sample
-from examples.noise_mask.training import ARMS, Arm, Classifier, Digits, Noise, Plan, batches, load_digits, sgd, split
+from examples.studies.noise_mask import mask, study, training
+from examples.studies.noise_mask.mask import OBJECTIVES, MaskPolicy, as_mask, log_density, reinforce, released, sample
+from examples.studies.noise_mask.training import (
+    ARMS,
+    Arm,
+    Classifier,
+    Digits,
+    Noise,
+    Plan,
+    batches,
+    load_digits,
+    sgd,
+    split,
+)
 
 
 def rng(seed: int = 0) -> torch.Generator:

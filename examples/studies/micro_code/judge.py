@@ -14,7 +14,7 @@ from pathlib import Path
 #: The share of looks at which it is sure, and where on its scale from -1 to 1 it is.
 SURE, END = 0.2, 0.9
 # By path: the trainer loads this file by its path, too.
-_TRUE_SCORE = runpy.run_path(str(Path(__file__).with_name("true_score.py")))["reward_func"]
+_TRUE_SCORE = runpy.run_path(str(Path(__file__).parents[2] / "micro_code" / "true_score.py"))["reward_func"]
 _LOOKS: Counter[str] = Counter()
 
 

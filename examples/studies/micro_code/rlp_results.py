@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .sampling import rewards_of
+from examples.micro_code.sampling import rewards_of
+from examples.micro_code.tasks import Task
+
 from .study import paired_interval
-from .tasks import Task
 
 METHODS = {
     "spg": "RLP-SPG",

@@ -1,7 +1,7 @@
 """Many PPO runs, arm by arm and seed by seed, from the policies and reward models of finished studies: what pays?
 
-python -m examples.micro_code.study --base runs/study_base --output runs/study --arms none random best_worst
-python -m examples.micro_code.study --base runs/s1 runs/s2 runs/s3 --output runs/study --table --json study.json
+python -m examples.studies.micro_code.study --base runs/study_base --output runs/study --arms none random best_worst
+python -m examples.studies.micro_code.study --base runs/s1 runs/s2 --output runs/study --table --json study.json
 
 A BASE is the run directory of a study that has a reward model (examples.micro_code.run --until reward, or further). A
 cell is an arm with a base, a reward model and a PPO seed, trained once and kept under its settings. The cells of a
@@ -25,17 +25,27 @@ from typing import Any
 
 import numpy as np
 
-from . import commands
+from examples.micro_code import commands
+from examples.micro_code.config import (
+    EvaluationConfig,
+    ModelConfig,
+    PPOConfig,
+    RewardConfig,
+    SFTConfig,
+    Study,
+    TaskConfig,
+    override,
+)
+from examples.micro_code.one_ray import OneRay
+from examples.micro_code.phases import PhaseFailed, Run, _read_rows, _train, _write_rows, finish_reward_model, scalars
+from examples.micro_code.sampling import Draw, sample_all, score_samples
+from examples.micro_code.tasks import Task
+
 from .arms import ARMS, config_of, episodes, probe_flags
 from .baselines import BASELINES, Baseline, baseline_of
 from .baselines import train as train_baseline
-from .config import EvaluationConfig, ModelConfig, PPOConfig, RewardConfig, SFTConfig, Study, TaskConfig, override
-from .one_ray import OneRay
-from .phases import PhaseFailed, Run, _read_rows, _train, _write_rows, finish_reward_model, scalars
 from .rewards import DIALS, turned
-from .sampling import Draw, sample_all, score_samples
 from .study_figure import forest
-from .tasks import Task
 
 PROBE = 64  # prompts
 
@@ -84,8 +94,8 @@ class Cells:
         turned = {"reward_model": self.reward} if self.reward != "given" else {}
         how = self.how(arm)
         if isinstance(how, PPOConfig):
-            # A reward function of this folder is the same one in another checkout.
-            how = replace(how, flags=tuple(flag.removeprefix(f"{Path(__file__).parent}/") for flag in how.flags))
+            # A reward function of the examples is the same one in another checkout.
+            how = replace(how, flags=tuple(Path(f).name if f.endswith(".py") else f for f in how.flags))
         kind = "ppo" if isinstance(how, PPOConfig) else "baseline"
         return {"base": others, kind: asdict(how), "ppo_seed": seed} | turned
 
@@ -299,7 +309,7 @@ def _last(curves: list[dict[str, list]], tag: str, points: int = 3) -> float | N
 def command_line(name: str, about: str | None, arms: Sequence[str]) -> argparse.ArgumentParser:
     """What the commands have in common that look at cells; ``arms`` is the default of ``--arms``."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m examples.micro_code.{name}",
+        prog=f"python -m examples.studies.micro_code.{name}",
         description=about,
         formatter_class=argparse.RawTextHelpFormatter,
     )

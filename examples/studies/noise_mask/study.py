@@ -1,6 +1,6 @@
 """Does a learned noise mask help a classifier, and is it the learning that helps?
 
-python -m examples.noise_mask.study --seeds 30 --train 100 --output runs/noise_mask
+python -m examples.studies.noise_mask.study --seeds 30 --train 100 --output runs/noise_mask
 
 A seed fixes training images, first weights and the order of images in all arms, so that differences are paired.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from examples.beyond_language.measures import mean_interval, show
+from examples.studies.beyond_language.measures import mean_interval, show
 
 from .mask import MaskPolicy
 from .training import ARMS, MOST, N_CLASSES, Digits, Plan, load_digits, split, train
@@ -94,7 +94,7 @@ def tables(results: dict[str, Any]) -> str:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Flags, checked before anything begins."""
-    parser = argparse.ArgumentParser(prog="python -m examples.noise_mask.study", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m examples.studies.noise_mask.study", description=__doc__)
     parser.add_argument("--seeds", type=int, default=30, help="runs of each arm, at least 2")
     parser.add_argument("--train", type=int, default=100, help="training images, a multiple of 10 up to 1,500")
     parser.add_argument("--grid", type=int, default=4, help="cells of a mask along each side, 1 to 8")

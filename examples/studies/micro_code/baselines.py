@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from . import commands
-from .config import Study
-from .phases import Run, _train, _write_rows
-from .sampling import Draw, rewards_of, sample_all
-from .tasks import Task
+from examples.micro_code import commands
+from examples.micro_code.config import Study
+from examples.micro_code.phases import Run, _train, _write_rows
+from examples.micro_code.sampling import Draw, rewards_of, sample_all
+from examples.micro_code.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -3,26 +3,26 @@
 # every arm from each, compare. About 250 PPO runs of one to two minutes and ten of eight on two cores. What is finished is
 # kept, also a part of it: call it again to go on. A failed run ends it with its log's last lines and status 1.
 #
-#     bash examples/study.sh                                      # results in runs/study
-#     STUDIES="1 2" OUTPUT=runs/two bash examples/study.sh        # of two studies
+#     bash examples/studies/run.sh                                      # results in runs/study
+#     STUDIES="1 2" OUTPUT=runs/two bash examples/studies/run.sh        # of two studies
 #
-# Tables are printed; FILE.json and FILE.svg in OUTPUT have all numbers, as those in examples/micro_code do. VENV names
+# Tables are printed; FILE.json and FILE.svg in OUTPUT have all numbers, as those in examples/studies do. VENV names
 # the environment (default: .venv in the repository root).
 set -euo pipefail
 unset PYTHONDONTWRITEBYTECODE # what setup.sh has not imported is compiled once, not in every worker
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 VENV="${VENV:-.venv}"
 OUTPUT="${OUTPUT:-runs/study}"
 bash examples/setup.sh "$VENV"
 
-run() { "$VENV/bin/python" -W ignore -m "examples.micro_code.$@"; }
+run() { "$VENV/bin/python" -W ignore -m "examples.$@"; }
 bases=()
 for seed in ${STUDIES:-1 2 3 4 5}; do
     echo "study: task, policy and reward model $seed"
-    run run --preset study --seed "$seed" --until reward --resume --output "$OUTPUT/s$seed"
+    run micro_code.run --preset study --seed "$seed" --until reward --resume --output "$OUTPUT/s$seed"
     bases+=("$OUTPUT/s$seed")
 done
-cells() { run "$1" --base "${bases[@]}" --output "$OUTPUT/cells" "${@:2}"; }
+cells() { run "studies.micro_code.$1" --base "${bases[@]}" --output "$OUTPUT/cells" "${@:2}"; }
 written() { echo --json "$OUTPUT/$1.json" --figure "$OUTPUT/$1.svg"; }
 
 main="none random+updates best_worst+updates best_random+updates learned_weights+updates"

@@ -1,9 +1,9 @@
 """How does what a filter gives depend on the reward model, and does a criterion foresee it?
 
-python -m examples.micro_code.dial --base runs/s1 runs/s2 --output runs/study
-python -m examples.micro_code.dial --base runs/s1 runs/s2 --output runs/study --table --json FILE --figure FILE
+python -m examples.studies.micro_code.dial --base runs/s1 runs/s2 --output runs/study
+python -m examples.studies.micro_code.dial --base runs/s1 --output runs/study --table --json FILE --figure FILE
 
-A world is a base with one of the reward models of rewards.py, and its cells are those of examples.micro_code.study,
+A world is a base with one of the reward models of rewards.py, and its cells are those of study.py,
 which are kept and shared. Criteria are computed before training, from samples of the SFT policy on prompts that
 nothing trains on, with their true scores, as openrlhf_pf.cli.analyze would have them.
 
@@ -19,14 +19,21 @@ from typing import Any
 
 import numpy as np
 
-from examples.beyond_language import arms as small_worlds
-from examples.beyond_language.measures import CRITERIA, mean_interval, of_samples, rank_correlation, regret, show
+from examples.micro_code.phases import PhaseFailed, Run
+from examples.micro_code.sampling import Draw, rewards_of, sample_all, score_samples
+from examples.studies.beyond_language import arms as small_worlds
+from examples.studies.beyond_language.measures import (
+    CRITERIA,
+    mean_interval,
+    of_samples,
+    rank_correlation,
+    regret,
+    show,
+)
 from openrlhf_pf.reliability import svg
 
 from .arms import config_of
-from .phases import PhaseFailed, Run
 from .rewards import DIALS
-from .sampling import Draw, rewards_of, sample_all, score_samples
 from .study import Cells, command_line, paired_interval, written
 
 #: Of the SFT policy for each prompt that nothing trains on: rollouts of N samples.

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .config import PPOConfig
+from examples.micro_code import true_score
+from examples.micro_code.config import PPOConfig
 
-TRUE_SCORE = str(Path(__file__).parent / "true_score.py")
+TRUE_SCORE = str(Path(true_score.__file__))
 JUDGE = str(Path(__file__).parent / "judge.py")
 FROZEN_JUDGE = str(Path(__file__).parent / "frozen_judge.py")
 _RANDOM: dict[str, Any] = {"sample_filter": "rank_weights", "weights": (1.0,) * 5}

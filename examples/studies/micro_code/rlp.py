@@ -1,9 +1,9 @@
 """Reward Learning on Policy: retrain the reward model on the policy's own samples, then the policy by it.
 
-python -m examples.micro_code.rlp --seed 1 --output runs/rlp1
-python -m examples.micro_code.rlp --base runs/study_base --methods spg --rounds 2 --output runs/rlp
-python -m examples.micro_code.rlp --policy overoptimised --base runs/rlp1/base --output runs/rlp1_hard
-python -m examples.micro_code.rlp --table runs/rlp1 runs/rlp2 runs/rlp3 --against again
+python -m examples.studies.micro_code.rlp --seed 1 --output runs/rlp1
+python -m examples.studies.micro_code.rlp --base runs/study_base --methods spg --rounds 2 --output runs/rlp
+python -m examples.studies.micro_code.rlp --policy overoptimised --base runs/rlp1/base --output runs/rlp1_hard
+python -m examples.studies.micro_code.rlp --table runs/rlp1 runs/rlp2 runs/rlp3 --against again
 
 The first policy is that of a study's PF-PPO run, which is made where BASE has none. Its samples on the prompts of PPO
 become pairs (spg) or views (uml), or its likelihoods weigh the study's pairs (ocrm); a reward model is trained from
@@ -30,15 +30,25 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from . import commands
-from .config import PRESETS, Study, override, with_overoptimisation
-from .pairs import preference_pairs
-from .phases import PhaseFailed, Run, _read_rows, _train, _write_rows, finish_reward_model, scalars, settings_of
+from examples.micro_code import commands
+from examples.micro_code.config import PRESETS, Study, override, with_overoptimisation
+from examples.micro_code.pairs import preference_pairs
+from examples.micro_code.phases import (
+    PhaseFailed,
+    Run,
+    _read_rows,
+    _train,
+    _write_rows,
+    finish_reward_model,
+    scalars,
+    settings_of,
+)
+from examples.micro_code.run import prepare, run_phase, run_phases
+from examples.micro_code.sampling import Draw, sample_all, score_samples
+from examples.micro_code.tasks import Task
+
 from .rlp_results import DEFAULT_METHODS, METHODS, cautions, ranked_right, results, scorer, table
-from .run import prepare, run_phase, run_phases
-from .sampling import Draw, sample_all, score_samples
 from .study import study_of
-from .tasks import Task
 
 
 @dataclass(frozen=True)
@@ -292,7 +302,9 @@ def loop(args: argparse.Namespace, console: Console) -> dict[str, Any]:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m examples.micro_code.rlp", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m examples.studies.micro_code.rlp",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     add = parser.add_argument
     add("--output", type=Path, help="run directory; finished steps in it are kept. With --table, a JSON file")

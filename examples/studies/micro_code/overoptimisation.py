@@ -1,9 +1,9 @@
 """True score against distance from the first policy, arm by arm: does filtering delay over-optimisation?
 
-python -m examples.micro_code.overoptimisation --base runs/s1 runs/s2 --output runs/study --reward given exploit \
+python -m examples.studies.micro_code.overoptimisation --base runs/s1 --output runs/study --reward given exploit \
     --json overoptimisation.json --figure overoptimisation.svg
 
-Trains nothing: looks at the saved policies of cells of examples.micro_code.study. The distance is the Kullback-Leibler
+Trains nothing: looks at the saved policies of cells of study.py. The distance is the Kullback-Leibler
 divergence of a whole response, in nats, from the SFT policy, of all responses alike; what training logs (train/kl) is
 of the kept ones alone, which a filter has chosen.
 """
@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from examples.micro_code.sampling import Draw, divergence
 from openrlhf_pf.reliability import svg
 
 from .rewards import DIALS
-from .sampling import Draw, divergence
 from .study import Cells, command_line, written
 
 

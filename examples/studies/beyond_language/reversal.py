@@ -1,6 +1,6 @@
 """Why does training end the other way round than the gain says? One change at a time, and all of them together.
 
-python -m examples.beyond_language.reversal --seeds 40 --output runs/reversal
+python -m examples.studies.beyond_language.reversal --seeds 40 --output runs/reversal
 
 The world is ``blind_top``: of five draws, sorted by reward, .72 .69 .52 .29 .09 pass, as on the small real task
 (examples/micro_code), where the gain puts best_worst before no filter and PPO ended the other way. The way of training
@@ -172,7 +172,7 @@ def tables(results: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run, write reversal.json and reversal.md."""
-    parser = argparse.ArgumentParser(prog="python -m examples.beyond_language.reversal", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m examples.studies.beyond_language.reversal", description=__doc__)
     parser.add_argument("--seeds", type=int, default=40, help="worlds of each way with one change")
     parser.add_argument("--seeds-together", type=int, default=8, help="worlds of each of the 256 combinations")
     parser.add_argument("--output", type=Path, required=True, help="folder for reversal.json and reversal.md")

@@ -1,8 +1,7 @@
-"""Answers that do the same: programs by what they return on the hidden inputs, which the reference has no part in.
+"""Cluster programs that return the same on the hidden inputs. The reference solution takes no part.
 
-For ``openrlhf_pf.cli.preferences --cluster examples/micro_code/clusters.py:behaviour``. Of the label, which collecting
-wrote down, the kind of the inputs is read alone. Run as a module, it is the process that runs programs: one line of
-JSON in, one out.
+For ``openrlhf_pf.cli.preferences --cluster examples/studies/micro_code/clusters.py:behaviour``. Of the label, only the
+kind of the inputs is read. Run as a module, it is the process that runs programs: one line of JSON in, one out.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ALONE = -1
 
 
 @lru_cache(maxsize=1)
 def _runner() -> subprocess.Popen:
     # A process of its own, for its memory limit is below what the caller holds already.
-    command = [sys.executable, "-m", "examples.micro_code.clusters"]
+    command = [sys.executable, "-m", "examples.studies.micro_code.clusters"]
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -36,8 +35,8 @@ def behaviour(prompt: str, responses: Sequence[str], label: str) -> list[int]:
 
 def grouped(kind: str, programs: Sequence[str]) -> list[int]:
     """What ``behaviour`` returns, of programs that take arguments of that kind; to be run in a main thread."""
-    from .families import INPUTS
-    from .score import run
+    from examples.micro_code.families import INPUTS
+    from examples.micro_code.score import run
 
     known: dict[str, int] = {}
     groups = []
@@ -50,7 +49,7 @@ def grouped(kind: str, programs: Sequence[str]) -> list[int]:
 
 def main() -> None:
     """Group programs until the input ends."""
-    from .score import limit_memory
+    from examples.micro_code.score import limit_memory
 
     limit_memory()
     for line in sys.stdin:

@@ -9,7 +9,7 @@ from openrlhf_pf.reliability import svg
 
 
 def forest(rows: Sequence[dict[str, Any]]) -> str:
-    """A line an arm, from the rows of :func:`examples.micro_code.study.table`, the best arm at the top."""
+    """A line an arm, from the rows of :func:`examples.studies.micro_code.study.table`, the best arm at the top."""
     import matplotlib
 
     first, *others = rows

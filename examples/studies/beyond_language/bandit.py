@@ -1,6 +1,6 @@
 """Filters on a contextual bandit whose reward errs: evenly, in the middle, or where the policy can exploit it.
 
-python -m examples.beyond_language.bandit --seeds 20 --output runs/bandit
+python -m examples.studies.beyond_language.bandit --seeds 20 --output runs/bandit
 
 A context is a patient, a market, a robot's state; an action is a treatment, a trade, a move. Errors are frozen, one a
 (context, action), as a reward model errs, or fresh, drawn at every look, as a sensor errs. A seed fixes the world and
@@ -121,7 +121,7 @@ def run(seeds: Sequence[int], settings: Settings | None = None) -> tuple[dict[st
 
 def main(argv: list[str] | None = None) -> None:
     """Run, write bandit.json, bandit.md and bandit.svg."""
-    parser = argparse.ArgumentParser(prog="python -m examples.beyond_language.bandit", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m examples.studies.beyond_language.bandit", description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, help="worlds of each kind")
     parser.add_argument("--output", type=Path, required=True, help="folder for bandit.json, bandit.md and bandit.svg")
     args = parser.parse_args(argv)

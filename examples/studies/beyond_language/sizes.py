@@ -1,6 +1,6 @@
 """How what a filter gives depends on N and k, and on how kept samples are drawn and centred.
 
-python -m examples.beyond_language.sizes --seeds 20 --output runs/sizes
+python -m examples.studies.beyond_language.sizes --seeds 20 --output runs/sizes
 
 The bandit of bandit.py with frozen errors. Every arm of a world sees the same prompts, and N responses to each; a seed
 fixes the world and the random numbers, so that differences are paired.
@@ -127,7 +127,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run, write sizes.json and sizes.md."""
-    parser = argparse.ArgumentParser(prog="python -m examples.beyond_language.sizes", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m examples.studies.beyond_language.sizes", description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, help="worlds of each kind")
     parser.add_argument("--output", type=Path, required=True, help="folder for sizes.json and sizes.md")
     args = parser.parse_args(argv)

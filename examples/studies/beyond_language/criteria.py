@@ -1,6 +1,6 @@
 """Which criterion, computed before training, predicts the order of filters after it?
 
-python -m examples.beyond_language.criteria --worlds 256 --output runs/criteria
+python -m examples.studies.beyond_language.criteria --worlds 256 --output runs/criteria
 
 Worlds are random: shape and size of the reward's error, frozen or fresh, offsets of prompts, start policy, N; and so
 is how the policy trains. Every arm trains on every world with the same random numbers; criteria are computed on other
@@ -247,7 +247,7 @@ def figure(results: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run, write criteria.json, criteria.md and criteria.svg."""
-    parser = argparse.ArgumentParser(prog="python -m examples.beyond_language.criteria", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m examples.studies.beyond_language.criteria", description=__doc__)
     parser.add_argument("--worlds", type=int, default=256, help="how many, in 16 ways of training")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first world")
     parser.add_argument(
