@@ -7,23 +7,28 @@ from setuptools import Distribution, find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "openrlhf_pf" / "__init__.py").read_text("utf-8"), re.M)[1]
-README = ROOT / "README.md"
 
+# What filters, analyze, preferences and evaluate import. No torch: reading a table of scores should not need it.
+REQUIRES = [
+    "jinja2>=3.1",
+    "markdown-it-py>=3",
+    "matplotlib>=3.8",
+    "numpy>=1.26",
+    "packaging>=22",
+    "pandas>=2",
+    "pyarrow>=15",
+    "pydantic>=2.5",
+    "rich>=13",
+    "scikit-learn>=1.4",
+    "scipy>=1.12",
+]
 EXTRAS = {
-    "openrlhf": ["openrlhf>=0.11.0,<0.12"],
-    "cpu": ["patch-ng>=1.19,<2"],
-    "plot": ["matplotlib>=3.8", "rich>=13"],
-    "analyze": ["jinja2>=3.1", "matplotlib>=3.8", "numpy>=1.26", "rich>=13", "scipy>=1.12"],
-    "test": ["hypothesis>=6.100", "pandas>=2", "pytest>=8", "pytest-timeout>=2.3", "scikit-learn>=1.4", "scipy>=1.11"],
+    # Training, on top of an OpenRLHF that may also be installed from source.
+    "openrlhf": ["openrlhf>=0.11.0,<0.12", "torch>=2.4"],
+    "examples": ["gymnasium>=1.4,<2", "torch>=2.4"],
+    "test": ["hypothesis>=6.100", "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5"],
 }
-EXTRAS["examples"] = [*EXTRAS["analyze"], "gymnasium>=1.4,<2", "scikit-learn>=1.4"]  # beyond_language, noise_mask
-EXTRAS["dev"] = (
-    EXTRAS["cpu"]
-    + EXTRAS["plot"]
-    + EXTRAS["examples"]
-    + EXTRAS["test"]
-    + ["black>=25", "isort>=6", "pre-commit", "ruff>=0.9"]
-)
+EXTRAS["dev"] = [*EXTRAS["examples"], *EXTRAS["test"], "black>=25", "isort>=6", "pre-commit", "ruff>=0.9"]
 
 
 class DistributionWithData(Distribution):
@@ -37,23 +42,35 @@ setup(
     name="openrlhf-pf",
     version=VERSION,
     description="Policy Filtration PPO for OpenRLHF: train on the responses whose reward can be relied on",
-    long_description=README.read_text("utf-8") if README.exists() else "",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
+    author="The openrlhf-pf authors",
+    project_urls={
+        "Paper": "https://arxiv.org/abs/2409.06957",
+        "OpenRLHF": "https://github.com/OpenRLHF/OpenRLHF",
+    },
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
+    keywords=["RLHF", "PPO", "reward model", "OpenRLHF", "policy filtration", "LLM"],
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
     python_requires=">=3.10",
-    # A top-level folder in the repository, a part of the package once installed.
-    package_dir={"openrlhf_pf.patches": "patches"},
-    packages=[*find_packages(include=["openrlhf_pf", "openrlhf_pf.*"]), "openrlhf_pf.patches"],
-    package_data={"openrlhf_pf.patches": ["*.patch", "*.md"]},
+    packages=find_packages(include=["openrlhf_pf", "openrlhf_pf.*"]),
+    package_data={"openrlhf_pf": ["py.typed", "**/*.css", "**/*.html", "**/*.j2", "**/*.js"]},
     # site-packages itself: a wheel unpacks <name>.data/purelib there, and data files start in <name>.data/data.
     data_files=[("../purelib", ["openrlhf_pf/openrlhf_pf.pth"])],
+    entry_points={"console_scripts": ["openrlhf-pf = openrlhf_pf.__main__:main"]},
     zip_safe=False,
-    # The plugin alone installs beside any OpenRLHF, also beside one that was installed from source.
-    install_requires=["torch>=2.4", "pyarrow>=15", "packaging>=22"],
+    install_requires=REQUIRES,
     extras_require=EXTRAS,
 )

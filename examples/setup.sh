@@ -7,20 +7,21 @@
 # first time, seconds when there is nothing to do. It may be interrupted and called again. Exit code 0: ready.
 # 1: not ready, and the last line says what to do.
 #
-# Needs Linux and CPython 3.11 with venv.
+# Needs Linux, CPython 3.11 with venv, and the command patch (installed with apt-get where it is missing and we are root).
 #     PYTHON=...                             the CPython 3.11 to use, if it is not python3.11 in PATH
 #     PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS    where pip finds the CPU build of PyTorch, if its usual index has another one
 #     PIP_INDEX_URL, PIP_CERT, PIP_CACHE_DIR, PIP_DEFAULT_TIMEOUT ...      as pip reads them
 set -euo pipefail
-# Byte code is written at the first import, below: without it, every Ray worker would compile vLLM anew.
+# Byte code is written at the first import, below: without it, every Ray worker would compile vLLM again.
 unset PYTHONDONTWRITEBYTECODE
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$(realpath -m "${1:-$ROOT/.venv}")
 PYTHON=${PYTHON:-python3.11}
 LOCK=$ROOT/examples/requirements-cpu.txt
+PATCH=$ROOT/patches/openrlhf-0.11.2-cpu.patch
 TORCH=2.13.0
-ORACLES="scikit-learn==1.9.1 joblib==1.6.0 threadpoolctl==3.8.0"
+ANALYSIS="scikit-learn==1.9.1 joblib==1.6.0 threadpoolctl==3.8.0"
 STAMP=$VENV/.openrlhf_pf_setup
 LOG=$VENV/setup.log
 STARTED=$SECONDS
@@ -61,6 +62,10 @@ check_machine() {
         fail "$PYTHON is $("$PYTHON" -V 2>&1), and the pinned packages are for CPython 3.11: set PYTHON to a CPython 3.11."
     "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$PYTHON has no venv or ensurepip: install them (python3.11-venv on Debian)."
+    if ! command -v patch >/dev/null && ((EUID == 0)) && command -v apt-get >/dev/null; then
+        { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends patch; } >/dev/null 2>&1 || true
+    fi
+    command -v patch >/dev/null || fail "the command patch is missing: install it (apt-get install patch)."
     if [[ -e $VENV && ! -e $VENV/pyvenv.cfg && -n $(ls -A "$VENV" 2>/dev/null | grep -v '^setup\.l') ]]; then
         fail "$VENV exists and is not a virtual environment: name another folder."
     fi
@@ -107,7 +112,20 @@ PYTHON
 
 ready() {
     [[ -f $STAMP && $(cat "$STAMP") == "$(fingerprint)" && -z $(unmet_pins) ]] &&
-        (cd / && "$VENV/bin/python" -m openrlhf_pf.cli.patch status >/dev/null 2>&1)
+        run_patch --reverse --dry-run >/dev/null
+}
+
+run_patch() {
+    patch -p1 --fuzz=0 --force --directory "$VENV/lib/python3.11/site-packages" "$@" <"$PATCH"
+}
+
+# Does nothing if the patch is applied already. Where it fits in neither direction, an earlier run was interrupted or
+# had another patch: OpenRLHF is installed again first.
+apply_patch() {
+    run_patch --reverse --dry-run && return
+    run_patch --dry-run ||
+        "$VENV/bin/pip" install --no-deps --no-compile --force-reinstall "$(grep '^openrlhf==' "$LOCK")" || return
+    run_patch
 }
 
 # Two installations side by side, one a core: torch, and the packages. Nothing is resolved, so neither has to wait for
@@ -123,16 +141,20 @@ install_packages() {
         "$VENV/bin/pip" install --no-deps --no-compile -r "$LOCK"
 }
 
-# scikit-learn checks our metrics in the tests. Not in the environment itself: transformers imports it where it finds
-# it, one to two seconds of CPU in every process of a training.
-install_oracles() {
-    "$VENV/bin/pip" install --no-deps --no-compile --upgrade --target "$VENV/oracles" $ORACLES
+# scikit-learn goes into a folder of its own, $VENV/analysis: transformers imports it wherever it finds it, which costs
+# every training process 4 seconds of CPU and 35 to 140 MB. A .pth file puts the folder on the path of `openrlhf-pf
+# analyze` and of pytest; for other programs, set PYTHONPATH=$VENV/analysis.
+install_analysis() {
+    "$VENV/bin/pip" install --no-deps --no-compile --upgrade --target "$VENV/analysis" $ANALYSIS
+    cat >"$VENV/lib/python3.11/site-packages/analysis.pth" <<'PTH'
+import sys; sys.path += [sys.prefix + "/analysis"] * any("analyze" in x or "pytest" in x for x in sys.orig_argv[:4])
+PTH
 }
 
 install_all() {
     local code=0
     install_torch &
-    { install_packages && install_oracles; } || code=1
+    { install_packages && install_analysis; } || code=1
     wait $! && return $code
 }
 
@@ -179,8 +201,7 @@ step "2/5 torch $TORCH (CPU build) and $(grep -c == "$LOCK") packages, about a m
 check_installed
 step "3/5 openrlhf-pf, editable" "$VENV/bin/pip" install --no-deps --no-build-isolation -e "$ROOT" ||
     fail "pip could not install this repository (see above)."
-step "4/5 the CPU patch for OpenRLHF" env -C / "$VENV/bin/python" -m openrlhf_pf.cli.patch apply ||
-    fail "the CPU patch was refused (see above)."
+step "4/5 the CPU patch for OpenRLHF" apply_patch || fail "$PATCH does not fit the installed OpenRLHF (see above)."
 step "5/5 import everything" import_stack || fail "the environment does not work (see above)."
 fingerprint >"$STAMP"
 echo "setup: READY in $((SECONDS - STARTED)) s: source $VENV/bin/activate"

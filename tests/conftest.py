@@ -3,6 +3,5 @@
 import sys
 from pathlib import Path
 
-# scikit-learn, which checks our metrics, is kept apart by examples/setup.sh: transformers would import it in every
-# process of a training.
-sys.path.append(str(Path(sys.prefix) / "oracles"))
+# Where examples/setup.sh puts scikit-learn, so that no training process imports it.
+sys.path.append(str(Path(sys.prefix) / "analysis"))

@@ -26,7 +26,7 @@ MAX_SEED = 2**64 - 1  # of PyTorch's generators
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(
-        prog="python -m openrlhf_pf.cli.analyze",
+        prog="openrlhf-pf analyze",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -30,7 +30,7 @@ from openrlhf_pf.code_reward.tasks import BENCHMARKS
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    built = argparse.ArgumentParser("python -m openrlhf_pf.cli.evaluate", description=__doc__.split("\n")[0])
+    built = argparse.ArgumentParser("openrlhf-pf evaluate", description=__doc__.split("\n")[0])
     built.add_argument("--benchmark", choices=list(BENCHMARKS))
     built.add_argument("--data", help="the benchmark's own file: .jsonl, .jsonl.gz or .json")
     source = built.add_mutually_exclusive_group()

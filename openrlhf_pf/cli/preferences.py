@@ -29,7 +29,7 @@ from openrlhf_pf.rlp import pairs as rules
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(
-        prog="python -m openrlhf_pf.cli.preferences",
+        prog="openrlhf-pf preferences",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -10,17 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from openrlhf_pf import __version__
+
 ROOT = Path(__file__).parents[2]
-SOURCES = [
-    "setup.py",
-    "pyproject.toml",
-    "MANIFEST.in",
-    "LICENSE",
-    "README.md",
-    "CHANGELOG.md",
-    "openrlhf_pf",
-    "patches",
-]
+SOURCES = ["setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "CHANGELOG.md", "openrlhf_pf"]
 OFFLINE = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
 LAUNCHERS = ["openrlhf.cli.train_ppo", "openrlhf_pf.cli.train_ppo"]
 pytestmark = pytest.mark.end_to_end
@@ -100,6 +93,11 @@ def test_help_lists_openrlhfs_flags_and_ours(installed: Environment, module: str
     assert "--sample_filter " in result.stdout
 
 
+def test_the_shell_command(installed: Environment) -> None:
+    command = [installed.folder / "bin" / "openrlhf-pf", "--version"]
+    assert subprocess.check_output(command, text=True) == f"openrlhf-pf {__version__}\n"
+
+
 def test_the_launcher_is_the_installed_one(installed: Environment) -> None:
     code = """if True:
         from importlib.util import find_spec
@@ -107,13 +105,6 @@ def test_the_launcher_is_the_installed_one(installed: Environment) -> None:
     launcher, package = installed.run("-c", code).stdout.split()
     assert Path(launcher) == Path(package).parent / "cli" / "train_ppo.py"
     assert ROOT not in Path(package).parents, "the repository itself is not what is tested here"
-
-
-def test_patches_are_found(installed: Environment) -> None:
-    code = "from openrlhf_pf.cli.patch import shipped_patches; print(shipped_patches()['0.11.2'].read_text())"
-    expected = (ROOT / "patches" / "openrlhf-0.11.2-cpu.patch").read_text()
-    assert installed.run("-c", code).stdout == expected + "\n"
-    assert "OpenRLHF 0.11.2" in installed.run("-m", "openrlhf_pf.cli.patch", "status").stdout
 
 
 def test_the_filters_import_nothing_of_the_stack(installed: Environment) -> None:
@@ -129,12 +120,11 @@ def test_python_starts_silently(installed: Environment) -> None:
     assert (result.stdout, result.stderr) == ("False False\n", "")
 
 
-def test_the_wheel_holds_the_package_the_patches_and_the_hook(wheel: Path) -> None:
+def test_the_wheel_holds_the_package_and_the_hook(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert "openrlhf_pf/patches/openrlhf-0.11.2-cpu.patch" in names
     assert any(name.endswith(".data/purelib/openrlhf_pf.pth") for name in names)
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "openrlhf_pf").rglob("*.py")}
-    assert modules <= names
+    code = [path for path in (ROOT / "openrlhf_pf").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert {str(path.relative_to(ROOT)) for path in code if path.suffix != ".pth"} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"openrlhf_pf"}
 
 

@@ -76,7 +76,7 @@ def load_digits() -> Digits:
     except ModuleNotFoundError as missing:
         raise ModuleNotFoundError(
             'scikit-learn is not installed: pip install "openrlhf-pf[examples]", or, in the environment of '
-            "examples/setup.sh, put .venv/oracles on PYTHONPATH."
+            "examples/setup.sh, put .venv/analysis on PYTHONPATH."
         ) from missing
     found = datasets.load_digits()
     return Digits(torch.from_numpy(found.images / 16).float().unsqueeze(1), torch.from_numpy(found.target).long())
