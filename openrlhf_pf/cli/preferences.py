@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from openrlhf_pf import preferences
+from openrlhf_pf import rlp
 from openrlhf_pf.rlp import pairs as rules
 
 
@@ -60,13 +60,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     rules.check_settings(options.threshold, options.pairs_per_prompt)
     _check_output(options.output)
-    clustering = preferences.build(
+    clustering = rlp.build(
         options.cluster, entailment_model=options.entailment_model, entailment_batch=options.entailment_batch
     )
     warnings: list[str] = []
-    prompts = preferences.prompts_of(_read(options.samples, warnings), options.checkpoint)
+    prompts = rlp.prompts_of(_read(options.samples, warnings), options.checkpoint)
     clustering.check(prompts)
-    progress = preferences.Progress(Path(f"{options.output}.clusters.jsonl"), clustering)
+    progress = rlp.Progress(Path(f"{options.output}.clusters.jsonl"), clustering)
     there = progress.known(prompts)
     _say(f"{len(prompts):,} prompts, {there:,} of them clustered already")
     groups = []
@@ -75,9 +75,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if len(groups) % 1000 == 0:
             _say(f"{len(groups):,} of {len(prompts):,} prompts are clustered")
     drawn = options.pairs_per_prompt, options.seed
-    choices = [preferences.choose(p, g, options.threshold, *drawn) for p, g in zip(prompts, groups)]
-    rows = preferences.pairs_of(prompts, choices)
-    numbers = preferences.measure(prompts, groups, choices, *drawn)
+    choices = [rlp.choose(p, g, options.threshold, *drawn) for p, g in zip(prompts, groups)]
+    rows = rlp.pairs_of(prompts, choices)
+    numbers = rlp.measure(prompts, groups, choices, *drawn)
     warnings += clustering.notes
     if not rows:
         counts = ", ".join(f"{name} {count:,}" for name, count in numbers["skipped"].items())
@@ -95,7 +95,7 @@ def _check_output(output: str) -> None:
 def _read(paths: Sequence[str], warnings: list[str]) -> pa.Table:
     from openrlhf_pf.reliability.files import read_table
 
-    tables = [read_table(Path(path), warnings, preferences.NAMES) for path in paths]
+    tables = [read_table(Path(path), warnings, rlp.NAMES) for path in paths]
     try:
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
@@ -115,7 +115,7 @@ def _write(
     report = pairs.report(numbers, {"samples": ", ".join(options.samples), **settings}, warnings)
     files = {
         f"{options.output}.report.json": pairs.as_json(report),
-        f"{options.output}.report.html": pairs_page.html(report, preferences.REASONS),
+        f"{options.output}.report.html": pairs_page.html(report, rlp.REASONS),
         options.output: "".join(json.dumps(row) + "\n" for row in rows),
     }
     for name, content in files.items():
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     # Without a terminal (a log file), lines must not be cut at 80.
     console = Console(width=None if sys.stdout.isatty() else 140)
-    pairs.show(report, preferences.REASONS, console)
+    pairs.show(report, rlp.REASONS, console)
     console.print(f"{options.output} and its .report.html are written.", soft_wrap=True, highlight=False)
     return 0
 
