@@ -97,7 +97,7 @@ def test_calls_that_are_made_for_sure_are_sent_ahead(body, sure, whole):
     """And the end with them, if they are all."""
     test = f"def check(candidate):\n    {body}\n"
     expected = ["load", *["call"] * sure, *["end"] * whole]
-    assert [question[0] for question in checks.questions_for_sure(test, "check", "f")] == expected[1:]
+    assert [question[0] for question in checks.certain_questions(test, "check", "f")] == expected[1:]
     verdict, _, _, messages = converse("function", function(test))
     assert (verdict, messages[0]) == ("passed", expected)
     assert whole == (len(messages) == 1)

@@ -10,8 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from openrlhf_pf.code_reward.tasks import fences, lexical, prose
-from openrlhf_pf.code_reward.tasks.answers import response_of
-from openrlhf_pf.code_reward.tasks.extract import extract_code
+from openrlhf_pf.code_reward.tasks.answers import extract_code, response_of
 
 TEXTS = [
     '"</think>"', "'<answer>'", '"```"', "'<|im_end|>'", "'it is'", '"""\n```\ncode\n```\n"""', '"# no"', "'\\\\'",
@@ -337,7 +336,7 @@ def test_long_answers_come_to_an_end(name):
     """Before the kernel ends the process; they take a tenth of that at most."""
     code = f"""
 import resource
-from openrlhf_pf.code_reward.tasks.extract import extract_code
+from openrlhf_pf.code_reward.tasks.answers import extract_code
 text = {LONG[name]}
 resource.setrlimit(resource.RLIMIT_CPU, (40, 40))
 print(len(extract_code(text)) + len(extract_code(text, "f")) > 0)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -39,6 +40,13 @@ def descendants(root):
         new = {pid for pid, parent in parents.items() if parent in new} - found
         found |= new
     return found
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "what the test waits for did not happen"
+        time.sleep(0.005)
 
 
 def shared_memory():

@@ -4,7 +4,7 @@
 import pytest
 
 from openrlhf_pf.code_reward import Pool, Verdict
-from openrlhf_pf.code_reward.judge import compare
+from openrlhf_pf.code_reward.judge import checks, programs
 from openrlhf_pf.code_reward.tasks import from_label
 
 IDENTITY = "def f(n):\n    return n\n"
@@ -373,7 +373,7 @@ def test_an_exception_of_the_program_s_own(pool):
     ],
 )
 def test_equality_as_json_has_it(got, expected, equal):
-    assert compare.same_json(got, expected) is equal
+    assert checks.same_json(got, expected) is equal
 
 
 @pytest.mark.parametrize(
@@ -398,4 +398,4 @@ def test_equality_as_json_has_it(got, expected, equal):
     ],
 )
 def test_equality_of_printed_text(got, expected, tolerance, equal):
-    assert compare.same_output(got, expected, tolerance) is equal
+    assert programs.same_output(got, expected, tolerance) is equal

@@ -13,8 +13,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_code_reward_hostile import descendants
-from test_record import wait_for
+from test_code_reward_hostile import descendants, wait_for
 
 from openrlhf_pf.code_reward import Limits, Pool, Problem, Verdict
 from openrlhf_pf.code_reward.sandbox import driver, worker
@@ -282,8 +281,7 @@ from openrlhf_pf.code_reward import Pool, Problem
 pool = Pool(1, packages=())
 if "kill" in {death!r}:
     pool.submit("while True: pass", Problem("cases", {{"path": ["f"], "cases": [], "tolerance": 0.0}}))
-from test_code_reward_hostile import descendants
-from test_record import wait_for
+from test_code_reward_hostile import descendants, wait_for
 print(*descendants(os.getpid()), flush=True)
 {death}
 """

@@ -9,8 +9,7 @@ import torch
 
 from openrlhf_pf.code_reward import Limits, Pool, Verdict, reward
 from openrlhf_pf.code_reward.tasks import BENCHMARKS, from_label
-from openrlhf_pf.code_reward.tasks.answers import response_of
-from openrlhf_pf.code_reward.tasks.extract import extract_code
+from openrlhf_pf.code_reward.tasks.answers import extract_code, response_of
 
 ADD = "def add(a, b):\n    return a + b"
 WRONG = "def add(a, b):\n    return a - b"

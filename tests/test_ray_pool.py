@@ -1,30 +1,23 @@
 """The pool over two real Ray nodes of one CPU each: the verdicts are the local pool's, whatever dies."""
 
-import contextlib
 import importlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 
 import pytest
-from test_code_reward_hostile import descendants
+from test_code_reward_hostile import descendants, wait_for
 from test_code_reward_pool import BAD, GOOD, SAME, returns
-from test_record import wait_for
 
-from openrlhf_pf.cli import evaluate
 from openrlhf_pf.code_reward import Limits, Pool, Problem, Unavailable, Verdict
-from openrlhf_pf.code_reward.nodes import pool as pool_module
 
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
-nodes = importlib.import_module("openrlhf_pf.code_reward.nodes.cluster")  # which needs it
-ray_pool = nodes.ray_pool
-
-pytestmark = pytest.mark.by_hand
+module = importlib.import_module("openrlhf_pf.code_reward.sandbox.ray_pool")  # which needs it
+ray_pool = module.ray_pool
 
 PAUSE = "import time\ndef f(x):\n    time.sleep(0.02)\n    return x\n"
 FAULTY = ["def f(x):\n    raise ValueError(x)\n", "import os\nos._exit(0)\n", "def f(x)\n", "\udc80"]
@@ -52,10 +45,9 @@ def cluster():
 
 
 @pytest.fixture
-def pool(cluster, monkeypatch):
-    monkeypatch.setattr(pool_module, "_LOOK_SECONDS", 0.5)
+def pool(cluster):
     with ray_pool(packages=()) as pool:
-        wait_for(lambda: len(pool._schedule.nodes) == 2)
+        wait_for(lambda: len(pool._actors) == 2)
         yield pool
 
 
@@ -63,78 +55,59 @@ def summary(results):
     return [(result.verdict, result.test, result.detail, result.calls) for result in results]
 
 
+@pytest.mark.by_hand
 def test_results_are_those_of_the_local_pool_in_the_same_order(pool):
     programs = [(source, problem) for source in PROGRAMS for problem in (SAME, returns(2))] * 8
     programs.append((GOOD, Problem("cases", {"path": object()})))
     with Pool(2, packages=()) as local:
         assert summary(pool.check_all(programs)) == summary(local.check_all(programs))
         assert pool.weaknesses == local.weaknesses
-    assert {place.node for place in pool._schedule.nodes} == {node["NodeID"] for node in ray.nodes()}
-
-
-def test_limits_travel(pool):
+    assert {place.node for place in pool._actors} == {node["NodeID"] for node in ray.nodes()}
     ended = pool.check("while True: pass", SAME, Limits(cpu_seconds=1, wall_seconds=300))
     assert (ended.verdict, ended.detail) == (Verdict.TIMEOUT, "1 seconds of CPU time are over")
 
 
-def test_a_node_that_is_killed_costs_no_verdict_and_a_new_one_takes_part(cluster, pool, caplog):
+@pytest.mark.by_hand
+def test_a_node_that_is_killed_costs_no_verdict_and_a_new_one_takes_part(cluster, pool, monkeypatch, caplog):
+    monkeypatch.setattr(module, "_POLL_SECONDS", 0.5)
     victim = cluster.add_node(num_cpus=1, **FEW_BYTES)
+    pool._next_poll = 0.0
     futures = [pool.submit(source, SAME) for source in [PAUSE, BAD] * 10]
-    wait_for(lambda: len(pool._schedule.nodes) == 3)
-    (place,) = [place for place in pool._schedule.nodes if place.node == victim.node_id]
+    wait_for(lambda: len(pool._actors) == 3)
+    (place,) = [place for place in pool._actors if place.node == victim.node_id]
     futures += [pool.submit(source, SAME) for source in [PAUSE, BAD] * 100]
-    wait_for(lambda: pool._schedule.running(place))
     cluster.remove_node(victim, allow_graceful=False)
-    assert [future.result(120).reward for future in futures] == [1.0, 0.0] * 110
+    futures += [pool.submit(source, SAME) for source in [PAUSE, BAD] * 10]
+    assert [future.result(120).reward for future in futures] == [1.0, 0.0] * 120
     assert f"the code reward lost {place}" in caplog.text
-    assert place not in pool._schedule.nodes
     # Until Ray has noticed, it may place others' actors by way of that node, and they never start.
     wait_for(lambda: not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == victim.node_id))
 
 
-def test_an_actor_that_is_killed_is_started_again(pool, caplog):
-    handles = list(pool._cluster._actors.values())
+@pytest.mark.by_hand
+def test_actors_that_are_killed_are_started_again(pool, caplog):
+    handles = [actor.handle for actor in pool._actors.values()]
     futures = [pool.submit(PAUSE, SAME) for _ in range(40)]
-    wait_for(lambda: all(pool._schedule.running(place) for place in pool._schedule.nodes))
     for handle in handles:
         ray.kill(handle)
     assert [future.result(120).reward for future in futures] == [1.0] * 40
     assert "whose programs run again" in caplog.text
 
 
-def test_an_actor_that_hangs_is_lost(pool, monkeypatch):
-    monkeypatch.setattr(pool_module, "_SILENT_SECONDS", 1.0)
-    place = pool._schedule.nodes[0]
-    actor = pool._cluster._actors[place]
-    pid = ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        assert [result.reward for result in pool.check_all([(GOOD, SAME)] * 20)] == [1.0] * 20
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
+@pytest.mark.by_hand
+def test_processes_of_a_job_share_the_actors_and_a_closed_pool_leaves_none(cluster):
+    own = Limits(cpu_seconds=7)  # so that no actor of an earlier pool, which is about to end, is shared
 
-
-@pytest.fixture
-def own(cluster, monkeypatch):
-    """Limits that no other test has, so that actors of an earlier pool, which are about to end, are not taken over."""
-    monkeypatch.setattr(pool_module, "_LOOK_SECONDS", 0.5)
-    return Limits(cpu_seconds=7)
-
-
-def test_processes_of_a_job_share_the_actors_and_a_closed_pool_leaves_none(own):
     @ray.remote(num_cpus=0)
     class Engine:
         """In a placement group that has its children captured, as OpenRLHF places vLLM."""
 
         def judge(self, programs):
             with ray_pool(limits=own, packages=()) as pool:
-                while len(pool._schedule.nodes) < 2:
-                    pool.check_all(programs)
-                return pool.check_all(programs), {a._actor_id for a in pool._cluster._actors.values()}
+                return pool.check_all(programs), {actor.handle._actor_id for actor in pool._actors.values()}
 
     pool = ray_pool(limits=own, packages=())
-    wait_for(lambda: len(pool._schedule.nodes) == 2)
+    wait_for(lambda: len(pool._actors) == 2)
     group = ray.util.placement_group([{"CPU": 1}, {"CPU": 1}])  # all that there are
     ray.get(group.ready())
     strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
@@ -143,9 +116,11 @@ def test_processes_of_a_job_share_the_actors_and_a_closed_pool_leaves_none(own):
     engine = Engine.options(scheduling_strategy=strategy).remote()
     results, actors = ray.get(engine.judge.remote([(GOOD, SAME), (BAD, SAME)]))
     assert [result.reward for result in results] == [1.0, 0.0]
-    assert actors == {actor._actor_id for actor in pool._cluster._actors.values()}
+    assert actors == {actor.handle._actor_id for actor in pool._actors.values()}
     assert pool.check(GOOD, SAME).passed  # who has shared them and left has ended none
-    pids = [ray.get(a.__ray_call__.remote(lambda self: os.getpid())) for a in pool._cluster._actors.values()]
+    handles = [actor.handle for actor in pool._actors.values()]
+    pids = [ray.get(handle.__ray_call__.remote(lambda self: os.getpid())) for handle in handles]
+    del handles
     sandboxes = {pid for owner in pids for pid in descendants(owner)}
     assert len(sandboxes) >= 4
     pool.close()
@@ -154,30 +129,17 @@ def test_processes_of_a_job_share_the_actors_and_a_closed_pool_leaves_none(own):
     ray.kill(engine)
 
 
-def test_why_a_node_does_without_sandboxes_is_said(cluster, monkeypatch):
-    place = nodes.Place("10.0.0.2", ray.nodes()[0]["NodeID"], 0)
-    monkeypatch.setattr(nodes.RayCluster, "nodes", lambda self: {place: 0})
+@pytest.mark.by_hand
+def test_why_a_node_has_no_sandbox_is_reported(cluster, monkeypatch):
+    place = module.Place("10.0.0.2", ray.nodes()[0]["NodeID"], 0, 0)
+    monkeypatch.setattr(module.RayPool, "_places", lambda self: [place])
     with pytest.raises(
         Unavailable, match="part 0 of the node 10.0.0.2 .* runs no programs: a pool needs workers >= 1"
     ):
         ray_pool(packages=())
 
 
-def test_a_large_node_has_several_actors_and_one_without_cpus_none(cluster, monkeypatch):
-    made = [
-        {"Alive": alive, "NodeID": name, "NodeManagerAddress": name, "Resources": resources}
-        for name, alive, resources in [
-            ("large", True, {"CPU": 18.0, "GPU": 1.0}),
-            ("head", True, {"memory": 1.0}),
-            ("dead", False, {"CPU": 4.0}),
-        ]
-    ]
-    monkeypatch.setattr(ray, "nodes", lambda: made)
-    all_cpus = nodes.RayCluster(None, Limits(), False, ()).nodes()
-    assert all_cpus == {nodes.Place("large", "large", part): 6 for part in range(3)}
-    assert nodes.RayCluster(3, Limits(), False, ()).nodes() == {nodes.Place("large", "large", 0): 3}
-
-
+@pytest.mark.by_hand
 def test_the_reward_function_asks_for_it_by_an_environment_variable(cluster):
     """In a process of its own, which joins the cluster that RAY_ADDRESS names."""
     script = """
@@ -189,26 +151,27 @@ print(json.dumps([found["rewards"].tolist(), type(reward.shared_pool()).__name__
     environment = os.environ | {"OPENRLHF_PF_CODE_RAY": "1", "RAY_ADDRESS": cluster.address}
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, env=environment)
     assert run.stdout, run.stderr
-    assert json.loads(run.stdout.splitlines()[-1]) == [[1.0, 1.0, 1.0], "NodePool"]
+    assert json.loads(run.stdout.splitlines()[-1]) == [[1.0, 1.0, 1.0], "RayPool"]
 
 
-def test_evaluate_takes_a_flag(cluster, tmp_path):
-    task = {
-        "task_id": "T/0",
-        "prompt": "def f(x):\n",
-        "entry_point": "f",
-        "canonical_solution": "    return x\n",
-        "test": "def check(candidate):\n    assert candidate(1) == 1\n",
-    }
-    data, given, output = (tmp_path / name for name in ("data.jsonl", "given.jsonl", "out.json"))
-    data.write_text(json.dumps(task))
-    given.write_text("".join(json.dumps({"task_id": "T/0", "completion": f"    return {w}\n"}) + "\n" for w in "x2"))
-    arguments = ["--benchmark", "humaneval", "--data", data, "--solutions", given, "--output", output, "--ray"]
-    assert evaluate.main(list(map(str, arguments))) == 0
-    assert json.loads(output.read_text())["pass@1"] == 0.5
+def test_a_large_node_has_several_actors_and_one_without_cpus_none(monkeypatch):
+    made = [
+        {"Alive": alive, "NodeID": name, "NodeManagerAddress": name, "Resources": resources}
+        for name, alive, resources in [
+            ("large", True, {"CPU": 18.0, "GPU": 1.0}),
+            ("head", True, {"memory": 1.0}),
+            ("dead", False, {"CPU": 4.0}),
+        ]
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: made)
+    pool = object.__new__(module.RayPool)
+    pool._workers = None
+    assert pool._places() == [module.Place("large", "large", part, 6) for part in range(3)]
+    pool._workers = 3
+    assert pool._places() == [module.Place("large", "large", 0, 3)]
 
 
-def test_nobody_imports_ray_who_does_not_ask_for_it():
+def test_ray_is_not_imported_without_being_asked_for():
     script = "import sys; from openrlhf_pf.code_reward import reward, Pool; print('ray' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", script], text=True) == "False\n"
 
@@ -219,7 +182,7 @@ def test_without_a_cluster_there_is_a_sentence(monkeypatch):
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", nothing)  # a real search would find whatever else runs on this machine
-    with pytest.raises(ValueError, match="no Ray cluster is to be found: start one .ray start --head. or name it in"):
+    with pytest.raises(ValueError, match="there is no Ray cluster: start one .ray start --head. or name it in"):
         ray_pool()
 
 

@@ -107,7 +107,7 @@ def _write(
     options: argparse.Namespace, rows: list[dict[str, str]], numbers: dict[str, Any], warnings: list[str]
 ) -> dict[str, Any]:
     """Write the three files, each whole or not at all, the pairs last."""
-    from openrlhf_pf.code_reward.evaluation import whole
+    from openrlhf_pf.files import replace_file
     from openrlhf_pf.reliability import pairs, pairs_page
 
     names = ("cluster", "threshold", "pairs_per_prompt", "seed", "checkpoint", "entailment_model")
@@ -119,7 +119,7 @@ def _write(
         options.output: "".join(json.dumps(row) + "\n" for row in rows),
     }
     for name, content in files.items():
-        with whole(Path(name)) as file:
+        with replace_file(name) as file:
             file.write(content)
     return report
 

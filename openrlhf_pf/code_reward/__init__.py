@@ -1,16 +1,15 @@
 """Code as the true score: sandboxed programs, tests that cannot be gamed, reward functions for OpenRLHF.
 
 The tested program is hostile: a policy under reinforcement learning finds every way to a pass that is cheaper than a
-solution. Rooms, by what they guard:
+solution. Packages:
 
-- ``sandbox``: the walls. Namespaces, seccomp, Landlock, a user without rights; what a kernel refuses is named.
+- ``sandbox``: the jail (namespaces, seccomp, Landlock, an unprivileged user) and the pools of worker processes in it.
 - ``judge``: the verdict. Another process asks the program for calls of its own functions, takes back plain data
   (:mod:`judge.codec`: exact built-in types, rebuilt, never pickle) and compares; expected values, comparisons, helpers
   and references never enter the program's process, nor the one that it is forked from.
-- ``nodes``: the pool over the nodes of a Ray cluster, of which nothing is imported unless it is asked for.
-- ``tasks``: what people have. One file a label format, and the program in a model's answer.
+- ``tasks``: the label formats, and the program in a model's answer.
 
-What is promised, what is not, and every form of label: docs/code_reward.md.
+The threat model and every form of label: docs/code_reward.md.
 """
 
 import importlib
@@ -18,13 +17,13 @@ from typing import Any
 
 _PUBLIC = {
     "AnyPool": "sandbox.pool",
-    "Limits": "judge.results",
+    "Limits": "results",
     "Pool": "sandbox.pool",
-    "Problem": "judge.results",
-    "Result": "judge.results",
-    "Unavailable": "sandbox.control",
-    "Verdict": "judge.results",
-    "ray_pool": "nodes.cluster",
+    "Problem": "results",
+    "Result": "results",
+    "Unavailable": "sandbox.worker",
+    "Verdict": "results",
+    "ray_pool": "sandbox.ray_pool",
 }
 
 __all__ = ["AnyPool", "Limits", "Pool", "Problem", "Result", "Unavailable", "Verdict", "ray_pool"]

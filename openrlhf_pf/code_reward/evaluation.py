@@ -1,6 +1,5 @@
-"""pass@k of given solutions on a benchmark: a log that a broken run goes on from, and a file that EvalPlus reads."""
+"""pass@k of given solutions on a benchmark, with a log to resume from and a samples file for EvalPlus."""
 
-import contextlib
 import gzip
 import hashlib
 import json
@@ -8,13 +7,14 @@ import math
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from openrlhf_pf.code_reward.judge.results import Result, Verdict
+from openrlhf_pf.code_reward.results import Result, Verdict
 from openrlhf_pf.code_reward.sandbox.pool import AnyPool
 from openrlhf_pf.code_reward.tasks import BENCHMARKS, Task
+from openrlhf_pf.files import replace_file
 
 RESAMPLES = 2000
 
@@ -37,15 +37,6 @@ def read_rows(path: str | os.PathLike[str], needed: str = "task_id") -> list[dic
         raise ValueError(
             f"{str(path)!r} is not to be read as JSON lines with a {needed or 'label'}: {error}."
         ) from error
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[TextIO]:
-    """A text file to write, which takes its place when it is finished, or not at all."""
-    unfinished = Path(f"{path}.tmp")
-    with unfinished.open("w", encoding="utf-8") as file:
-        yield file
-    os.replace(unfinished, path)
 
 
 def task_key(task_id: object) -> str:
@@ -98,7 +89,7 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """The 95% percentile interval of the mean, by drawing problems anew."""
+    """The 95% percentile interval of the mean, from resampled problems."""
     generator, count = random.Random(seed), len(values)
     means = sorted(math.fsum(generator.choices(values, k=count)) / count for _ in range(RESAMPLES))
     return means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1]
@@ -133,7 +124,7 @@ def score(
     results: dict[str, list[Result]] = {key: [] for key in tasks}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
-        # Whatever an unfinished line says, ours begins on a line of its own.
+        # Begin on a new line: an interrupted run may have left an unfinished one.
         file.write("\n" if log.exists() and log.stat().st_size else "")
         for (key, program), result in zip(fresh, _in_order(pool, ((p, tasks[k].problem) for k, p in fresh))):
             row = {"task_id": key, "program": _identity(program), "verdict": result.verdict.value, "test": result.test}
@@ -184,7 +175,7 @@ def summarize(results: Mapping[str, list[Result]], ks: Sequence[int] = (1,)) -> 
 def write_samples(path: Path, benchmark: str, tasks: Mapping[str, Task], answers: Mapping[str, list[str]]) -> None:
     """The whole programs as EvalPlus reads them: ``task_id`` in its spelling, and ``solution``."""
     prefix = "Mbpp/" if benchmark.startswith("mbpp") else ""
-    with path.open("w", encoding="utf-8") as file:
+    with replace_file(path) as file:
         for key, task in tasks.items():
             for answer in answers[key]:
                 file.write(json.dumps({"task_id": prefix + key, "solution": task.program(answer)}) + "\n")

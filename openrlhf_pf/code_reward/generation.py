@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from openrlhf_pf.code_reward.evaluation import whole
 from openrlhf_pf.code_reward.tasks import Task
+from openrlhf_pf.files import replace_file
 
 _AT_A_TIME = 64  # prompts, after which the answers are written down
 
@@ -26,9 +26,7 @@ def _is_mbpp(task: Task) -> bool:
 
 
 def plain_prompt(task: Task) -> str:
-    """What a base model continues: code as it stands; MBPP's text with its tests in a docstring, as its authors have
-    it.
-    """
+    """The text that a base model continues: the prompt's code; for MBPP its text and tests in a docstring."""
     if not _is_mbpp(task):
         return task.prompt
     return '"""\n' + "\n".join([task.prompt.strip(), *task.problem.data["asserts"]]) + '\n"""\n'
@@ -42,23 +40,31 @@ def chat_prompt(task: Task) -> str:
     return f"Complete this Python code. {_WHOLE}\n\n```python\n{task.prompt.rstrip()}\n```"
 
 
-def sampling_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of vLLM's ``SamplingParams``.
+_SAMPLING = ("top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+
+
+def vllm_options(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of vLLM's ``LLM`` and of its ``SamplingParams``.
 
     Raises:
-        ValueError: several greedy answers are asked for, or a number is out of its range.
+        ValueError: several greedy answers are asked for, a number is out of its range, or an option is no KEY=VALUE.
     """
     if arguments.n_samples < 1 or arguments.max_new_tokens < 1 or arguments.temperature < 0:
         raise ValueError("--n_samples and --max_new_tokens must be 1 or more, --temperature 0 or more.")
     if arguments.n_samples > 1 and arguments.temperature == 0:
         raise ValueError(f"{arguments.n_samples} greedy answers would be the same: give a --temperature above 0.")
-    settings: dict[str, Any] = {
-        "n": arguments.n_samples,
-        "temperature": arguments.temperature,
-        "top_p": arguments.top_p,
-    }
-    settings |= {"max_tokens": arguments.max_new_tokens, "seed": arguments.seed}
-    return settings | {"stop": STOPS} if arguments.plain else settings
+    given: dict[str, Any] = {"seed": 0}
+    for option in arguments.vllm:
+        key, equals, text = option.partition("=")
+        if not equals or not key.isidentifier():
+            raise ValueError(f"--vllm has {option!r}: give KEY=VALUE, such as max_model_len=4096.")
+        with contextlib.suppress(ValueError):
+            text = json.loads(text.lower() if text in ("True", "False") else text)
+        given[key] = text
+    sampling = {"n": arguments.n_samples, "temperature": arguments.temperature, "seed": given["seed"]}
+    sampling |= {"max_tokens": arguments.max_new_tokens, **({"stop": STOPS} if arguments.plain else {})}
+    sampling |= {key: given.pop(key) for key in _SAMPLING if key in given}
+    return {"model": arguments.model, **given}, sampling
 
 
 def answers(arguments: argparse.Namespace, tasks: Mapping[str, Task]) -> dict[str, list[str]]:
@@ -69,7 +75,7 @@ def answers(arguments: argparse.Namespace, tasks: Mapping[str, Task]) -> dict[st
     Raises:
         ValueError: vLLM is missing, the checkpoint has no chat template, or a setting is wrong.
     """
-    settings = sampling_settings(arguments)
+    settings = vllm_options(arguments)
     prompts = {key: plain_prompt(task) if arguments.plain else chat_prompt(task) for key, task in tasks.items()}
     marks = {key: _mark(arguments, settings, prompt) for key, prompt in prompts.items()}
     file = Path(f"{arguments.output}.answers.jsonl")
@@ -77,7 +83,7 @@ def answers(arguments: argparse.Namespace, tasks: Mapping[str, Task]) -> dict[st
     missing = [key for key in tasks if key not in found]
     if missing:
         generate = _generator(arguments, settings)
-        with whole(file) as text:
+        with replace_file(file) as text:
             text.writelines(_lines(found, marks))
         for start in range(0, len(missing), _AT_A_TIME):
             keys = missing[start : start + _AT_A_TIME]
@@ -88,9 +94,9 @@ def answers(arguments: argparse.Namespace, tasks: Mapping[str, Task]) -> dict[st
     return {key: found[key] for key in tasks}
 
 
-def _mark(arguments: argparse.Namespace, settings: dict[str, Any], prompt: str) -> str:
-    """What decides an answer, in one word."""
-    decisive = [arguments.model, arguments.plain, arguments.max_model_len, settings, prompt]
+def _mark(arguments: argparse.Namespace, settings: tuple[dict[str, Any], dict[str, Any]], prompt: str) -> str:
+    """A hash of all that decides an answer."""
+    decisive = [arguments.plain, settings, prompt]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
 
 
@@ -111,7 +117,9 @@ def _answered(file: Path, marks: Mapping[str, str]) -> dict[str, list[str]]:
     return found
 
 
-def _generator(arguments: argparse.Namespace, settings: dict[str, Any]) -> Callable[[list[str]], list[list[str]]]:
+def _generator(
+    arguments: argparse.Namespace, settings: tuple[dict[str, Any], dict[str, Any]]
+) -> Callable[[list[str]], list[list[str]]]:
     """From prompts to their answers."""
     try:
         from transformers import AutoTokenizer
@@ -121,15 +129,16 @@ def _generator(arguments: argparse.Namespace, settings: dict[str, Any]) -> Calla
         from vllm import LLM, SamplingParams
     except ImportError as error:
         raise ValueError(f"--model needs vLLM ({error}): install it, or give --solutions.") from error
-    names = ("model", "seed", "tensor_parallel_size", "max_model_len", "enforce_eager")
-    llm = LLM(**{name: getattr(arguments, name) for name in names})
-    how = SamplingParams(**settings)
+    try:
+        llm, sampling = LLM(**settings[0]), SamplingParams(**settings[1])
+    except TypeError as error:
+        raise ValueError(f"vLLM refuses an argument of --vllm ({error}): correct it or leave it out.") from error
 
     def generate(prompts: list[str]) -> list[list[str]]:
         if arguments.plain:
-            outputs = llm.generate(prompts, how)
+            outputs = llm.generate(prompts, sampling)
         else:
-            outputs = llm.chat([[{"role": "user", "content": prompt}] for prompt in prompts], how)
+            outputs = llm.chat([[{"role": "user", "content": prompt}] for prompt in prompts], sampling)
         return [[answer.text for answer in output.outputs] for output in outputs]
 
     return generate

@@ -1,17 +1,15 @@
-"""Are labels worth anything: are they understood, do their reference solutions pass, and do wrong programs fail?"""
+"""Checks of labels: are they understood, do their reference solutions pass, and do stubs fail?"""
 
 import ast
 import copy
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from openrlhf_pf.code_reward.judge.results import Problem, Result
 from openrlhf_pf.code_reward.sandbox.pool import AnyPool
 from openrlhf_pf.code_reward.tasks import Task, from_label
 
 MOST_BEFORE_TRAINING = 10_000  # labels that are read when a run starts: half a minute
-_MUTANTS = 12  # of each reference
 _SHOWN = 3
 
 
@@ -27,7 +25,7 @@ def read_labels(labels: Sequence[Any]) -> tuple[dict[int, Task], dict[int, str]]
 
 
 def refuse_bad_labels(labels: Sequence[Any], most: int = MOST_BEFORE_TRAINING) -> str:
-    """Read labels, of very many a part that is drawn evenly; a sentence that says how many.
+    """Read the labels, or an even sample of more than ``most``; returns a sentence with their number.
 
     Raises:
         ValueError: one of them is not understood.
@@ -50,11 +48,7 @@ def refuse_bad_labels(labels: Sequence[Any], most: int = MOST_BEFORE_TRAINING) -
 
 
 def check(pool: AnyPool, labels: Sequence[Any], references: Sequence[str | None] | None = None) -> dict[str, Any]:
-    """How many labels are understood, how many references pass, and which tests wrong programs pass too.
-
-    Wrong programs are stubs, the reference with functions that return a constant or nothing, and mutants, the
-    reference with one operator, number or condition changed; a mutant may happen to be right.
-    """
+    """How many labels are understood, how many references pass, and which labels stubs of them pass too."""
     tasks, refused = read_labels(labels)
     report: dict[str, Any] = {"labels": len(labels), "understood": len(tasks), "refused": refused}
     if references is None:
@@ -68,32 +62,19 @@ def check(pool: AnyPool, labels: Sequence[Any], references: Sequence[str | None]
     }
     report["labels_at_fault"] = sum(result.label_at_fault for result in results.values())
     sound = {place: programs[place] for place, result in results.items() if result.passed}
-    for name, ways in (("stubs", stubs), ("mutants", mutants)):
-        report |= _wrong_ones(pool, tasks, sound, name, ways)
-    return report
-
-
-def _wrong_ones(
-    pool: AnyPool,
-    tasks: Mapping[int, Task],
-    programs: Mapping[int, str],
-    name: str,
-    ways: Callable[[str], Iterator[str]],
-) -> dict[str, Any]:
-    """What becomes of wrong programs, on the tests that the right one passes."""
-    made = [(place, text) for place, program in programs.items() for text in ways(program)]
-    work: Iterator[tuple[str, Problem]] = ((text, tasks[place].problem) for place, text in made)
-    results: list[Result] = pool.check_all(work)
-    passed = [place for (place, _), result in zip(made, results) if result.passed]
-    return {name: len(made), f"{name}_passed": len(passed), f"labels_that_{name}_pass": sorted(set(passed))}
+    made = [(place, stub) for place, program in sound.items() for stub in stubs(program)]
+    stub_results = pool.check_all((stub, tasks[place].problem) for place, stub in made)
+    passed = [place for (place, _), result in zip(made, stub_results) if result.passed]
+    return report | {"stubs": len(made), "stubs_passed": len(passed), "labels_that_stubs_pass": sorted(set(passed))}
 
 
 def stubs(program: str) -> Iterator[str]:
     """The program with all functions emptied: they return nothing, 0, an empty text or list, or what they get. A
     program without functions prints one thing, or nothing.
     """
-    tree = _tree(program)
-    if tree is None:
+    try:
+        tree = ast.parse(program)
+    except (SyntaxError, ValueError):
         return
     if not any(isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) for node in ast.walk(tree)):
         yield from ("pass\n", "print(0)\n", "print('YES')\n", "print(input())\n")
@@ -118,61 +99,6 @@ class _Emptied(ast.NodeTransformer):
     visit_FunctionDef = visit_AsyncFunctionDef = _emptied
 
 
-def mutants(program: str) -> Iterator[str]:
-    """The program with one thing changed, some of all ways to do so, evenly drawn."""
-    tree = _tree(program)
-    if tree is None:
-        return
-    places = [place for place, node in enumerate(ast.walk(tree)) if _changed(copy.deepcopy(node)) is not None]
-    for place in sorted(random.Random(0).sample(places, min(_MUTANTS, len(places)))):
-        mutant = copy.deepcopy(tree)
-        nodes = list(ast.walk(mutant))
-        _changed(nodes[place])
-        yield ast.unparse(ast.fix_missing_locations(mutant)) + "\n"
-
-
-_OPERATORS = {
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-    ast.Mult: ast.Add,
-    ast.Div: ast.Mult,
-    ast.FloorDiv: ast.Mult,
-    ast.Mod: ast.Add,
-    ast.Lt: ast.LtE,
-    ast.LtE: ast.Lt,
-    ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt,
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.And: ast.Or,
-    ast.Or: ast.And,
-    ast.In: ast.NotIn,
-    ast.NotIn: ast.In,
-}
-
-
-def _changed(node: ast.AST) -> ast.AST | None:
-    """The node, changed in place; None if there is nothing to change."""
-    if isinstance(node, (ast.BinOp, ast.BoolOp, ast.AugAssign)) and type(node.op) in _OPERATORS:
-        node.op = _OPERATORS[type(node.op)]()
-    elif isinstance(node, ast.Compare) and type(node.ops[0]) in _OPERATORS:
-        node.ops[0] = _OPERATORS[type(node.ops[0])]()
-    elif isinstance(node, ast.Constant) and type(node.value) in (int, float, bool):
-        node.value = not node.value if type(node.value) is bool else node.value + 1
-    elif isinstance(node, (ast.If, ast.While, ast.IfExp)):
-        node.test = ast.UnaryOp(ast.Not(), node.test)
-    else:
-        return None
-    return node
-
-
-def _tree(program: str) -> ast.Module | None:
-    try:
-        return ast.parse(program)
-    except (SyntaxError, ValueError):
-        return None
-
-
 def sentences(report: Mapping[str, Any]) -> list[str]:
     """A report for people."""
     lines = [f"{report['understood']} of {report['labels']} labels are understood"]
@@ -183,8 +109,7 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
     lines += [f"  row {place}: {why}" for place, why in list(report["references_failed"].items())[:_SHOWN]]
     if report["labels_at_fault"]:
         lines.append(f"{report['labels_at_fault']} labels have a test that is itself at fault")
-    for name in ("stubs", "mutants"):
-        places = report[f"labels_that_{name}_pass"]
-        rows = f": rows {', '.join(map(str, places[:10]))}{', ...' if len(places) > 10 else ''}" if places else ""
-        lines.append(f"{report[f'{name}_passed']} of {report[name]} {name} pass too, on {len(places)} labels{rows}")
+    places = report["labels_that_stubs_pass"]
+    rows = f": rows {', '.join(map(str, places[:10]))}{', ...' if len(places) > 10 else ''}" if places else ""
+    lines.append(f"{report['stubs_passed']} of {report['stubs']} stubs pass too, on {len(places)} labels{rows}")
     return lines

@@ -10,7 +10,7 @@ Labels are JSON, see :mod:`openrlhf_pf.code_reward.tasks`. Settings, from the en
                                          and WORKERS, each node's CPUs where it is not set, is meant for a node
     OPENRLHF_PF_CODE_CPU_SECONDS=10      CPU time of a program with all its tests
     OPENRLHF_PF_CODE_MEMORY_MB=1024      memory that a program may add
-    OPENRLHF_PF_CODE_PACKAGES=numpy      what programs may import beside the standard library, with what that needs
+    OPENRLHF_PF_CODE_PACKAGES=numpy      what programs may import in addition to the standard library
     OPENRLHF_PF_CODE_REQUIRE_ISOLATION=0 1: refuse to run where the kernel grants less than the whole jail
 """
 
@@ -22,9 +22,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-import torch
-
-from openrlhf_pf.code_reward.judge.results import Limits, Result, Verdict
+from openrlhf_pf.code_reward.results import Limits, Result, Verdict
 from openrlhf_pf.code_reward.sandbox.pool import AnyPool, Pool
 from openrlhf_pf.code_reward.tasks import from_label
 from openrlhf_pf.code_reward.tasks.answers import response_of
@@ -65,7 +63,7 @@ def _packages() -> list[str]:
 
 
 class Settings(NamedTuple):
-    """What the environment says: the arguments of a pool, and whether it is to be over Ray's nodes."""
+    """The settings from the environment: the arguments of a pool, and whether it runs over Ray's nodes."""
 
     ray: bool
     workers: int | None
@@ -92,26 +90,27 @@ def settings() -> Settings:
     return Settings(ray, workers, limits, _switch("REQUIRE_ISOLATION"), _packages())
 
 
+def open_pool() -> AnyPool:
+    """A new pool with the environment's settings."""
+    ray, *arguments = settings()
+    if not ray:
+        return Pool(*arguments)
+    from openrlhf_pf.code_reward.sandbox.ray_pool import ray_pool  # imports Ray
+
+    return ray_pool(*arguments)
+
+
 def shared_pool() -> AnyPool:
     """This process's pool, made at the first call from the environment's settings."""
     global _pool, _owner
     with _lock:
         if _pool is None or _owner != os.getpid():
-            ray, *arguments = settings()
-            if ray:
-                from openrlhf_pf.code_reward.nodes.cluster import ray_pool  # nobody else needs Ray
-
-                _pool = ray_pool(*arguments)
-            else:
-                _pool = Pool(*arguments)
-            _owner = os.getpid()
+            _pool, _owner = open_pool(), os.getpid()
         return _pool
 
 
 def check_responses(responses: Sequence[str], labels: Sequence[Any], pool: AnyPool | None = None) -> list[Result]:
-    """The result of each response against the tests in its label; where the label is at fault, a result that says so,
-    and a warning, once.
-    """
+    """The result of each response against the tests in its label; a label at fault is reported once, as a warning."""
     pool = pool or shared_pool()
     found = [_submitted(pool, answer, label) for answer, label in zip(responses, labels, strict=True)]
     results = [future if isinstance(future, Result) else future.result() for future in found]
@@ -137,6 +136,8 @@ def reward_func(
     """OpenRLHF's contract: B queries (prompt and response), prompts and labels to ``rewards`` (B,), ``scores`` (B,),
     logs (B,).
     """
+    import torch  # evaluate does without
+
     responses = [response_of(query, prompt) for query, prompt in zip(queries, prompts)]
     results = check_responses(responses, labels)
     rewards = torch.tensor([result.reward for result in results])

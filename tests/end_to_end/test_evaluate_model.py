@@ -46,7 +46,7 @@ def start(data, output, *source):
 
 def test_a_killed_evaluation_gives_the_same_numbers_when_it_is_started_again(stack, tmp_path):
     data, output = write_problems(tmp_path / "tiny.jsonl"), tmp_path / "result.json"
-    model = ("--model", stack.policy, "--plain", "--max_new_tokens", 24, "--max_model_len", 96, "--enforce_eager")
+    model = ("--model", stack.policy, "--plain", "--max_new_tokens", 24, "--vllm", "max_model_len=96", "enforce_eager=true")
     sampling = ("--n_samples", 3, "--temperature", 0.8, "--k", 1, 3)
     process = start(data, output, *model, *sampling)
     log = tmp_path / "result.json.log.jsonl"
@@ -95,7 +95,7 @@ def with_chat_template(policy, folder):
 def test_a_chat_model_is_asked_through_its_template(stack, tmp_path):
     data, output = write_problems(tmp_path / "tiny.jsonl"), tmp_path / "result.json"
     chat = with_chat_template(stack.policy, tmp_path / "chat")
-    model = ("--model", chat, "--max_new_tokens", 24, "--max_model_len", 512, "--enforce_eager")
+    model = ("--model", chat, "--max_new_tokens", 24, "--vllm", "max_model_len=512", "enforce_eager=true")
     assert start(data, output, *model).wait(600) == 0, (tmp_path / "result.json.txt").read_text()[-3000:]
     result = json.loads(output.read_text())
     assert result["pass@1"] == 0 and result["problems_scored"] == PROBLEMS and result["unanswered"] == []

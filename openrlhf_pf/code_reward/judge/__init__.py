@@ -1,1 +1,1 @@
-"""The verdict: trusted code that asks a program for answers and alone says whether they are right."""
+"""The verdict: trusted code that asks a program for answers and alone decides whether they are right."""

@@ -1,4 +1,4 @@
-"""The trusted side: has a program forked, examines it by its problem's kind of test, and alone says whether it passed.
+"""The trusted side: has a program forked, tests it, and alone decides whether it passed.
 
 It runs in a confined process of its own, since test code of a data set is code too and may hang on what it gets; one
 such process checks many programs, one after the other.
@@ -17,10 +17,10 @@ from openrlhf_pf.code_reward.judge import codec, observe
 from openrlhf_pf.code_reward.judge.checks import CHECKS, Check, checker_function
 from openrlhf_pf.code_reward.judge.programs import Runs, check_programs
 from openrlhf_pf.code_reward.judge.remote import END, ERROR_VERDICTS, GONE, CandidateError, Decided, Remote, describe
-from openrlhf_pf.code_reward.judge.script import kept
-from openrlhf_pf.code_reward.sandbox.control import Control
+from openrlhf_pf.code_reward.judge.script import cached_by_size
+from openrlhf_pf.code_reward.sandbox.worker import Control
 
-KILLED = "killed"  # beside the verdicts of results.py: somebody has killed the program, and it was not us
+KILLED = "killed"  # internal verdict: something outside the sandbox has killed the program
 
 
 def serve(connection: int, *programs: int) -> None:
@@ -42,7 +42,7 @@ def serve(connection: int, *programs: int) -> None:
         codec.send(caller, _check_one(controls[place], source, *_decoded(problem), limits))
 
 
-@kept
+@cached_by_size
 def _decoded(problem: bytes) -> tuple[str, dict[str, Any]]:
     """Its kind and data; the samples of one prompt come one after the other, and have the same."""
     return codec.decode(problem)
@@ -72,7 +72,7 @@ def _check_one(control: Control, source: str, kind: str, data: dict[str, Any], l
             their_talk.close()
             os.close(their_bell)
         watches = kind == observe.FUNCTIONS
-        remote = (observe.Witness if watches else Remote)(talk, bell, limits["wall_seconds"])
+        remote = (observe.RecordingRemote if watches else Remote)(talk, bell, limits["wall_seconds"])
         with _bounded(limits["cpu_seconds"]):
             verdict, test, detail = _decide(remote, observe.check if watches else CHECKS[kind], source, data)
     finally:
@@ -88,7 +88,7 @@ def _check_one(control: Control, source: str, kind: str, data: dict[str, Any], l
 
 
 def _check_whole(control: Control, source: str, kind: str, data: dict[str, Any], limits: dict[str, Any]) -> tuple:
-    remote = Remote.nobody()
+    remote = Remote.without_program()
     runs = Runs(control, source, limits)
     found: tuple[str, int | None, str] | None = None
     try:
@@ -126,7 +126,7 @@ def _decide(remote: Remote, check: Check, source: str, data: dict[str, Any]) -> 
             remote.test = None
             remote.fault("it never calls the program")
         remote.request(END)  # an answer given twice would arrive here
-        remote.verdict("passed", remote.testimony() if isinstance(remote, observe.Witness) else "")
+        remote.verdict("passed", remote.fingerprint() if isinstance(remote, observe.RecordingRemote) else "")
     except (Decided, CandidateError):
         # An error in answer to "end" is a program that has taken the place of our side of it.
         return remote.decision or ("crashed", None, "an answer to another question")

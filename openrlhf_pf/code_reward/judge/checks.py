@@ -6,14 +6,15 @@ are judged by :mod:`programs`.
 """
 
 import ast
+import json
 import re
-import unittest
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
 
-from openrlhf_pf.code_reward.judge import compare
+from openrlhf_pf.code_reward.judge import pytest_stand_in, values
+from openrlhf_pf.code_reward.judge.objects import RemoteObject
 from openrlhf_pf.code_reward.judge.remote import END, Question, Remote, call_of
 from openrlhf_pf.code_reward.judge.script import Space, parsed
 
@@ -23,7 +24,7 @@ def _check_cases(remote: Remote, source: str, data: dict[str, Any]) -> None:
     came as JSON, ``wrapped`` where an expected value may stand in a list of its own, ``checker`` with a function.
     """
     path, cases, tolerance = data["path"], data["cases"], data["tolerance"]
-    equal = compare.same_json if data.get("json") else compare.same
+    equal = same_json if data.get("json") else same
     checker = checker_function(remote, data)
     calls = [call_of(path, args, kwargs) for args, kwargs, _ in cases]
     remote.foresee([("load", source), *calls, END])
@@ -56,7 +57,7 @@ def _check_function(remote: Remote, source: str, data: dict[str, Any]) -> None:
     path = data["entry_point"].replace("()", "").split(".")
     name = path[-1]
     if len(path) == 1:
-        sure = questions_for_sure(data["test"], data["function"], name)
+        sure = certain_questions(data["test"], data["function"], name)
         remote.foresee([("load", source), *sure])
     remote.load(source)
     space = Space(remote, {name} if len(path) == 1 else {path[0]})
@@ -83,7 +84,7 @@ def _judged(space: Space, step: Callable[[], Any]) -> None:
 
 
 @lru_cache(maxsize=512)
-def questions_for_sure(test: str, function: str, entry_point: str) -> list[Question]:
+def certain_questions(test: str, function: str, entry_point: str) -> list[Question]:
     """What ``function(candidate)`` asks first, whatever the answers are: calls with literal arguments, in straight
     code; with the end of the conversation, if it asks nothing else.
     """
@@ -186,38 +187,11 @@ def _check_functions(remote: Remote, source: str, data: dict[str, Any]) -> None:
     space = Space(remote, {data["entry_point"]} - {""})
     space.prepare(data["test"])
     _judged(space, lambda: space.run(data["test"]))
-    tests = [test for name, member in list(space.names.items()) for test in tests_of(name, member)]
+    tests = [test for name, member in list(space.names.items()) for test in pytest_stand_in.tests_of(name, member)]
     if not tests:
         remote.fault("it has no function test_...")
     for remote.test, test in enumerate(tests):
         _judged(space, test)
-
-
-def tests_of(name: str, member: Any) -> list[Callable[[], Any]]:
-    """The tests that a name of a module of tests stands for, ready to be called."""
-    if isinstance(member, type) and issubclass(member, unittest.TestCase):
-        return [
-            lambda case=case: case.debug()  # raises what the test raises
-            for case in unittest.defaultTestLoader.loadTestsFromTestCase(member)
-        ]
-    if isinstance(member, type) and name.startswith("Test") and member.__module__ == "checker":
-        made = [(made, getattr(member, made)) for made in vars(member) if made.startswith("test")]
-        return [call for method, function in made for call in _calls(function, member, method)]
-    if callable(member) and name.startswith("test") and getattr(member, "__module__", "") == "checker":
-        return _calls(member)
-    return []
-
-
-def _calls(function: Any, kind: type | None = None, method: str = "") -> list[Callable[[], Any]]:
-    def call(arguments: dict[str, Any]) -> Any:
-        if kind is None:
-            return function(**arguments)
-        made = kind()
-        if hasattr(made, "setup_method"):
-            made.setup_method()
-        return getattr(made, method)(**arguments)
-
-    return [lambda arguments=arguments: call(arguments) for arguments in getattr(function, "arguments", [{}])]
 
 
 Check = Callable[[Remote, str, dict[str, Any]], None]
@@ -227,3 +201,83 @@ CHECKS: dict[str, Check] = {
     "asserts": _check_asserts,
     "functions": _check_functions,
 }
+
+
+# ── Whether a value is the expected one, as Python or as JSON has them ──
+
+
+def same(left: Any, right: Any, tolerance: float = 0.0) -> bool:
+    """Whether two values are equal as ``==`` has it, floats (also inside lists, tuples and dicts) within a tolerance;
+    a NaN is the same as a NaN.
+    """
+    left, right = _listed(left), _listed(right)
+    if isinstance(left, float) or isinstance(right, float):
+        return _numbers(left, right) and values.is_close(left, right, tolerance, tolerance)
+    if type(left) is type(right) and isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(same(a, b, tolerance) for a, b in zip(left, right))
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key], tolerance) for key in left)
+    return bool(left == right)
+
+
+def same_json(got: Any, expected: Any, tolerance: float = 0.0) -> bool:
+    """Whether a value equals a JSON value; JSON has one kind of sequence, no sets, and only strings as keys."""
+    got = _listed(got)
+    if isinstance(expected, list):
+        items = _items(got, len(expected))
+        if items is None or len(items) != len(expected):
+            return False
+        if isinstance(got, (set, frozenset)):
+            items, expected = sorted(items, key=_order), sorted(expected, key=_order)
+        return all(same_json(a, b, tolerance) for a, b in zip(items, expected))
+    if isinstance(expected, dict):
+        if not isinstance(got, dict) or len(got) != len(expected):
+            return False
+        named = {_key(key): value for key, value in got.items()}
+        return named.keys() == expected.keys() and all(
+            same_json(named[key], value, tolerance) for key, value in expected.items()
+        )
+    if isinstance(expected, str):
+        return (
+            str(got) == expected if values.known_name(type(got)) in ("date", "datetime", "time") else got == expected
+        )
+    if isinstance(expected, (int, float)) and not isinstance(got, (str, bytes, RemoteObject)):
+        exact = isinstance(expected, int) and isinstance(got, int)
+        return bool(got == expected) if exact else values.is_close(got, expected, tolerance, tolerance)
+    return bool(got == expected)
+
+
+def _listed(value: Any) -> Any:
+    return value.tolist() if values.known_name(type(value)) == "ndarray" else value
+
+
+def _numbers(left: Any, right: Any) -> bool:
+    def number(value: Any) -> bool:
+        return isinstance(value, (int, float)) or values.known_name(type(value)) in ("Decimal", "Fraction")
+
+    return number(left) and number(right)
+
+
+def _items(got: Any, most: int) -> list[Any] | None:
+    """What is in a sequence, a set or an iterator."""
+    if isinstance(got, (list, tuple, set, frozenset, range)):
+        return list(got)
+    if values.known_name(type(got)) in ("deque", "dict_keys", "dict_values", "dict_items"):
+        return list(got)
+    if isinstance(got, RemoteObject) and got._ability == values.ITERATES:
+        return [item for _, item in zip(range(most + 1), got)]
+    return None
+
+
+def _key(key: Any) -> Any:
+    if key is None or isinstance(key, (bool, int, float)):
+        return json.dumps(key)
+    return key
+
+
+def _order(item: Any) -> tuple[str, Any]:
+    if isinstance(item, (int, float)):
+        return "", item
+    return type(item).__name__ if isinstance(item, str) else "list", str(
+        list(item) if isinstance(item, tuple) else item
+    )

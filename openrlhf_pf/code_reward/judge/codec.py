@@ -40,7 +40,7 @@ class Closed(Exception):
     """The other side is gone, in the middle of a frame or before it."""
 
 
-def base(value: Any) -> Any:
+def to_base(value: Any) -> Any:
     """The plain part of an instance of a subclass: a Counter is a dict, a named tuple is a tuple."""
     if type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "shape", None) == ():
         return value.item()
@@ -86,7 +86,7 @@ def tag(value: Any, depth: int, other: Callable[[Any, int], Any]) -> Any:
 
 
 def _tag_base(value: Any, depth: int) -> Any:
-    return tag(base(value), depth, _tag_base)
+    return tag(to_base(value), depth, _tag_base)
 
 
 def _unknown(tag: str, content: Any) -> Any:
@@ -161,31 +161,11 @@ def decode(data: bytes, scanner: json.JSONDecoder = _VALUE) -> Any:
     except (ValueError, TypeError, RecursionError, OverflowError, StopIteration) as error:
         raise NotPlain(f"not our format: {type(error).__name__}") from None
     if end != len(text):
-        raise NotPlain("not our format: it goes on")
+        raise NotPlain("not our format: trailing data")
     return value
 
 
-def plain(value: Any, depth: int = 0) -> Any:
-    """The value in exact built-in types, as :func:`decode` has it on the other side.
-
-    Raises:
-        NotPlain: it holds something else, or is deeper than ``MAX_DEPTH``.
-    """
-    if depth > MAX_DEPTH:
-        raise NotPlain(f"nested more than {MAX_DEPTH} deep")
-    kind = type(value)
-    if kind in _SCALARS or kind in (int, bytes, complex):
-        return value
-    if kind in (list, tuple, set, frozenset):
-        return kind([plain(item, depth + 1) for item in value])
-    if kind is dict:
-        return {plain(key, depth + 1): plain(item, depth + 1) for key, item in value.items()}
-    if kind is bytearray:
-        return bytes(value)
-    return plain(base(value), depth)
-
-
-def exact(value: Any, depth: int = 0) -> Any:
+def check_exact(value: Any, depth: int = 0) -> Any:
     """The value itself.
 
     Raises:
@@ -197,10 +177,10 @@ def exact(value: Any, depth: int = 0) -> Any:
     if kind in (list, tuple, set, frozenset):
         for item in value:
             if type(item) not in _ATOMS:
-                exact(item, depth + 1)
+                check_exact(item, depth + 1)
     elif kind is dict:
         for pair in value.items():
-            exact(pair, depth)
+            check_exact(pair, depth)
     elif kind not in _ATOMS:
         raise NotPlain(f"a {kind.__name__} is not plain data")
     return value
@@ -224,7 +204,7 @@ class Connection:
         self.file = file
 
     def recv(self, count: int) -> bytes:
-        """At most so many bytes; none at the end."""
+        """At most ``count`` bytes; none at the end."""
         return _read(self.file, count)
 
     def sendall(self, data: bytes) -> None:
@@ -257,7 +237,7 @@ class Receiver:
     """Takes values out of a stream of frames; what arrives together is read together.
 
     Args:
-        read: at most so many bytes of the stream, none at its end; may raise ``TimeoutError``.
+        read: at most the given number of bytes of the stream, none at its end; may raise ``TimeoutError``.
         max_bytes: the longest frame.
         decode: :func:`decode`, or :func:`decode_plain` of what a trusted side sends.
     """
@@ -276,7 +256,7 @@ class Receiver:
         Raises:
             Closed: the other side is gone.
             NotPlain: it sent something else than one frame of plain data.
-            TimeoutError: so says ``read``.
+            TimeoutError: from ``read``.
         """
         return self._decode(self.frame())
 

@@ -1,4 +1,4 @@
-"""What of a test's own a program gets to see, and what of a program's own a test gets to see.
+"""A test's objects as the program sees them, and a program's objects as the test sees them.
 
 A test's functions, and the methods of its objects, stay here: the program asks for them by number. A program's objects
 stay there: a :class:`RemoteObject` asks for what they say. No comparison is ever left to one of them.
@@ -35,14 +35,14 @@ class Asks(Protocol):
         """What a call returns."""
 
     def relies_on_the_program(self) -> None:
-        """Note that the program's own word decides."""
+        """Note that the program's own comparison decides."""
 
 
 class RemoteObject:
     """An object that stays with the program.
 
     Its attributes, elements, length and what its calls return are asked for. It is equal to nothing but itself:
-    otherwise its own word would decide. Only an object of a class that the test itself names (``known``) has methods
+    otherwise it would judge itself. Only an object of a class that the test itself names (``known``) has methods
     that plain data has too, comparisons with its like, and arithmetic.
     """
 
@@ -172,7 +172,7 @@ class Sender:
 
     Attributes:
         objects: the test's own objects that the program knows by number.
-        functions: its functions, likewise.
+        functions: the test's functions that the program knows by number.
     """
 
     def __init__(self) -> None:
@@ -238,7 +238,7 @@ class Sender:
 
 def _is_exact(value: Any) -> bool:
     try:
-        codec.exact(value)
+        codec.check_exact(value)
     except codec.NotPlain:
         return False
     return True

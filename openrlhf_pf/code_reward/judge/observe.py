@@ -2,7 +2,7 @@
 
 Two programs with one fingerprint have answered every input alike. Expected values take no part: of calls and of whole
 programs only the inputs come here, and of test code every comparison is evaluated and none is heeded
-(:func:`disarmed`). Where the fingerprint is not to be had, the verdict says why: ``failed`` (an exception on every
+(:func:`disarmed`). Where the fingerprint is missing, the verdict names the reason: ``failed`` (an exception on every
 input, or an answer that cannot be compared), ``timeout``, ``memory``, ``crashed``, ``syntax_error``.
 """
 
@@ -17,12 +17,12 @@ from itertools import islice
 from numbers import Rational
 from typing import Any
 
-from openrlhf_pf.code_reward.judge import checks, values
+from openrlhf_pf.code_reward.judge import checks, pytest_stand_in, values
 from openrlhf_pf.code_reward.judge.objects import RemoteObject
 from openrlhf_pf.code_reward.judge.programs import Outcome, Runs
 from openrlhf_pf.code_reward.judge.remote import END, CandidateError, Question, Remote, call_of
-from openrlhf_pf.code_reward.judge.results import Problem
-from openrlhf_pf.code_reward.judge.script import Space, kept
+from openrlhf_pf.code_reward.judge.script import Space, cached_by_size
+from openrlhf_pf.code_reward.results import Problem
 
 FUNCTIONS, PROGRAMS = "observe", "observe_stdio"
 _MOST_ELEMENTS = 10_000  # of an iterator that a program returns
@@ -122,13 +122,13 @@ def _order(item: Any) -> tuple[bool, Any, str]:
     return not number, item if number else 0, canonical(item)
 
 
-class Witness(Remote):
+class RecordingRemote(Remote):
     """A program seen from outside, all of whose answers are written down."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.as_json = False
-        self._heard: list[str] = []
+        self._answers_given: list[str] = []
         self._answered_once, self._incomparable = False, ""
 
     def request(self, question: Question, foreseen_as: Question | None = None) -> Any:
@@ -137,26 +137,26 @@ class Witness(Remote):
             return super().request(question, foreseen_as)
         try:
             answer = super().request(question, foreseen_as)
-            said = canonical(answer, self.as_json)
-            self._answered_once = self._answered_once or said != "coroutine"
+            text = canonical(answer, self.as_json)
+            self._answered_once = self._answered_once or text != "coroutine"
         except CandidateError as error:
-            self._heard.append(f"raised {error.kind}")
+            self._answers_given.append(f"raised {error.kind}")
             raise
         except NotComparable as error:
-            said, self._incomparable = "", str(error)
-        self._heard.append(said)
+            text, self._incomparable = "", str(error)
+        self._answers_given.append(text)
         return answer
 
-    def testimony(self) -> str:
-        """The fingerprint of all that it has said."""
+    def fingerprint(self) -> str:
+        """The fingerprint of all its answers."""
         if self._incomparable:
             self.verdict("failed", self._incomparable)
-        if self._heard and not self._answered_once:
+        if self._answers_given and not self._answered_once:
             self.verdict("failed", "it fails on every input")
-        return fingerprint(self._heard)
+        return hash_answers(self._answers_given)
 
 
-def fingerprint(answers: Iterable[str]) -> str:
+def hash_answers(answers: Iterable[str]) -> str:
     """32 hex digits that stand for canonical answers in their order."""
     digest = hashlib.blake2b(digest_size=16)
     for answer in answers:
@@ -170,12 +170,12 @@ def fingerprint(answers: Iterable[str]) -> str:
 
 def check(remote: Remote, source: str, data: dict[str, Any]) -> None:
     """Ask all that the test would ask; ``of``: the kind of test, with its data."""
-    assert isinstance(remote, Witness)
+    assert isinstance(remote, RecordingRemote)
     remote.as_json = bool(data.get("json"))
     _WAYS[data["of"]](remote, source, data)
 
 
-def _ask_cases(remote: Witness, source: str, data: dict[str, Any]) -> None:
+def _ask_cases(remote: RecordingRemote, source: str, data: dict[str, Any]) -> None:
     calls = [call_of(data["path"], args, kwargs) for args, kwargs in data["inputs"]]
     remote.foresee([("load", source), *calls])  # without an end: elements of an iterator are asked for in between
     remote.load(source)
@@ -185,11 +185,11 @@ def _ask_cases(remote: Witness, source: str, data: dict[str, Any]) -> None:
         _tried(lambda call=call: remote.request(call))
 
 
-def _ask_function(remote: Witness, source: str, data: dict[str, Any]) -> None:
+def _ask_function(remote: RecordingRemote, source: str, data: dict[str, Any]) -> None:
     path = data["entry_point"].replace("()", "").split(".")
     name = path[-1]
     if len(path) == 1:
-        sure = checks.questions_for_sure(data["test"], data["function"], name)
+        sure = checks.certain_questions(data["test"], data["function"], name)
         remote.foresee([("load", source), *(question for question in sure if question is not END)])
     remote.load(source)
     space = Space(remote, {path[0]})
@@ -201,24 +201,26 @@ def _ask_function(remote: Witness, source: str, data: dict[str, Any]) -> None:
     _tried(lambda: space.names[data["function"]](candidate))
 
 
-def _ask_asserts(remote: Witness, source: str, data: dict[str, Any]) -> None:
+def _ask_asserts(remote: RecordingRemote, source: str, data: dict[str, Any]) -> None:
     space = checks.space_of_asserts(remote, source, data)
     test = disarmed("\n".join([data["setup"], *data["asserts"]]))
     space.prepare(test)
     space.run(test)
 
 
-def _ask_functions(remote: Witness, source: str, data: dict[str, Any]) -> None:
+def _ask_functions(remote: RecordingRemote, source: str, data: dict[str, Any]) -> None:
     remote.load(source)
     space = Space(remote, {data["entry_point"]} - {""})
     test = disarmed(data["test"])
     space.prepare(test)
     space.run(test)
-    for test in [test for name, member in list(space.names.items()) for test in checks.tests_of(name, member)]:
+    for test in [
+        test for name, member in list(space.names.items()) for test in pytest_stand_in.tests_of(name, member)
+    ]:
         _tried(test)
 
 
-_WAYS: dict[str, Callable[[Witness, str, dict[str, Any]], None]] = {
+_WAYS: dict[str, Callable[[RecordingRemote, str, dict[str, Any]], None]] = {
     "cases": _ask_cases,
     "function": _ask_function,
     "asserts": _ask_asserts,
@@ -231,10 +233,10 @@ def _tried(step: Callable[[], Any]) -> None:
         step()
 
 
-@kept
+@cached_by_size
 def disarmed(test: str) -> str:
-    """Test code that asks what it asked before, and whose asserts fail nobody: what follows is asked as well."""
-    tree = ast.parse(test)  # not the kept one: it is changed
+    """The test code with asserts that never fail, so that everything after them is asked as well."""
+    tree = ast.parse(test)  # a tree of its own, for it is changed
     return ast.unparse(ast.fix_missing_locations(_Disarming().visit(tree)))
 
 
@@ -271,7 +273,7 @@ def _parts(node: ast.expr) -> list[ast.expr]:
 
 def check_programs(runs: Runs, data: dict[str, Any]) -> Iterator[tuple[int, Outcome | None]]:
     """As :func:`programs.check_programs`: of each of the ``inputs``, what is printed, or how the program fails."""
-    heard: list[str] = []
+    answers: list[str] = []
     answered = False
     for test, text in enumerate(data["inputs"]):
         verdict, detail, printed = runs.run(text)
@@ -280,9 +282,9 @@ def check_programs(runs: Runs, data: dict[str, Any]) -> Iterator[tuple[int, Outc
             return
         answered = answered or verdict == "passed"
         lines = [line.rstrip() for line in printed.replace("\r\n", "\n").rstrip().split("\n")]
-        heard.append(json.dumps(lines) if verdict == "passed" else f"raised {detail.split(':')[0]}")
+        answers.append(json.dumps(lines) if verdict == "passed" else f"raised {detail.split(':')[0]}")
         if test < len(data["inputs"]) - 1:
             yield test, None
         else:
             failed = "failed", None, "it fails on every input"
-            yield test, ("passed", None, fingerprint(heard)) if answered else failed
+            yield test, ("passed", None, hash_answers(answers)) if answered else failed

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from openrlhf_pf.code_reward.judge import codec, compare
+from openrlhf_pf.code_reward.judge import codec
 from openrlhf_pf.code_reward.judge.remote import ERROR_VERDICTS, MAX_MESSAGE, SYNTAX_ERRORS
 
 Outcome = tuple[str, int | None, str]
 _AT_ONCE = 1 << 16
+# Tolerances of printed numbers with a point or an exponent, unless the label gives one.
+_RELATIVE, _ABSOLUTE = 1e-9, 1e-12
 
 
 class Runs:
@@ -37,7 +39,7 @@ class Runs:
         os.close(self._input)
 
     def run(self, text: str) -> tuple[str, str, str]:
-        """A verdict, a word about it, and what the program printed; ``passed`` if it came to a good end."""
+        """A verdict, its detail, and what the program printed; ``passed`` if it ended normally."""
         os.ftruncate(self._input, 0)
         os.lseek(self._input, 0, os.SEEK_SET)
         data = text.encode("utf-8", "surrogatepass")
@@ -56,10 +58,10 @@ class Runs:
             problem, printed = self._listen(talk, output, bell)
             self._control.stop(gone=not problem)
             report = self._control.report()
-            said = _last_words(talk)
+            last_error = _last_error(talk)
         self.used["cpu_seconds"] += report["cpu_seconds"]
         self.used["memory_bytes"] = max(self.used["memory_bytes"], report["memory_bytes"])
-        verdict, detail = problem or self._ended(report, said, limits["cpu_seconds"])
+        verdict, detail = problem or self._ended(report, last_error, limits["cpu_seconds"])
         return verdict, detail, printed.decode("utf-8", "replace")
 
     def _listen(self, talk: socket.socket, output: int, bell: int) -> tuple[tuple[str, str] | None, bytes]:
@@ -87,8 +89,8 @@ class Runs:
             elif bell in ready:
                 return None, bytes(printed)
 
-    def _ended(self, report: dict[str, Any], said: tuple[str, str], cpu_seconds: int) -> tuple[str, str]:
-        kind, text = said
+    def _ended(self, report: dict[str, Any], last_error: tuple[str, str], cpu_seconds: int) -> tuple[str, str]:
+        kind, text = last_error
         if report["cpu_seconds"] >= self._limits["test_cpu_seconds"] * 0.98 or report["cpu_seconds"] >= cpu_seconds:
             return "timeout", f"{report['cpu_seconds']:.1f} seconds of CPU time in one test"
         if self.used["cpu_seconds"] > self._limits["cpu_seconds"]:
@@ -114,11 +116,11 @@ def check_programs(
         if verdict != "passed":
             yield test, (verdict, test, detail[:MAX_MESSAGE])
             return
-        right = checker(text, printed, expected) if checker else compare.same_output(printed, expected, tolerance)
+        right = checker(text, printed, expected) if checker else same_output(printed, expected, tolerance)
         yield test, None if right else ("failed", test, f"printed {printed!r:.100}")
 
 
-def _last_words(talk: socket.socket) -> tuple[str, str]:
+def _last_error(talk: socket.socket) -> tuple[str, str]:
     """The exception that ended the program, in its own words."""
     talk.setblocking(False)
     try:
@@ -135,3 +137,36 @@ def _closing(*files: int) -> Iterator[None]:
     finally:
         for file in files:
             os.close(file)
+
+
+def same_output(got: str, expected: str, tolerance: float | None = None) -> bool:
+    """Whether two texts have the same lines, without blanks at their ends and empty lines at the end.
+
+    Numbers with a point or an exponent are equal within a tolerance, whatever their digits: ``None`` is 1e-9 of the
+    expected one. Whole numbers are equal as text.
+    """
+    one, other = _lines(got), _lines(expected)
+    if len(one) != len(other):
+        return False
+    relative, absolute = (_RELATIVE, _ABSOLUTE) if tolerance is None else (tolerance, tolerance)
+    return all(a == b or _same_line(a.split(), b.split(), relative, absolute) for a, b in zip(one, other))
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.replace("\r\n", "\n").rstrip().split("\n")]
+
+
+def _same_line(got: list[str], expected: list[str], relative: float, absolute: float) -> bool:
+    if len(got) != len(expected):
+        return False
+    return all(a == b or _same_number(a, b, relative, absolute) for a, b in zip(got, expected))
+
+
+def _same_number(got: str, expected: str, relative: float, absolute: float) -> bool:
+    if len(got) > 400 or len(expected) > 400 or "_" in got or not any(sign in expected for sign in ".eE"):
+        return False
+    try:
+        left, right = float(got), float(expected)
+    except ValueError:
+        return False
+    return left == right or math.isclose(left, right, rel_tol=relative, abs_tol=absolute)

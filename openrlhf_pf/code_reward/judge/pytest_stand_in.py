@@ -1,9 +1,10 @@
-"""What tests in data sets use of pytest, which is not in the checker's jail."""
+"""The test functions of a module, and what tests in data sets use of pytest, which is not in the checker's jail."""
 
 import contextlib
 import math
 import re
-from collections.abc import Iterator
+import unittest
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -99,3 +100,30 @@ def fail(reason: str = "") -> None:
 
 
 mark = _Marks()
+
+
+def tests_of(name: str, member: Any) -> list[Callable[[], Any]]:
+    """The tests that a name of a module of tests stands for, ready to be called."""
+    if isinstance(member, type) and issubclass(member, unittest.TestCase):
+        return [
+            lambda case=case: case.debug()  # raises what the test raises
+            for case in unittest.defaultTestLoader.loadTestsFromTestCase(member)
+        ]
+    if isinstance(member, type) and name.startswith("Test") and member.__module__ == "checker":
+        made = [(made, getattr(member, made)) for made in vars(member) if made.startswith("test")]
+        return [call for method, function in made for call in _calls(function, member, method)]
+    if callable(member) and name.startswith("test") and getattr(member, "__module__", "") == "checker":
+        return _calls(member)
+    return []
+
+
+def _calls(function: Any, kind: type | None = None, method: str = "") -> list[Callable[[], Any]]:
+    def call(arguments: dict[str, Any]) -> Any:
+        if kind is None:
+            return function(**arguments)
+        made = kind()
+        if hasattr(made, "setup_method"):
+            made.setup_method()
+        return getattr(made, method)(**arguments)
+
+    return [lambda arguments=arguments: call(arguments) for arguments in getattr(function, "arguments", [{}])]

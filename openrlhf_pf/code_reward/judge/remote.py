@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from openrlhf_pf.code_reward.judge import codec, objects, values
 
 MAX_MESSAGE = 300
-GONE = "gone"  # beside the verdicts of results.py: the program closed its socket; how it ended decides what that means
+GONE = "gone"  # internal verdict: the program closed its socket; how it ended decides
 ERROR_VERDICTS = {"MemoryError": "memory"}
 SYNTAX_ERRORS = {"SyntaxError", "IndentationError", "TabError"}
 
@@ -24,7 +24,7 @@ class CandidateError(Exception):
 
     Attributes:
         kind: the name of its class.
-        text: what it says.
+        text: its message.
     """
 
     kind = "Exception"
@@ -35,7 +35,7 @@ Question = tuple[Any, ...]  # an operation of candidate.py and its arguments
 END: Question = ("end",)
 _FORESEEN_BYTES = 1 << 16
 _MOST_CALLS_BACK = 1_000_000
-_MOMENT = 0.005  # seconds, after which we look at the first of many answers: a wrong one ends the program
+_MOMENT = 0.005  # seconds, until the first of many answers is judged: a wrong one ends the program
 
 
 def _poll(file: int) -> "select.poll":
@@ -45,7 +45,7 @@ def _poll(file: int) -> "select.poll":
 
 
 class Decided(BaseException):
-    """There is a verdict; no test goes on after it."""
+    """There is a verdict: the test ends here."""
 
 
 class Remote:
@@ -79,8 +79,8 @@ class Remote:
         self.weaker = self.faulty = False
 
     @classmethod
-    def nobody(cls) -> "Remote":
-        """For a test that asks no program anything: only what decides is there."""
+    def without_program(cls) -> "Remote":
+        """For a label's checker of whole programs: decisions only, no program to ask."""
         made = cls.__new__(cls)
         made.calls, made.test, made.decision, made.weaker, made.faulty = 0, None, None, False, False
         made.classes, made.exceptions = set(), {}
@@ -93,7 +93,7 @@ class Remote:
         raise Decided
 
     def fault(self, detail: str) -> NoReturn:
-        """The test itself is at fault, which says nothing about the program."""
+        """The test itself is at fault: no statement about the program."""
         if self.decision is None:
             self.faulty = True
         self.verdict("infrastructure", f"the label's test is at fault: {detail}")
@@ -106,10 +106,10 @@ class Remote:
         """
         if self._foreseen or self._objects:
             return
-        room, sent = _FORESEEN_BYTES, []
+        budget, sent = _FORESEEN_BYTES, []
         for question in questions:
-            room -= len(codec.encode_plain(question))
-            if room < 0:
+            budget -= len(codec.encode_plain(question))
+            if budget < 0:
                 break
             sent.append(question)
         if len(sent) > 1:
@@ -134,7 +134,7 @@ class Remote:
     def _sendable(self, question: Question) -> Question:
         """The question, as plain data."""
         try:
-            return codec.exact(question)
+            return codec.check_exact(question)
         except codec.NotPlain:
             pass
         try:
@@ -249,7 +249,7 @@ class Remote:
         """What the program has answered by now, or will answer next.
 
         To be woken by every one of many answers, in the middle of the others, would cost both sides more than the
-        answers themselves: then the program rings a bell after the last one, and we look from time to time.
+        answers themselves: then the program rings a bell after the last one, and this side polls from time to time.
         """
         while True:
             try:
@@ -285,11 +285,11 @@ class Remote:
             self.verdict(ERROR_VERDICTS.get(error.kind, "failed"), describe(error))
 
     def ask(self, operation: str, *arguments: Any) -> Any:
-        """What an object of the program says."""
+        """The answer of an object of the program."""
         return self.request((operation, *arguments))
 
     def relies_on_the_program(self) -> None:
-        """Note that the program's own word decides about a test."""
+        """Note that the program's own comparison decides a test."""
         self.weaker = True
 
     def call(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

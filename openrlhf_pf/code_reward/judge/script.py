@@ -27,13 +27,13 @@ _NAMELESS = {ast.Constant, ast.Load, ast.Store, int, str, type(None)}
 _AN_EXCEPTION = re.compile(r"\w*(?:Error|Exception|Warning)")
 
 
-def kept(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def cached_by_size(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Keep what a function makes of tests: of many small ones, and of few large ones, of megabytes each."""
     small, large = lru_cache(maxsize=512)(function), lru_cache(maxsize=8)(function)
     return wraps(function)(lambda source: (small if len(source) < _SMALL else large)(source))
 
 
-@kept
+@cached_by_size
 def compiled(source: str) -> types.CodeType:
     """Test code; the samples of one prompt come one after the other, and have the same."""
     return compile(source, "<test>", "exec")
@@ -41,9 +41,7 @@ def compiled(source: str) -> types.CodeType:
 
 @lru_cache(maxsize=2)
 def parsed(source: str) -> ast.Module:
-    """Its tree, not to be changed; what is made of it is kept, and no more than a program needs of the trees, which
-    every garbage collection would walk.
-    """
+    """Its tree, not to be changed. Only two are cached, for every garbage collection walks them."""
     return ast.parse(source)
 
 
@@ -75,7 +73,7 @@ class Names(NamedTuple):
     expected: frozenset[str]
 
 
-@kept
+@cached_by_size
 def names_of(source: str) -> Names:
     """As :func:`names_in`."""
     return names_in(parsed(source))
@@ -172,13 +170,13 @@ class Space:
         self.foreign.add(name)
         return foreign(self._remote, name, expected)
 
-    def prepare(self, source: str, beside: frozenset[str] = frozenset()) -> None:
+    def prepare(self, source: str, also_bound: frozenset[str] = frozenset()) -> None:
         """Give the names that code reads and that nothing defines their meaning.
 
-        ``beside``: what the rest of the test binds.
+        ``also_bound``: names that the rest of the test binds.
         """
         read, bound, called, expected = names_of(source)
-        self._bound |= bound | beside
+        self._bound |= bound | also_bound
         missing = read - self._bound - self.names.keys() - (_BUILTINS - self._own)
         missing |= read & self._own - self._bound
         strange = {name for name in missing if name in self._own or not is_usual(name)}
@@ -199,11 +197,11 @@ class Space:
             self._remote.fault(f"{type(error).__name__}: {error}")
 
     def run(self, source: str) -> None:
-        """Execute code, whose own faults are told from the program's."""
+        """Execute code, whose own faults are distinguished from the program's."""
         exec(compiled(source), self.names)
 
     def judge(self, error: BaseException) -> None:
-        """Decide that the test is at fault, if this error of its code says so."""
+        """Decide that the test is at fault, if this error of its code shows it."""
         if isinstance(error, NameError) and type(error) is NameError and error.name not in self._bound:
             self._remote.fault(f"NameError: {error}")
         if isinstance(error, (ImportError, SyntaxError)):

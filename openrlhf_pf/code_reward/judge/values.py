@@ -1,4 +1,4 @@
-"""Values beside plain data that both sides build for themselves, and a way to speak of what only one side has.
+"""Values of library types that both sides rebuild, and references to objects that only one side has.
 
 A tag is a dict with one key. ``{"x": [name, content]}`` is a value of a type that both sides know (:data:`KNOWN`);
 ``{"h": [number, name, ability]}`` an object that stays with the tested program, and ``{"h": [number]}`` the same one
@@ -129,7 +129,7 @@ class Tagger:
             content = KNOWN[_NAMES[name]][0](value)
             return {"x": [name, self.tag(content, depth + 1)]}
         try:
-            base = codec.base(value)
+            base = codec.to_base(value)
         except codec.NotPlain:
             return self._handle(value, depth)
         return self.tag(base, depth)
@@ -205,7 +205,7 @@ def overwrite(old: Any, new: Any) -> None:
         vars(old).update(kept)
 
 
-def close(left: Any, right: Any, relative: float, absolute: float) -> bool:
+def is_close(left: Any, right: Any, relative: float, absolute: float) -> bool:
     """Whether two numbers are the same within a tolerance; a NaN is the same as a NaN."""
     try:
         if left == right or (left != left and right != right):

@@ -1,1 +1,1 @@
-"""The walls: a jail around worker processes, the workers, and the pool that drives them."""
+"""A jail around worker processes, the workers, and the pools that drive them."""

@@ -1,7 +1,7 @@
 """One worker as its owner sees it: processes that are driven through one program at a time.
 
 One forks the tested programs; another forks a checker, which has the first fork a process for each program, examines
-it, and says what became of it. A third, started when it is first needed, forks programs that want numpy or other rare
+it, and reports the verdict. A third, started when it is first needed, forks programs that want numpy or other rare
 imports.
 """
 
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openrlhf_pf.code_reward.judge import checker, codec
-from openrlhf_pf.code_reward.judge.results import Limits, Problem, Result, Verdict
+from openrlhf_pf.code_reward.results import Limits, Problem, Result, Verdict
 from openrlhf_pf.code_reward.sandbox import jail, worker
-from openrlhf_pf.code_reward.sandbox.control import Control, Unavailable
+from openrlhf_pf.code_reward.sandbox.worker import Control, Unavailable
 
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
 _ROLES = {"checker": "judge.checker", "candidate": "sandbox.candidate"}
@@ -148,7 +148,7 @@ class Worker:
         checkers.stop(gone=True)
         status = checkers.report()["status"]
         if status != -signal.SIGPROF:
-            raise Unavailable(f"the checker ended without a word, with status {status}")
+            raise Unavailable(f"the checker ended without a verdict, with status {status}")
         self.spent = True
         return Result(Verdict.TIMEOUT, detail="comparing the answers took too long")
 

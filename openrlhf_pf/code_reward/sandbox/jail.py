@@ -183,15 +183,19 @@ def settle(jail: Jail) -> None:
         resource.setrlimit(what, (0, 0))
     _try(jail, "new privileges can be gained", kernel.no_new_privileges)
     filtered = _try(jail, _NO_FILTER, lambda: _seccomp(jail))
-    steps = _steps(jail)
+    steps: list[_Step] = [
+        ("capabilities are kept", kernel.drop_capabilities),
+        *([] if jail.private_disk else [("no Landlock: files of this host can be read", lambda: _landlock(jail))]),
+        ("no process group for a program", partial(os.setpgid, 0, 0)),
+    ]
     if filtered:
         steps.append((_NO_FILTER, seccomp.denial_to_programs(jail.private_disk, jail.tested)))
         # No program can do anything to another process then, not even to one of its own user.
         if _try(jail, *_to_its_user(jail)):
-            _look_for_what_others_cannot_read(jail)
+            _check_world_readable(jail)
     else:
         steps.insert(0, _to_its_user(jail))
-        _look_for_what_others_cannot_read(jail)
+        _check_world_readable(jail)
     refused = _refused(steps)
     jail.processes_denied = filtered and len(steps) - 1 not in refused
     jail.weaknesses += [f"{steps[place][0]} ({error})" for place, error in refused.items()]
@@ -229,16 +233,8 @@ def _refused(steps: list[_Step]) -> dict[int, str]:
     return {int(place): error for place, error in found}
 
 
-def _steps(jail: Jail) -> list[_Step]:
-    return [
-        ("capabilities are kept", kernel.drop_capabilities),
-        *([] if jail.private_disk else [("no Landlock: files of this host can be read", lambda: _landlock(jail))]),
-        ("no process group for a program", partial(os.setpgid, 0, 0)),
-    ]
-
-
-def _look_for_what_others_cannot_read(jail: Jail) -> None:
-    """The programs' user is no friend of ours: it needs what all may read."""
+def _check_world_readable(jail: Jail) -> None:
+    """Programs run as an unprivileged user, so every path they need must be world-readable."""
     if jail.user is None or jail.user_mapped:
         return
     for folder in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}:
@@ -282,24 +278,21 @@ def _seccomp(jail: Jail) -> None:
 
 
 def resource_limits(jail: Jail, limits: dict[str, Any]) -> list[tuple[int, tuple[int, int]]]:
-    """The arguments of setrlimit that these limits mean."""
+    """The arguments of setrlimit for these limits."""
+    shared_tasks = 0
+    if jail.user is None:  # threads of other programs of the same user count against the limit
+        shared_tasks = jail.tasks_of_user = _tasks_of_user() or jail.tasks_of_user
     wanted = {
         resource.RLIMIT_CPU: limits["cpu_seconds"] or resource.RLIM_INFINITY,
-        resource.RLIMIT_AS: _virtual_bytes() + limits["memory_bytes"],
+        resource.RLIMIT_AS: _measured_bytes + limits["memory_bytes"],
         resource.RLIMIT_NOFILE: limits["open_files"],
         # Where there is no disk of its own to fill, nothing is written at all.
         resource.RLIMIT_FSIZE: limits["disk_bytes"] if jail.private_disk or not jail.tested else 0,
-        resource.RLIMIT_NPROC: limits["threads"] + (_shared_tasks(jail) if jail.user is None else 0),
+        resource.RLIMIT_NPROC: limits["threads"] + shared_tasks,
     }
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     stack = _STACK_BYTES if hard == resource.RLIM_INFINITY else min(_STACK_BYTES, hard)
     return [*((what, (value, value)) for what, value in wanted.items()), (resource.RLIMIT_STACK, (stack, hard))]
-
-
-def _shared_tasks(jail: Jail) -> int:
-    """The threads that count against a program's limit, and are not its own: all of the user that it shares."""
-    jail.tasks_of_user = _tasks_of_user() or jail.tasks_of_user
-    return jail.tasks_of_user
 
 
 def _tasks_of_user() -> int:
@@ -324,16 +317,11 @@ def confine(jail: Jail, limits: list[tuple[int, tuple[int, int]]]) -> None:
         step()
 
 
-def _virtual_bytes() -> int:
-    """Of this process as it stands; the jail has no /proc, so the worker notes it before it moves in."""
-    return _measured_bytes
-
-
-_measured_bytes = 512 << 20
+_measured_bytes = 512 << 20  # of this process's address space; the jail has no /proc to measure it there
 
 
 def measure() -> None:
-    """Note the size of this process's address space, which limits are added to."""
+    """Note the size of this process's address space before it enters the jail; limits are added to it."""
     global _measured_bytes
     with contextlib.suppress(OSError), open("/proc/self/statm") as file:
         _measured_bytes = int(file.read().split()[0]) * resource.getpagesize() + (8 << 20)

@@ -1,7 +1,7 @@
 """The inside of a conversation: calls of the program's functions, and the objects that stay here while the other side
-asks for what they say.
+asks for their attributes and results.
 
-Nothing here is trusted by anybody, see :mod:`candidate`.
+Nothing here is trusted, see :mod:`candidate`.
 """
 
 import builtins
@@ -32,7 +32,7 @@ def kinds_of(error: BaseException) -> list[str]:
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception says, as far as it does."""
+    """The message of an exception; empty where it raises another one."""
     try:
         return str(error)[:MAX_MESSAGE]
     except BaseException:
@@ -231,7 +231,7 @@ class _Left:
         self._handle = conversation._handle
 
     def encode(self, number: str, place: int) -> bytes:
-        """The answer that says so."""
+        """The answer with the value and the containers."""
         tagger = values.Tagger(self._handle, {id(item): index for index, item in enumerate(self.contents)})
         contents = []
         for item in self.contents:

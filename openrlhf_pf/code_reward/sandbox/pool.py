@@ -19,10 +19,10 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from openrlhf_pf.code_reward.judge import codec
-from openrlhf_pf.code_reward.judge.results import Limits, Problem, Result, Verdict
+from openrlhf_pf.code_reward.results import Limits, Problem, Result, Verdict
 from openrlhf_pf.code_reward.sandbox import jail
-from openrlhf_pf.code_reward.sandbox.control import Unavailable
 from openrlhf_pf.code_reward.sandbox.driver import Killed, Setup, Worker
+from openrlhf_pf.code_reward.sandbox.worker import Unavailable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -65,7 +65,7 @@ def _with_needs(names: Iterable[str]) -> list[str]:
 
 
 def label_at_fault(problem: Problem) -> Result | None:
-    """What becomes of every program of a problem whose tests cannot be sent; None if they can."""
+    """The result of every program of a problem whose tests cannot be sent; None if they can."""
     try:
         problem.encoded  # noqa: B018
     except codec.NotPlain as error:
@@ -75,7 +75,7 @@ def label_at_fault(problem: Problem) -> Result | None:
 
 
 class AnyPool(ABC):
-    """What checks programs, on this machine (:class:`Pool`) or on many (:class:`~..nodes.pool.NodePool`).
+    """What checks programs, on this machine (:class:`Pool`) or on many (:class:`~.ray_pool.RayPool`).
 
     Attributes:
         limits: what one program may use.
@@ -115,7 +115,7 @@ class Pool(AnyPool):
         workers: programs at a time.
         limits: what one program may use.
         require_isolation: refuse to run where the kernel grants less than the whole jail.
-        packages: what programs may import beside the standard library; those not installed are left out.
+        packages: what programs may import in addition to the standard library; those not installed are left out.
         queue_size: programs that wait before :meth:`submit` does.
         retries: how often a program is run again after the sandbox itself failed.
         without: parts of the jail to leave out, of ``jail.PARTS``, for tests of what is left.
@@ -203,7 +203,7 @@ class Pool(AnyPool):
                 return result, self._discard(place) if place.spent else place
             except codec.NotPlain as error:
                 return Result(Verdict.FAILED, detail=f"the program cannot be sent: {error}"), place
-            except Exception as error:  # whatever it is, it says nothing about the program
+            except Exception as error:  # no statement about the program
                 detail = f"{type(error).__name__}: {error}"
                 logger.warning("the code sandbox failed, attempt %s of %s: %s", attempt + 1, 1 + self._retries, detail)
                 place, killed = self._discard(place), isinstance(error, Killed)

@@ -8,7 +8,7 @@ from typing import Any
 from openrlhf_pf.code_reward.sandbox import kernel
 
 NULL = "/dev/null"
-_BELOW_HOME = "/.below"  # in a new root, what is to be seen in that directory beside a program's own files
+_BELOW_HOME = "/.below"  # in a new root: what that directory shows in addition to a program's own files
 HOME = "/tmp"  # the one directory that can be written to, inside the jail
 
 _SYSTEM_LIBRARIES = (

@@ -15,13 +15,15 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from openrlhf_pf.code_reward.judge import codec
 from openrlhf_pf.code_reward.sandbox import jail, kernel
-from openrlhf_pf.code_reward.sandbox.control import MESSAGE_BYTES
 from openrlhf_pf.code_reward.sandbox.root import HOME, NULL
+
+MESSAGE_BYTES = 65536
+STOP_SECONDS = 60.0
 
 # Loaded once, so that no program pays for them.
 USUAL_IMPORTS = """
@@ -36,7 +38,7 @@ ast asyncio base64 calendar dataclasses datetime decimal fractions hashlib inspe
 threading traceback unicodedata zlib
 """.split()
 
-_REHEARSALS = 100  # the interpreter specialises what has run some dozens of times
+_WARM_UPS = 100  # the interpreter specialises what has run some dozens of times
 _MOST_DIGITS = 100_000  # of a number that a program sends: reading it takes the checker a square of that
 _POOL_BYTES, _MOST_HOLES = 16384, 2000  # of one size
 _CONTROL, _END_OF_FILES, _MOST_FILES = 3, 256, 4
@@ -45,7 +47,7 @@ _ROOM_FOR_FILES = socket.CMSG_LEN(4 * _MOST_FILES)
 
 def bootstrap(package_root: str) -> str:
     """Code that starts a worker in a bare interpreter."""
-    # Last, so that no package beside ours stands in for a module of the standard library.
+    # Last, so that no package next to ours replaces a module of the standard library.
     return (
         f"import sys; sys.path[:] = [*sys.path[1:], {package_root!r}]; "
         "from openrlhf_pf.code_reward.sandbox import worker; sys.path.pop(); worker.main(sys.argv[1])"
@@ -61,7 +63,7 @@ def main(argument: str) -> None:
     os.closerange(_CONTROL + 1, configuration["control"] + 1)
     try:
         role = importlib.import_module(configuration["role"])
-        box = _settle(configuration, getattr(role, "rehearse", None))
+        box = _settle(configuration, getattr(role, "warm_up", None))
     except BaseException:
         control.send(codec.encode_plain({"failed": _what_happened()}))
         os._exit(1)
@@ -80,7 +82,7 @@ def _what_happened() -> str:
     return traceback.format_exc()[-4000:]
 
 
-def _settle(configuration: dict[str, Any], rehearse: Callable[[], None] | None) -> jail.Jail:
+def _settle(configuration: dict[str, Any], warm_up: Callable[[], None] | None) -> jail.Jail:
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
@@ -92,10 +94,10 @@ def _settle(configuration: dict[str, Any], rehearse: Callable[[], None] | None) 
     for name in [*USUAL_IMPORTS, *configuration["imports"]]:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    for _ in range(_REHEARSALS if rehearse else 0):  # a checker has no need: it stays for many programs
-        rehearse()
+    for _ in range(_WARM_UPS if warm_up else 0):  # a checker has no need: it stays for many programs
+        warm_up()
         _renew_standard_files()
-    with contextlib.suppress(OSError):  # what wakes another process goes on first: fewer switches, more programs
+    with contextlib.suppress(OSError):  # fewer switches between processes, more programs
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     jail.measure()
     jail.build_root(box)
@@ -103,7 +105,7 @@ def _settle(configuration: dict[str, Any], rehearse: Callable[[], None] | None) 
     jail.settle(box)
     random.seed(0)  # the same program gets the same reward twice
     gc.collect()
-    if rehearse:
+    if warm_up:
         _fill_holes()
     gc.freeze()  # children would copy every page that a collection touches
     return box
@@ -124,7 +126,7 @@ def _fill_holes() -> None:
 
 
 def _serve(box: jail.Jail, control: socket.socket, role: Callable[..., None]) -> None:
-    """Fork a child for each program, have it killed when told to, report how it ended; until the caller is gone."""
+    """Fork a child for each program, kill it on request, report how it ended; until the caller is gone."""
     last, limits = b"", []
     while True:
         message, ancillary, _, _ = control.recvmsg(MESSAGE_BYTES, _ROOM_FOR_FILES)
@@ -166,7 +168,7 @@ def _end(child: int, gone: bool) -> tuple[bool, int, Any]:
 
 
 def _renew_standard_files() -> None:
-    """Open them anew: what a program sets on one that it inherits, its successors would find."""
+    """Open them again for each program: flags that one sets on an inherited file would reach its successors."""
     try:
         null = os.open(NULL, os.O_RDWR)
         os.dup2(null, 0)
@@ -197,3 +199,52 @@ def _become_program(
         code = 0
     finally:
         os._exit(code)
+
+
+class Unavailable(Exception):
+    """The sandbox itself failed: no statement about any program."""
+
+
+class Control:
+    """The caller's end of a ``SOCK_SEQPACKET`` connection to a worker's process, named ``who`` in errors.
+
+    The owner (:mod:`driver`) speaks to the process that forks checkers, a checker to the process that forks the tested
+    programs. Every method raises ``Unavailable``; the worker is useless after that.
+    """
+
+    def __init__(self, connection: socket.socket, who: str) -> None:
+        self.connection = connection
+        self._who = who
+        connection.settimeout(STOP_SECONDS)
+
+    def start(self, limits: dict[str, Any], files: Sequence[int]) -> None:
+        """Have it fork a child that holds these file descriptors."""
+        try:
+            socket.send_fds(self.connection, [codec.encode_plain(limits)], files)
+        except (OSError, ValueError) as error:
+            raise self._unavailable(error) from error
+
+    def stop(self, gone: bool = False) -> None:
+        """Have the child killed with all that it started.
+
+        A child that is ``gone`` has closed its socket: it is given a moment to come to its own end.
+        """
+        try:
+            self.connection.send(b"gone" if gone else b"stop")
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def report(self, seconds: float = STOP_SECONDS) -> dict[str, Any]:
+        """After :meth:`stop`: how the child ended, and what it used. At the very first: what the jail lacks."""
+        try:
+            self.connection.settimeout(seconds)
+            message = self.connection.recv(MESSAGE_BYTES)
+            report = codec.decode_plain(message) if message else {"failed": "gone"}
+        except (OSError, ValueError) as error:
+            raise self._unavailable(error) from error
+        if "failed" not in report:
+            return report
+        raise Unavailable(f"{self._who} failed: {report['failed']}")
+
+    def _unavailable(self, error: Exception) -> Unavailable:
+        return Unavailable(f"{self._who}: {error}")

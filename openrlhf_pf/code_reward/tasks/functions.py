@@ -1,15 +1,95 @@
-"""Modules of test functions and classes, as pytest and unittest run them (KodCode, BigCodeBench), and flat code."""
+"""Labels of test code: HumanEval, EvalPlus, KodCode, BigCodeBench, LeetCode Contest."""
 
 import ast
 from collections.abc import Mapping
 from typing import Any
 
-from openrlhf_pf.code_reward.judge.results import Problem
-from openrlhf_pf.code_reward.tasks import statements
-from openrlhf_pf.code_reward.tasks.task import Task, as_code, defined_names, name_field, options, parse, text_field
+from openrlhf_pf.code_reward.results import Problem
+from openrlhf_pf.code_reward.tasks.asserts import asserts_task
+from openrlhf_pf.code_reward.tasks.task import (
+    USUAL_IMPORTS,
+    Task,
+    as_code,
+    code_field,
+    defined_names,
+    defines,
+    name_field,
+    options,
+    parse,
+    text_field,
+)
 
 
-def is_row(row: Mapping[str, Any]) -> bool:
+def is_human_eval(row: Mapping[str, Any]) -> bool:
+    """Whether these fields are such a row's."""
+    return "test" in row and "entry_point" in row
+
+
+def humaneval(row: Mapping[str, Any]) -> Task:
+    """The task of such a row; raises ``ValueError`` for a wrong field."""
+    entry_point, test = name_field(row, "entry_point"), code_field(row, "test")
+    if "check" not in defined_names(test):
+        raise ValueError("test defines no function check(candidate)")
+    prompt = str(row.get("prompt") or "")
+    code = as_code(prompt)
+    data = {"preamble": code, "test": test, "entry_point": entry_point, "function": "check", **options(row)}
+    first = entry_point.split(".")[0]
+    task_id, problem = str(row.get("task_id", "")), Problem("function", data)
+    if code and code == prompt and not defines(code, first):  # imports and helpers, and no beginning to be continued
+        return Task(task_id, problem, prompt, first, preamble=f"{code}\n")
+    return Task(task_id, problem, prompt if code else "", first, completes=bool(code))
+
+
+# As EvalPlus compares: exactly, and floats within atol, or 1e-6 where the reference returns floats.
+_TEST = """
+import copy, math
+
+def _floats(value):
+    return isinstance(value, float) or (
+        isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, float) for item in value)
+    )
+
+def _close(got, expected, atol):
+    if isinstance(expected, (list, tuple)) and isinstance(got, (list, tuple)):
+        return len(got) == len(expected) and all(_close(a, b, atol) for a, b in zip(got, expected))
+    return got == expected or math.isclose(got, expected, rel_tol=1e-7, abs_tol=atol)
+
+def check(candidate):
+    for arguments in INPUTS:
+        expected = REFERENCE(*copy.deepcopy(arguments))
+        got = candidate(*copy.deepcopy(arguments))
+        if got != expected:
+            atol = ATOL or (1e-6 if _floats(expected) else 0)
+            assert atol and _close(got, expected, atol)
+"""
+
+
+def is_evalplus(row: Mapping[str, Any]) -> bool:
+    """Whether these fields are such a row's."""
+    return "base_input" in row or "plus_input" in row
+
+
+def evalplus(row: Mapping[str, Any]) -> Task:
+    """The task of such a row; raises ``ValueError`` for a wrong field."""
+    entry_point, prompt = name_field(row, "entry_point"), text_field(row, "prompt")
+    reference = prompt + text_field(row, "canonical_solution")
+    parse(reference, "prompt with canonical_solution")
+    inputs = [*(row.get("base_input") or []), *(row.get("plus_input") or [])]
+    if not inputs or not all(isinstance(arguments, list) for arguments in inputs):
+        raise ValueError("base_input and plus_input have to be lists of lists of arguments")
+    atol = row.get("atol") or 0
+    if isinstance(atol, bool) or not isinstance(atol, (int, float)):
+        raise ValueError(f"atol is {atol!r:.40}, and has to be a number")
+    preamble = (
+        f"{reference}\nREFERENCE = {entry_point}\nfrom math import inf, nan\nINPUTS = {inputs!r}\nATOL = {atol!r}\n"
+    )
+    data = {"preamble": preamble, "test": _TEST, "entry_point": entry_point, "function": "check"}
+    completes = str(row.get("task_id", "")).startswith("HumanEval")
+    task_id, shown = str(row.get("task_id", "")), prompt if as_code(prompt) else ""
+    return Task(task_id, Problem("function", data), shown, entry_point, completes=completes)
+
+
+def is_functions(row: Mapping[str, Any]) -> bool:
     """Whether it has a test that is no function ``check``."""
     if not isinstance(row.get("test"), str):
         return False
@@ -19,17 +99,13 @@ def is_row(row: Mapping[str, Any]) -> bool:
         return False
 
 
-def row_task(row: Mapping[str, Any]) -> Task:
-    """The task of such a row.
-
-    Raises:
-        ValueError: a field is missing or wrong.
-    """
+def functions_task(row: Mapping[str, Any]) -> Task:
+    """The task of such a row; raises ``ValueError`` for a wrong field."""
     test = text_field(row, "test")
     tree = parse(test, "test")
     entry_point = name_field(row, "entry_point") if row.get("entry_point") else _imported(tree)
     if not _has_tests(test):
-        return statements.row_task({"asserts": [test], "entry_point": entry_point, "task_id": row.get("task_id", "")})
+        return asserts_task({"asserts": [test], "entry_point": entry_point, "task_id": row.get("task_id", "")})
     first = entry_point.split(".")[0]
     problem = Problem("functions", {"test": test, "entry_point": first, **options(row)})
     prompt = str(row.get("complete_prompt") or row.get("code_prompt") or row.get("prompt") or "")
@@ -65,3 +141,66 @@ def _imported(tree: ast.Module) -> str:
         for alias in node.names
     ]
     return names[-1] if names and names[-1] != "*" else ""
+
+
+def is_leetcode(row: Mapping[str, Any]) -> bool:
+    """Whether these fields are such a row's."""
+    return "prompt" in row and isinstance(row.get("test"), str) and "my_solution" in row["test"]
+
+
+def leetcode(row: Mapping[str, Any]) -> Task:
+    """The task of such a row; raises ``ValueError`` for a wrong field."""
+    test, prompt = code_field(row, "test"), text_field(row, "prompt")
+    classes = _prompt_classes(prompt)
+    problem = _leetcode_cases(test) or _leetcode_asserts(test, classes)
+    return Task(str(row.get("task_id", "")), problem, prompt, "Solution", USUAL_IMPORTS + classes, completes=True)
+
+
+def _prompt_classes(prompt: str) -> str:
+    """Classes that a LeetCode prompt defines for its arguments, such as ListNode."""
+    try:
+        body = ast.parse(prompt.rstrip() + "\n        pass\n").body
+    except SyntaxError:
+        return ""
+    classes = [ast.unparse(node) for node in body if isinstance(node, ast.ClassDef) and node.name != "Solution"]
+    return "".join(f"{text}\n" for text in classes)
+
+
+def _leetcode_cases(test: str) -> Problem | None:
+    """Calls with literal arguments and results; None if a test has others."""
+    cases, methods, arguments = [], set(), None
+    for node in ast.parse(test).body:
+        try:
+            if isinstance(node, ast.Assert):
+                call, expected = node.test.left, ast.literal_eval(node.test.comparators[0])
+                if ast.unparse(call) != f"my_solution.{call.func.attr}(**test_input)":
+                    return None
+                if len(node.test.ops) != 1 or not isinstance(node.test.ops[0], ast.Eq):
+                    return None
+                methods.add(call.func.attr)
+                cases.append(((), arguments, expected))
+            elif ast.unparse(node.targets[0]) == "test_input":
+                arguments = ast.literal_eval(node.value)
+        except (AttributeError, ValueError, IndexError):
+            return None
+    if len(methods) != 1:
+        return None
+    return Problem("cases", {"path": ["Solution", *methods], "cases": cases, "tolerance": 0.0})
+
+
+def _leetcode_asserts(test: str, classes: str) -> Problem:
+    """Linked lists: they are built and read by the test's own two helpers, here, of the prompt's classes."""
+    tree = parse(test, "test")
+    setup, asserts, arguments = ["from typing import *", classes], [], ""
+    for node in tree.body:
+        text = ast.unparse(node)
+        if isinstance(node, ast.Assert):
+            asserts.append(f"{arguments}\n{text}".replace("my_solution.", "Solution()."))
+        elif text.startswith("test_input = "):
+            arguments = text
+        elif not text.startswith("my_solution = "):
+            setup.append(text)
+    if not asserts:
+        raise ValueError("test has no assert")
+    data = {"imports": "", "setup": "\n".join(setup), "asserts": asserts, "names": ["Solution"]}
+    return Problem("asserts", data)

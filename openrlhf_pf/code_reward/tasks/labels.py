@@ -1,6 +1,6 @@
-"""From a label to its task: which form it has, and the tasks that are read already.
+"""From a label to its task: which form it has, and a cache of the tasks that were read.
 
-To add a form, write a file beside this one with ``is_row`` and what makes its task, and name them in :data:`FORMS`.
+To add a form, write a function that recognises it and one that makes its task, and name them in :data:`FORMS`.
 """
 
 import json
@@ -10,42 +10,32 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from openrlhf_pf.code_reward.judge import codec
-from openrlhf_pf.code_reward.tasks import (
-    calls,
-    evalplus,
-    examples,
-    functions,
-    human_eval,
-    leetcode_contest,
-    mbpp_family,
-    programs,
-    statements,
-)
+from openrlhf_pf.code_reward.tasks import asserts, functions, pairs
 from openrlhf_pf.code_reward.tasks.task import Task
 
 Read = Callable[[Any], Task]
 
 # The first that recognises a label reads it.
 FORMS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], Read]] = {
-    "EvalPlus": (evalplus.is_row, evalplus.evalplus),
-    "MBPP": (mbpp_family.is_row, mbpp_family.mbpp),
-    "LeetCode": (leetcode_contest.is_row, leetcode_contest.leetcode),
-    "test functions": (functions.is_row, functions.row_task),
-    "HumanEval": (human_eval.is_row, human_eval.humaneval),
-    "asserts": (statements.is_row, statements.row_task),
-    "assert_case": (statements.is_verl, statements.verl_task),
-    "calls": (calls.is_own, calls.own),
-    "APPS calls": (calls.is_apps, calls.apps),
-    "programs": (programs.is_own, programs.own),
-    "APPS programs": (programs.is_apps, programs.apps),
-    "code_contests": (programs.is_contest, programs.contest),
-    "LiveCodeBench": (examples.is_row, examples.row_task),
+    "EvalPlus": (functions.is_evalplus, functions.evalplus),
+    "MBPP": (asserts.is_mbpp, asserts.mbpp),
+    "LeetCode": (functions.is_leetcode, functions.leetcode),
+    "test functions": (functions.is_functions, functions.functions_task),
+    "HumanEval": (functions.is_human_eval, functions.humaneval),
+    "asserts": (asserts.is_asserts, asserts.asserts_task),
+    "assert_case": (asserts.is_verl, asserts.verl_task),
+    "calls": (pairs.is_own_calls, pairs.own_calls),
+    "APPS calls": (pairs.is_apps_calls, pairs.apps_calls),
+    "programs": (pairs.is_own_programs, pairs.own_programs),
+    "APPS programs": (pairs.is_apps_programs, pairs.apps_programs),
+    "code_contests": (pairs.is_contest, pairs.contest),
+    "LiveCodeBench": (pairs.is_live_code_bench, pairs.live_code_bench),
 }
 BENCHMARKS: dict[str, Callable[[Mapping[str, Any]], Task]] = {
-    "humaneval": human_eval.humaneval,
-    "mbpp": mbpp_family.mbpp,
-    "mbpp_sanitized": mbpp_family.mbpp,
-    "leetcode": leetcode_contest.leetcode,
+    "humaneval": functions.humaneval,
+    "mbpp": asserts.mbpp,
+    "mbpp_sanitized": asserts.mbpp,
+    "leetcode": functions.leetcode,
 }
 # Fields in which data sets put a whole label.
 _WRAPPERS = ("ground_truth", "input_output", "verification_info", "test_cases", "tests")
@@ -56,10 +46,10 @@ _COPIES = 4  # what a label's text costs as objects and as bytes to be sent, in 
 def _read(label: Any, depth: int = 0) -> Task:
     if isinstance(label, str):
         label = _loads(label)
-    if statements.is_list(label):
-        return statements.list_task(label)
-    if examples.is_list(label):
-        return examples.list_task(label)
+    if asserts.is_list(label):
+        return asserts.list_task(label)
+    if pairs.is_list(label):
+        return pairs.list_task(label)
     if not isinstance(label, Mapping):
         raise ValueError("it is neither an object nor a list of tests")
     for recognises, read in FORMS.values():
@@ -68,8 +58,8 @@ def _read(label: Any, depth: int = 0) -> Task:
     for name in _WRAPPERS:
         if label.get(name) and depth < 3:
             inner = _loads(label[name]) if isinstance(label[name], str) else label[name]
-            if examples.is_list(inner):
-                return examples.list_task(inner, label)
+            if pairs.is_list(inner):
+                return pairs.list_task(inner, label)
             return _read(inner, depth + 1)
     if "test" in label:
         raise ValueError("test has neither a function check(candidate), with entry_point, nor functions test_...()")
@@ -117,7 +107,7 @@ _cache = _Cache(_CACHE_BYTES)
 
 
 def from_label(label: str | Mapping[str, Any] | list[Any]) -> Task:
-    """The task of a label, an object or a list, or its text in JSON, told by its fields.
+    """The task of a label, an object or a list, or its text in JSON, recognised by its fields.
 
     Raises:
         ValueError: it is no label of any form, or something is wrong with it.

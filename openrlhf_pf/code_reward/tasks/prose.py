@@ -23,7 +23,7 @@ import from def class async await if elif for while with try assert del global n
 match case type print and or in is else except finally pass
 """.split())
 _OPERATORS = {"in", "is", "and", "or", "if", "for", "not"}
-# Two words that may be a value and an operator, with what no expression goes on with.
+# Two words that may be a value and an operator, with what no expression continues with.
 _WORD = rf"(?!(?:{'|'.join(sorted(_KEYWORDS))})\b)[\w'-]+"
 _SENTENCE = re.compile(rf"\w+ +\w+ +{_WORD},? +{_WORD}|[^\"'#]*[.!]\s*$")
 

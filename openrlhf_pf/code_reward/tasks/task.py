@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from openrlhf_pf.code_reward.judge.results import Problem
-from openrlhf_pf.code_reward.tasks.extract import defines_name, extract_code
+from openrlhf_pf.code_reward.results import Problem
+from openrlhf_pf.code_reward.tasks.answers import defines_name, extract_code
 
 # What authors of call-based problems take for granted.
 USUAL_IMPORTS = """
@@ -97,22 +97,14 @@ def as_code(prompt: str) -> str:
 
 
 def code_field(row: Mapping[str, Any], name: str, default: str | None = None) -> str:
-    """A field that holds Python code.
-
-    Raises:
-        ValueError: it is missing, no string, or does not parse.
-    """
+    """A field that holds Python code; raises ``ValueError`` if it is missing, no string, or does not parse."""
     text = text_field(row, name, default)
     parse(text, name)
     return text
 
 
 def parse(text: str, name: str) -> ast.Module:
-    """The tree of a label's code.
-
-    Raises:
-        ValueError: it does not parse.
-    """
+    """The tree of a label's code; raises ``ValueError`` if it does not parse."""
     try:
         return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -120,11 +112,7 @@ def parse(text: str, name: str) -> ast.Module:
 
 
 def text_field(row: Mapping[str, Any], name: str, default: str | None = None) -> str:
-    """A field that holds a string, in Unix's line ends.
-
-    Raises:
-        ValueError: it is missing or something else.
-    """
+    """A field that holds a string, with Unix line ends; raises ``ValueError`` if it is missing or no string."""
     value = row.get(name, default)
     if value is None and default is not None:
         value = default
@@ -134,11 +122,7 @@ def text_field(row: Mapping[str, Any], name: str, default: str | None = None) ->
 
 
 def list_field(row: Mapping[str, Any], name: str, of: type | tuple[type, ...] = object) -> list[Any]:
-    """A field that holds a list, with something in it, of one kind.
-
-    Raises:
-        ValueError: it is missing or something else.
-    """
+    """A field that holds a list of one kind, not empty; raises ``ValueError`` otherwise."""
     value = row.get(name)
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"{name} is {_shown(value)}, and has to be a list with an entry for each test")
@@ -152,21 +136,15 @@ def list_field(row: Mapping[str, Any], name: str, of: type | tuple[type, ...] = 
 
 
 def paired(inputs: list[Any], outputs: list[Any]) -> list[tuple[Any, Any]]:
-    """Inputs with their outputs.
-
-    Raises:
-        ValueError: these are not as many.
-    """
+    """Inputs with their outputs; raises ``ValueError`` if their numbers differ."""
     if len(inputs) != len(outputs):
         raise ValueError(f"there are {len(inputs)} inputs and {len(outputs)} outputs")
     return list(zip(inputs, outputs))
 
 
 def name_field(row: Mapping[str, Any], name: str) -> str:
-    """A field that names a function, ``f``, or a method, ``Solution.f`` or ``Solution().f``.
-
-    Raises:
-        ValueError: it is missing or something else.
+    """A field that names a function, ``f``, or a method, ``Solution.f`` or ``Solution().f``; raises ``ValueError``
+    otherwise.
     """
     value = row.get(name)
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w*(?:(?:\(\))?\.[A-Za-z_]\w*)?", value):
@@ -175,7 +153,7 @@ def name_field(row: Mapping[str, Any], name: str) -> str:
 
 
 def options(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a label says of tolerance, checker and limits, as a problem's data has it.
+    """A label's tolerance, checker and limits, in the form of a problem's data.
 
     Raises:
         ValueError: a value is out of its range, or a key looks like an option and is none.

@@ -25,7 +25,7 @@ class Limits:
     """What one program may use.
 
     CPU time is the limit that is meant; wall time only ends those that sleep, and is long so that a busy machine
-    fails nobody.
+    fails no program.
     """
 
     cpu_seconds: int = 10
@@ -78,12 +78,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one program.
+    """The outcome of one program.
 
     Attributes:
         test: the test that failed, from 0, where there is one.
-        calls: how many answers of the program were looked at.
-        weaker: a test had to take the word of the program's own objects, such as their ``__eq__``.
+        calls: how many answers of the program were judged.
+        weaker: a test relied on the program's own objects, such as their ``__eq__``.
         label_at_fault: no statement about the program, for the label's test is in error.
     """
 
