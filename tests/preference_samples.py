@@ -4,7 +4,7 @@ import math
 
 import pyarrow as pa
 
-from openrlhf_pf.rlp import Prompt
+from openrlhf_pf.rlp.samples import Prompt
 
 
 def prompt_of(responses, rewards=None, scores=None, truncated=None, tokens=None, text="x", label=None):

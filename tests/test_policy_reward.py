@@ -17,7 +17,7 @@ from preference_samples import samples, table_of
 from tiny_model import write_model
 from transformers import AutoTokenizer
 
-from openrlhf_pf.rlp.information import HEADS
+from openrlhf_pf.rlp.multi_view import HEADS
 from openrlhf_pf.training import policy_reward
 from openrlhf_pf.training.policy_reward_arguments import add_arguments, check_arguments, resolve, views_of
 

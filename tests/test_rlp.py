@@ -1,4 +1,4 @@
-"""The command: what it writes, that it goes on where it was ended, and what it says to bad input."""
+"""The command preferences: what it writes, that it resumes after a kill, and how it refuses bad input."""
 
 import datetime
 import json
@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 from preference_samples import samples
 from preference_samples import table_of as table
-from test_page import Page
 
 from openrlhf_pf.cli.preferences import main
 from openrlhf_pf.rollout_log import prompt_id, table_of, write_table
@@ -220,18 +219,6 @@ def test_wrong_pairs_are_called_wrong(tmp_path):
     assert any("ranked by the old reward are right more often" in line for line in report["warnings"])
 
 
-def test_the_page_stands_alone(file):
-    _, output = run(file)
-    text = (output.parent / f"{output.name}.report.html").read_text()
-    page = Page(text)
-    assert len(page.ids) == len(set(page.ids))
-    assert page.headings[0] == 1 and page.headings.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(page.headings, page.headings[1:]))
-    assert "http" not in text.replace("http://www.w3.org", "") and text.count("<svg ") == 2
-    said = " ".join(page.blocks)
-    assert "Are the pairs right?" in said and "83.3%" in said and "the best answer of the largest cluster" in said
-
-
 # ── Killed, and started again ──
 
 STOPS = """
@@ -324,15 +311,6 @@ def test_several_checkpoints(tmp_path, capsys):
     assert "samples of several checkpoints, a (10), b (10)" in refused(capsys, path)
 
 
-def test_behaviour_without_tests(tmp_path, capsys):
-    assert "needs tests in every label, and 2 of 2 have none" in refused(capsys, made(tmp_path), cluster="behaviour")
-
-
-def test_no_such_clustering_and_no_checkpoint_for_one(tmp_path, capsys):
-    assert "did you mean 'exact'?" in refused(capsys, made(tmp_path), cluster="exakt")
-    assert "needs --entailment_model" in refused(capsys, made(tmp_path), cluster="entailment")
-
-
 def test_files_that_are_none(tmp_path, capsys):
     assert "there is no file or directory" in refused(capsys, tmp_path / "absent.parquet")
     empty = pa.table({"prompt": pa.array([], pa.string()), "response": pa.array([], pa.string()), "reward": [1.0][:0]})
@@ -350,12 +328,3 @@ def test_an_output_that_cannot_be(tmp_path, capsys):
     assert "without a comma or @" in refused(capsys, path, output=tmp_path / "a,b.jsonl")
     (tmp_path / "file").touch()
     assert "cannot be written" in refused(capsys, path, output=tmp_path / "file" / "spg.jsonl")
-
-
-def test_the_room_knows_the_code_reward_alone():
-    code = (
-        "import sys; from openrlhf_pf.rlp import behaviour, entailment, own;"
-        "print(*sorted({m.split('.')[1] for m in sys.modules if m.startswith('openrlhf_pf.') and '._' not in m}))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-    assert found == "by_name code_reward preferences\n"  # by_name knows no room

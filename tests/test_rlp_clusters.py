@@ -8,9 +8,9 @@ import pytest
 from preference_samples import prompt_of
 
 from openrlhf_pf.code_reward import Pool
-from openrlhf_pf.rlp import Progress, build
+from openrlhf_pf.rlp import build_clustering
 from openrlhf_pf.rlp.behaviour import Behaviour
-from openrlhf_pf.rlp.clusters import ALONE, numbered
+from openrlhf_pf.rlp.clusters import ALONE, ClusterFile, number_groups
 from openrlhf_pf.rlp.entailment import Entailment
 
 CALLS = json.dumps({"entry_point": "f", "inputs": [[1], [2], [3]], "outputs": [1, 4, 9]})
@@ -18,11 +18,11 @@ CALLS = json.dumps({"entry_point": "f", "inputs": [[1], [2], [3]], "outputs": [1
 
 def test_exact_texts_but_for_blanks_at_the_ends():
     prompt = prompt_of(["a", " a\n", "b", "A", "a b", "a  b"])
-    assert list(build("exact").groups([prompt])) == [[0, 0, 1, 2, 3, 4]]
+    assert list(build_clustering("exact").cluster([prompt])) == [[0, 0, 1, 2, 3, 4]]
 
 
 def test_numbers_in_the_order_of_appearance():
-    assert numbered(["x", None, "y", "x", None]) == [0, ALONE, 1, 0, ALONE]
+    assert number_groups(["x", None, "y", "x", None]) == [0, ALONE, 1, 0, ALONE]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_numbers_in_the_order_of_appearance():
     [
         (
             "behavior",
-            r"none of exact, behaviour, entailment \(did you mean 'behaviour'\?\): choose one, or give file.py",
+            r"none of exact, behaviour, entailment; did you mean 'behaviour'\? Or give file.py:function",
         ),
         ("absent.py:f", "absent.py:f gives no f .FileNotFoundError"),
         ("entailment", "needs --entailment_model, the folder of an NLI checkpoint"),
@@ -38,7 +38,7 @@ def test_numbers_in_the_order_of_appearance():
 )
 def test_what_is_no_clustering(name, words):
     with pytest.raises(ValueError, match=words) as error:
-        build(name)
+        build_clustering(name)
     assert "\n" not in str(error.value)
 
 
@@ -63,7 +63,7 @@ def test_programs_that_answer_alike(pool):
     ]
     behaviour = Behaviour(pool)
     behaviour.check([prompt_of(answers, label=CALLS)])
-    found = list(behaviour.groups([prompt_of(answers, label=CALLS), prompt_of(answers[2:4], label=CALLS)]))
+    found = list(behaviour.cluster([prompt_of(answers, label=CALLS), prompt_of(answers[2:4], label=CALLS)]))
     assert found == [[0, 0, 1, ALONE, ALONE, ALONE, 1], [0, ALONE]]
 
 
@@ -73,7 +73,7 @@ def test_many_prompts_come_in_their_order(pool):
         for n in range(5)
     ]
     prompts *= 20  # more than are handed to the sandbox at a time
-    assert [groups.count(0) for groups in Behaviour(pool).groups(prompts)] == [5, 1, 2, 3, 4] * 20
+    assert [groups.count(0) for groups in Behaviour(pool).cluster(prompts)] == [5, 1, 2, 3, 4] * 20
 
 
 def test_labels_without_tests_are_refused_before_any_program_runs():
@@ -88,7 +88,7 @@ def test_labels_without_tests_are_refused_before_any_program_runs():
 def test_a_test_at_fault_leaves_the_prompt_out_and_says_so(pool):
     nothing = json.dumps({"entry_point": "f", "test": "def check(candidate):\n    assert 1 == 1\n"})
     behaviour = Behaviour(pool)
-    assert list(behaviour.groups([prompt_of(["def f(n):\n    return n", "x"], label=nothing)])) == [None]
+    assert list(behaviour.cluster([prompt_of(["def f(n):\n    return n", "x"], label=nothing)])) == [None]
     assert "1 prompts could not be clustered; the last reason: the label's test is at fault" in behaviour.notes[0]
 
 
@@ -147,7 +147,7 @@ def test_equal_is_what_entails_in_both_directions(checkpoint):
     """A, B and C mean one thing; D is entailed by all and entails none."""
     made = planted(checkpoint, lambda one, other: other[-1] == "D" or (one[-1] in "ABC" and other[-1] in "ABC"))
     prompts = [prompt_of(list("ADBCA"), text="which"), prompt_of(list("DD"), text="which"), prompt_of(list("DA"))]
-    assert list(made.groups(prompts)) == [[0, 1, 0, 0, 0], [0, 0], [0, 1]]
+    assert list(made.cluster(prompts)) == [[0, 1, 0, 0, 0], [0, 0], [0, 1]]
     assert made.asked[0][:2] == [("which A", "which D"), ("which D", "which A")], "with the question in front"
     assert max(map(len, made.asked)) == 4 and sum(map(len, made.asked)) == 6 + 2, "equal texts are asked for once"
 
@@ -156,14 +156,14 @@ def test_answers_are_compared_with_the_first_of_a_group_only(checkpoint):
     """A equals B, B equals C, A does not equal C: not transitive, so the order decides (Kuhn et al., Algorithm 1)."""
     equal = [{"A", "B"}, {"B", "C"}]
     made = planted(checkpoint, lambda one, other: {one[-1], other[-1]} in equal)
-    assert list(made.groups([prompt_of(list("ABC"))])) == [[0, 0, 1]]
-    assert list(made.groups([prompt_of(list("BAC"))])) == [[0, 0, 0]]
+    assert list(made.cluster([prompt_of(list("ABC"))])) == [[0, 0, 1]]
+    assert list(made.cluster([prompt_of(list("BAC"))])) == [[0, 0, 0]]
 
 
 def test_a_checkpoint_gives_the_same_groups_in_any_batch(checkpoint):
     answers = ["Paris", "Rome", "it is Paris", "London", "the capital", "it's Rome", "Paris"]
     prompts = [prompt_of(answers[n:] + answers[:n], text="which city is it") for n in range(5)]
-    found = {batch: list(Entailment(str(checkpoint), batch).groups(prompts)) for batch in (1, 3, 64)}
+    found = {batch: list(Entailment(str(checkpoint), batch).cluster(prompts)) for batch in (1, 3, 64)}
     assert found[1] == found[3] == found[64]
     assert all(
         g[p.responses.index("Paris")] == g[len(g) - 1 - p.responses[::-1].index("Paris")]
@@ -175,8 +175,8 @@ def test_a_checkpoint_gives_the_same_groups_in_any_batch(checkpoint):
 
 def test_too_long_pairs_are_cut_and_counted(checkpoint):
     made = Entailment(str(checkpoint))
-    list(made.groups([prompt_of(["Paris " * 30, "Rome " * 30])]))
-    assert made.notes == ["2 pairs of answers are longer than the 24 tokens of the NLI checkpoint"]
+    list(made.cluster([prompt_of(["Paris " * 30, "Rome " * 30])]))
+    assert made.notes == ["2 pairs of responses are longer than the 24 tokens of the NLI checkpoint"]
 
 
 def test_a_checkpoint_without_nlis_classes_is_refused(tmp_path):
@@ -207,7 +207,7 @@ def write(tmp_path):
 
 def test_a_function_of_the_users(write):
     name = write("return [len(text) if (prompt, label) == ('x', 'l') else -1 for text in responses]")
-    assert list(build(name).groups([prompt_of(["a", "b", "cc"], label="l")])) == [[1, 1, 2]]
+    assert list(build_clustering(name).cluster([prompt_of(["a", "b", "cc"], label="l")])) == [[1, 1, 2]]
 
 
 @pytest.mark.parametrize(
@@ -221,13 +221,13 @@ def test_a_function_of_the_users(write):
 )
 def test_a_function_that_is_wrong(write, body, words):
     with pytest.raises(ValueError, match=words) as error:
-        list(build(write(body)).groups([prompt_of(["a", "b", "c"])]))
+        list(build_clustering(write(body)).cluster([prompt_of(["a", "b", "c"])]))
     assert "\n" not in str(error.value)
 
 
 def test_a_name_that_is_no_function(write):
     with pytest.raises(ValueError, match="TypeError: other is no function"):
-        build(write("pass").replace(":same", ":other"))
+        build_clustering(write("pass").replace(":same", ":other"))
 
 
 # ── What is found already ──
@@ -244,7 +244,7 @@ class Counting:
     def check(self, prompts):
         pass
 
-    def groups(self, prompts):
+    def cluster(self, prompts):
         for prompt in prompts:
             if prompt.text == self.fails_at:
                 raise KeyboardInterrupt
@@ -255,32 +255,32 @@ class Counting:
 def test_a_run_goes_on_where_it_was_ended(tmp_path):
     prompts = [prompt_of(["a", "b"], text=str(n)) for n in range(6)]
     with pytest.raises(KeyboardInterrupt):
-        list(Progress(tmp_path / "log", Counting("3")).groups(prompts))
+        list(ClusterFile(tmp_path / "log", Counting("3")).cluster(prompts))
     with (tmp_path / "log").open("a") as file:
         file.write('{"prompt": "')  # a line that was not finished
     again = Counting()
-    progress = Progress(tmp_path / "log", again)
-    assert progress.known(prompts) == 3
-    assert list(progress.groups(prompts)) == [[97, 98]] * 6 and again.asked == ["3", "4", "5"]
+    progress = ClusterFile(tmp_path / "log", again)
+    assert progress.count_known(prompts) == 3
+    assert list(progress.cluster(prompts)) == [[97, 98]] * 6 and again.asked == ["3", "4", "5"]
     third = Counting()
-    assert list(Progress(tmp_path / "log", third).groups(prompts[::-1])) == [[97, 98]] * 6 and third.asked == []
+    assert list(ClusterFile(tmp_path / "log", third).cluster(prompts[::-1])) == [[97, 98]] * 6 and third.asked == []
 
 
-def test_other_settings_and_other_answers_are_found_anew(tmp_path):
-    list(Progress(tmp_path / "log", Counting()).groups([prompt_of(["a", "b"])]))
+def test_other_settings_and_other_answers_are_found_again(tmp_path):
+    list(ClusterFile(tmp_path / "log", Counting()).cluster([prompt_of(["a", "b"])]))
     other = Counting()
     other.settings = "other"
-    list(Progress(tmp_path / "log", other).groups([prompt_of(["a", "b"])]))
+    list(ClusterFile(tmp_path / "log", other).cluster([prompt_of(["a", "b"])]))
     changed = Counting()
-    list(Progress(tmp_path / "log", changed).groups([prompt_of(["a", "c"]), prompt_of(["a", "b"], label="l")]))
+    list(ClusterFile(tmp_path / "log", changed).cluster([prompt_of(["a", "c"]), prompt_of(["a", "b"], label="l")]))
     assert (other.asked, changed.asked) == (["x"], ["x", "x"])
 
 
 def test_what_could_not_be_found_out_is_tried_again(tmp_path):
     prompts = [prompt_of(["a", "b"], text=text) for text in "xyx"]
-    assert list(Progress(tmp_path / "log", Counting(unknown="x")).groups(prompts)) == [None, [97, 98], None]
+    assert list(ClusterFile(tmp_path / "log", Counting(unknown="x")).cluster(prompts)) == [None, [97, 98], None]
     again = Counting()
-    assert list(Progress(tmp_path / "log", again).groups(prompts)) == [[97, 98]] * 3 and again.asked == ["x"]
+    assert list(ClusterFile(tmp_path / "log", again).cluster(prompts)) == [[97, 98]] * 3 and again.asked == ["x"]
 
 
 def test_nothing_of_the_training_stack_is_imported():

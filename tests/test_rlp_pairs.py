@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 from preference_samples import prompt_of, table_of
 
-from openrlhf_pf.rlp import USED, choose, measure, pairs_of, prompts_of
-from openrlhf_pf.rlp.measures import Ordered
-from openrlhf_pf.rlp.pairs import check_settings
+from openrlhf_pf.rlp import choose, group_by_prompt, make_pairs
+from openrlhf_pf.rlp.measures import measure
+from openrlhf_pf.rlp.pairs import USED
 
 A, B, C = 0, 1, 2
 
@@ -107,23 +107,15 @@ def test_the_seed_decides():
 def test_rows_are_for_train_rm_and_none_comes_twice():
     prompt = prompt_of(["a", "a", "b"], text="x")
     choice = choose(prompt, [A, A, B])
-    assert pairs_of([prompt, prompt], [choice, choice]) == [{"prompt": "x", "chosen": "a", "rejected": "b"}]
-    assert pairs_of([prompt], [choose(prompt, None)]) == []
+    assert make_pairs([prompt, prompt], [choice, choice]) == [{"prompt": "x", "chosen": "a", "rejected": "b"}]
+    assert make_pairs([prompt], [choose(prompt, None)]) == []
 
 
 def test_the_blank_that_a_policy_writes_before_its_end_token_is_left_to_train_rm():
     """OpenRLHF's SFT and train_rm put one there; a second one would be a text that the policy never writes."""
-    (prompt,) = prompts_of(table_of([("x", "a ", 1.0), ("x", "a", 0.5), ("x", "  b  ", 0.0)]))
+    (prompt,) = group_by_prompt(table_of([("x", "a ", 1.0), ("x", "a", 0.5), ("x", "  b  ", 0.0)]))
     assert sorted(prompt.responses) == ["  b ", "a", "a"]
-    assert pairs_of([prompt], [choose(prompt, [1, 0, 0])])[0]["chosen"] == "a"
-
-
-@pytest.mark.parametrize(
-    "threshold, pairs, words", [(1.1, 1, "from 0 to 1"), (-0.1, 1, "from 0"), (0.5, 0, "1 or more")]
-)
-def test_bad_settings(threshold, pairs, words):
-    with pytest.raises(ValueError, match=words):
-        check_settings(threshold, pairs)
+    assert make_pairs([prompt], [choose(prompt, [1, 0, 0])])[0]["chosen"] == "a"
 
 
 # n = 10 samples, right ones with chance p, wrong ones spread evenly over W behaviours: of all ways in which ten
@@ -154,7 +146,7 @@ def test_random_clusters(p, wrong, threshold):
     assert right / used == pytest.approx(accuracy, abs=0.0005 + 4 * math.sqrt(accuracy * (1 - accuracy) / used))
 
 
-# ── What pairs are like ──
+# ── Measures ──
 
 
 def measured(prompts, groups, threshold=0.5):
@@ -191,20 +183,18 @@ def test_accuracy_of_pairs_against_ranked_and_select_all():
         prompt_of(["a", "a", "b", "c", "d"], [1, 1, 0, 0, 0], [1, 1, 0, 0, 0], text="3"),
     ]
     found = measured(prompts, [[A, A, B], [A, A, B], [A, A, B, 3, 4]])["orders"]
-    assert found["spg"] == Ordered([0, 1], [1, 0], [0, 1], [0, 0])
-    assert (found["select_all"].right, found["select_all"].wrong) == ([1, 0, 1], [0, 1, 0])
-    ranked = found["ranked"]
+    assert found["spg"] == [(0, 1, 0, 0), (1, 0, 1, 0)]
+    assert found["select_all"] == [(0, 1, 0, 0), (1, 0, 1, 0), (2, 1, 0, 0)]
 
-    def share(name, prompt):
-        return sum(weight for weight, of in zip(getattr(ranked, name), ranked.prompt) if of == prompt)
+    def share(prompt):
+        rows = [row for row in found["ranked"] if row[0] == prompt]
+        return [pytest.approx(sum(row[place] for row in rows)) for place in (1, 2, 3)]
 
-    # Prompt 1: both pairs that differ in text rank b first, which is wrong. 2: the same, and right.
-    assert (share("right", 0), share("wrong", 0)) == (0, 1) and (share("right", 1), share("wrong", 1)) == (1, 0)
-    # 3: of nine pairs of different texts, six are a against another one, right; three are of equal scores.
-    assert share("right", 2) == pytest.approx(6 / 9) and share("equal", 2) == pytest.approx(3 / 9)
+    # Prompt 0: both pairs that differ in text rank b first, which is wrong. 1: the same, and right.
+    # 2: of nine pairs of different texts, six are a against another one, right; three are of equal scores.
+    assert [share(prompt) for prompt in range(3)] == [[0, 1, 0], [1, 0, 0], [6 / 9, 0, 3 / 9]]
 
 
 def test_equal_rewards_rank_by_a_coin():
     prompt = prompt_of(["a", "b"], [1, 1], [1, 0])
-    ranked = measured([prompt], [[A, B]])["orders"]["ranked"]
-    assert (sum(ranked.right), sum(ranked.wrong)) == (0.5, 0.5)
+    assert measured([prompt], [[A, B]])["orders"]["ranked"] == [(0, 0.5, 0, 0), (0, 0, 0.5, 0)]

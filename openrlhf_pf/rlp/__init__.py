@@ -1,34 +1,48 @@
-"""Which pairs of a policy's own answers retrain the reward model: Reward Learning on Policy (RLP, arXiv 2403.19279).
+"""Preference pairs from a policy's own samples: Reward Learning on Policy (RLP, arXiv 2403.19279).
 
-    prompts = prompts_of(table)                                      # samples with rewards, N of each prompt
-    groups = list(build("exact").groups(prompts))                    # answers that mean the same
+    prompts = group_by_prompt(table)                                 # samples with rewards, N per prompt
+    groups = list(build_clustering("exact").cluster(prompts))        # responses with the same meaning
     choices = [choose(p, g, threshold=0.5, pairs=1, seed=0) for p, g in zip(prompts, groups)]
-    rows = pairs_of(prompts, choices)                                # prompt, chosen, rejected: for train_rm
+    rows = make_pairs(prompts, choices)                              # prompt, chosen, rejected: for train_rm
 
-``samples`` reads and orders, ``clusters`` has the table of ways to find answers of one meaning (``behaviour``,
-``entailment`` and ``own`` are three of them), ``progress`` keeps what is found, ``pairs`` chooses winners and losers,
-``measures`` says what they are like. ``views`` and ``information`` are the other variant: a loss on two answers to a
-prompt, for ``openrlhf_pf.cli.train_rm``. Nothing here imports OpenRLHF, Ray or vLLM.
+The other variant, two responses to a prompt as views for ``openrlhf-pf train_rm``, is in ``multi_view``.
 """
 
-from openrlhf_pf.rlp.clusters import CLUSTERINGS, Clustering, build
-from openrlhf_pf.rlp.measures import measure
-from openrlhf_pf.rlp.pairs import REASONS, USED, Choice, choose, pairs_of
-from openrlhf_pf.rlp.progress import Progress
-from openrlhf_pf.rlp.samples import NAMES, Prompt, prompts_of
+from openrlhf_pf.rlp.clusters import Clustering, ExactText, UserClustering
+from openrlhf_pf.rlp.pairs import choose, make_pairs
+from openrlhf_pf.rlp.samples import group_by_prompt
 
-__all__ = [
-    "CLUSTERINGS",
-    "NAMES",
-    "REASONS",
-    "USED",
-    "Choice",
-    "Clustering",
-    "Progress",
-    "Prompt",
-    "build",
-    "choose",
-    "measure",
-    "pairs_of",
-    "prompts_of",
-]
+__all__ = ["CLUSTERINGS", "build_clustering", "choose", "group_by_prompt", "make_pairs"]
+
+CLUSTERINGS = ("exact", "behaviour", "entailment")
+
+
+def build_clustering(name: str, entailment_model: str | None = None, entailment_batch: int = 32) -> Clustering:
+    """Return the clustering of that name, or one by the function that ``file.py:function`` names.
+
+    Args:
+        name: one of :data:`CLUSTERINGS`, or a file and a function in it.
+        entailment_model: folder of an NLI checkpoint, for ``entailment``.
+        entailment_batch: pairs of texts per forward pass, for ``entailment``.
+
+    Raises:
+        ValueError: there is no such clustering, or its options are wrong; one sentence.
+    """
+    if name == "exact":
+        return ExactText()
+    if name == "behaviour":
+        from openrlhf_pf.rlp.behaviour import Behaviour
+
+        return Behaviour()
+    if name == "entailment":
+        from openrlhf_pf.rlp.entailment import Entailment
+
+        return Entailment(entailment_model, entailment_batch)
+    if ".py:" in name:
+        return UserClustering(name)
+    from openrlhf_pf.registry import did_you_mean
+
+    raise ValueError(
+        f"--cluster {name!r} is none of {', '.join(CLUSTERINGS)}; {did_you_mean(name, CLUSTERINGS) or 'choose one'} "
+        "Or give file.py:function, which gets (prompt, responses, label) and returns a group number per response."
+    )

@@ -1,7 +1,7 @@
-"""Clusters of programs that answer alike: the sandbox runs each on the inputs of the prompt's label.
+"""Clusters of programs with the same outputs: the sandbox runs each on the inputs of the prompt's label.
 
-Expected values take no part (:mod:`openrlhf_pf.code_reward.judge.observe`). A program that fails on every input, that
-does not end, or whose answers only itself could compare, stands alone.
+Expected values are not used (:mod:`openrlhf_pf.code_reward.judge.observe`). A program that fails on every input, that
+does not end, or whose outputs only itself could compare, is in no group.
 """
 
 import os
@@ -12,32 +12,32 @@ from concurrent.futures import Future
 from openrlhf_pf.code_reward import AnyPool, Result, Verdict
 from openrlhf_pf.code_reward.judge.observe import observation_of
 from openrlhf_pf.code_reward.tasks import from_label
-from openrlhf_pf.rlp.clusters import Groups, numbered
+from openrlhf_pf.rlp.clusters import Groups, number_groups
 from openrlhf_pf.rlp.samples import Prompt
 
-_AHEAD = 64  # prompts whose programs are handed to the sandbox before the first one's are done
+_AHEAD = 64  # prompts whose programs are in the sandbox at a time
 
 
 class Behaviour:
-    """Answers are equal if the programs in them are.
+    """Responses are equal if the programs in them are.
 
     Args:
-        pool: the sandboxes; without one, those of the code reward, with its settings from the environment.
+        pool: the sandboxes; by default those of the code reward, with its settings from the environment.
     """
 
     def __init__(self, pool: AnyPool | None = None) -> None:
         self.notes: list[str] = []
         self._pool = pool
-        self._lost = 0
+        self._failed = 0
 
     @property
     def settings(self) -> str:
-        """As in the protocol."""
+        """Return the limits and packages that decide the outputs."""
         return f"behaviour {self.pool.limits} {os.environ.get('OPENRLHF_PF_CODE_PACKAGES')}"
 
     @property
     def pool(self) -> AnyPool:
-        """The sandboxes, started when they are first needed."""
+        """Return the sandboxes, started on first use."""
         if self._pool is None:
             from openrlhf_pf.code_reward.reward import shared_pool
 
@@ -45,11 +45,7 @@ class Behaviour:
         return self._pool
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Every label must have tests, for it is their inputs that programs are told apart by.
-
-        Raises:
-            ValueError: one has none.
-        """
+        """Raise ValueError, one sentence, if a label has no tests, whose inputs the programs run on."""
         bad: list[str] = []
         for prompt in prompts:
             try:
@@ -63,7 +59,7 @@ class Behaviour:
                 f"--cluster behaviour needs tests in every label, and {len(bad)} of {len(prompts)} have none; {bad[0]}"
             )
 
-    def groups(self, prompts: Sequence[Prompt]) -> Iterator[Groups]:
+    def cluster(self, prompts: Sequence[Prompt]) -> Iterator[Groups]:
         """As in the protocol."""
         waiting: deque[tuple[Prompt, dict[str, Future[Result]]]] = deque()
         for prompt in prompts:
@@ -73,15 +69,15 @@ class Behaviour:
             running = {text: self.pool.submit(text, observation) for text in dict.fromkeys(programs.values())}
             waiting.append((prompt, {response: running[text] for response, text in programs.items()}))
             while len(waiting) > _AHEAD or (waiting and all(f.done() for f in waiting[0][1].values())):
-                yield self._grouped(*waiting.popleft())
+                yield self._collect(*waiting.popleft())
         while waiting:
-            yield self._grouped(*waiting.popleft())
+            yield self._collect(*waiting.popleft())
 
-    def _grouped(self, prompt: Prompt, running: dict[str, "Future[Result]"]) -> Groups:
+    def _collect(self, prompt: Prompt, running: dict[str, "Future[Result]"]) -> Groups:
         results = {response: future.result() for response, future in running.items()}
-        lost = [result for result in results.values() if result.verdict is Verdict.INFRASTRUCTURE]
-        if lost:
-            self._lost += 1
-            self.notes[:] = [f"{self._lost} prompts could not be clustered; the last reason: {lost[0].detail}"]
+        failed = [result for result in results.values() if result.verdict is Verdict.INFRASTRUCTURE]
+        if failed:
+            self._failed += 1
+            self.notes[:] = [f"{self._failed} prompts could not be clustered; the last reason: {failed[0].detail}"]
             return None
-        return numbered([results[r].detail if results[r].passed else None for r in prompt.responses])
+        return number_groups([results[r].detail if results[r].passed else None for r in prompt.responses])

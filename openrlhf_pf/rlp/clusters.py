@@ -1,49 +1,43 @@
-"""Answers of one meaning: the clusters G of the paper's Equation 4.
+"""Responses of one meaning: the clusters G of the paper's Equation 4.
 
-A clustering gives each answer of a prompt the number of its group; a negative number stands alone. To add one, write a
-class with ``settings``, ``check`` and ``groups``, and name it in :data:`CLUSTERINGS`.
+To add a clustering, write a class with the members of :class:`Clustering` and name it in ``rlp.build_clustering``.
 """
 
-import difflib
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
+from openrlhf_pf import registry
 from openrlhf_pf.rlp.samples import Prompt
 
-#: The group of an answer that means the same as no other, as a program that fails everywhere.
+#: The group of a response that means the same as no other, as a program that fails everywhere.
 ALONE = -1
-#: (N,) the group of each answer; None where none could be found out, which says nothing about the answers.
+#: (N,) the group of each response; None if the responses could not be clustered.
 Groups = list[int] | None
 
 
 class Clustering(Protocol):
-    """One way to find answers of the same meaning.
+    """A way to find responses of the same meaning.
 
     Attributes:
-        settings: all that decides the groups, as text: what is found under other settings is not taken up again.
-        notes: what a user should know of what went wrong, a sentence each.
+        settings: everything that decides the groups, as text; groups found with other settings are not reused.
+        notes: sentences for the user about what went wrong.
     """
 
     settings: str
     notes: list[str]
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Look for what is wrong with prompts before any of the work.
+        """Raise ValueError, one sentence, if the prompts lack what the clustering needs."""
 
-        Raises:
-            ValueError: one sentence.
-        """
-
-    def groups(self, prompts: Sequence[Prompt]) -> Iterator[Groups]:
-        """The groups of each prompt's answers, in the order of prompts.
-
-        Raises:
-            ValueError: one sentence.
-        """
+    def cluster(self, prompts: Sequence[Prompt]) -> Iterator[Groups]:
+        """Yield the groups of each prompt's responses, in the order of prompts."""
 
 
-class Exact:
-    """Answers are equal if their texts are, but for blanks at the ends."""
+class ExactText:
+    """Responses are equal if their texts are, ignoring whitespace at both ends."""
 
     settings = "exact"
 
@@ -51,59 +45,120 @@ class Exact:
         self.notes: list[str] = []
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Any text will do."""
+        """Nothing to check: any text is valid."""
 
-    def groups(self, prompts: Sequence[Prompt]) -> Iterator[Groups]:
+    def cluster(self, prompts: Sequence[Prompt]) -> Iterator[Groups]:
         """As in the protocol."""
         for prompt in prompts:
-            yield numbered([response.strip() for response in prompt.responses])
+            yield number_groups([response.strip() for response in prompt.responses])
 
 
-def numbered(meanings: Sequence[Any]) -> list[int]:
-    """(N,) a number for each different meaning, from 0 in the order of appearance; None stands alone."""
+class UserClustering:
+    """Calls the user's ``function(prompt, responses, label) -> list[int]`` for each prompt.
+
+    The function gets a text, N texts and a text or None, and returns N whole numbers, equal for responses of one
+    meaning; a negative number forms no group.
+
+    Args:
+        name: ``file.py:function``.
+
+    Raises:
+        ValueError: the file cannot be imported or has no such function.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.notes: list[str] = []
+        self._name = name
+        file, _, function = name.rpartition(":")
+        self._function = registry.load_function(
+            file, function, f"--cluster {name}", "a function of (prompt, responses, label), and name that, too"
+        )
+        content = hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest()
+        self.settings = f"{function} of a file {content}"
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Nothing to check: the user's function decides."""
+
+    def cluster(self, prompts: Sequence[Prompt]) -> Iterator[Groups]:
+        """As in the protocol.
+
+        Raises:
+            ValueError: the function raised, or returned no N whole numbers.
+        """
+        for prompt in prompts:
+            where = f"--cluster {self._name}, called with the prompt {prompt.text!r:.60},"
+            try:
+                groups = list(self._function(prompt.text, list(prompt.responses), prompt.label))
+            except Exception as error:  # whatever a user's function raises
+                cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                raise ValueError(f"{where} raised {cause}.") from error
+            n = len(prompt.responses)
+            if len(groups) != n or not all(hasattr(x, "__index__") and not isinstance(x, bool) for x in groups):
+                raise ValueError(
+                    f"{where} returned {groups!r:.60}: it must return {n} whole numbers, the group of each response."
+                )
+            yield [int(number) for number in groups]
+
+
+def number_groups(meanings: Sequence[Any]) -> list[int]:
+    """Return (N,) a number for each different meaning, from 0 in order of appearance; ``ALONE`` for None."""
     known: dict[Any, int] = {}
     return [ALONE if meaning is None else known.setdefault(meaning, len(known)) for meaning in meanings]
 
 
-def _behaviour(**options: Any) -> Clustering:
-    from openrlhf_pf.rlp.behaviour import Behaviour
-
-    return Behaviour()
-
-
-def _entailment(entailment_model: str | None = None, entailment_batch: int = 32, **options: Any) -> Clustering:
-    from openrlhf_pf.rlp.entailment import Entailment
-
-    return Entailment(entailment_model, entailment_batch)
-
-
-#: Name to what makes the clustering from the options of the command line.
-CLUSTERINGS: dict[str, Callable[..., Clustering]] = {
-    "exact": lambda **options: Exact(),
-    "behaviour": _behaviour,
-    "entailment": _entailment,
-}
-
-
-def build(name: str, **options: Any) -> Clustering:
-    """The clustering of that name, or of the function that ``file.py:function`` names.
+class ClusterFile:
+    """The groups of prompts in a file of JSON lines, written as they are found, so that a killed command can resume.
 
     Args:
-        name: a key of :data:`CLUSTERINGS`, or a file and a function in it.
-        options: ``entailment_model``, a checkpoint's folder, and ``entailment_batch``, pairs at a time.
+        path: the file, which need not exist.
+        clustering: finds the groups that the file lacks; lines with other settings are ignored.
 
     Raises:
-        ValueError: there is no such clustering, or its options are wrong; one sentence.
+        ValueError: the file cannot be written.
     """
-    if name in CLUSTERINGS:
-        return CLUSTERINGS[name](**options)
-    if ".py:" in name:
-        from openrlhf_pf.rlp.own import Own
 
-        return Own(name)
-    meant = difflib.get_close_matches(name, CLUSTERINGS, 1)
-    raise ValueError(
-        f"--cluster {name!r} is none of {', '.join(CLUSTERINGS)}{f' (did you mean {meant[0]!r}?)' if meant else ''}: "
-        "choose one, or give file.py:function, which gets (prompt, responses, label) and returns a group number for "
-        "each response."
-    )
+    def __init__(self, path: Path, clustering: Clustering) -> None:
+        self.path = path
+        self._clustering = clustering
+        self._settings = hashlib.blake2b(clustering.settings.encode(), digest_size=8).hexdigest()
+        self._known: dict[str, list[int]] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a").close()
+            lines = path.read_text("utf-8").splitlines()
+        except OSError as error:
+            raise ValueError(
+                f"{str(path)!r} cannot be written ({error.strerror}): give an --output in a folder that can."
+            ) from error
+        for line in lines:
+            try:
+                row = json.loads(line)
+                if row["settings"] == self._settings:
+                    self._known[row["prompt"]] = [int(number) for number in row["groups"]]
+            except (ValueError, KeyError, TypeError):
+                continue  # an earlier run was killed while it wrote this line
+
+    def count_known(self, prompts: Sequence[Prompt]) -> int:
+        """Return how many of the prompts the file has."""
+        return sum(prompt.digest in self._known for prompt in prompts)
+
+    def cluster(self, prompts: Sequence[Prompt]) -> Iterator[Groups]:
+        """Yield (N,) the groups of each prompt's responses, in the order of prompts; None where clustering failed,
+        which the next run tries again.
+        """
+        new = list({prompt.digest: prompt for prompt in prompts if prompt.digest not in self._known}.values())
+        found = zip((prompt.digest for prompt in new), self._clustering.cluster(new))
+        failed: set[str] = set()
+        with self.path.open("a", encoding="utf-8") as file:
+            # After an unfinished line, ours begins on a line of its own.
+            file.write("\n" if self.path.stat().st_size else "")
+            for prompt in prompts:
+                while prompt.digest not in self._known and prompt.digest not in failed:
+                    digest, groups = next(found)
+                    if groups is None:
+                        failed.add(digest)
+                        continue
+                    self._known[digest] = groups
+                    file.write(json.dumps({"prompt": digest, "settings": self._settings, "groups": groups}) + "\n")
+                    file.flush()
+                yield self._known.get(prompt.digest)

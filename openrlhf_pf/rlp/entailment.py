@@ -1,32 +1,29 @@
-"""Clusters of answers that entail each other, by a local NLI checkpoint (Kuhn et al. 2023, Section 3.2; Algorithm 1).
+"""Clusters of responses that entail each other, by a local NLI checkpoint (Kuhn et al. 2023, Algorithm 1).
 
-The first answer without a group opens one, and every later answer without a group is compared with it, the question
-put in front of both; it joins if entailment is the likeliest class in both directions. Equal texts are one answer. So
-the groups depend on the order of answers, which is that of :mod:`samples`, and not on the batch.
+The first response without a group opens one. Every later response without a group is compared with it, with the
+prompt before both, and joins if entailment is the likeliest class in both directions. Equal texts are one response.
+The groups depend on the order of responses, which :mod:`samples` fixes, and not on the batch.
 """
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from openrlhf_pf.rlp.clusters import Groups
 from openrlhf_pf.rlp.samples import Prompt
 
-_AT_ONCE = 32  # prompts whose pairs share batches
-
 #: A premise and a hypothesis.
 Pair = tuple[str, str]
 
 
 class Entailment:
-    """Answers are equal if each entails the other.
+    """Responses are equal if each entails the other.
 
     Args:
         folder: of a checkpoint for sequence classification whose classes have names.
-        batch: pairs of texts at a time.
+        batch: pairs of texts per forward pass.
 
     Raises:
         ValueError: there is no such checkpoint, or its classes are not those of NLI; one sentence.
@@ -34,44 +31,40 @@ class Entailment:
 
     def __init__(self, folder: str | None, batch: int = 32) -> None:
         self.notes: list[str] = []
-        self._folder = _checked(folder)
+        self._folder = _check_folder(folder)
         if batch < 1:
             raise ValueError(f"--entailment_batch must be 1 or more, got {batch}.")
         self._batch = batch
-        self._entails = _class_of(self._folder, "entailment")
-        _class_of(self._folder, "contradiction")  # a classifier of something else may have the one by chance
+        self._entails = _find_class(self._folder, "entailment")
+        _find_class(self._folder, "contradiction")  # other classifiers may have a class entailment
         self._loaded: tuple[Any, Any] | None = None
-        self._cut = 0
-        self.settings = f"entailment {_identity(self._folder)}"
+        self._n_cut = 0
+        self.settings = f"entailment {_fingerprint(self._folder)}"
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Any text will do."""
+        """Nothing to check: any text is valid."""
 
-    def groups(self, prompts: Sequence[Prompt]) -> Iterator[Groups]:
+    def cluster(self, prompts: Sequence[Prompt]) -> Iterator[Groups]:
         """As in the protocol."""
-        coming = iter(prompts)
-        while window := list(islice(coming, _AT_ONCE)):
-            yield from self._of_window(window)
+        for prompt in prompts:
+            yield self._cluster_prompt(prompt)
 
-    def _of_window(self, prompts: Sequence[Prompt]) -> list[Groups]:
-        """Ask for what all of these prompts want to know next, until none wants more."""
-        found: list[Groups] = [None] * len(prompts)
-        running = {place: _grouping(prompt) for place, prompt in enumerate(prompts)}
-        answers: dict[int, list[bool] | None] = dict.fromkeys(running)
-        while running:
-            asked: dict[int, list[Pair]] = {}
-            for place, grouping in list(running.items()):
-                try:
-                    asked[place] = grouping.send(answers[place])
-                except StopIteration as end:
-                    found[place] = end.value
-                    del running[place]
-            entailed = iter(self.entails([pair for pairs in asked.values() for pair in pairs]))
-            answers = {place: list(islice(entailed, len(pairs))) for place, pairs in asked.items()}
-        return found
+    def _cluster_prompt(self, prompt: Prompt) -> list[int]:
+        texts = list(dict.fromkeys(prompt.responses))
+        group: dict[str, int] = {}
+        for number in range(len(texts)):
+            remaining = [text for text in texts if text not in group]
+            if not remaining:
+                break
+            first, others = f"{prompt.text} {remaining[0]}", [f"{prompt.text} {text}" for text in remaining[1:]]
+            entailed = iter(self.entails([pair for other in others for pair in ((first, other), (other, first))]))
+            both = [next(entailed) & next(entailed) for _ in others]
+            joined = [text for text, is_equal in zip(remaining[1:], both) if is_equal]
+            group |= dict.fromkeys([remaining[0], *joined], number)
+        return [group[response] for response in prompt.responses]
 
     def entails(self, pairs: Sequence[Pair]) -> list[bool]:
-        """Whether entailment is the likeliest class of each pair."""
+        """Return whether entailment is the likeliest class of each pair."""
         found: list[bool] = []
         for start in range(0, len(pairs), self._batch):
             logits = self.logits(pairs[start : start + self._batch])
@@ -79,16 +72,18 @@ class Entailment:
         return found
 
     def logits(self, pairs: Sequence[Pair]) -> Any:
-        """(P, classes) of P pairs at once."""
+        """Return (P, classes) logits of P pairs in one batch."""
         import torch
 
         tokenizer, model = self._loaded = self._loaded or _load(self._folder)
         most = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 1 << 30)
         premises, hypotheses = map(list, zip(*pairs))
         lengths = [len(ids) for ids in tokenizer(premises, hypotheses)["input_ids"]]
-        if cut := sum(length > most for length in lengths):
-            self._cut += cut
-            self.notes[:] = [f"{self._cut} pairs of answers are longer than the {most} tokens of the NLI checkpoint"]
+        if n_cut := sum(length > most for length in lengths):
+            self._n_cut += n_cut
+            self.notes[:] = [
+                f"{self._n_cut} pairs of responses are longer than the {most} tokens of the NLI checkpoint"
+            ]
         tokens = tokenizer(
             premises, hypotheses, padding=True, truncation="longest_first", max_length=most, return_tensors="pt"
         )
@@ -96,22 +91,7 @@ class Entailment:
             return model(**tokens.to(model.device)).logits.float().cpu()
 
 
-def _grouping(prompt: Prompt) -> Generator[list[Pair], list[bool], list[int]]:
-    """Asks which pairs are entailed, and returns the groups."""
-    texts = list(dict.fromkeys(prompt.responses))
-    group: dict[str, int] = {}
-    while left := [text for text in texts if text not in group]:
-        first, others = left[0], left[1:]
-        number = group[first] = len(set(group.values()))
-        if not others:
-            break
-        one, several = f"{prompt.text} {first}", [f"{prompt.text} {other}" for other in others]
-        entailed = yield [pair for other in several for pair in ((one, other), (other, one))]
-        group |= {other: number for place, other in enumerate(others) if all(entailed[2 * place : 2 * place + 2])}
-    return [group[response] for response in prompt.responses]
-
-
-def _checked(folder: str | None) -> Path:
+def _check_folder(folder: str | None) -> Path:
     if folder is None:
         raise ValueError("--cluster entailment needs --entailment_model, the folder of an NLI checkpoint.")
     path = Path(folder)
@@ -123,8 +103,8 @@ def _checked(folder: str | None) -> Path:
     return path
 
 
-def _class_of(folder: Path, name: str) -> int:
-    """The number of a class of the checkpoint."""
+def _find_class(folder: Path, name: str) -> int:
+    """Return the number of a class of the checkpoint."""
     classes = json.loads((folder / "config.json").read_text()).get("id2label") or {}
     found = [int(number) for number, label in classes.items() if str(label).lower() == name]
     if len(found) != 1:
@@ -135,8 +115,8 @@ def _class_of(folder: Path, name: str) -> int:
     return found[0]
 
 
-def _identity(folder: Path) -> str:
-    """What tells this checkpoint from another one in the same place."""
+def _fingerprint(folder: Path) -> str:
+    """Return a hash that changes with the files of the checkpoint."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
     about = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.blake2b(repr(about).encode(), digest_size=8).hexdigest()
@@ -149,7 +129,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
         from transformers.utils import logging
     except ModuleNotFoundError as error:
         raise ValueError(f"--cluster entailment needs {error.name}: pip install transformers.") from error
-    logging.disable_progress_bar()  # loading takes no time
+    logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True)

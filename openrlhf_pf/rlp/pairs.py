@@ -1,7 +1,7 @@
 """Winners and losers from clusters: synthetic preference generation, SPG (the paper's Equation 4 and Section 3.3).
 
-Confidence c is the size of the largest cluster by the number of samples. From threshold gamma on, the winner is the
-cluster's member that the old reward model likes best, the loser a random sample outside of it.
+Confidence c is the size of the largest cluster divided by the number of samples. If it reaches the threshold gamma,
+the winner is the cluster's member with the highest old reward, and the loser a random sample outside of the cluster.
 """
 
 import math
@@ -14,27 +14,27 @@ from openrlhf_pf.rlp.clusters import Groups
 from openrlhf_pf.rlp.samples import Prompt
 
 USED = "used"
-#: Why a prompt gives no pair, and what that means. The first that holds.
+#: Why a prompt gives no pair; the first reason that holds.
 REASONS = {
-    "not_clustered": "its answers could not be put into clusters",
-    "no_cluster": "every answer failed, and stands alone",
-    "low_confidence": "the largest cluster is too small a part of the samples",
+    "not_clustered": "its responses could not be clustered",
+    "no_cluster": "every response failed and is in no cluster",
+    "low_confidence": "the largest cluster has too small a share of the samples",
     "tie": "several clusters are the largest",
-    "one_cluster": "all answers are in the largest cluster: there is nothing to lose",
-    "unusable_reward": "no answer of the largest cluster has a usable reward",
-    "truncated": "only answers that were cut off could win, or only such could lose",
+    "one_cluster": "all responses are in the largest cluster, so none can lose",
+    "unusable_reward": "no response of the largest cluster has a usable reward",
+    "truncated": "all possible winners or all possible losers were cut off",
 }
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What becomes of one prompt.
+    """The pairs of one prompt.
 
     Attributes:
-        reason: ``USED``, or a key of ``REASONS``.
+        reason: ``USED``, or a key of ``REASONS`` if there are none.
         confidence: c, 0 without a cluster.
         winner: the place of y_w among the prompt's samples, or None.
-        losers: the places of y_l, one for each pair.
+        losers: the places of y_l, one per pair.
     """
 
     reason: str
@@ -44,7 +44,7 @@ class Choice:
 
 
 def check_settings(threshold: float, pairs: int) -> None:
-    """Raises ``ValueError``, in one sentence, if gamma is no share or there is to be no pair."""
+    """Raise ValueError, one sentence, if gamma is not a share or fewer than one pair is asked for."""
     if not 0 <= threshold <= 1:
         raise ValueError(f"--threshold must be from 0 to 1, a share of a prompt's samples, got {threshold}.")
     if pairs < 1:
@@ -52,18 +52,18 @@ def check_settings(threshold: float, pairs: int) -> None:
 
 
 def choose(prompt: Prompt, groups: Groups, threshold: float = 0.5, pairs: int = 1, seed: int = 0) -> Choice:
-    """Choose winner and losers.
+    """Choose the winner and the losers of a prompt.
 
-    Beyond the paper, which does not say: a tie for the largest cluster gives no pair; an answer that stands alone
-    forms no cluster, counts among the samples, and may lose; an answer that was cut off counts, and neither wins nor
-    loses, for ``train_rm`` would end it with an end token; of equal rewards a random one wins.
+    Where the paper leaves it open: a tie for the largest cluster gives no pair. A response in no cluster counts among
+    the samples and may lose. A response that was cut off counts but neither wins nor loses, because ``train_rm`` would
+    add an end token to it. Among equal rewards, a random response wins.
 
     Args:
         prompt: with its N samples.
-        groups: (N,) their clusters, negative for those that stand alone; None if they are not known.
-        threshold: gamma, the least confidence.
-        pairs: at most so many, one winner against different losers.
-        seed: of what is drawn, for each prompt by itself.
+        groups: (N,) their clusters, negative for responses in no cluster; None if unknown.
+        threshold: gamma, the lowest confidence.
+        pairs: the most pairs, one winner against different losers.
+        seed: of the draws, which are independent between prompts.
     """
     if groups is None:
         return Choice("not_clustered", 0.0)
@@ -78,12 +78,12 @@ def choose(prompt: Prompt, groups: Groups, threshold: float = 0.5, pairs: int = 
     if others:
         return Choice("tie", confidence)
     inside = [place for place, group in enumerate(groups) if group == largest]
-    return _ranked(prompt, inside, confidence, pairs, random.Random(f"{seed} {prompt.digest}"))
+    return _choose_from(prompt, inside, confidence, pairs, random.Random(f"{seed} {prompt.digest}"))
 
 
-def _ranked(prompt: Prompt, inside: list[int], confidence: float, pairs: int, rng: random.Random) -> Choice:
+def _choose_from(prompt: Prompt, inside: list[int], confidence: float, pairs: int, rng: random.Random) -> Choice:
     member = set(inside)
-    texts = {prompt.responses[place] for place in inside}  # an equal text outside is the same answer
+    texts = {prompt.responses[place] for place in inside}  # an equal text outside is the same response
     outside = [p for p in range(len(prompt.responses)) if p not in member and prompt.responses[p] not in texts]
     if not outside:
         return Choice("one_cluster", confidence)
@@ -97,13 +97,13 @@ def _ranked(prompt: Prompt, inside: list[int], confidence: float, pairs: int, rn
     best = max(prompt.rewards[place] for place in winners)
     winner = rng.choice([place for place in winners if prompt.rewards[place] == best])
     rng.shuffle(losers)
-    different = {prompt.responses[place]: place for place in reversed(losers)}  # the first of equal texts
-    drawn = [place for place in losers if different[prompt.responses[place]] == place]
+    first = {prompt.responses[place]: place for place in reversed(losers)}  # of equal texts
+    drawn = [place for place in losers if first[prompt.responses[place]] == place]
     return Choice(USED, confidence, winner, tuple(drawn[:pairs]))
 
 
-def different(prompts: Sequence[Prompt], choices: Iterable[Choice]) -> list[tuple[int, int, int]]:
-    """(number of the prompt, place of the winner, place of the loser) of each pair, of equal ones the first."""
+def list_unique_pairs(prompts: Sequence[Prompt], choices: Iterable[Choice]) -> list[tuple[int, int, int]]:
+    """Return (number of the prompt, place of the winner, place of the loser) per pair; of equal pairs, the first."""
     found: dict[tuple[str, str, str], tuple[int, int, int]] = {}
     for number, (prompt, choice) in enumerate(zip(prompts, choices)):
         for loser in choice.losers:
@@ -113,12 +113,12 @@ def different(prompts: Sequence[Prompt], choices: Iterable[Choice]) -> list[tupl
     return list(found.values())
 
 
-def pairs_of(prompts: Sequence[Prompt], choices: Iterable[Choice]) -> list[dict[str, str]]:
-    """Rows ``prompt``, ``chosen``, ``rejected`` as OpenRLHF's ``train_rm`` reads them, none twice.
+def make_pairs(prompts: Sequence[Prompt], choices: Iterable[Choice]) -> list[dict[str, str]]:
+    """Return rows ``prompt``, ``chosen``, ``rejected`` as OpenRLHF's ``train_rm`` reads them, without duplicates.
 
-    Prompts are as the policy saw them: a chat template would be applied a second time.
+    Prompts have their chat template already, so ``train_rm`` must not apply one.
     """
     return [
         {"prompt": prompts[n].text, "chosen": prompts[n].responses[winner], "rejected": prompts[n].responses[loser]}
-        for n, winner, loser in different(prompts, choices)
+        for n, winner, loser in list_unique_pairs(prompts, choices)
     ]

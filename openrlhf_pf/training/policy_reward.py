@@ -12,13 +12,12 @@ from openrlhf.trainer.rm_trainer import RewardModelTrainer
 from openrlhf.utils.logging_utils import init_logger
 from torch import Tensor
 
-from openrlhf_pf.rlp.information import HEADS, heads, information
-from openrlhf_pf.rlp.views import View
+from openrlhf_pf.rlp.multi_view import HEADS, View, compute_view_loss, make_heads
 from openrlhf_pf.training.policy_reward_arguments import views_of
 
 logger = init_logger(__name__)
 
-#: Spread of mu over a batch below which the heads tell nothing apart, see ``Information.told``.
+#: Spread of mu over a batch below which the heads tell nothing apart, see ``ViewLoss.metrics``.
 COLLAPSED = 1e-3
 
 
@@ -30,7 +29,7 @@ def with_heads(build: Callable[..., Any], size: int) -> Callable[..., Any]:
     def built(*args: Any, **kwargs: Any) -> Any:
         model = build(*args, **kwargs)
         parameter = next(model.parameters())
-        for name, head in heads(model.config.hidden_size, size).items():
+        for name, head in make_heads(model.config.hidden_size, size).items():
             setattr(model, name, head.to(parameter.device, parameter.dtype))
         return model
 
@@ -57,7 +56,7 @@ class PolicyRewardTrainer(RewardModelTrainer):
     def _endless(self, loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
         number = 0
         while True:
-            self._views.set_pass(number)
+            self._views.set_epoch(number)
             if hasattr(loader.sampler, "set_epoch"):  # or each pass has the order of the first
                 loader.sampler.set_epoch(number)
             yield from loader
@@ -94,16 +93,16 @@ class PolicyRewardTrainer(RewardModelTrainer):
         rewards, output = model(tokens, attention_mask=mask, return_output=True)
         # Where the reward is read: the last token, for padding is on the left.
         first, second = output["last_hidden_state"][:, -1].chunk(2)
-        found = information(first, second, *(getattr(plain, name) for name in HEADS), self._skl_weight())
+        found = compute_view_loss(first, second, *(getattr(plain, name) for name in HEADS), self._skl_weight())
         one, other = rewards.detach().float().chunk(2)
         # Where it goes to 0, the loss has made the answers to a prompt alike, which a filter has to tell apart.
-        told = {**found.told, "reward_spread": (one - other).abs().mean().item()}
+        told = {**found.metrics, "reward_spread": (one - other).abs().mean().item()}
         self._told = {f"rlp/{name}": value for name, value in told.items()}
-        if found.told["std"] < COLLAPSED and not self._warned:
+        if found.metrics["std"] < COLLAPSED and not self._warned:
             self._warned = True
             logger.warning(
-                f"the views' means spread by {found.told['std']:.1e} only: they tell no prompts apart, and the loss "
-                "on policy samples teaches nothing; a longer --policy_samples_ramp gives the information a start."
+                f"the views' means spread by {found.metrics['std']:.1e} only: they distinguish no prompts, and the "
+                "loss on policy samples teaches nothing; a longer --policy_samples_ramp gives the information a start."
             )
         return found.loss
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from openrlhf_pf.reliability.files import read_table
-from openrlhf_pf.rlp import NAMES, prompts_of
-from openrlhf_pf.rlp.views import Views
+from openrlhf_pf.rlp import group_by_prompt
+from openrlhf_pf.rlp.multi_view import Views
+from openrlhf_pf.rlp.samples import COLUMN_NAMES
 
 #: What a second forward pass over views does not go with: when it is asked for, and the flag's name.
 _REFUSED = {
@@ -86,7 +87,7 @@ def check_arguments(args: SimpleNamespace) -> None:
     if len(views) < args.policy_samples_batch:
         raise ValueError(
             f"--policy_samples_batch {args.policy_samples_batch} is more than the {len(views)} prompts that have two "
-            f"different whole answers ({views.skipped} more have not): give a smaller one, or collect more prompts."
+            f"different whole answers ({views.n_skipped} more have not): give a smaller one, or collect more prompts."
         )
 
 
@@ -96,5 +97,5 @@ def views_of(args: SimpleNamespace) -> Views:
     Raises:
         ValueError: they cannot be read; one sentence.
     """
-    table = read_table(Path(args.policy_samples), [], NAMES)
-    return Views(prompts_of(table, args.policy_samples_checkpoint), args.train.seed)
+    table = read_table(Path(args.policy_samples), [], COLUMN_NAMES)
+    return Views(group_by_prompt(table, args.policy_samples_checkpoint), args.train.seed)

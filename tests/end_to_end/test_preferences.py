@@ -14,7 +14,6 @@ from true_score import ascii_characters
 
 from openrlhf_pf import rollout_log
 from openrlhf_pf.cli.preferences import main
-from openrlhf_pf.cli.weigh_pairs import main as weigh_pairs
 
 PPO = ("-m", "openrlhf.cli.train_ppo")
 pytestmark = pytest.mark.end_to_end

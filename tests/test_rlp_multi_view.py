@@ -7,8 +7,16 @@ import pytest
 import torch
 from preference_samples import prompt_of
 
-from openrlhf_pf.rlp.information import HEADS, Layers, heads, information, jsd_bound, nwj_bound, skl
-from openrlhf_pf.rlp.views import Views
+from openrlhf_pf.rlp.multi_view import (
+    HEADS,
+    Layers,
+    Views,
+    compute_view_loss,
+    jsd_bound,
+    make_heads,
+    nwj_bound,
+    symmetric_kl,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +34,8 @@ def _one_thread():
 )
 def test_skl_in_closed_form(mean, scale, other_mean, other_scale, expected):
     some = [torch.tensor([[float(value)]]) for value in (mean, scale, other_mean, other_scale)]
-    assert skl(*some).item() == pytest.approx(expected, abs=1e-6)
-    assert skl(*some[2:], *some[:2]).item() == pytest.approx(expected, abs=1e-6)
+    assert symmetric_kl(*some).item() == pytest.approx(expected, abs=1e-6)
+    assert symmetric_kl(*some[2:], *some[:2]).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_skl_is_the_mean_of_both_divergences_and_adds_up_over_dimensions():
@@ -36,7 +44,7 @@ def test_skl_is_the_mean_of_both_divergences_and_adds_up_over_dimensions():
     one, other = (torch.distributions.Normal(m, s) for m, s in zip(means, scales))
     kl = torch.distributions.kl_divergence
     expected = (kl(one, other) + kl(other, one)).sum(-1) / 2
-    torch.testing.assert_close(skl(means[0], scales[0], means[1], scales[1]), expected)
+    torch.testing.assert_close(symmetric_kl(means[0], scales[0], means[1], scales[1]), expected)
 
 
 def correlated(size, rho, draws=400_000):
@@ -91,11 +99,11 @@ def test_a_trained_critic_finds_nine_tenths():
 
 def test_the_loss_is_its_parts_and_every_head_and_the_model_get_a_gradient():
     torch.manual_seed(0)
-    made = heads(8, 3, width=16)
+    made = make_heads(8, 3, width=16)
     first, second = torch.randn(2, 5, 8, requires_grad=True)
     first.retain_grad(), second.retain_grad()
-    found = information(first, second, *(made[name] for name in HEADS), skl_weight=0.25)
-    assert found.loss.item() == pytest.approx(0.25 * found.told["skl"] - found.told["mi_jsd"], abs=1e-6)
+    found = compute_view_loss(first, second, *(made[name] for name in HEADS), skl_weight=0.25)
+    assert found.loss.item() == pytest.approx(0.25 * found.metrics["skl"] - found.metrics["mi_jsd"], abs=1e-6)
     found.loss.backward()
     for head in made.values():
         assert all(parameter.grad.abs().sum() > 0 for parameter in head.parameters())
@@ -113,15 +121,15 @@ def test_mismatched_are_all_pairs_of_different_prompts():
         return torch.full_like(h, -40.0)  # softplus of it is nothing
 
     first, second = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[1.0], [0.0], [-1.0]])
-    found = information(first, second, exactly, certain, lambda z: z.prod(-1, keepdim=True), 0.0)
+    found = compute_view_loss(first, second, exactly, certain, lambda z: z.prod(-1, keepdim=True), 0.0)
     matched, others = torch.tensor([1.0, 0.0, -3.0]), torch.tensor([0.0, -1.0, 2.0, -2.0, 3.0, 0.0])
-    assert found.told["mi_jsd"] == pytest.approx(jsd_bound(matched, others).item(), abs=1e-4)
-    assert found.told["mi_nwj"] == pytest.approx(nwj_bound(matched, others).item(), abs=1e-4)
-    assert found.told["std"] == pytest.approx(torch.cat([first, second]).std().item())
+    assert found.metrics["mi_jsd"] == pytest.approx(jsd_bound(matched, others).item(), abs=1e-4)
+    assert found.metrics["mi_nwj"] == pytest.approx(nwj_bound(matched, others).item(), abs=1e-4)
+    assert found.metrics["std"] == pytest.approx(torch.cat([first, second]).std().item())
 
 
 def test_heads_compute_in_float32_whatever_the_model_is():
-    made = heads(8, 3, width=16)["rlp_mean"].to(torch.bfloat16)
+    made = make_heads(8, 3, width=16)["rlp_mean"].to(torch.bfloat16)
     assert made(torch.randn(2, 8, dtype=torch.bfloat16)).dtype == torch.float32
 
 
@@ -137,10 +145,10 @@ def test_two_answers_of_different_text_and_none_that_was_cut_off():
         prompt_of(["y", "y"], text="twice", label="other"),
     ]
     views = Views(prompts, seed=1)
-    assert (len(views), views.skipped) == (2, 2)
+    assert (len(views), views.n_skipped) == (2, 2)
     drawn = Counter()
     for number in range(400):
-        views.set_pass(number)
+        views.set_epoch(number)
         drawn[views[0]] += 1
     assert set(drawn) == {("one", "a", "b"), ("one", "b", "a")}
     # The first one is a with chance 3/4: 300 of 400, with a standard deviation of 9.
@@ -148,10 +156,10 @@ def test_two_answers_of_different_text_and_none_that_was_cut_off():
     assert {views[1][1], views[1][2]} == {"x", "y"}, "one prompt, however often the data set holds it"
 
 
-def test_a_pass_can_be_drawn_again():
+def test_an_epoch_can_be_drawn_again():
     views = Views([prompt_of(list("abcdefgh"), text=str(n)) for n in range(9)], seed=3)
     first = [views[n] for n in range(9)]
-    views.set_pass(1)
+    views.set_epoch(1)
     assert [views[n] for n in range(9)] != first
-    views.set_pass(0)
+    views.set_epoch(0)
     assert [views[n] for n in range(9)] == first
