@@ -21,6 +21,8 @@ from openrlhf_pf.cli import collect, preferences, train_rm
 from openrlhf_pf.training import argument_checks, collect_arguments, launch, policy_reward_arguments
 from openrlhf_pf.training.preflight import preflight
 
+LEARNED = str(Path(__file__).parents[1] / "examples/filters/learned_weights.py:LearnedWeights")
+
 # Runs the launcher with ray.init replaced by a marker: whoever gets there has passed every check.
 DRIVER = """
 import sys, ray
@@ -224,23 +226,22 @@ BAD = [
     (f"--sample_filter best_worst --sample_filter_log {__file__}/log", "/log"),
     (
         "--sample_filter best_worst --sample_filter_probe p.jsonl",
-        "which learns nothing from true scores: choose adaptive or learned_weights, or",
+        "which learns nothing from true scores: choose adaptive, or",
     ),
     (
         "--sample_filter adaptive",
         "learns from true scores, and a local reward model gives none: give prompts to learn",
     ),
-    ("--sample_filter learned_weights", "--sample_filter learned_weights learns from true scores, and a local reward"),
     (
-        "--sample_filter learned_weights --sample_filter_probe p.jsonl",
+        f"--sample_filter {LEARNED} --sample_filter_probe p.jsonl",
         "the samples of --sample_filter_probe need true scores, and a local reward model gives none",
     ),
     (
-        "--sample_filter learned_weights --sample_filter_options mode=select",
-        "sample filter 'learned_weights' is given mode twice: leave one out",
+        f"--sample_filter {LEARNED} --sample_filter_options mode=select",
+        "LearnedWeights' is given mode twice: leave one out",
     ),
     (
-        "--sample_filter learned_weights --sample_filter_options method=best",
+        f"--sample_filter {LEARNED} --sample_filter_options method=best",
         "method must be one of auto, closed, subset, reinforce, got best: choose one of them",
     ),
     ("--sample_filter adaptive --sample_filter_probe p.jsonl", "a local reward model gives none: name a reward_func"),

@@ -3,6 +3,7 @@
 import math
 import textwrap
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from openrlhf_pf import rollout_log
 from openrlhf_pf.training.experience_maker import NothingToTrain, micro_batches
 
 NAN = float("nan")
+LEARNED = str(Path(__file__).parents[1] / "examples/filters/learned_weights.py:LearnedWeights")
 CORRECTION = [f"is_correction_{name}" for name in ("level", "mode", "gating", "threshold")]
 
 
@@ -474,14 +476,14 @@ def test_what_a_filter_reports_is_logged_beside_our_metrics(caplog):
     maker = make_maker(local_reward=False, sample_filter="adaptive", sample_filter_options=["patience=1"])
     maker.make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]] * 2, scores=[[0.0, 0.0, 1.0, 1.0]] * 2))
     assert maker.metrics["filter/gain_best_worst"] == pytest.approx(0.5) and maker.metrics["filter/strategy"] == 0
-    maker.filter.news = "news for the log"
+    maker.filter.log_message = "news for the log"
     assert "filter/strategy" in maker._of_filter()
     assert "news for the log" in caplog.text
 
 
 @pytest.mark.parametrize("mode", ["select", "reweight"])
 def test_learned_weights_are_told_the_draw_and_log_what_they_use(mode):
-    maker = make_maker(local_reward=False, sample_filter="learned_weights", sample_filter_mode=mode)
+    maker = make_maker(local_reward=False, sample_filter=LEARNED, sample_filter_mode=mode)
     maker.make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]] * 2, scores=[[0.0, 0.0, 0.0, 1.0]] * 2))
     assert maker.filter.mode == mode
     assert [maker.metrics[f"filter/weight_{rank}"] for rank in (1, 2, 3, 4)] == [0.5, 0.0, 0.0, 0.5]

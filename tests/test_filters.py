@@ -5,23 +5,23 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openrlhf_pf.filters import DRAWS, FILTERS, FilterBatch, SampleFilter, build_filter, draw
-from openrlhf_pf.filters.ensemble import mid_ranks
+from openrlhf_pf.filters import DRAWS, FILTERS, FilterBatch, SampleFilter, build_filter, draw, make_generator
+from openrlhf_pf.filters.subset import mid_ranks
 
 NAN, INF = float("nan"), float("inf")
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def generator(seed: int = 0) -> np.random.Generator:
+    return make_generator(seed)
 
 
 def weights_of(name: str, rewards: list, keep=None, **options) -> list:
-    table = torch.tensor(rewards)
+    table = np.array(rewards)
     return build_filter(name, n_samples=table.shape[1], keep=keep, **options)(table, generator()).tolist()
 
 
@@ -62,15 +62,15 @@ def test_rank_weights_with_an_unusable_reward_keep_both_ends():
 
 @pytest.mark.parametrize("n", range(2, 13))
 def test_max_variance_finds_the_best_subset_for_every_k(n):
-    rewards = torch.randn(6, n, generator=generator(n), dtype=torch.float64)
+    rewards = np.random.default_rng(n).normal(size=(6, n))
     rewards[0], rewards[1, 0], rewards[2] = 1000.0 + 1e-3 * rewards[0], 50.0, rewards[2].round()
     for keep in range(1, n + 1):
         weights = build_filter("max_variance", n, keep)(rewards, generator())
-        assert ((weights > 0).sum(dim=1) == keep).all()
+        assert ((weights > 0).sum(axis=1) == keep).all()
         for row, weight in zip(rewards, weights):
-            subsets = row[torch.tensor(list(itertools.combinations(range(n), keep)))]
-            best = subsets.var(dim=1, unbiased=False).max()
-            assert row[weight > 0].var(unbiased=False) == pytest.approx(float(best), rel=1e-9, abs=1e-12)
+            subsets = row[list(map(list, itertools.combinations(range(n), keep)))]
+            best = subsets.var(axis=1).max()
+            assert row[weight > 0].var() == pytest.approx(float(best), rel=1e-9, abs=1e-12)
 
 
 def test_max_variance_ignores_unusable_rewards():
@@ -109,11 +109,11 @@ def test_weights_over_the_batch(name, options, expected):
 
 
 def test_top_random_takes_the_top_and_half_of_the_others():
-    rewards = torch.tensor([[0.9, 0.1, 0.2, 0.3]]).repeat(4000, 1)
+    rewards = np.tile([0.9, 0.1, 0.2, 0.3], (4000, 1))
     taken = build_filter("top_random", 4, high=0.5)(rewards, generator()) > 0
     assert taken[:, 0].all()
     # 4000 coins have a standard error of .008.
-    assert taken[:, 1:].double().mean(dim=0).tolist() == pytest.approx([0.5] * 3, abs=0.04)
+    assert taken[:, 1:].mean(axis=0).tolist() == pytest.approx([0.5] * 3, abs=0.04)
 
 
 def test_an_unusable_reward_weighs_nothing_in_the_batch_and_spares_its_prompt():
@@ -125,32 +125,32 @@ def test_an_unusable_reward_weighs_nothing_in_the_batch_and_spares_its_prompt():
 def test_reward_power_says_once_that_rewards_leave_its_range():
     sample_filter = build_filter("reward_power", 2, power=1)
     with pytest.warns(UserWarning, match=r"meant for rewards in \[-1, 1\] .* got a reward of size 3"):
-        assert sample_filter(torch.tensor([[1.0, -3.0]])).tolist() == [[0.25, 0.75]]
+        assert sample_filter([[1.0, -3.0]]).tolist() == [[0.25, 0.75]]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sample_filter(torch.tensor([[1.0, -3.0]]))
+        sample_filter([[1.0, -3.0]])
 
 
 # ── Length, ensemble ──
 
 
 def test_shortest_and_reward_per_token():
-    lengths = torch.tensor([[4, 2, 8, 0]])
-    batch = FilterBatch(torch.tensor([[1.0, 0.4, 4.0, 0.1]]), response_lengths=lengths)
+    lengths = [[4, 2, 8, 0]]
+    batch = FilterBatch([[1.0, 0.4, 4.0, 0.1]], response_lengths=lengths)
     assert build_filter("shortest", 4)(batch).tolist() == [[0, 0.5, 0, 0.5]]
     # A token is worth 1/4, .2, .5 and, of a response without tokens, .1.
     assert build_filter("reward_per_token", 4)(batch).tolist() == [[0.5, 0, 0.5, 0]]
 
 
 def test_shortest_ranks_no_sample_without_a_usable_reward():
-    batch = FilterBatch(torch.tensor([[1.0, NAN, 4.0, 0.1]]), response_lengths=torch.tensor([[4, 1, 8, 5]]))
+    batch = FilterBatch([[1.0, NAN, 4.0, 0.1]], response_lengths=[[4, 1, 8, 5]])
     assert build_filter("shortest", 4)(batch).tolist() == [[0.5, 0, 0, 0.5]]
 
 
 def test_ensemble_agreement_keeps_the_samples_that_all_rank_alike():
     # Ranks from below: model A 3 2 1 0, model B 3 1 2 0, model C 0 2 1 3. Variances of the samples: ranks (3 3 0) 2,
     # (2 1 2) 2/9, (1 2 1) 2/9, (0 0 3) 2.
-    models = torch.tensor([[[4.0, 3.0, 2.0, 1.0]], [[0.9, 0.3, 0.5, 0.1]], [[-4.0, 8.0, 7.0, 9.0]]])
+    models = np.array([[[4.0, 3.0, 2.0, 1.0]], [[0.9, 0.3, 0.5, 0.1]], [[-4.0, 8.0, 7.0, 9.0]]])
     batch = FilterBatch(models[0], model_rewards=models)
     assert build_filter("ensemble_agreement", 4)(batch).tolist() == [[0, 0.5, 0.5, 0]]
     assert batch.ensemble_mean[0, 0] == pytest.approx(0.3) and batch.lower_bound().shape == (1, 4)
@@ -159,22 +159,22 @@ def test_ensemble_agreement_keeps_the_samples_that_all_rank_alike():
 
 
 def test_mid_ranks_share_ties():
-    ranks = mid_ranks(torch.tensor([[2.0, 1.0, 2.0, NAN, 0.0]]))
+    ranks = mid_ranks(np.array([[2.0, 1.0, 2.0, NAN, 0.0]]))
     assert ranks.tolist() == [[3.5, 2.0, 3.5, 0.0, 1.0]]
 
 
 def test_what_a_batch_lacks_is_named():
     with pytest.raises(ValueError, match=r"have no response_lengths: the filter needs them"):
-        build_filter("shortest", 4)(torch.zeros(1, 4))
-    assert FilterBatch(torch.zeros(1, 4)).scores is None
+        build_filter("shortest", 4)(np.zeros((1, 4)))
+    assert FilterBatch(np.zeros((1, 4))).scores is None
 
 
 def test_a_batch_is_read_only_and_makes_its_columns_once():
     made = []
-    batch = FilterBatch(torch.zeros(1, 2), responses=lambda: made.append(1) or [["a", "b"]])
+    batch = FilterBatch(np.zeros((1, 2)), responses=lambda: made.append(1) or [["a", "b"]])
     assert batch.responses is batch.responses and made == [1]
     with pytest.raises(AttributeError, match="read-only"):
-        batch.rewards = torch.ones(1, 2)
+        batch.rewards = np.ones((1, 2))
 
 
 # ── Edge rules ──
@@ -200,15 +200,15 @@ def test_none_drops_a_prompt_that_lacks_one_reward():
 @pytest.mark.parametrize("name", ["best_of_n", "best_random", "best_worst"])
 def test_ties_are_broken_at_random_not_by_position(name):
     keep = FILTERS[name].default_keep(4)
-    chosen = build_filter(name, 4)(torch.zeros(4000, 4), generator()).mul(keep).mean(dim=0)
+    chosen = keep * build_filter(name, 4)(np.zeros((4000, 4)), generator()).mean(axis=0)
     # Each of 4 positions weighs k/4 on average; 4000 prompts leave a standard error below 0.008.
     assert chosen.tolist() == pytest.approx([keep / 4] * 4, abs=0.04)
 
 
-def test_flat_prompts_are_told_by_a_tolerance():
-    third = torch.tensor([0.1 + 0.2, 0.3])  # not equal as floats
-    assert FilterBatch(torch.stack([third, third + torch.tensor([0.0, 0.01])])).flat.tolist() == [True, False]
-    assert FilterBatch(torch.tensor([[NAN, NAN], [NAN, 2.0]])).flat.tolist() == [False, True]
+def test_flat_prompts_are_found_by_a_tolerance():
+    third = 0.1 + 0.2  # not equal to 0.3 as floats
+    assert FilterBatch([[third, 0.3], [third, 0.31]]).flat.tolist() == [True, False]
+    assert FilterBatch([[NAN, NAN], [NAN, 2.0]]).flat.tolist() == [False, True]
 
 
 # ── Bad input ──
@@ -245,16 +245,43 @@ def test_bad_settings_get_one_sentence(name, n_samples, options, words):
 
 def test_rewards_of_another_width_are_refused():
     with pytest.raises(ValueError, match="built for 5 samples a prompt, got 4"):
-        build_filter("best_worst", 5)(torch.zeros(2, 4))
+        build_filter("best_worst", 5)(np.zeros((2, 4)))
 
 
-def test_weights_that_are_not_weights_are_refused():
-    class Negative(SampleFilter):
+@pytest.mark.parametrize(
+    "returned, found",
+    [
+        (-np.ones((2, 3)), "6 of 6 weights below 0, the lowest -1"),
+        (np.full((2, 3), NAN), "6 of 6 weights that are NaN or infinite"),
+        (np.ones((3, 2)), "shape (3, 2)"),
+        (np.ones(6), "shape (6,)"),
+        (None, "a NoneType"),
+        (np.full((2, 3), "a"), "a ndarray"),
+        ([[1.0, 2.0], [3.0]], "a list"),
+        (np.ones((2, 3), dtype=complex), "a ndarray"),
+    ],
+)
+def test_weights_that_are_not_weights_are_refused(returned, found):
+    class Wrong(SampleFilter):
         def weigh(self, batch):
-            return -torch.ones_like(batch.rewards)
+            return returned
 
-    with pytest.raises(ValueError, match="Negative.weigh must return finite weights"):
-        Negative(3, 2)(torch.zeros(2, 3))
+    with pytest.raises(ValueError) as error:
+        Wrong(3, 2)(np.zeros((2, 3)))
+    sentence = f"Wrong.weigh must return finite weights, none negative, of shape (2, 3), got {found}."
+    assert str(error.value) == sentence
+
+
+def test_tensors_go_in_and_may_come_out_of_weigh():
+    torch = pytest.importorskip("torch")
+
+    class Tensors(SampleFilter):
+        def weigh(self, batch):
+            return torch.from_numpy(batch.rewards).bfloat16().requires_grad_() + 1
+
+    assert Tensors(2, 1)(torch.tensor([[0.0, 2.0]]).bfloat16()).tolist() == [[0.25, 0.75]]
+    with pytest.raises(ValueError, match="got a Generator: use openrlhf_pf.filters.make_generator"):
+        Tensors(2, 1)([[0.0, 2.0]], torch.Generator())
 
 
 # ── Promises, for any rewards ──
@@ -274,10 +301,10 @@ def filtered(draw):
         "top_bottom": {"low": -1.0, "high": 1.0},
         "reward_power": {"power": 2.0},
     }.get(name, {})
-    rewards = torch.tensor(draw(st.lists(st.lists(REWARDS, min_size=n, max_size=n), min_size=1, max_size=6)))
+    rewards = np.array(draw(st.lists(st.lists(REWARDS, min_size=n, max_size=n), min_size=1, max_size=6)))
     columns = {
-        "response_lengths": torch.arange(rewards.numel()).reshape(rewards.shape) % 5,
-        "model_rewards": torch.stack([rewards, rewards.flip(1)]),
+        "response_lengths": np.arange(rewards.size).reshape(rewards.shape) % 5,
+        "model_rewards": np.stack([rewards, rewards[:, ::-1]]),
     }
     return build_filter(name, n, keep, **options), rewards, columns, draw(st.integers(0, 99))
 
@@ -299,38 +326,38 @@ def test_any_rewards_give_weights_and_draws_that_keep_the_promises(case, mode):
     weights, (counts, scale) = chosen(case, mode)
     keep, group = sample_filter.keep, sample_filter.scope == "group"
 
-    assert weights.shape == rewards.shape and weights.isfinite().all() and (weights >= 0).all()
-    assert (weights[~rewards.isfinite()] == 0).all()
-    dropped = rewards.isfinite().sum(dim=1) < keep
+    assert weights.shape == rewards.shape and np.isfinite(weights).all() and (weights >= 0).all()
+    assert (weights[~np.isfinite(rewards)] == 0).all()
+    dropped = np.isfinite(rewards).sum(axis=1) < keep
     if group:
-        assert weights.sum(dim=1).tolist() == pytest.approx((~dropped).double().tolist())
+        assert weights.sum(axis=1) == pytest.approx((~dropped).astype(float))
     else:
         assert float(weights.sum()) == pytest.approx(1.0) or not weights.any()
-    assert ((weights > 0).sum(dim=1) <= sample_filter.most_weighed).all()
+    assert ((weights > 0).sum(axis=1) <= sample_filter.max_kept_per_prompt).all()
 
     assert (counts[weights == 0] == 0).all()
     if mode == "reweight":
-        assert torch.equal(counts, (weights > 0).long())
+        assert np.array_equal(counts, weights > 0)
         assert not counts.any() or float(scale[counts > 0].mean()) == pytest.approx(1.0)
     elif group:
-        assert counts.sum(dim=1).tolist() == [0 if d else keep for d in dropped]
+        assert counts.sum(axis=1).tolist() == [0 if d else keep for d in dropped]
     elif mode == "select":
         assert counts.max() <= 1 and int(counts.sum()) == min(keep * len(rewards), int((weights > 0).sum()))
     else:
         assert int(counts.sum()) == (keep * len(rewards) if weights.any() else 0)
     if group and mode == "select":
-        assert ((counts - keep * weights).abs() < 1 + 1e-6).all()  # floor or ceil of k w_i
+        assert (np.abs(counts - keep * weights) < 1 + 1e-6).all()  # floor or ceil of k w_i
 
 
 @settings(max_examples=100, deadline=None)
 @given(filtered(), st.sampled_from(DRAWS))
 def test_the_same_seed_gives_the_same_choice(case, mode):
-    assert torch.equal(chosen(case, mode)[1].counts, chosen(case, mode)[1].counts)
+    assert np.array_equal(chosen(case, mode)[1].counts, chosen(case, mode)[1].counts)
 
 
-def test_filters_import_nothing_of_the_host():
+def test_filters_and_selections_import_neither_torch_nor_the_host():
     code = (
-        "import sys, openrlhf_pf, openrlhf_pf.filters\n"
-        "print([m for m in ('ray', 'vllm', 'deepspeed', 'openrlhf') if m in sys.modules])"
+        "import sys, openrlhf_pf, openrlhf_pf.filters, openrlhf_pf.selection\n"
+        "print([m for m in ('torch', 'ray', 'vllm', 'deepspeed', 'openrlhf') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -1,35 +1,49 @@
-"""Learnt rank weights: right by hand, as good as theory allows, slow to believe, and the same after a resume."""
+"""Gain and signal to noise, and the example filter ``learned_weights`` that maximises it."""
 
-import io
 import itertools
 import math
+import pickle
+import sys
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 
-from openrlhf_pf.filters import DRAWS, FilterBatch, build_filter, draw, learned
-from openrlhf_pf.filters.check import check_filter, contract
-from openrlhf_pf.filters.learning import known_samples
-from openrlhf_pf.filters.signal import best_subset, closed_form, expected_counts, rank_sums, signal_to_noise
+from openrlhf_pf import filters
+from openrlhf_pf.filters import DRAWS, FilterBatch, draw, make_generator
+from openrlhf_pf.filters.gain import (
+    best_subset,
+    closed_form,
+    expected_counts,
+    known_samples,
+    rank_sums,
+    signal_to_noise,
+)
+
+LEARNED = str(Path(__file__).parents[1] / "examples/filters/learned_weights.py:LearnedWeights")
 
 NAN = math.nan
 N = 8
 
 
-def world(name, seed, prompts=64):
+def build_filter(name, *args, **options):
+    return filters.build_filter(LEARNED if name == "learned_weights" else name, *args, **options)
+
+
+def simulate(name, seed, prompts=64):
     """A rollout in which rewards have the same error everywhere, or a tenth of samples exploits them, or all noise."""
-    source = torch.Generator().manual_seed(seed)
-    quality, error = torch.randn(2, prompts, N, generator=source, dtype=torch.float64)
+    source = np.random.default_rng(seed)
+    quality, error = source.normal(size=(2, prompts, N))
     if name == "flat":
-        return FilterBatch(quality + 0.7 * error, source, scores=quality)
+        return FilterBatch(quality + 0.7 * error, make_generator(seed), scores=quality)
     if name == "noise":
-        return FilterBatch(error, source, scores=quality)
+        return FilterBatch(error, make_generator(seed), scores=quality)
     if name == "wrong":
-        return FilterBatch(error - quality, source, scores=quality)
-    exploits = torch.rand(prompts, N, generator=source) < 0.1
-    reward = torch.where(exploits, 2.5 + 0.3 * error, quality + 0.5 * error)
-    return FilterBatch(reward, source, scores=quality - exploits.double())
+        return FilterBatch(error - quality, make_generator(seed), scores=quality)
+    exploits = source.random((prompts, N)) < 0.1
+    reward = np.where(exploits, 2.5 + 0.3 * error, quality + 0.5 * error)
+    return FilterBatch(reward, make_generator(seed), scores=quality - exploits)
 
 
 def moments(batch):
@@ -39,15 +53,15 @@ def moments(batch):
 
 def run(sample_filter, name, seeds, **how):
     """What the filter has to say on the way."""
-    news = []
+    messages = []
     for seed in seeds:
-        sample_filter(world(name, seed, **how))
-        news += [sample_filter.news] if sample_filter.news else []
-    return news
+        sample_filter(simulate(name, seed, **how))
+        messages += [sample_filter.log_message] if sample_filter.log_message else []
+    return messages
 
 
 def ranks_of(weights):
-    return (weights.nonzero().flatten() + 1).tolist()
+    return (np.flatnonzero(weights) + 1).tolist()
 
 
 # ── Signal and noise ──
@@ -57,7 +71,7 @@ def test_c_and_v_of_two_prompts_by_hand():
     # d 2 0 -2 and s .5 -.5 0 in the first prompt. In the second, where the score of the 0 is unknown, the rewards 1
     # and 5 have d -2 and 2, s -.5 and .5, and are second and first.
     batch = FilterBatch(
-        torch.tensor([[4.0, 2.0, 0.0], [1.0, 5.0, 0.0]]), scores=torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, NAN]])
+        np.array([[4.0, 2.0, 0.0], [1.0, 5.0, 0.0]]), scores=np.array([[1.0, 0.0, 0.5], [0.0, 1.0, NAN]])
     )
     assert rank_sums(batch, known_samples(batch)).tolist() == [[2, 2, 1], [1 + 1, 0 + 1, 0], [4 + 4, 0 + 4, 4]]
     sample_filter = build_filter("learned_weights", 3, mode="reweight")
@@ -71,9 +85,9 @@ def test_c_and_v_of_two_prompts_by_hand():
 
 def test_few_usable_rewards_count_as_the_ranks_that_they_stand_for():
     # 5 and 1 are both ends, ranks 1 and 3, though they are first and second.
-    batch = FilterBatch(torch.tensor([[NAN, 5.0, 1.0]]), scores=torch.tensor([[9.0, 1.0, 0.0]]))
+    batch = FilterBatch(np.array([[NAN, 5.0, 1.0]]), scores=np.array([[9.0, 1.0, 0.0]]))
     assert rank_sums(batch, known_samples(batch)).tolist() == [[1, 0, 1], [1, 0, 1], [4, 0, 4]]
-    alone = FilterBatch(torch.tensor([[NAN, 5.0, NAN]]), scores=torch.tensor([[9.0, 1.0, 0.0]]))
+    alone = FilterBatch(np.array([[NAN, 5.0, NAN]]), scores=np.array([[9.0, 1.0, 0.0]]))
     assert not rank_sums(alone, known_samples(alone)).any()
 
 
@@ -84,11 +98,11 @@ def test_few_usable_rewards_count_as_the_ranks_that_they_stand_for():
         ("exploit", 1.63, 1.323, [7, 8], {"best_worst": 0.925, "best_of_n": 0.422, "none": 0.68}),
     ],
 )
-def test_signal_to_noise_of_two_worlds(name, closed, subset, ranks, others):
-    """Figures of the method's first trial, k = 2 of 8. The flat world is described there by its error alone, and the
-    exploit world was fitted until its figures agree, so this guards the formulas and proves no world.
+def test_signal_to_noise_of_two_settings(name, closed, subset, ranks, others):
+    """Figures of the method's first trial, k = 2 of 8. The flat setting is described there by its error alone, and the
+    exploit setting was fitted until its figures agree, so this guards the formulas and proves no setting.
     """
-    c, v = moments(world(name, 0, prompts=30_000))
+    c, v = moments(simulate(name, 0, prompts=30_000))
     assert float(signal_to_noise(closed_form(c, v), c, v, 2, "reweight")) == pytest.approx(closed, abs=0.02)
     best = best_subset(c, v, 2)
     assert ranks_of(best) == ranks
@@ -99,29 +113,29 @@ def test_signal_to_noise_of_two_worlds(name, closed, subset, ranks, others):
 
 
 def test_the_best_subset_is_that_of_all_subsets():
-    source = torch.Generator().manual_seed(0)
+    source = np.random.default_rng(0)
     for _ in range(100):
-        c = torch.randn(7, generator=source, dtype=torch.float64)
-        v = torch.rand(7, generator=source, dtype=torch.float64) ** 3 + 1e-6
+        c = source.normal(size=7)
+        v = source.random(7) ** 3 + 1e-6
         for keep in range(1, 8):
-            subsets = torch.tensor(list(itertools.combinations(range(7), keep)))
-            values = c[subsets].sum(dim=1) / v[subsets].sum(dim=1).sqrt()
+            subsets = np.array(list(itertools.combinations(range(7), keep)))
+            values = c[subsets].sum(axis=1) / np.sqrt(v[subsets].sum(axis=1))
             if values.max() > 0:
                 assert ranks_of(best_subset(c, v, keep)) == (subsets[values.argmax()] + 1).tolist()
 
 
 def test_no_weights_have_more_signal_to_noise_than_the_closed_form():
-    source = torch.Generator().manual_seed(0)
-    c, v = torch.randn(2, 5, generator=source, dtype=torch.float64)
-    v = v.abs()
-    others = torch.rand(5000, 5, generator=source, dtype=torch.float64) ** 4
-    others /= others.sum(dim=1, keepdim=True)
+    source = np.random.default_rng(0)
+    c, v = source.normal(size=(2, 5))
+    v = np.abs(v)
+    others = source.random((5000, 5)) ** 4
+    others /= others.sum(axis=1, keepdims=True)
     best = signal_to_noise(closed_form(c, v), c, v, 2, "reweight")
     assert (signal_to_noise(others, c, v, 2, "reweight") <= best).all()
 
 
 def test_a_rank_without_spread_gets_no_weight():
-    c, v = torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.0, 1.0]], dtype=torch.float64)
+    c, v = np.array([[0.0, 1.0, 2.0], [0.0, 1.0, 1.0]])
     assert closed_form(c, v).tolist() == pytest.approx([0.0, 1 / 3, 2 / 3])
     assert best_subset(c, v, 3).tolist() == [0.0, 0.5, 0.5]
     c[1] = -1.0
@@ -130,12 +144,12 @@ def test_a_rank_without_spread_gets_no_weight():
 
 @pytest.mark.parametrize("mode", ["select", "resample"])
 def test_expected_counts_are_those_of_the_draw(mode):
-    weights, source = torch.tensor([[0.6, 0.3, 0.1, 0.0]], dtype=torch.float64), torch.Generator().manual_seed(0)
-    counts = draw(mode, weights.repeat(20_000, 1), 2, generator=source).counts.double()
+    weights = np.array([[0.6, 0.3, 0.1, 0.0]])
+    counts = draw(mode, np.tile(weights, (20_000, 1)), 2, generator=make_generator(0)).counts
     mean, square = expected_counts(weights[0], 2, mode)
     # The standard deviation of n² is below 2, its standard error below .015.
-    assert counts.mean(dim=0).tolist() == pytest.approx(mean.tolist(), abs=0.03)
-    assert counts.square().mean(dim=0).tolist() == pytest.approx(square.tolist(), abs=0.06)
+    assert counts.mean(axis=0).tolist() == pytest.approx(mean.tolist(), abs=0.03)
+    assert (counts**2).mean(axis=0).tolist() == pytest.approx(square.tolist(), abs=0.06)
 
 
 # ── Learning ──
@@ -144,13 +158,13 @@ def test_expected_counts_are_those_of_the_draw(mode):
 def test_the_best_ranks_take_over_and_say_why():
     sample_filter = build_filter("learned_weights", N, 2)
     assert not run(sample_filter, "exploit", range(9)), "patience"
-    (news,) = run(sample_filter, "exploit", range(9, 20))
-    assert "the learnt weights take over: over 9 rollouts that they had not seen" in news
+    (message,) = run(sample_filter, "exploit", range(9, 20))
+    assert "the learnt weights take over: over 9 other rollouts than they were found on" in message
     values = sample_filter.metrics()
     assert [values[f"weight_{rank}"] for rank in range(1, 9)] == [0, 0, 0, 0, 0, 0, 0.5, 0.5]
     # Of 1,280 prompts; with 30,000 it is 1.323 and .925.
     assert values["j"] == pytest.approx(1.32, abs=0.1) and values["j_start"] == pytest.approx(0.93, abs=0.15)
-    rewards = torch.tensor([[float(r) for r in (5, 7, 1, 0, 2, 6, 3, 4)]])
+    rewards = [[5.0, 7, 1, 0, 2, 6, 3, 4]]
     assert sample_filter(rewards).tolist() == [[0, 0, 0.5, 0.5, 0, 0, 0, 0]]
 
 
@@ -161,16 +175,17 @@ def test_what_is_best_depends_on_the_draw():
     reweighting = build_filter("learned_weights", N, 2, mode="reweight")
     assert len(run(reweighting, "flat", range(20))) == 1
     assert reweighting.weights.tolist() == pytest.approx([1 / 8] * 8, abs=0.02)
-    assert (selecting.most_weighed, reweighting.most_weighed) == (2, 8)
+    assert (selecting.max_kept_per_prompt, reweighting.max_kept_per_prompt) == (2, 8)
 
 
 def test_reinforce_finds_what_the_closed_form_finds():
     for seed in range(10):
         sample_filter = build_filter("learned_weights", N, 2, method="reinforce", mode="reweight", half_life=1e6)
         for rollout in range(30):
-            sample_filter.observe(world("exploit", 100 * seed + rollout))
+            sample_filter.observe(simulate("exploit", 100 * seed + rollout))
         expected = closed_form(*sample_filter.c_and_v())
-        assert float(torch.cosine_similarity(sample_filter.learned, expected, dim=0)) > 0.98, seed
+        product = sample_filter.learned @ expected
+        assert product > 0.98 * np.linalg.norm(sample_filter.learned) * np.linalg.norm(expected), seed
 
 
 @pytest.mark.parametrize("mode", DRAWS)
@@ -178,18 +193,18 @@ def test_every_draw_can_be_made_of_learnt_weights(mode):
     sample_filter = build_filter("learned_weights", N, 2, mode=mode)
     run(sample_filter, "exploit", range(15))
     assert sample_filter.uses_learned
-    batch = world("exploit", 99)
+    batch = simulate("exploit", 99)
     counts, scale = draw(mode, sample_filter(batch), 2, order=batch.order, generator=batch.generator)
     if mode == "reweight":
-        assert ((counts > 0).sum(dim=1) == (sample_filter.weights > 0).sum()).all() and scale is not None
+        assert ((counts > 0).sum(axis=1) == (sample_filter.weights > 0).sum()).all() and scale is not None
     else:
-        assert (counts.sum(dim=1) == 2).all()
-        trained = counts.gather(1, batch.order).sum(dim=0)
+        assert (counts.sum(axis=1) == 2).all()
+        trained = np.take_along_axis(counts, batch.order, axis=1).sum(axis=0)
         assert ranks_of(trained) == ranks_of(sample_filter.weights)
 
 
 def test_noise_makes_it_leave_its_start_seldom():
-    """40 looks at rewards that are noise: of 50 runs, fewer than 4 may ever take to learnt weights."""
+    """40 rollouts of rewards that are noise: of 50 runs, fewer than 4 may ever take to learnt weights."""
     left = 0
     for start in range(50):
         sample_filter = build_filter("learned_weights", N)
@@ -203,9 +218,10 @@ def test_start_takes_over_again_from_weights_that_fail(monkeypatch):
     sample_filter = build_filter("learned_weights", N, 2, half_life=5)
     run(sample_filter, "exploit", range(15))
     assert sample_filter.uses_learned
-    monkeypatch.setattr(learned, "best_subset", lambda c, v, keep: torch.eye(N, dtype=torch.float64)[0])
-    news = run(sample_filter, "exploit", range(15, 60))
-    assert "best_worst takes over" in news[0] and sample_filter.metrics()["weight_8"] == 0.5
+    module = sys.modules[type(sample_filter).__module__]
+    monkeypatch.setattr(module, "best_subset", lambda c, v, keep: np.eye(N)[0])
+    messages = run(sample_filter, "exploit", range(15, 60))
+    assert "best_worst takes over" in messages[0] and sample_filter.metrics()["weight_8"] == 0.5
 
 
 def test_rewards_that_are_worse_than_nothing_bring_start_back_and_one_warning():
@@ -213,19 +229,20 @@ def test_rewards_that_are_worse_than_nothing_bring_start_back_and_one_warning():
     run(sample_filter, "exploit", range(15))
     assert sample_filter.uses_learned
     with pytest.warns(UserWarning, match="best_worst stays, but this reward should not train") as caught:
-        news = run(sample_filter, "wrong", range(30))
+        messages = run(sample_filter, "wrong", range(30))
     assert len(caught) == 1
-    assert "best_worst takes over: no rank has a signal any more" in news[-1] and not sample_filter.uses_learned
-    assert ranks_of(sample_filter(world("wrong", 99)).gather(1, world("wrong", 99).order)[0]) == [1, 8]
+    assert "best_worst takes over: no rank has a signal now" in messages[-1] and not sample_filter.uses_learned
+    batch = simulate("wrong", 99)
+    assert ranks_of(np.take_along_axis(sample_filter(batch), batch.order, axis=1)[0]) == [1, 8]
 
 
-def test_without_true_scores_it_is_its_start_for_ever():
+def test_without_true_scores_it_is_its_start_always():
     sample_filter, start = build_filter("learned_weights", N, start="best_random"), build_filter("best_random", N)
     for seed in range(30):
-        rewards = world("exploit", seed).rewards
-        nothing = torch.full_like(rewards, NAN)
+        rewards = simulate("exploit", seed).rewards
+        nothing = np.full_like(rewards, NAN)
         for batch in (FilterBatch(rewards), FilterBatch(rewards, scores=nothing)):
-            assert torch.equal(sample_filter(batch), start(rewards)) and not sample_filter.news
+            assert np.array_equal(sample_filter(batch), start(rewards)) and not sample_filter.log_message
     values = sample_filter.metrics()
     assert math.isnan(values["j"]) and math.isnan(values["j_start"]) and values["weight_1"] == 0.5
 
@@ -234,27 +251,27 @@ def test_without_true_scores_it_is_its_start_for_ever():
 def test_prompts_without_scores_or_rewards_teach_nothing(mode):
     some, all_of_them = (build_filter("learned_weights", N, mode=mode) for _ in range(2))
     for seed in range(20):
-        batch = world("exploit", seed)
+        batch = simulate("exploit", seed)
         all_of_them.observe(batch)
-        lost = FilterBatch(torch.full((2, N), NAN), scores=torch.zeros(2, N))
-        rewards = torch.cat([batch.rewards, lost.rewards, torch.arange(3.0 * N).reshape(3, N)])
-        scores = torch.cat([batch.scores, lost.scores, torch.full((3, N), NAN)])
+        lost = FilterBatch(np.full((2, N), NAN), scores=np.zeros((2, N)))
+        rewards = np.concatenate([batch.rewards, lost.rewards, np.arange(3.0 * N).reshape(3, N)])
+        scores = np.concatenate([batch.scores, lost.scores, np.full((3, N), NAN)])
         some.observe(FilterBatch(rewards, scores=scores))
-    assert torch.allclose(some.weights, all_of_them.weights) and some.uses_learned
+    assert np.allclose(some.weights, all_of_them.weights) and some.uses_learned
     assert some.metrics() == pytest.approx(all_of_them.metrics())
-    spoiled = world("exploit", 0)
+    spoiled = simulate("exploit", 0)
     spoiled.rewards[::2, 3], spoiled.scores[1::2, 5] = math.inf, NAN
     weights = some(spoiled)
-    assert weights.isfinite().all() and not weights[::2, 3].any()
-    assert all(c.isfinite().all() for c in some.c_and_v())
+    assert np.isfinite(weights).all() and not weights[::2, 3].any()
+    assert all(np.isfinite(c).all() for c in some.c_and_v())
 
 
 def test_where_no_learnt_rank_is_left_start_chooses():
     sample_filter = build_filter("learned_weights", N, 2)
     run(sample_filter, "exploit", range(15))
-    sample_filter.learned = torch.eye(N, dtype=torch.float64)[3:5].sum(dim=0) / 2
+    sample_filter.learned = np.eye(N)[3:5].sum(axis=0) / 2
     # Two usable rewards stand for ranks 1 and 8; of eight, ranks 4 and 5 are 4 and 3.
-    weights = sample_filter(torch.tensor([[5.0, NAN, NAN, 1.0, NAN, NAN, NAN, NAN], [7.0, 6, 5, 4, 3, 2, 1, 0]]))
+    weights = sample_filter(np.array([[5.0, NAN, NAN, 1.0, NAN, NAN, NAN, NAN], [7.0, 6, 5, 4, 3, 2, 1, 0]]))
     assert weights.tolist() == [[0.5, 0, 0, 0.5, 0, 0, 0, 0], [0, 0, 0, 0.5, 0.5, 0, 0, 0]]
 
 
@@ -262,15 +279,15 @@ def test_a_rollout_counts_half_after_half_life_further_ones():
     sample_filter = build_filter("learned_weights", 2, half_life=2)
     for seed in range(3):
         # s d is 1 at both ranks in the first rollout, 0 later.
-        scores = torch.tensor([[1.0, 0.0]]) if seed == 0 else torch.zeros(1, 2)
-        sample_filter.observe(FilterBatch(torch.tensor([[4.0, 0.0]]), scores=scores))
+        scores = np.array([[1.0, 0.0]]) if seed == 0 else np.zeros((1, 2))
+        sample_filter.observe(FilterBatch(np.array([[4.0, 0.0]]), scores=scores))
     assert sample_filter.c_and_v()[0].tolist() == pytest.approx([0.5 / (0.5 + 0.5**0.5 + 1)] * 2)
     assert sample_filter.c_and_v()[1].tolist() == pytest.approx([4.0, 4.0])
 
 
 def test_smooth_pools_a_rank_with_its_neighbours():
     plain, smooth = build_filter("learned_weights", 3), build_filter("learned_weights", 3, smooth=1)
-    batch = FilterBatch(torch.tensor([[4.0, 2.0, 0.0]]), scores=torch.tensor([[1.0, 0.0, 0.5]]))
+    batch = FilterBatch(np.array([[4.0, 2.0, 0.0]]), scores=np.array([[1.0, 0.0, 0.5]]))
     for sample_filter in (plain, smooth):
         sample_filter.observe(batch)
     # By rank, s d is 1 0 0 and d² 4 0 4, over 2, 3 and 2 ranks.
@@ -286,22 +303,13 @@ def test_smooth_pools_a_rank_with_its_neighbours():
 def test_a_resumed_filter_goes_on_as_the_unbroken_one(method):
     unbroken = build_filter("learned_weights", N, method=method)
     run(unbroken, "exploit", range(6))
-    saved = io.BytesIO()
-    torch.save(unbroken.state_dict(), saved)
-    saved.seek(0)
     resumed = build_filter("learned_weights", N, method=method)
-    resumed.load_state_dict(torch.load(saved))
+    resumed.load_state_dict(pickle.loads(pickle.dumps(unbroken.state_dict())))
     assert run(resumed, "exploit", range(6, 20)) == run(unbroken, "exploit", range(6, 20))
-    assert torch.equal(resumed.learned, unbroken.learned) and resumed.metrics() == unbroken.metrics()
+    assert np.array_equal(resumed.learned, unbroken.learned) and resumed.metrics() == unbroken.metrics()
     other = "subset" if method == "closed" else "closed"
-    with pytest.raises(ValueError, match=f"have N, k, method, start and mode .*{method}.*give the same to go on"):
+    with pytest.raises(ValueError, match=f"have N, k, method, start and mode .*{method}.*give the same to resume"):
         build_filter("learned_weights", N, method=other).load_state_dict(unbroken.state_dict())
-
-
-def test_it_keeps_the_contract_of_a_filter(monkeypatch):
-    monkeypatch.setattr(contract, "seconds", lambda *args: (1.0, 1.0))
-    findings = check_filter("learned_weights", texts=["patience=1", "certainty=.1", "method=reinforce"])
-    assert [finding.check for finding in findings if finding.status == "FAILED"] == []
 
 
 @pytest.mark.parametrize(
@@ -314,8 +322,8 @@ def test_it_keeps_the_contract_of_a_filter(monkeypatch):
         ({"half_life": 0}, "half_life must be above 0, got 0"),
         ({"patience": -1}, "patience must be above 0"),
         ({"certainty": NAN}, "certainty must be above 0, got nan"),
-        ({"smooth": 8}, "smooth must lie between 0 and 7, N less 1, got 8"),
-        ({"texts": ["smooth=few"]}, "option smooth of sample filter 'learned_weights' must be int, got 'few'"),
+        ({"smooth": 8}, "smooth must lie between 0 and 7, N minus 1, got 8"),
+        ({"texts": ["smooth=few"]}, "must be int, got 'few'"),
     ],
 )
 def test_bad_settings_get_one_sentence(options, words):

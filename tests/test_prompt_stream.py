@@ -131,7 +131,7 @@ def test_what_counts_as_a_success():
     for changes, values, (right, counted) in cases:
         stream = stream_of(DATA, options=["decay=1,1"], **changes)
         stream.observe(samples_of(["prompt 3"]), torch.tensor([values]).double())
-        assert stream.selection.posterior.counts().sum(dim=1).tolist() == [right, counted - right]
+        assert stream.selection.posterior.counts().sum(axis=1).tolist() == [right, counted - right]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_what_cannot_be_learnt_from(samples, values, sentence):
 def test_a_prompt_that_overlapping_rollouts_hold_twice_is_observed_once():
     stream = stream_of(DATA, options=["decay=1,1"])
     stream.observe(samples_of(["prompt 3", "prompt 3"]), torch.tensor([[1.0] * 4, [0.0] * 4]).double())
-    assert stream.selection.posterior.counts().sum(dim=1).tolist() == [4, 4]
+    assert stream.selection.posterior.counts().sum(axis=1).tolist() == [4, 4]
 
 
 def test_prompts_in_flight_are_not_taken_again_while_others_are_left():

@@ -1,14 +1,13 @@
 """Thresholds that are running quantiles, over all prompts or task by task."""
 
-import io
 import json
+import pickle
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-import torch
 
-from openrlhf_pf.filters import FilterBatch, build_filter
-from openrlhf_pf.filters.check import check_filter, contract
+from openrlhf_pf.filters import FilterBatch, build_filter, make_generator
 from openrlhf_pf.filters.quantiles import RunningQuantiles, label_fields, threshold_above
 
 NAN = float("nan")
@@ -20,8 +19,8 @@ def filter_of(name="top", n=4, **options):
 
 
 def passing(sample_filter, rewards, **columns):
-    batch = FilterBatch(torch.tensor(rewards), torch.Generator().manual_seed(0), **columns)
-    return (sample_filter(batch) > 0).int().tolist()
+    batch = FilterBatch(np.array(rewards), make_generator(0), **columns)
+    return (sample_filter(batch) > 0).astype(int).tolist()
 
 
 # ── By hand ──
@@ -41,7 +40,7 @@ def passing(sample_filter, rewards, **columns):
     ],
 )
 def test_a_threshold_that_the_highest_rewards_lie_above(rewards, level, expected):
-    assert threshold_above(torch.tensor(rewards), level) == expected
+    assert threshold_above(np.array(rewards), level) == expected
 
 
 def test_a_threshold_is_a_quantile_of_this_rollout_and_of_those_before():
@@ -101,28 +100,28 @@ def test_unusable_rewards_are_not_remembered():
 
 def test_the_window_holds_the_last_whole_rollouts():
     window = RunningQuantiles(5)
-    assert window.add("a", torch.tensor([3.0, 1.0])).tolist() == [1, 3]
-    assert window.add("a", torch.tensor([2.0, 9.0])).tolist() == [1, 2, 3, 9]
-    assert window.add("a", torch.tensor([5.0, 4.0])).tolist() == [2, 4, 5, 9], "6 are more than 5: the first goes"
-    assert window.add("b", torch.tensor([7.0])).tolist() == [7]
-    assert window.add("a", torch.tensor([])).tolist() == [2, 4, 5, 9], "a rollout without a usable reward"
+    assert window.add("a", np.array([3.0, 1.0])).tolist() == [1, 3]
+    assert window.add("a", np.array([2.0, 9.0])).tolist() == [1, 2, 3, 9]
+    assert window.add("a", np.array([5.0, 4.0])).tolist() == [2, 4, 5, 9], "6 are more than 5: the first goes"
+    assert window.add("b", np.array([7.0])).tolist() == [7]
+    assert window.add("a", np.array([])).tolist() == [2, 4, 5, 9], "a rollout without a usable reward"
 
 
 def test_a_rollout_larger_than_the_window_counts_whole_and_is_remembered_evenly():
     window = RunningQuantiles(5)
-    rewards = torch.arange(101.0)[torch.randperm(101, generator=torch.Generator().manual_seed(0))]
+    rewards = np.random.default_rng(0).permutation(np.arange(101.0))
     assert window.add("a", rewards).tolist() == list(range(101))
     assert [part.tolist() for part in window.state_dict()["a"]] == [[0.0, 25.0, 50.0, 75.0, 100.0]]
 
 
 def test_a_threshold_follows_the_rewards_and_a_tail_of_tasks_costs_only_what_they_have():
     top = filter_of(n=8, window=512, per="datasource", high=0.8)
-    source = torch.Generator().manual_seed(0)
+    source, normal = make_generator(0), np.random.default_rng(0)
     for step in range(40):
-        rewards = torch.randn(32, 8, generator=source) + 0.1 * step
+        rewards = normal.normal(size=(32, 8)) + 0.1 * step
         passed = top(FilterBatch(rewards, source, datasources=["one"] * 31 + [f"rare {step}"])) > 0
         # The window is this rollout and the one before it, of 248 rewards each.
-        assert 0.13 < passed[:31].double().mean() < 0.35
+        assert 0.13 < passed[:31].mean() < 0.35
         assert 1 <= passed[31].sum() <= 2, "8 rewards alone: place 5.6"
     numbers = sum(len(part) for parts in top.state_dict()["windows"].values() for part in parts)
     assert numbers == 2 * 248 + 40 * 8 and top.metrics().keys() == {"high_one", "high_rare 39"}
@@ -132,25 +131,22 @@ def test_a_threshold_follows_the_rewards_and_a_tail_of_tasks_costs_only_what_the
 
 
 def resumed(sample_filter, again):
-    file = io.BytesIO()
-    torch.save(sample_filter.state_dict(), file)
-    file.seek(0)
-    again.load_state_dict(torch.load(file, weights_only=False))
+    again.load_state_dict(pickle.loads(pickle.dumps(sample_filter.state_dict())))
     return again
 
 
 def test_a_resumed_run_chooses_what_the_unbroken_one_chooses():
-    unbroken, source = filter_of(n=8, window=100, per="label:task"), torch.Generator().manual_seed(0)
+    unbroken, source = filter_of(n=8, window=100, per="label:task"), make_generator(0)
 
     def rollout(step):
-        rewards = torch.randn(8, 8, generator=torch.Generator().manual_seed(step))
+        rewards = np.random.default_rng(step).normal(size=(8, 8))
         return FilterBatch(rewards, source, labels=[f'{{"task": {i % 3}}}' for i in range(8)])
 
     for step in range(5):
         unbroken(rollout(step))
     again = resumed(unbroken, filter_of(n=8, window=100, per="label:task"))
     for step in range(5, 12):
-        assert torch.equal(unbroken(rollout(step)), again(rollout(step)))
+        assert np.array_equal(unbroken(rollout(step)), again(rollout(step)))
     assert unbroken.metrics() == again.metrics()
 
 
@@ -161,16 +157,6 @@ def test_a_checkpoint_of_other_tasks_is_refused():
         resumed(saved, filter_of())
     with pytest.raises(ValueError, match="are quantiles per=datasource, these are rewards: give"):
         resumed(saved, build_filter("top", 4, 2, high=0.5))
-
-
-@pytest.mark.parametrize("name", ["top", "top_random", "top_bottom"])
-@pytest.mark.parametrize("per", [[], ["per=label:task"], ["per=datasource", "window=100"]])
-def test_the_contract_holds(name, per, monkeypatch):
-    monkeypatch.setattr(contract, "N_TIMED", 64)
-    low = ["low=0.2"] if name == "top_bottom" else []
-    findings = check_filter(name, texts=["high=0.7", "unit=quantile", *low, *per])
-    assert [f.sentence for f in findings if f.status == "FAILED"] == []
-    assert next(f for f in findings if f.check == "state").sentence.startswith("a filter restored from a checkpoint")
 
 
 @pytest.mark.parametrize(

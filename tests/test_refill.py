@@ -268,7 +268,7 @@ def test_selected_prompts_are_replaced_by_selected_ones(monkeypatch):
     assert noted(first, "visits") == [0] * consumed and noted(first, "posterior_mean") == [0.5] * consumed
     assert noted(first, "datasource"), "filters see the same of a prompt that took another one's place"
     assert stream.selection.visits.sum() == consumed and stream._in_flight == set()
-    assert (stream.selection.posterior.counts().sum(dim=0) > 0).sum() == consumed
+    assert (stream.selection.posterior.counts().sum(axis=0) > 0).sum() == consumed
     steps = episode_of(generator)
     assert consumed + sum(map(len, steps)) == 40, "an episode has as many prompts as the data set"
 

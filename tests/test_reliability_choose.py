@@ -4,9 +4,8 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
-from openrlhf_pf.filters import FilterBatch, build_filter
+from openrlhf_pf.filters import FilterBatch, build_filter, make_generator
 from openrlhf_pf.reliability import Checkpoint, Rollouts, Settings, analyse_rollouts, choose, read_recommendation
 from openrlhf_pf.reliability.answers import verdict_of
 from openrlhf_pf.reliability.bootstrap import Bootstrap
@@ -273,12 +272,12 @@ def test_expected_weights_are_the_mean_of_the_filters_own():
         # One row a draw: random ties fall differently in each.
         copies = 20_000
         columns = {
-            "response_lengths": torch.from_numpy(length).repeat(copies, 1),
-            "model_rewards": torch.from_numpy(models).repeat(1, copies, 1),
+            "response_lengths": np.tile(length, (copies, 1)),
+            "model_rewards": np.tile(models, (1, copies, 1)),
         }
-        batch = FilterBatch(torch.from_numpy(reward).repeat(copies, 1), torch.Generator().manual_seed(0), **columns)
+        batch = FilterBatch(np.tile(reward, (copies, 1)), make_generator(0), **columns)
         (expected,) = expected_weights([strategy], checkpoint)
-        assert expected[0] == pytest.approx(strategy.build(5)(batch).mean(dim=0).tolist(), abs=0.015), strategy
+        assert expected[0] == pytest.approx(strategy.build(5)(batch).mean(axis=0), abs=0.015), strategy
 
 
 def test_prompts_of_other_sizes_and_unusable_rewards():

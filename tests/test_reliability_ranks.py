@@ -2,15 +2,14 @@
 
 import json
 from itertools import combinations
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from openrlhf_pf.filters import FilterBatch, build_filter
-from openrlhf_pf.filters.learning import known_samples
-from openrlhf_pf.filters.signal import rank_sums
+from openrlhf_pf.filters.gain import known_samples, rank_sums
 from openrlhf_pf.reliability import Checkpoint, Rollouts, Settings, analyse_rollouts, choose, ranks, report
 from openrlhf_pf.reliability.bootstrap import Bootstrap
 from openrlhf_pf.reliability.evaluate import evaluate
@@ -19,6 +18,7 @@ from openrlhf_pf.reliability.ranks import FOLDS, ranks_of
 from openrlhf_pf.reliability.strategies import Strategy, strategies_for
 from openrlhf_pf.training.arguments import resolve
 
+LEARNED = str(Path(__file__).parents[1] / "examples/filters/learned_weights.py:LearnedWeights")
 #: Chances of being correct, best reward first: both ends are hacked, so that ranks 2 and 5 of 6 should train.
 BOTH_ENDS = (0.1, 0.9, 0.6, 0.4, 0.1, 0.9)
 NAMED = ("none", "best_of_n", "best_random", "best_worst")
@@ -67,16 +67,16 @@ def gaps(checkpoint):
 def test_c_and_v_are_those_of_the_filter_while_training():
     checkpoint = gaps(by_rank(BOTH_ENDS, 0))
     found, _ = found_in(checkpoint)
-    batch = FilterBatch(torch.from_numpy(checkpoint.reward), scores=torch.from_numpy(checkpoint.score))
+    batch = FilterBatch(checkpoint.reward, scores=checkpoint.score)
     count, sd, dd = rank_sums(batch, known_samples(batch))
-    assert found.c == pytest.approx((sd / count).numpy()) and found.v == pytest.approx((dd / count).numpy())
+    assert found.c == pytest.approx(sd / count) and found.v == pytest.approx(dd / count)
     for method, mode, rule in (("closed", "reweight", "weights"), ("subset", "select", "subset")):
-        learning = build_filter("learned_weights", 6, 2, method=method, mode=mode)
+        learning = build_filter(LEARNED, 6, 2, method=method, mode=mode)
         learning.observe(batch)
-        assert found.rules[rule].weights == pytest.approx(learning.learned.numpy())
+        assert found.rules[rule].weights == pytest.approx(learning.learned)
     # J = sum w c / sqrt(sum w² v), with each of these over the prompts that have the rank.
-    w, groups = found.rules["weights"].weights, (known_samples(batch).sum(dim=1) > 1).sum()
-    j = (w * sd.numpy()).sum() / np.sqrt((w**2 * dd.numpy()).sum() * float(groups))
+    w, groups = found.rules["weights"].weights, (known_samples(batch).sum(axis=1) > 1).sum()
+    j = (w * sd).sum() / np.sqrt((w**2 * dd).sum() * float(groups))
     assert found.rules["weights"].in_sample == pytest.approx(j)
 
 
@@ -255,7 +255,7 @@ def test_auto_gives_the_weights_to_training(analysis, tmp_path):
     resolve(args)
     assert (args.sample_filter, args.sample_filter_keep) == ("rank_weights", 2)
     made = build_filter(args.sample_filter, 6, args.sample_filter_keep, args.sample_filter_options)
-    assert made(torch.tensor([[6.0, 5, 4, 3, 2, 1]])).tolist() == [[0, 0.5, 0, 0, 0.5, 0]]
+    assert made([[6.0, 5, 4, 3, 2, 1]]).tolist() == [[0, 0.5, 0, 0, 0.5, 0]]
     with pytest.raises(
         ValueError, match="are for 6 samples a prompt, and --rollout.n_samples_per_prompt is 8: draw 6"
     ):

@@ -41,7 +41,7 @@ def test_the_log_gets_the_same_rows_part_by_part(rollout, monkeypatch):
     decoded = []
     tokenizer = SimpleNamespace(decode=lambda tokens, skip_special_tokens: decoded.append(tokens) or str(tokens))
     rollout.model_names, rollout.model_rewards = ["a"], torch.arange(6.0).reshape(1, 2, 3)
-    batch = rollout.filter_batch("reward", torch.Generator(), 0, tokenizer)
+    batch = rollout.filter_batch("reward", None, 0, tokenizer)
     what = (torch.rand(2, 3), draw("select", torch.tensor([[0.5, 0.0, 0.5]] * 2), 4), batch, tokenizer)
     whole = rollout.log_rows(*what)
     monkeypatch.setattr("openrlhf_pf.training.rollout.PART", 1)
@@ -61,7 +61,7 @@ def first_group(rollout):
 
 
 def test_a_filter_sees_what_is_known_of_the_samples(rollout):
-    batch = rollout.filter_batch("reward", torch.Generator(), 7, Tokenizer())
+    batch = rollout.filter_batch("reward", None, 7, Tokenizer())
     at = first_group(rollout)
     assert batch.step == 7
     assert batch.prompts[at] == "prompt 0" and batch.labels[at] == "label 0"
@@ -76,7 +76,7 @@ def test_a_filter_sees_what_is_known_of_the_samples(rollout):
 
 
 def test_what_is_noted_of_prompts_follows_them_and_is_none_where_nothing_was_noted(rollout):
-    bare = rollout.filter_batch("reward", torch.Generator(), 0, Tokenizer())
+    bare = rollout.filter_batch("reward", None, 0, Tokenizer())
     assert bare.posterior_mean is None and bare.visits is None
     with pytest.raises(ValueError, match="these samples have no datasources"):
         _ = bare.datasources
@@ -85,9 +85,9 @@ def test_what_is_noted_of_prompts_follows_them_and_is_none_where_nothing_was_not
         for sample in group:
             note(sample, datasource=f"source {place}")
             note(sample, posterior_mean=0.25 + place / 2, visits=place)
-    batch = rollout.filter_batch("reward", torch.Generator(), 0, Tokenizer())
+    batch = rollout.filter_batch("reward", None, 0, Tokenizer())
     assert (batch.posterior_mean.tolist(), batch.visits.tolist()) == ([0.25, 0.75], [0, 1])
-    assert batch.datasources == ["source 0", "source 1"] and batch.posterior_mean.dtype == torch.float64
+    assert batch.datasources == ["source 0", "source 1"] and batch.posterior_mean.dtype == "float64"
     assert batch.ranked_by(batch.rewards).visits.tolist() == [0, 1]
     assert set(batch.extra_logs) == {"tests"} and batch.prompts[at] == "prompt 0"
 
@@ -95,9 +95,9 @@ def test_what_is_noted_of_prompts_follows_them_and_is_none_where_nothing_was_not
 def test_a_filter_ranks_by_the_ensemble_only_where_the_reward_is_usable(rollout):
     at = first_group(rollout)
     rollout.model_rewards = torch.stack([torch.ones(2, 3), torch.tensor([[3.0, 3.0, 5.0]] * 2)]).double()
-    mean = rollout.filter_batch("ensemble_mean", torch.Generator(), 0, Tokenizer())
+    mean = rollout.filter_batch("ensemble_mean", None, 0, Tokenizer())
     assert mean.rewards[at].tolist() == pytest.approx([2.0, NAN, 3.0], nan_ok=True)
-    bound = rollout.filter_batch("lower_bound", torch.Generator(), 0, Tokenizer())
+    bound = rollout.filter_batch("lower_bound", None, 0, Tokenizer())
     assert bound.rewards[at, 0] == pytest.approx(2 - 2**0.5)
     assert bound.prompts == mean.prompts
 
@@ -120,7 +120,7 @@ def test_the_response_goes_from_the_first_token_of_the_policy_to_its_last():
 def test_log_rows_say_what_became_of_every_sample(rollout):
     rollout.model_names = ["a", "b"]
     rollout.model_rewards = torch.arange(12.0).reshape(2, 2, 3)
-    batch = rollout.filter_batch("reward", torch.Generator(), 0, Tokenizer())
+    batch = rollout.filter_batch("reward", None, 0, Tokenizer())
     weights = torch.tensor([[0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])
     if first_group(rollout) == 1:
         weights = weights.flip(0)
@@ -144,7 +144,7 @@ def test_log_rows_say_what_became_of_every_sample(rollout):
 def test_where_the_policy_wrote_nothing_all_tokens_are_the_prompt_s():
     full = Rollout(rollout_of([[1.0]]), 1)
     full.samples[0].action_mask.zero_()
-    batch = full.filter_batch("reward", torch.Generator(), 0, None)
+    batch = full.filter_batch("reward", None, 0, None)
     weights = torch.ones(1, 1, dtype=torch.float64)
     rows = full.log_rows(weights, draw("select", weights, 1), batch, Tokenizer())
     assert (rows["prompt_tokens"], rows["response"]) == ([3], [""])

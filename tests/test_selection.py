@@ -1,41 +1,35 @@
 """Prompt selection: the posterior in closed form, what is selected how often, and what state is worth."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-import torch
 from benchmarks.prompt_selection import informative
 from scipy import stats
 
-from openrlhf_pf.selection import SELECTIONS, Posterior, build_selection, expected_gain
-from openrlhf_pf.selection.check import check_selection, main
+from openrlhf_pf.selection import Posterior, build_selection, expected_gain
 
 EXACT = {"abs": 1e-12, "rel": 0}
 
 
 def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return np.random.default_rng(seed)
 
 
 def with_counts(posterior, a, b):
     """A posterior with these counts, by its own way in: a rollout that leaves nothing of what was there."""
-    a, b = torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)
-    posterior.load_state_dict({"counts": torch.stack([a, b]), "scale": 1.0})
+    posterior.load_state_dict({"counts": np.array([a, b], dtype=float), "scale": 1.0})
 
 
 def test_the_worked_example_of_the_paper_s_figure():
     posterior = Posterior(3, (0.2, 0.999))
     with_counts(posterior, [0.1, 2.7, 9.0], [8.4, 5.3, 0.2])
-    posterior.observe(torch.tensor([1, 0]), torch.tensor([4, 1]), torch.tensor([8, 8]))
+    posterior.observe(np.array([1, 0]), np.array([4, 1]), np.array([8, 8]))
     a, b = posterior.counts()
     assert a.tolist() == pytest.approx([1.02, 4.54, 8.991], **EXACT)
     assert b.tolist() == pytest.approx([8.68, 5.06, 0.1998], **EXACT)
 
 
 def test_the_expected_gain_in_closed_form_and_by_drawing():
-    right, wrong = torch.tensor([1, 2, 3.7, 10]).double(), torch.tensor([1, 9.4, 6.3, 1.2]).double()
+    right, wrong = np.array([1, 2, 3.7, 10]), np.array([1, 9.4, 6.3, 1.2])
     found = expected_gain(right - 1, wrong - 1)
     assert found.tolist() == pytest.approx([0.083333, 0.103219, 0.128911, 0.014637], abs=1e-6)
     posterior = Posterior(4)
@@ -44,10 +38,10 @@ def test_the_expected_gain_in_closed_form_and_by_drawing():
     source = generator()
     for _ in range(100_000):
         draws.append(posterior.draw(source))
-    p = torch.stack(draws)
+    p = np.stack(draws)
     for gain, values in (("hard", p * (1 - p) ** 2), ("variance", p * (1 - p))):
-        error = values.std(dim=0) / len(draws) ** 0.5
-        assert ((values.mean(dim=0) - expected_gain(right - 1, wrong - 1, gain)).abs() < 4 * error).all()
+        error = values.std(axis=0) / len(draws) ** 0.5
+        assert (np.abs(values.mean(axis=0) - expected_gain(right - 1, wrong - 1, gain)) < 4 * error).all()
 
 
 @pytest.mark.parametrize("decay", [(0.2, 0.999), (0.5, 0.3), (1.0, 1.0), (0.0, 0.9), (0.7, 0.0)])
@@ -63,8 +57,8 @@ def test_one_common_factor_does_what_a_sweep_does(decay):
             kept = decay[0] * values[seen] + new[counts > 0]
             values *= decay[1]
             values[seen] = kept
-        posterior.observe(*map(torch.tensor, (chosen, right, counts)))
-        assert posterior.counts().numpy() == pytest.approx(np.stack([a, b]), abs=1e-9)
+        posterior.observe(chosen, right, counts)
+        assert posterior.counts() == pytest.approx(np.stack([a, b]), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +73,7 @@ def test_one_common_factor_does_what_a_sweep_does(decay):
 def test_what_cannot_be_observed(prompts, right, counts, sentence):
     selection = build_selection("vade", 5)
     with pytest.raises(ValueError, match=sentence):
-        selection.observe(torch.tensor(prompts), torch.tensor(right), torch.tensor(counts))
+        selection.observe(np.array(prompts), np.array(right), np.array(counts))
     assert not selection.posterior.counts().any()
 
 
@@ -113,14 +107,14 @@ def test_how_often_each_of_three_is_selected():
 def test_equal_priorities_are_selected_at_random():
     selection = build_selection("vade", 10, ["explore=mean"])
     source = generator()
-    found = np.bincount(torch.cat([selection.select(3, source) for _ in range(3000)]), minlength=10)
+    found = np.bincount(np.concatenate([selection.select(3, source) for _ in range(3000)]), minlength=10)
     assert stats.chisquare(found).pvalue > 0.001
 
 
 def test_uniform_makes_shuffled_passes():
     selection = build_selection("uniform", 12)
     source = generator()
-    passes = [torch.cat([selection.select(4, source) for _ in range(3)]).tolist() for _ in range(5)]
+    passes = [np.concatenate([selection.select(4, source) for _ in range(3)]).tolist() for _ in range(5)]
     assert all(sorted(taken) == list(range(12)) for taken in passes)
     assert len(set(map(tuple, passes))) == 5
     assert selection.visits.tolist() == [5] * 12
@@ -131,8 +125,8 @@ def test_a_share_at_random_comes_from_everywhere():
     selection = build_selection("vade", 40, ["explore=mean", "decay=1,1", "random_share=0.5"])
     with_counts(selection.posterior, [30.0] * 4 + [0.0] * 36, [60.0] * 4 + [900.0] * 36)
     source = generator()
-    found = np.bincount(torch.cat([selection.select(4, source) for _ in range(500)]), minlength=40)
-    assert (found[:4] > 500 * 0.5).all() and (found[4:] > 0).all() and found[4:].sum() == pytest.approx(900, abs=90)
+    found = np.bincount(np.concatenate([selection.select(4, source) for _ in range(500)]), minlength=40)
+    assert (found[:4] > 230).all() and (found[4:] > 0).all() and found[4:].sum() == pytest.approx(900, abs=90)
 
 
 def test_target_goes_to_its_rate():
@@ -153,7 +147,7 @@ def test_prompts_in_flight_are_left_out_and_too_few_are_refused():
 def test_figures_of_a_rollout():
     selection = build_selection("vade", 4)
     chosen = selection.select(3, generator())
-    figures = selection.metrics(chosen, torch.tensor([0.0, 2.0, 0.0]), torch.tensor([4, 4, 0]))
+    figures = selection.metrics(chosen, np.array([0.0, 2.0, 0.0]), np.array([4, 4, 0]))
     assert figures["informative"] == 0.5 and figures["p_mean"] == 0.5 and figures["seen"] == 0.75
     assert figures["brier"] == pytest.approx((0.5**2 + 0) / 2) and figures["visits_max"] == 1
     assert figures["expected_gain"] == pytest.approx(1 / 12)
@@ -186,13 +180,8 @@ def test_where_training_moves_chances_forgetting_and_drawing_pay():
 # ── Names, options, state ──
 
 
-@pytest.mark.parametrize("name", SELECTIONS)
-def test_ours_are_sound(name):
-    assert not {check: wrong for check, wrong in check_selection(name).items() if wrong}
-
-
 def test_a_checkpoint_of_other_data_is_refused():
-    with pytest.raises(ValueError, match="knows 5 prompts and the data set has 6: resume with the data set"):
+    with pytest.raises(ValueError, match="has 5 prompts and the data set 6: resume with the data set"):
         build_selection("vade", 6).load_state_dict(build_selection("vade", 5).state_dict())
 
 
@@ -213,41 +202,3 @@ def test_a_checkpoint_of_other_data_is_refused():
 def test_bad_names_and_options_end_in_a_sentence(name, texts, sentence):
     with pytest.raises(ValueError, match=sentence.replace("?", r"\?").replace("(", r"\(")):
         build_selection(name, 10, texts)
-
-
-OWN = """
-import torch
-from openrlhf_pf import PromptSelection
-class Hardest(PromptSelection):
-    def priorities(self, generator):
-        return {body}
-"""
-
-
-@pytest.mark.parametrize(
-    "body, failed",
-    [
-        ("-self.posterior.means()", []),
-        ("torch.rand(self.n_prompts)", ["repeats", "resumes"]),
-        ("-self.posterior.means()[:5]", ["selects", "leaves_out", "repeats", "only_looks", "resumes", "measures"]),
-        ("self.posterior._counts.add_(1)[0]", ["only_looks"]),
-        ("self.__dict__.setdefault('first', torch.rand(self.n_prompts, generator=generator))", ["resumes"]),
-    ],
-)
-def test_one_s_own_by_path_and_what_the_check_finds(tmp_path, body, failed):
-    file = tmp_path / "own.py"
-    file.write_text(OWN.format(body=body))
-    found = check_selection(f"{file}:Hardest")
-    assert [check for check, wrong in found.items() if wrong] == failed, found
-
-
-def test_the_check_says_so(tmp_path, capsys):
-    assert main(["vade", "--options", "gain=variance"]) == 0
-    assert capsys.readouterr().out.endswith("vade is sound: 7 checks, none FAILED.\n")
-    assert main(["vade", "--prompts", "3"]) == 2
-    assert "the checks need at least 32 prompts" in capsys.readouterr().err
-
-
-def test_it_needs_torch_alone():
-    code = "import sys, openrlhf_pf.selection; print({'ray', 'openrlhf', 'vllm', 'deepspeed'} & sys.modules.keys())"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

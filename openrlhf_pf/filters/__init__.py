@@ -1,10 +1,9 @@
-"""Sample filters: which of the scored samples of a prompt train the policy.
+"""Sample filters: which of the scored samples of a prompt train the policy. On numpy; nothing here imports torch.
 
 ``FILTERS`` maps the name that a user types to the class that does it. To add a filter, write a ``SampleFilter``
-subclass (file, class and name share a word), give it a line in ``FILTERS``, a row in the tables of README and
-docs/filters.md, and a hand-computed test. A filter of your own needs no line here: ``package.module:Class`` and
-``path/to/file.py:Class`` are names, too, and ``python -m openrlhf_pf.filters.check`` tells whether it is sound.
-Nothing here imports ray, vllm, deepspeed or openrlhf.
+subclass, give it a line in ``FILTERS``, a row in the tables of README and docs/filters.md, and a hand-computed test. A
+filter of your own needs no line here: ``package.module:Class`` and ``path/to/file.py:Class`` are names, too, and
+``python -m openrlhf_pf.filters.check`` checks it.
 """
 
 import inspect
@@ -13,18 +12,13 @@ from typing import Any
 
 from openrlhf_pf import registry
 from openrlhf_pf.filters.adaptive import Adaptive
-from openrlhf_pf.filters.base import FilterBatch, KeyFilter, SampleFilter, scaled
+from openrlhf_pf.filters.base import KeyFilter, LearningFilter, SampleFilter, scaled
+from openrlhf_pf.filters.batch import FilterBatch, make_generator
+from openrlhf_pf.filters.batch_scope import RewardPower, Top, TopBottom, TopRandom
 from openrlhf_pf.filters.draw import DRAWS, Draw, draw, resample, reweight, select
-from openrlhf_pf.filters.ensemble import EnsembleAgreement
-from openrlhf_pf.filters.learned import LearnedWeights
-from openrlhf_pf.filters.learning import LearningFilter
-from openrlhf_pf.filters.length import RewardPerToken, Shortest
-from openrlhf_pf.filters.load import load_filter, options_of, parse_options
 from openrlhf_pf.filters.pareto import Pareto
-from openrlhf_pf.filters.power import RewardPower
 from openrlhf_pf.filters.rank import BestOfN, BestRandom, BestWorst, NoFilter, RankFilter, RankWeights
-from openrlhf_pf.filters.threshold import Top, TopBottom, TopRandom
-from openrlhf_pf.filters.variance import MaxVariance
+from openrlhf_pf.filters.subset import EnsembleAgreement, MaxVariance, RewardPerToken, Shortest
 
 FILTERS: dict[str, type[SampleFilter]] = {
     "none": NoFilter,
@@ -42,7 +36,6 @@ FILTERS: dict[str, type[SampleFilter]] = {
     "pareto": Pareto,
     "ensemble_agreement": EnsembleAgreement,
     "adaptive": Adaptive,
-    "learned_weights": LearnedWeights,
 }
 
 __all__ = [
@@ -58,25 +51,40 @@ __all__ = [
     "build_filter",
     "draw",
     "filter_class",
+    "make_generator",
+    "options_of",
     "resample",
     "reweight",
     "scaled",
     "select",
 ]
 
+#: Parameters of every filter's constructor; all others are its options.
+_COMMON = ("n_samples", "keep")
+
 
 def filter_class(name: str) -> type[SampleFilter]:
-    """The class called ``name``: a key of ``FILTERS``, ``package.module:Class`` or ``path/to/file.py:Class``.
+    """Return the class called ``name``: a key of ``FILTERS``, ``package.module:Class`` or ``path/to/file.py:Class``.
 
     Raises:
-        ValueError: there is none; the message is one sentence.
+        ValueError: there is none, or it is no filter; the message is one sentence.
     """
-    if ":" in name:
-        return load_filter(name)
-    if name not in FILTERS:
-        hint = registry.did_you_mean(name, FILTERS) or "choose one of them, or give path/to/file.py:Class."
-        raise ValueError(f"there is no sample filter '{name}'; there are {', '.join(FILTERS)}: {hint}")
-    return FILTERS[name]
+    if ":" not in name:
+        if name not in FILTERS:
+            hint = registry.did_you_mean(name, FILTERS) or "choose one of them, or give path/to/file.py:Class."
+            raise ValueError(f"there is no sample filter '{name}'; there are {', '.join(FILTERS)}: {hint}")
+        return FILTERS[name]
+    cls = registry.load(name)
+    methods = {"__init__": ("self", *_COMMON), "weigh": ("self", "batch")}
+    registry.check_class(cls, name, SampleFilter, methods, "write weigh(self, batch), which returns the weights.")
+    if cls.scope not in ("group", "batch"):
+        raise ValueError(f"{name} has the scope {cls.scope!r}: set it to 'group' or 'batch'.")
+    return cls
+
+
+def options_of(cls: type[SampleFilter]) -> dict[str, inspect.Parameter]:
+    """Return the constructor's parameters other than n_samples and keep."""
+    return registry.options_of(cls, _COMMON)
 
 
 def build_filter(
@@ -98,23 +106,22 @@ def build_filter(
     cls = filter_class(name)
     takes = options_of(cls)
     given = {option: value for option, value in options.items() if value is not None}
-    parsed = parse_options(cls, name, texts)
+    parsed = registry.parse_options(cls, f"sample filter '{name}'", texts, _COMMON)
     if given.keys() & parsed:
-        raise ValueError(f"sample filter '{name}' is given {_listed(given.keys() & parsed)} twice: leave one out.")
+        raise ValueError(f"sample filter '{name}' is given {_join(given.keys() & parsed)} twice: leave one out.")
     given |= parsed
     if given.keys() - takes:
-        raise ValueError(f"sample filter '{name}' takes no {_listed(given.keys() - takes)}: leave it out.")
+        raise ValueError(f"sample filter '{name}' takes no {_join(given.keys() - takes)}: leave it out.")
     needed = {option for option, parameter in takes.items() if parameter.default is inspect.Parameter.empty}
     if needed - given.keys():
-        raise ValueError(f"sample filter '{name}' needs {_listed(needed - given.keys())}: give it.")
+        raise ValueError(f"sample filter '{name}' needs {_join(needed - given.keys())}: give it.")
     if n_samples < 2 and cls is not NoFilter:
         raise ValueError(
             f"sample filter '{name}' chooses among the samples of a prompt, but only {n_samples} is drawn: "
             "draw at least 2 samples a prompt."
         )
-    keep = cls.default_keep(n_samples) if keep is None else keep
-    return cls(n_samples, keep, **given)
+    return cls(n_samples, cls.default_keep(n_samples) if keep is None else keep, **given)
 
 
-def _listed(words: set[str]) -> str:
-    return " or ".join(sorted(words))
+def _join(names: set[str]) -> str:
+    return " or ".join(sorted(names))

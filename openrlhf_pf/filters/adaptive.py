@@ -1,20 +1,21 @@
 """A filter that chooses its strategy while it trains, by what true scores say of the rewards.
 
-Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train, S
+Notation used for array shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train, S
 candidate strategies.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy import ndarray
 
-from openrlhf_pf.filters.base import FilterBatch, SampleFilter
-from openrlhf_pf.filters.learning import LearningFilter, check_positive, decayed, deviations, known_samples, lead
+from openrlhf_pf.filters.base import LearningFilter, SampleFilter
+from openrlhf_pf.filters.batch import FilterBatch, as_array
+from openrlhf_pf.filters.gain import decayed, gain, known_samples, moments
 from openrlhf_pf.filters.rank import BestOfN, BestRandom, BestWorst, NoFilter
-from openrlhf_pf.filters.variance import MaxVariance
+from openrlhf_pf.filters.subset import MaxVariance
 
 #: Strategies to choose among: in group scope, without options of their own.
 #: ``none`` keeps k of the N at random, without regard to rewards; all of them where k is N.
@@ -31,18 +32,17 @@ class Adaptive(LearningFilter):
     """``adaptive``: the candidate whose kept samples raise the true score fastest, by the evidence so far.
 
     Each rollout with true scores (of all prompts or of some: others have NaN) adds, for each candidate, the moments of
-    reward and score, less their prompt's means, under that candidate's weights; older rollouts count less and less.
-    The criterion is the gain, the slope of the mean true score along the gradient of the kept samples with whitened
-    rewards (docs/gain.md): it has a sign, and differences between prompts are not in it. Another candidate takes over
-    when, and only when, its gain is higher than that of the one in use by more than ``certainty`` standard errors of
-    the difference (a jackknife over rollouts, in which what both have in common cancels). Without true scores nothing
-    ever changes.
+    reward and score, minus their prompt's means, under that candidate's weights; older rollouts count less and less.
+    The criterion is the gain (``filters/gain.py``): it has a sign, and differences between prompts are not in it.
+    Another candidate takes over if its gain is higher than that of the one in use by more than ``certainty`` standard
+    errors of the difference (a jackknife over rollouts, in which what both have in common cancels). Without true
+    scores nothing ever changes.
 
     Args:
-        candidates: names of ``CANDIDATES``; the first is used until evidence speaks for another.
+        candidates: names of ``CANDIDATES``; the first is used until another is significantly better.
         half_life: rollouts with true scores after which one counts half.
-        certainty: standard errors that a candidate must be ahead by. 4 leaves room for looking after every rollout.
-        patience: rollouts with true scores to see before the first switch, and again after each.
+        certainty: standard errors that a candidate must be ahead by. 4 allows for a test after every rollout.
+        patience: rollouts with true scores before the first switch, and again after each.
     """
 
     def __init__(
@@ -65,41 +65,41 @@ class Adaptive(LearningFilter):
         self.filters = {name: CANDIDATES[name](n_samples, keep) for name in candidates}
         self.in_use = candidates[0]
         self.half_life, self.certainty, self.patience = half_life, certainty, patience
-        # Beyond 6 half-lives a rollout counts less than 2 percent.
-        self._moments: deque[Tensor] = deque(maxlen=max(patience, round(6 * half_life)))
+        # After 6 half-lives a rollout counts less than 2 percent.
+        self._moments: deque[ndarray] = deque(maxlen=max(patience, round(6 * half_life)))
         self._since_switch = 0
 
     @property
-    def most_weighed(self) -> int:
-        return max(candidate.most_weighed for candidate in self.filters.values())
+    def max_kept_per_prompt(self) -> int:
+        return max(candidate.max_kept_per_prompt for candidate in self.filters.values())
 
-    def weigh(self, batch: FilterBatch) -> Tensor:
-        self.news = ""
+    def weigh(self, batch: FilterBatch) -> ndarray:
+        self.log_message = ""
         self.observe(batch)
         return self.filters[self.in_use].weigh(batch)
 
     def observe(self, batch: FilterBatch) -> None:
-        """Learn from a rollout, whether it trains or not, and switch if the evidence is clear."""
+        """Learn from a rollout, whether it trains or not, and switch if another candidate is significantly better."""
         known = known_samples(batch)
         if known is None:
             return
-        self._moments.append(torch.stack([moments(f, batch, known) for f in self.filters.values()]))
+        self._moments.append(np.stack([moments(f, batch, known) for f in self.filters.values()]))
         self._since_switch += 1
         if self._since_switch >= self.patience:
             self._switch()
 
-    def reliability(self) -> dict[str, float]:
-        """The gain of the samples that each candidate would keep; NaN before there is evidence."""
+    def gains(self) -> dict[str, float]:
+        """Return the gain of the samples that each candidate would keep; NaN before there is evidence."""
         if not self._moments:
             return dict.fromkeys(self.filters, float("nan"))
-        return dict(zip(self.filters, gain(self._decayed().sum(dim=0)).tolist()))
+        return dict(zip(self.filters, gain(self._decayed().sum(axis=0)).tolist()))
 
     def metrics(self) -> dict[str, float]:
-        """``gain_<candidate>``, and ``strategy``: the place of the one in use among the candidates."""
-        values = {f"gain_{name}": value for name, value in self.reliability().items()}
+        """Return ``gain_<candidate>``, and ``strategy``: the place of the one in use among the candidates."""
+        values = {f"gain_{name}": value for name, value in self.gains().items()}
         return values | {"strategy": float(list(self.filters).index(self.in_use))}
 
-    def _decayed(self) -> Tensor:
+    def _decayed(self) -> ndarray:
         """(rollouts, S, 5) the moments, with the weight that their age leaves them."""
         return decayed(list(self._moments), self.half_life)
 
@@ -107,14 +107,14 @@ class Adaptive(LearningFilter):
         names = list(self.filters)
         used = names.index(self.in_use)
         ahead, error = lead(self._decayed(), lambda sums: gain(sums) - gain(sums)[..., used : used + 1])
-        best = int(torch.where(ahead > self.certainty * error, ahead, 0.0).argmax())
+        best = int(np.where(ahead > self.certainty * error, ahead, 0.0).argmax())
         if best == used or not ahead[best] > 0:
             return
-        values = self.reliability()
-        self.news = (
+        values = self.gains()
+        self.log_message = (
             f"{names[best]} takes over from {self.in_use}: over {len(self._moments)} rollouts with true scores its "
-            f"gain is {values[names[best]]:.3f} against {values[self.in_use]:.3f}, ahead by {float(ahead[best]):.3f} "
-            f"with a standard error of {float(error[best]):.3f}"
+            f"gain is {values[names[best]]:.3f} against {values[self.in_use]:.3f}, ahead by {ahead[best]:.3f} with a "
+            f"standard error of {error[best]:.3f}"
         )
         self.in_use = names[best]
         self._since_switch = 0
@@ -131,26 +131,27 @@ class Adaptive(LearningFilter):
         if state["candidates"] != list(self.filters):
             raise ValueError(
                 f"the checkpoint's adaptive filter chooses among {', '.join(state['candidates'])}, this one among "
-                f"{', '.join(self.filters)}: give the same candidates to go on."
+                f"{', '.join(self.filters)}: give the same candidates to resume."
             )
         self.in_use, self._since_switch = state["in_use"], state["since_switch"]
-        self._moments.extend(state["moments"])
+        self._moments.extend(map(as_array, state["moments"]))
 
 
-def moments(candidate: SampleFilter, batch: FilterBatch, known: Tensor) -> Tensor:
-    """(5,) float64: sums of w, w d, w s, w d d, w d s over samples with a true score, w the candidate's weight.
+def lead(sums: ndarray, difference: Callable[[ndarray], ndarray]) -> tuple[ndarray, ndarray]:
+    """Return a difference of strategies, and its standard error by a jackknife over rollouts.
 
-    Rewards d and scores s are taken from their prompt's means over ``known`` (G, N); a prompt with a single known
-    sample says nothing. In expectation over the draw: nothing is drawn for it.
+    Args:
+        sums: (rollouts, ...) sums over each rollout.
+        difference: from sums (..., moments) to the differences, of which what is common to all cancels.
     """
-    w = candidate(batch) * known * (known.sum(dim=1, keepdim=True) > 1)
-    d, s = deviations(batch.rewards, known), deviations(batch.scores, known)
-    return torch.stack([(w * x).sum() for x in (torch.ones_like(w), d, s, d * d, d * s)])
+    n, total = len(sums), sums.sum(axis=0)
+    without_one = difference(total - sums)
+    error = np.sqrt((n - 1) / n * ((without_one - without_one.mean(axis=0)) ** 2).sum(axis=0))
+    return difference(total), error
 
 
-def gain(sums: Tensor) -> Tensor:
-    """(...,) gain from moments (..., 5), in units of true score; 0 where the kept rewards have no spread."""
-    w, d, s, dd, ds = sums.unbind(dim=-1)
-    w = w.clamp(min=1e-300)
-    covariance, spread = ds / w - d * s / w**2, dd / w - (d / w) ** 2
-    return torch.where(spread > 1e-12, covariance / spread.clamp(min=1e-300).sqrt(), 0.0)
+def check_positive(**settings: float) -> None:
+    """Raise ValueError for a setting that is not above 0."""
+    for name, value in settings.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}: leave it out for the default.")

@@ -1,16 +1,18 @@
 """From weights to training samples: three ways to draw.
 
-``DRAWS`` names them. All reproduce the weights: a sample of weight w trains k w times in expectation, or, with
-``reweight``, once with its advantage scaled in proportion to w. In group scope each row of the weights is a
-distribution and k samples of each prompt train; in batch scope all G N weights are one, of which G k train.
+``DRAWS`` lists them. On average, all use each sample as often as its weight says: a sample of weight w trains k w
+times, or, with ``reweight``, once with its advantage scaled in proportion to w. In group scope each row of the weights
+is a distribution and k samples of each prompt train; in batch scope all G N weights are one, of which G k train.
 
-Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train.
+Notation used for array shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy import ndarray
+
+from openrlhf_pf.filters.batch import as_array
 
 DRAWS = ("select", "resample", "reweight")
 
@@ -19,18 +21,18 @@ class Draw(NamedTuple):
     """Which samples train, how often, and with what weight."""
 
     #: (G, N) int64: how often each sample trains.
-    counts: Tensor
+    counts: ndarray
     #: (G, N) float64: what its advantage is multiplied with, mean 1 over the kept samples; None for 1 throughout.
-    scale: Tensor | None = None
+    scale: ndarray | None = None
 
 
 def draw(
     mode: str,
-    weights: Tensor,
+    weights: ndarray,
     keep: int,
     scope: str = "group",
-    order: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    order: ndarray | None = None,
+    generator: np.random.Generator | None = None,
     budget: int | None = None,
 ) -> Draw:
     """Draw the samples that train.
@@ -41,7 +43,7 @@ def draw(
         keep: k.
         scope: the filter's scope.
         order: (G, N) the sample at each rank, for ``select`` in group scope.
-        generator: source of randomness.
+        generator: source of randomness, see :class:`FilterBatch`.
         budget: in batch scope, how many samples are drawn (default: G k).
 
     Raises:
@@ -52,18 +54,18 @@ def draw(
     if mode == "reweight":
         return reweight(weights, scope)
     if scope == "batch":
+        weights = as_array(weights)
         function = select_from_batch if mode == "select" else resample
         budget = keep * len(weights) if budget is None else budget
-        counts = function(weights.reshape(1, -1), budget, generator=generator)
-        return Draw(counts.reshape(weights.shape))
+        return Draw(function(weights.reshape(1, -1), budget, generator=generator).reshape(weights.shape))
     if mode == "select":
         return Draw(select(weights, keep, order, generator))
     return Draw(resample(weights, keep, generator))
 
 
 def select(
-    weights: Tensor, keep: int, order: Tensor | None = None, generator: torch.Generator | None = None
-) -> Tensor:
+    weights: Any, keep: int, order: ndarray | None = None, generator: np.random.Generator | None = None
+) -> ndarray:
     """Draw exactly k samples a prompt by systematic (low-variance) resampling.
 
     One uniform u in [0, 1/k) a prompt; the points u + j/k, j < k, are walked along the cumulative weights in the given
@@ -72,7 +74,7 @@ def select(
     Args:
         weights: (G, N) rows that sum to 1, or to 0 for a prompt to be dropped.
         keep: k.
-        order: (G, N) the sample at each rank, the order of the walk. Default: the columns as they stand.
+        order: (G, N) the sample at each rank, the order of the walk. Default: the order of the columns.
         generator: source of the uniforms.
 
     Returns:
@@ -82,18 +84,22 @@ def select(
         ValueError: a weight is negative or not finite, or a row sums to neither 1 nor 0.
     """
     weights, total = _checked(weights)
-    expected = weights * (keep / total.clamp(min=0.5))
-    whole = expected.round()
-    if (expected - whole).abs_().max() < 1e-9:  # as many filters have it: there is nothing left to draw
-        return whole.long()
-    counts = _systematic(expected if order is None else expected.gather(1, order), generator)
-    return counts if order is None else torch.zeros_like(counts).scatter_(1, order, counts)
+    expected = weights * (keep / total.clip(min=0.5))
+    whole = np.rint(expected)
+    if np.abs(expected - whole).max(initial=0.0) < 1e-9:  # true of many filters: nothing is left to draw
+        return whole.astype(np.int64)
+    if order is None:
+        return _draw_systematically(expected, generator)
+    counts = np.empty(weights.shape, dtype=np.int64)
+    walked = _draw_systematically(np.take_along_axis(expected, order, axis=1), generator)
+    np.put_along_axis(counts, order, walked, axis=1)
+    return counts
 
 
-def select_from_batch(weights: Tensor, keep: int, generator: torch.Generator | None = None) -> Tensor:
-    """Draw k samples a row, none twice, by systematic sampling in proportion to the weights as far as that goes.
+def select_from_batch(weights: Any, keep: int, generator: np.random.Generator | None = None) -> ndarray:
+    """Draw k samples a row, none twice, by systematic sampling in proportion to the weights as far as possible.
 
-    A sample whose share k w_i exceeds 1 is taken for certain, and what it cannot use goes to the others in proportion.
+    A sample whose share k w_i exceeds 1 is always taken, and the rest of its share goes to the others in proportion.
     If fewer than k samples have weight, all of those are taken.
 
     Args:
@@ -107,24 +113,24 @@ def select_from_batch(weights: Tensor, keep: int, generator: torch.Generator | N
     Raises:
         ValueError: as for :func:`select`.
     """
-    return _systematic(chances(weights, keep), generator)
+    return _draw_systematically(chances(weights, keep), generator)
 
 
-def chances(weights: Tensor, keep: int) -> Tensor:
-    """(B, S) the chance that :func:`select_from_batch` takes each sample, of weights (B, S); rows sum to k at most."""
+def chances(weights: Any, keep: int) -> ndarray:
+    """Return (B, S) how probably :func:`select_from_batch` takes each sample; rows sum to k at most."""
     weights, _ = _checked(weights)
-    target = (weights > 0).sum(dim=1, keepdim=True).clamp(max=keep)
+    target = (weights > 0).sum(axis=1, keepdims=True).clip(max=keep)
     chance = weights * target
     while (chance > 1 + 1e-9).any():
-        certain = chance >= 1
-        rest = torch.where(certain, 0.0, weights)
-        left = target - certain.sum(dim=1, keepdim=True)
-        share = left / rest.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-        chance = torch.where(certain, 1.0, rest * share)
+        taken = chance >= 1
+        rest = np.where(taken, 0.0, weights)
+        left = target - taken.sum(axis=1, keepdims=True)
+        share = left / rest.sum(axis=1, keepdims=True).clip(min=np.finfo(np.float64).tiny)
+        chance = np.where(taken, 1.0, rest * share)
     return chance
 
 
-def resample(weights: Tensor, keep: int, generator: torch.Generator | None = None) -> Tensor:
+def resample(weights: Any, keep: int, generator: np.random.Generator | None = None) -> ndarray:
     """Draw k samples a row independently, in proportion to the weights: the filtered policy of PF-PPO, Section 3.
 
     Args:
@@ -139,16 +145,20 @@ def resample(weights: Tensor, keep: int, generator: torch.Generator | None = Non
         ValueError: as for :func:`select`.
     """
     weights, total = _checked(weights)
-    edges = weights.cumsum(dim=1)
-    points = torch.rand(len(weights), keep, generator=generator, dtype=torch.float64) * edges[:, -1:]
-    # The first edge beyond the point, never one of a weight of 0, which is no further than the edge before it.
-    points = torch.minimum(points, edges[:, -1:].nextafter(torch.zeros(1, dtype=torch.float64)))
-    samples = torch.searchsorted(edges, points, right=True).clamp(max=weights.shape[1] - 1)
-    ones = (total > 0).long().expand(-1, keep)
-    return torch.zeros(weights.shape, dtype=torch.long).scatter_add_(1, samples, ones)
+    edges = weights.cumsum(axis=1)
+    points = _uniform((len(weights), keep), generator) * edges[:, -1:]
+    # The first edge above the point, never one of a weight of 0, which is no further than the edge before it.
+    points = np.minimum(points, np.nextafter(edges[:, -1:], 0.0))
+    if len(edges) == 1:
+        samples = np.searchsorted(edges[0], points[0], side="right")[None]
+    else:
+        samples = (edges[:, None, :] <= points[:, :, None]).sum(axis=2)
+    counts = np.zeros(weights.shape, dtype=np.int64)
+    np.add.at(counts, (np.arange(len(counts))[:, None], samples.clip(max=weights.shape[1] - 1)), total > 0)
+    return counts
 
 
-def reweight(weights: Tensor, scope: str = "group") -> Draw:
+def reweight(weights: Any, scope: str = "group") -> Draw:
     """Keep every sample with weight, once, and scale its advantage by its weight, with mean 1 over the kept samples.
 
     PPO's clipped objective is positively homogeneous in the advantage, so the policy's gradient is in expectation that
@@ -161,27 +171,30 @@ def reweight(weights: Tensor, scope: str = "group") -> Draw:
     Raises:
         ValueError: as for :func:`select`.
     """
+    weights = as_array(weights).astype(np.float64)
     _checked(weights if scope == "group" else weights.reshape(1, -1))
     kept = weights > 0
-    return Draw(
-        kept.long(), weights.double() * (kept.sum() / weights.sum().clamp(min=torch.finfo(torch.float64).tiny))
-    )
+    return Draw(kept.astype(np.int64), weights * (kept.sum() / max(weights.sum(), np.finfo(np.float64).tiny)))
 
 
-def _systematic(expected: Tensor, generator: torch.Generator | None) -> Tensor:
+def _uniform(shape: tuple[int, ...], generator: np.random.Generator | None) -> ndarray:
+    return (np.random.default_rng() if generator is None else generator).random(shape)
+
+
+def _draw_systematically(expected: ndarray, generator: np.random.Generator | None) -> ndarray:
     """(B, S) expected counts to (B, S) int64 counts: one uniform a row, walked along the columns."""
     # Rounding puts a boundary that is meant to be whole exactly on the whole number; otherwise k equal weights could,
     # by the last bit of a float, draw one sample twice and its neighbour not at all.
-    edges = expected.cumsum(dim=1).round(decimals=9)
-    offset = torch.rand(len(expected), 1, generator=generator, dtype=torch.float64)
-    points_below = (edges - offset).ceil_().clamp_(min=0)
-    return points_below.diff(dim=1, prepend=points_below.new_zeros(len(expected), 1)).long()
+    edges = expected.cumsum(axis=1).round(9)
+    points_below = np.ceil(edges - _uniform((len(expected), 1), generator)).clip(min=0)
+    return np.diff(points_below, axis=1, prepend=0.0).astype(np.int64)
 
 
-def _checked(weights: Tensor) -> tuple[Tensor, Tensor]:
+def _checked(weights: Any) -> tuple[ndarray, ndarray]:
     """The weights as float64, and the rows' sums (B, 1)."""
-    weights = weights.double()
-    total = weights.sum(dim=1, keepdim=True)
-    if not total.isfinite().all() or (weights < 0).any() or ((total - 1).abs().minimum(total) > 1e-6).any():
+    weights = as_array(weights).astype(np.float64)
+    total = weights.sum(axis=1, keepdims=True)
+    no_distribution = not np.isfinite(total).all() or (weights < 0).any()
+    if no_distribution or (np.minimum(np.abs(total - 1), total) > 1e-6).any():
         raise ValueError("each row of weights must be finite, not negative, and sum to 1 (or be all 0).")
     return weights, total

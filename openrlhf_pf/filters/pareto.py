@@ -1,27 +1,31 @@
-"""A filter by several objectives at once.
+"""A filter by several objectives at once, and how different the responses of a prompt are.
 
-Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train, M
-objectives.
+Notation used for array shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train, M
+objectives, R responses, T tokens of all of them, B bins.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy import ndarray
 
-from openrlhf_pf.filters.base import FilterBatch, SampleFilter
-from openrlhf_pf.filters.diversity import mean_distances
+from openrlhf_pf.filters.base import SampleFilter
+from openrlhf_pf.filters.batch import FilterBatch, put_in_columns
 
-#: Tokens of an n-gram, unless told.
+#: Default number of tokens of an n-gram.
 NGRAM = 3
 #: What samples can be compared by; more is better.
-OBJECTIVES: dict[str, Callable[["Pareto", FilterBatch], Tensor]] = {
-    "reward": lambda self, batch: batch.rewards.double(),
-    "length": lambda self, batch: -batch.response_lengths.double(),
+OBJECTIVES: dict[str, Callable[["Pareto", FilterBatch], ndarray]] = {
+    "reward": lambda self, batch: batch.rewards.astype(np.float64),
+    "length": lambda self, batch: -batch.response_lengths.astype(np.float64),
     "diversity": lambda self, batch: mean_distances(batch.response_tokens, batch.usable, self.ngram),
 }
-#: Comparisons that are made together: so many stay near the processor.
-_NEAR = 1 << 22
+#: Comparisons per chunk, and tokens per chunk (about): chunks of this size stay in the processor's cache.
+_COMPARISONS, _TOKENS = 1 << 22, 1 << 19
+#: Bins of a signature: the standard error of a distance d is sqrt(d (1 - d) / 128), 0.044 at most.
+BINS = 128
+_EMPTY = np.iinfo(np.int32).max
+_FACTORS = (0x2545F4914F6CDD1D, 0x369DEA0F31A53F85)
 
 
 class Pareto(SampleFilter):
@@ -29,9 +33,9 @@ class Pareto(SampleFilter):
 
     A sample dominates another one that is better in no objective and worse in one. The first front are the samples
     that none dominates, the second those that only samples of the first one dominate, and so on. Whole fronts are kept
-    while there is room; of the front that has too many, those with the largest crowding distance: the ends of each
-    objective first, then those with most room between their neighbours. Equal crowding distances are decided by the
-    first objective, and what is equal there by the seed.
+    while they fit; of the front that has too many, those with the largest crowding distance: the ends of each
+    objective first, then those furthest from their neighbours. Equal crowding distances are decided by the first
+    objective, and ties there by the seed.
 
     Args:
         objectives: two or more of ``reward`` (high), ``length`` (short) and ``diversity`` (far from the other
@@ -63,25 +67,23 @@ class Pareto(SampleFilter):
         self.objectives, self.ngram = tuple(objectives), NGRAM if ngram is None else ngram
 
     @property
-    def most_weighed(self) -> int:
+    def max_kept_per_prompt(self) -> int:
         return self.keep
 
-    def weigh(self, batch: FilterBatch) -> Tensor:
-        values = torch.stack([OBJECTIVES[name](self, batch) for name in self.objectives], dim=2)
-        # By the first objective, equal ones shuffled, so that positions decide nothing from here on.
+    def weigh(self, batch: FilterBatch) -> ndarray:
+        values = np.stack([OBJECTIVES[name](self, batch) for name in self.objectives], axis=2)
+        # By the first objective, equal ones shuffled, so that positions decide nothing after this.
         order = batch.ranking(values[:, :, 0])
-        ranked = values.gather(1, order.unsqueeze(2).expand_as(values))
-        front = fronts(ranked, batch.usable.gather(1, order), self.keep)
-        last = front.sort(dim=1).values[:, self.keep - 1 : self.keep]
-        crowded = crowding(ranked, front == last)
-        best = crowded.argsort(dim=1, descending=True, stable=True)
-        best = best.gather(1, front.gather(1, best).argsort(dim=1, stable=True))[:, : self.keep]
-        weights = torch.zeros(batch.rewards.shape, dtype=torch.float64)
-        return weights.scatter_(1, order.gather(1, best), 1.0 / self.keep)
+        ranked = np.take_along_axis(values, order[:, :, None], axis=1)
+        front = fronts(ranked, np.take_along_axis(batch.usable, order, axis=1), self.keep)
+        last = np.sort(front, axis=1)[:, self.keep - 1 : self.keep]
+        distance = crowding(ranked, front == last)
+        best = np.lexsort((-distance, front), axis=1)[:, : self.keep]
+        return put_in_columns(np.take_along_axis(order, best, axis=1), 1.0 / self.keep, self.n_samples)
 
 
-def fronts(values: Tensor, usable: Tensor, keep: int) -> Tensor:
-    """The front of each sample, as far as k samples of each prompt need them.
+def fronts(values: ndarray, usable: ndarray, keep: int) -> ndarray:
+    """Return the front of each sample, as far as k samples of each prompt need them.
 
     Args:
         values: (G, N, M), more is better.
@@ -91,34 +93,37 @@ def fronts(values: Tensor, usable: Tensor, keep: int) -> Tensor:
     Returns:
         (G, N) int64 from 0; N for samples of no front, or of one that is not needed.
     """
-    n = values.shape[1]
-    size = max(_NEAR // n**2, 1)
-    chunks = zip(values.split(size), usable.split(size))
-    return torch.cat([_fronts(v, u, keep) for v, u in chunks]) if len(values) else torch.empty(0, n, dtype=torch.long)
-
-
-def _fronts(values: Tensor, usable: Tensor, keep: int) -> Tensor:
-    shape = (*usable.shape, usable.shape[1])
-    never_worse, once_better = torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
-    for value in values.unbind(dim=2):
-        mine, theirs = value.unsqueeze(2), value.unsqueeze(1)
-        never_worse &= mine >= theirs
-        once_better |= mine > theirs
-    dominates = never_worse & once_better  # (G, N, N): the sample of the row that of the column
-    left, found = usable.clone(), torch.full(usable.shape, usable.shape[1])
-    wanted = usable.sum(dim=1).clamp(max=keep)
-    for number in range(usable.shape[1]):
-        front = left & ~(dominates & left.unsqueeze(2)).any(dim=1)
-        found[front] = number
-        left &= ~front
-        if ((usable & ~left).sum(dim=1) >= wanted).all():
-            break
+    n = usable.shape[1]
+    found = np.full(usable.shape, n)
+    size = max(_COMPARISONS // n**2, 1)
+    for start in range(0, len(found), size):
+        rows = slice(start, start + size)
+        _number_fronts(found[rows], values[rows], usable[rows], keep)
     return found
 
 
-def crowding(values: Tensor, members: Tensor) -> Tensor:
-    """The crowding distance of the members of one front (NSGA-II): over objectives, the sum of the distance between a
-    member's neighbours by the range of the front; infinite for its ends. An objective in which all are equal adds 0.
+def _number_fronts(found: ndarray, values: ndarray, usable: ndarray, keep: int) -> None:
+    """Write the front of each sample of some prompts into ``found`` (G, N)."""
+    shape = (*usable.shape, usable.shape[1])
+    never_worse, once_better = np.ones(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    for value in np.moveaxis(values, 2, 0):
+        never_worse &= value[:, :, None] >= value[:, None, :]
+        once_better |= value[:, :, None] > value[:, None, :]
+    dominates = never_worse & once_better  # (G, N, N): the sample of the row that of the column
+    left, wanted = usable.copy(), usable.sum(axis=1).clip(max=keep)
+    for number in range(usable.shape[1]):
+        front = left & ~(dominates & left[:, :, None]).any(axis=1)
+        found[front] = number
+        left &= ~front
+        if ((usable & ~left).sum(axis=1) >= wanted).all():
+            break
+
+
+def crowding(values: ndarray, members: ndarray) -> ndarray:
+    """Return the crowding distance of the members of one front (NSGA-II).
+
+    It is the sum over objectives of the distance between a member's neighbours by the range of the front; infinite for
+    its ends. An objective in which all are equal adds 0.
 
     Args:
         values: (G, N, M).
@@ -127,14 +132,91 @@ def crowding(values: Tensor, members: Tensor) -> Tensor:
     Returns:
         (G, N) float64; only that of members has a meaning.
     """
-    total = torch.zeros(members.shape, dtype=torch.float64)
-    last = (members.sum(dim=1, keepdim=True) - 1).clamp(min=0)
-    place = torch.arange(members.shape[1])
-    for value in values.unbind(dim=2):
-        ordered, order = value.masked_fill(~members, torch.inf).sort(dim=1, stable=True)
-        low, high = ordered[:, :1], ordered.gather(1, last)
-        extent = high - low
-        room = torch.nn.functional.pad(ordered[:, 2:] - ordered[:, :-2], (1, 1)) / extent
-        room = room.masked_fill((place == 0) | (place == last), torch.inf)
-        total.scatter_add_(1, order, torch.where((extent > 0) & (place <= last), room, 0.0))
+    total = np.zeros(members.shape)
+    last = (members.sum(axis=1, keepdims=True) - 1).clip(min=0)
+    place = np.arange(members.shape[1])
+    for value in np.moveaxis(values, 2, 0):
+        value = np.where(members, value, np.inf)
+        order = np.argsort(value, axis=1, kind="stable")
+        ordered = np.take_along_axis(value, order, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            extent = np.take_along_axis(ordered, last, axis=1) - ordered[:, :1]
+            gap = np.pad(ordered[:, 2:] - ordered[:, :-2], ((0, 0), (1, 1))) / extent
+        gap = np.where((place == 0) | (place == last), np.inf, gap)
+        total += put_in_columns(order, np.where((extent > 0) & (place <= last), gap, 0.0))
     return total
+
+
+# ── Diversity ──
+
+
+def mean_distances(responses: Sequence[Sequence[ndarray]], usable: ndarray, ngram: int) -> ndarray:
+    """Return the mean Jaccard distance of each response to the other usable ones of its prompt.
+
+    The Jaccard distance is the share, of all different n-grams that two responses have, that only one of them has. It
+    is estimated by one-permutation hashing (Li, Owen and Zhang 2012, arXiv 1208.1259): each different n-gram falls
+    into one of B bins by its hash, and a response's signature is the least hash of each bin; the distance is the share
+    of differing bins among those that are not empty in both. Equal responses have distance 0 and those without a
+    common n-gram exactly 1. It is deterministic.
+
+    Args:
+        responses: G x N tokens of each response, (tokens,) int64; one shorter than ``ngram`` is a single n-gram.
+        usable: (G, N) bool: the others that count.
+        ngram: n.
+
+    Returns:
+        (G, N) float64, between 0 and 1; 0 where there is no other.
+    """
+    distances = np.zeros(usable.shape)
+    for rows in _chunks(responses):
+        found = signatures([tokens for row in responses[rows] for tokens in row], ngram)
+        distances[rows] = _mean_distances(found.reshape(-1, usable.shape[1], BINS), usable[rows])
+    return distances
+
+
+def _chunks(responses: Sequence[Sequence[ndarray]]) -> Iterator[slice]:
+    """Prompts with about ``_TOKENS`` tokens together."""
+    start = tokens = 0
+    for row, texts in enumerate(responses):
+        tokens += sum(map(len, texts))
+        if tokens >= _TOKENS or row + 1 == len(responses):
+            yield slice(start, row + 1)
+            start, tokens = row + 1, 0
+
+
+def signatures(responses: Sequence[ndarray], ngram: int) -> ndarray:
+    """Return (R, B) int32: the least hash in each bin of a response, the largest number if it is empty."""
+    padded = [np.pad(tokens, (0, max(ngram - len(tokens), 0)), constant_values=-1) for tokens in responses]
+    hashes = _hashes(np.concatenate(padded).astype(np.int64), ngram)
+    row = np.repeat(np.arange(len(padded)), [len(tokens) for tokens in padded])
+    # An n-gram that begins in the last n - 1 tokens of a response ends in the next one.
+    inside = row[: len(hashes)] == row[ngram - 1 :]
+    place = row[: len(hashes)] * BINS + (hashes & (BINS - 1))
+    least = np.where(inside, (hashes >> 7) & (_EMPTY >> 1), _EMPTY).astype(np.int32)
+    found = np.full(len(padded) * BINS, _EMPTY, dtype=np.int32)
+    np.minimum.at(found, place, least)
+    return found.reshape(-1, BINS)
+
+
+def _hashes(tokens: ndarray, ngram: int) -> ndarray:
+    """(T - n + 1,) int64 hashes of the n-grams of (T,) int64."""
+    found = np.zeros(len(tokens) - ngram + 1, dtype=np.int64)
+    for start in range(ngram):
+        found += tokens[start : start + len(found)]
+        found += 1
+        found *= _FACTORS[0]  # modulo 2 ** 64, as int64 does
+        found ^= found >> 29
+        found *= _FACTORS[1]
+    return found ^ (found >> 32)
+
+
+def _mean_distances(found: ndarray, usable: ndarray) -> ndarray:
+    """(G, N) of signatures (G, N, B)."""
+    total = np.zeros(usable.shape)
+    empty = (found == _EMPTY).astype(np.float32)
+    both_empty = empty @ empty.transpose(0, 2, 1)
+    for other in range(usable.shape[1]):
+        equal = np.count_nonzero(found == found[:, other : other + 1], axis=2).astype(np.float32)
+        neither = both_empty[:, :, other]
+        total += (1 - (equal - neither) / (BINS - neither)) * usable[:, other : other + 1]
+    return total / (usable.sum(axis=1, keepdims=True) - usable).clip(min=1)

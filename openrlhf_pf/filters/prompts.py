@@ -1,38 +1,42 @@
-"""Prompts that are left out whole, whatever a sample filter would keep of them.
+"""Prompts that do not train at all, whatever a sample filter would keep of them.
 
-Notation used for tensor shapes: G prompts (groups), N scored samples a prompt.
+Notation used for array shapes: G prompts (groups), N scored samples a prompt.
 """
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy import ndarray
 
 from openrlhf_pf.filters.base import FilterBatch
 
-#: Share of the variance that is kept, unless told (RAGEN-2's own default is not known to us).
+#: Default share of the variance that is kept (RAGEN-2's own default is not known to us).
 VARIANCE_SHARE = 0.9
 
 
-def variance_top_p(batch: FilterBatch, share: float = VARIANCE_SHARE) -> Tensor:
-    """(G,) bool: the smallest set of prompts that holds ``share`` of the within-prompt reward variance of the rollout.
+def variance_top_p(batch: FilterBatch, share: float = VARIANCE_SHARE) -> ndarray:
+    """Return (G,) bool: the smallest set of prompts with ``share`` of the rollout's within-prompt reward variance.
 
-    As in RAGEN-2 (arXiv 2604.06268). A prompt whose rewards are all equal holds none and is never in it.
+    As in RAGEN-2 (arXiv 2604.06268). A prompt whose rewards are all equal has none and is never in it.
     """
-    known = batch.usable
-    deviation = torch.where(known, batch.rewards.double(), 0.0)
-    mean = deviation.sum(dim=1, keepdim=True) / batch.n_usable.clamp(min=1).unsqueeze(1)
-    variance = (torch.where(known, deviation - mean, 0.0).square().sum(dim=1)) / batch.n_usable.clamp(min=1)
-    variance = torch.where(batch.flat_within(), 0.0, variance)
-    ordered, order = variance.sort(descending=True)
-    before = ordered.cumsum(dim=0) - ordered
-    kept = (ordered > 0) & (before < share * ordered.sum() * (1 - 1e-12))
-    return torch.zeros_like(kept).scatter_(0, order, kept)
+    n_usable = batch.n_usable.clip(min=1)
+    rewards = np.where(batch.usable, batch.rewards, 0.0).astype(np.float64)
+    mean = rewards.sum(axis=1) / n_usable
+    variance = (np.where(batch.usable, rewards - mean[:, None], 0.0) ** 2).sum(axis=1) / n_usable
+    variance = np.where(batch.flat, 0.0, variance)
+    order = np.argsort(-variance, kind="stable")
+    ordered = variance[order]
+    before = ordered.cumsum() - ordered
+    kept = np.empty(len(order), dtype=bool)
+    kept[order] = (ordered > 0) & (before < share * ordered.sum() * (1 - 1e-12))
+    return kept
 
 
-def band(batch: FilterBatch, low: float, high: float) -> Tensor:
-    """(G,) bool: the mean true score of a prompt's samples, or where there is none their mean reward, lies between
-    ``low`` and ``high``, both included; a prompt without any is out.
+def band(batch: FilterBatch, low: float, high: float) -> ndarray:
+    """Return (G,) bool: the mean true score of a prompt's samples lies between ``low`` and ``high``, both included.
+
+    Without true scores the mean reward counts; a prompt with neither is out.
     """
-    values = batch.rewards.double() if batch.scores is None else batch.scores.double()
-    known = batch.usable & values.isfinite()
-    mean = torch.where(known, values, 0.0).sum(dim=1) / known.sum(dim=1)
+    values = batch.rewards if batch.scores is None else batch.scores
+    known = batch.usable & np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(known, values, 0.0).astype(np.float64).sum(axis=1) / known.sum(axis=1)
     return (mean >= low) & (mean <= high)

@@ -22,11 +22,10 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from openrlhf_pf.filters import FilterBatch
-from openrlhf_pf.filters.signal import best_subset, by_rank, closed_form
+from openrlhf_pf.filters import FilterBatch, make_generator
+from openrlhf_pf.filters.gain import best_subset, by_rank, closed_form
 from openrlhf_pf.reliability import within
 from openrlhf_pf.reliability.bootstrap import Bootstrap, interval
 from openrlhf_pf.reliability.data import Checkpoint
@@ -184,8 +183,8 @@ def _sums_by_rank(checkpoint: Checkpoint, block: NDArray[np.int64], n_blocks: in
     """(J, 5, N) sums by rank of each block, and (J,) how many groups say anything."""
     away = within.deviations_of(checkpoint)
     d, s = away.reward, away.score
-    batch = FilterBatch(torch.from_numpy(checkpoint.reward), torch.Generator().manual_seed(seed))
-    values = [by_rank(torch.from_numpy(x), batch).numpy() for x in (away.known.astype(float), d, s, d * d, d * s)]
+    batch = FilterBatch(checkpoint.reward, make_generator(seed))
+    values = [by_rank(x, batch) for x in (away.known.astype(float), d, s, d * d, d * s)]
     sums = np.zeros((n_blocks, 5, checkpoint.reward.shape[1]))
     np.add.at(sums, block, np.stack(values, axis=1))
     return sums, np.bincount(block, away.known.any(axis=1), n_blocks)
@@ -205,15 +204,15 @@ def _held_out_weights(checkpoint: Checkpoint, ranks: Floats, fold: NDArray[np.in
 
 
 def _closed_form(sums: Floats, keep: int) -> Floats:
-    return np.stack([closed_form(torch.from_numpy(s[_DS]), torch.from_numpy(s[_DD])).numpy() for s in sums])
+    return np.stack([closed_form(s[_DS], s[_DD]) for s in sums])
 
 
 def _best_by_j(sums: Floats, keep: int) -> Floats:
     found = np.zeros((len(sums), sums.shape[2]))
     for row, s in zip(found, sums):
-        c, v = torch.from_numpy(s[_DS]), torch.from_numpy(s[_DD])
+        c, v = s[_DS], s[_DD]
         if (c > 0).any() and (v > 0).any():
-            row[:] = best_subset(c, v, keep).numpy() > 0
+            row[:] = best_subset(c, v, keep) > 0
     return found
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from openrlhf_pf.filters import (
@@ -22,11 +21,11 @@ from openrlhf_pf.filters import (
     SampleFilter,
     build_filter,
     filter_class,
+    make_generator,
 )
+from openrlhf_pf.filters.batch_scope import TopRandom
 from openrlhf_pf.filters.draw import chances
-from openrlhf_pf.filters.learned import LearnedWeights
-from openrlhf_pf.filters.threshold import TopRandom
-from openrlhf_pf.filters.variance import MaxVariance
+from openrlhf_pf.filters.subset import MaxVariance
 from openrlhf_pf.reliability.data import Checkpoint
 
 Floats = NDArray[np.float64]
@@ -100,7 +99,7 @@ def strategies_for(
     n_samples = checkpoint.reward.shape[1]
     lacking = _lacking(checkpoint, weights)
     for name in names:
-        if name not in FILTERS:
+        if name not in FILTERS and name != "learned_weights":
             raise ValueError(f"there is no strategy {name!r}: choose from {', '.join(FILTERS)}.")
         if name in lacking:
             raise ValueError(f"strategy {name!r} cannot be analysed: {lacking[name]}.")
@@ -117,7 +116,7 @@ def strategies_for(
     }
     found = []
     for name, cls in FILTERS.items():
-        if name in lacking or (names and name not in names) or cls is LearnedWeights:
+        if name in lacking or (names and name not in names):
             continue
         k = cls.default_keep(n_samples) if keep is None or cls is NoFilter else keep
         for chosen in options.get(name, [{}]):
@@ -129,7 +128,7 @@ def strategies_for(
 def _lacking(checkpoint: Checkpoint, weights: Sequence[float] | None) -> dict[str, str]:
     """Strategies that cannot be analysed, and why."""
     # What learned_weights would learn of these samples is looked for in ``ranks.py``.
-    learning = [n for n, cls in FILTERS.items() if issubclass(cls, LearningFilter) and cls is not LearnedWeights]
+    learning = [n for n, cls in FILTERS.items() if issubclass(cls, LearningFilter)]
     reasons = dict.fromkeys(learning, "what it does depends on what it has seen while training")
     if checkpoint.reward.shape[1] < 2:
         reasons |= {name: "every prompt has a single response" for name in FILTERS if name != "none"}
@@ -159,35 +158,32 @@ def expected_weights(strategies: Sequence[Strategy], checkpoint: Checkpoint) -> 
     """
     columns = {}
     if checkpoint.length is not None:
-        columns["response_lengths"] = torch.from_numpy(checkpoint.length)
+        columns["response_lengths"] = checkpoint.length
     if checkpoint.model_rewards is not None:
-        columns["model_rewards"] = torch.from_numpy(checkpoint.model_rewards)
-    generator = torch.Generator().manual_seed(0)
-    batch = FilterBatch(torch.from_numpy(checkpoint.reward), generator, **columns)
+        columns["model_rewards"] = checkpoint.model_rewards
+    batch = FilterBatch(checkpoint.reward, make_generator(0), **columns)
     n_samples = checkpoint.reward.shape[1]
     return [_weights(s.build(n_samples), batch) if s.table is None else s.table for s in strategies]
 
 
 def _weights(sample_filter: SampleFilter, batch: FilterBatch) -> Floats:
     if isinstance(sample_filter, TopRandom):
-        weights = torch.where(batch.rewards > sample_filter.high, 1.0, 0.5) * batch.usable
-        return weights.double().numpy()
+        return np.where(batch.rewards > sample_filter.high, 1.0, 0.5) * batch.usable
     if isinstance(sample_filter, NoFilter):
-        return batch.usable.double().numpy() / sample_filter.n_samples
+        return batch.usable / sample_filter.n_samples
     if isinstance(sample_filter, MaxVariance):
-        kept = sample_filter.expected(batch) * (batch.n_usable >= sample_filter.keep).unsqueeze(1)
-        return average_ties(kept.numpy(), batch.rewards.numpy())
+        kept = sample_filter.expected(batch) * (batch.n_usable >= sample_filter.keep)[:, None]
+        return average_ties(kept, batch.rewards)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rewards beyond [-1, 1] are a warning of the report's own
-        weights = sample_filter(batch).numpy()
+        weights = sample_filter(batch)
     if isinstance(sample_filter, RankFilter):
-        return average_ties(weights, batch.rewards.numpy())
+        return average_ties(weights, batch.rewards)
     if isinstance(sample_filter, KeyFilter):
-        return average_ties(weights, torch.where(batch.usable, sample_filter.key(batch), torch.nan).numpy())
+        return average_ties(weights, np.where(batch.usable, sample_filter.key(batch), np.nan))
     if weights.max() == 0 or sample_filter.scope == "group":
         return weights  # what ties are decided by a coin stay decided
-    drawn = chances(torch.from_numpy(weights).reshape(1, -1), sample_filter.keep * len(weights))
-    return drawn.reshape(weights.shape).numpy()
+    return chances(weights.reshape(1, -1), sample_filter.keep * len(weights)).reshape(weights.shape)
 
 
 def average_ties(weights: Floats, keys: Floats) -> Floats:

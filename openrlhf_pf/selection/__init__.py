@@ -1,8 +1,7 @@
-"""Prompt selection: which prompts the next rollout takes.
+"""Prompt selection: which prompts the next rollout samples.
 
 ``SELECTIONS`` maps the name that a user types to the class that does it. One of your own is a ``PromptSelection``
-subclass, named ``package.module:Class`` or ``path/to/file.py:Class``, and ``python -m openrlhf_pf.selection.check``
-tells whether it is sound. Nothing here imports ray, vllm, deepspeed or openrlhf.
+subclass, named ``package.module:Class`` or ``path/to/file.py:Class``. On numpy; nothing here imports torch.
 """
 
 from collections.abc import Sequence

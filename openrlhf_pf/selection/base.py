@@ -1,18 +1,18 @@
-"""Which prompts the next rollout takes: what is known of each prompt, and what a selection makes of it.
+"""The base class of prompt selections: which prompts the next rollout samples.
 
-Notation used for tensor shapes: P prompts of the data set, B prompts that a rollout takes.
+Notation used for array shapes: P prompts of the data set, B prompts of a rollout.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy import ndarray
 
 from openrlhf_pf.selection.posterior import Posterior
 
-_MOST_VISITS = torch.iinfo(torch.int16).max
+_MOST_VISITS = np.iinfo(np.int16).max
 
 
 class PromptSelection(ABC):
@@ -23,8 +23,8 @@ class PromptSelection(ABC):
 
     Args:
         n_prompts: P.
-        decay: what is left of a prompt's counts when it is observed, and when another prompt is: 1 forgets nothing.
-        random_share: share of each rollout that is selected at random, whatever the priorities say.
+        decay: what remains of the counts of a rollout's prompts, and of all others: 1 forgets nothing.
+        random_share: share of each rollout that is selected at random, whatever the priorities are.
 
     Raises:
         ValueError: a number is out of range.
@@ -36,7 +36,7 @@ class PromptSelection(ABC):
         self.posterior = Posterior(n_prompts, decay)
         self.random_share = random_share
         #: (P,) int16 how often each was selected, up to 32,767.
-        self.visits = torch.zeros(n_prompts, dtype=torch.int16)
+        self.visits = np.zeros(n_prompts, dtype=np.int16)
 
     @property
     def n_prompts(self) -> int:
@@ -44,95 +44,97 @@ class PromptSelection(ABC):
         return len(self.visits)
 
     @abstractmethod
-    def priorities(self, generator: torch.Generator) -> Tensor:
+    def priorities(self, generator: np.random.Generator) -> ndarray:
         """Return (P,) numbers: the prompts with the highest are selected, equal ones at random."""
 
-    def select(self, count: int, generator: torch.Generator, exclude: Iterable[int] = ()) -> Tensor:
+    def select(self, count: int, generator: np.random.Generator, exclude: Iterable[int] = ()) -> ndarray:
         """Choose prompts.
 
         Args:
             count: B.
             generator: source of all randomness.
-            exclude: places of prompts that must not be selected, such as those in flight.
+            exclude: indices of prompts that must not be selected, such as those in flight.
 
         Returns:
-            (B,) int64 different places, in random order.
+            (B,) int64 different indices, in random order.
 
         Raises:
-            ValueError: fewer than B prompts are left, or :meth:`priorities` returned something else than it should.
+            ValueError: fewer than B prompts are left, or :meth:`priorities` did not return a number for each prompt.
         """
-        allowed = torch.ones(self.n_prompts, dtype=torch.bool)
+        allowed = np.ones(self.n_prompts, dtype=bool)
         allowed[list(exclude)] = False
-        # At random first: what is equal then stands in random order, and so does what is chosen.
-        places = torch.randperm(self.n_prompts, generator=generator)
-        places = places[allowed[places]]
-        if len(places) < count:
+        # Shuffled first, so that equal priorities are in random order.
+        prompts = generator.permutation(self.n_prompts)
+        prompts = prompts[allowed[prompts]]
+        if len(prompts) < count:
             raise ValueError(
-                f"{count} prompts are asked for and {len(places)} of {self.n_prompts} can be selected: take fewer "
+                f"{count} prompts are asked for and {len(prompts)} of {self.n_prompts} can be selected: take fewer "
                 "prompts a rollout, or a data set with more."
             )
-        chosen = places[: round(self.random_share * count)]
-        priorities = self.priorities(generator)
-        if not isinstance(priorities, Tensor) or priorities.shape != (self.n_prompts,) or priorities.isnan().any():
+        n_random = round(self.random_share * count)
+        priorities = np.asarray(self.priorities(generator))
+        numbers = priorities.dtype.kind in "biuf" and priorities.shape == (self.n_prompts,)
+        if not numbers or np.isnan(priorities).any():
             raise ValueError(
                 f"{type(self).__name__}.priorities must return ({self.n_prompts},) numbers, none of them NaN."
             )
-        rest = places[len(chosen) :]
-        best = priorities[rest].topk(count - len(chosen), sorted=False).indices
-        chosen = torch.cat([chosen, rest[best]])[torch.randperm(count, generator=generator)]
-        self.visits[chosen] = (self.visits[chosen].int() + 1).clamp(max=_MOST_VISITS).short()
+        chosen, rest = prompts[:n_random], prompts[n_random:]
+        n_best = count - n_random
+        best = np.argpartition(-priorities[rest].astype(np.float64), min(n_best, len(rest) - 1))[:n_best]
+        chosen = generator.permutation(np.concatenate([chosen, rest[best]]))
+        self.visits[chosen] = (self.visits[chosen].astype(np.int64) + 1).clip(max=_MOST_VISITS)
         return chosen
 
-    def observe(self, prompts: Tensor, successes: Tensor, counts: Tensor) -> None:
-        """Learn how a rollout's prompts went.
+    def observe(self, prompts: ndarray, successes: ndarray, counts: ndarray) -> None:
+        """Learn from a rollout.
 
         Args:
-            prompts: (B,) int64 different places.
-            successes: (B,) how many of the counted responses succeeded; fractions of rewards in [0, 1] count as such.
-            counts: (B,) how many responses had a usable reward; a prompt without any counts as not observed.
+            prompts: (B,) int64 different indices.
+            successes: (B,) successes among the counted responses; rewards in [0, 1] count as fractions.
+            counts: (B,) responses with a usable reward; a prompt without any counts as not observed.
 
         Raises:
             ValueError: a prompt occurs twice, or successes are not between 0 and counts.
         """
         self.posterior.observe(prompts, successes, counts)
 
-    def metrics(self, prompts: Tensor, successes: Tensor, counts: Tensor) -> dict[str, float]:
-        """Figures about a rollout that is about to be observed, logged as ``selection/<name>``.
+    def metrics(self, prompts: ndarray, successes: ndarray, counts: ndarray) -> dict[str, float]:
+        """Return figures about a rollout before it is observed, logged as ``selection/<name>``.
 
         Returns:
-            ``informative``: share of its groups that have successes and failures; ``p_mean``: mean of the posterior
-            means over its prompts; ``brier``: mean squared difference of these and the observed shares; ``seen``:
-            share of all prompts that were ever selected; ``visits_max``: how often one was selected at most.
+            ``informative``: share of its groups with successes and failures; ``p_mean``: mean of the posterior means
+            over its prompts; ``brier``: mean squared difference of these and the observed shares; ``seen``: share of
+            all prompts that were ever selected; ``visits_max``: the largest number of selections of one prompt.
         """
         known = counts > 0
         figures = {
-            "seen": float((self.visits > 0).double().mean()),
+            "seen": float((self.visits > 0).mean()),
             "visits_max": float(self.visits.max()),
         }
         if known.any():
-            share = successes[known].double() / counts[known]
+            share = successes[known] / counts[known]
             expected = self.posterior.means(prompts[known])
             figures |= {
-                "informative": float(((share > 0) & (share < 1)).double().mean()),
+                "informative": float(((share > 0) & (share < 1)).mean()),
                 "p_mean": float(expected.mean()),
-                "brier": float((expected - share).square().mean()),
+                "brier": float(((expected - share) ** 2).mean()),
             }
         return figures
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """Return what a resumed run needs."""
         return {"posterior": self.posterior.state_dict(), "visits": self.visits}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned.
 
         Raises:
-            ValueError: it is of another number of prompts.
+            ValueError: the state has another number of prompts.
         """
         if len(state["visits"]) != self.n_prompts:
             raise ValueError(
-                f"the checkpoint's prompt selection knows {len(state['visits'])} prompts and the data set has "
+                f"the checkpoint's prompt selection has {len(state['visits'])} prompts and the data set "
                 f"{self.n_prompts}: resume with the data set that the run began with."
             )
         self.posterior.load_state_dict(state["posterior"])
-        self.visits = state["visits"]
+        self.visits = np.asarray(state["visits"])

@@ -1,26 +1,26 @@
 """The Beta posterior of each prompt's chance of success, with two-scale decay (VADE, arXiv 2511.18902).
 
-Notation used for tensor shapes: P prompts of the data set, B prompts that a rollout takes.
+Notation used for array shapes: P prompts of the data set, B prompts of a rollout.
 """
 
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy import ndarray
 
 #: A common factor below this is worked into the counts.
 _SMALLEST_SCALE = 1e-100
 
 
 class Posterior:
-    """Pseudo-counts a, b of success and failure; p ~ Beta(a + 1, b + 1), so that an unseen prompt is uniform.
+    """Pseudo-counts a, b of success and failure; p ~ Beta(a + 1, b + 1): a new prompt is uniform.
 
-    A rollout leaves ``decay[0]`` of the counts of a prompt that it observes and adds its own, and ``decay[1]`` of all
-    others. The second is one common factor for all prompts, so that no rollout costs a sweep over the data set.
+    After each rollout the counts of its prompts are multiplied by ``decay[0]`` and the new results added; all others
+    are multiplied by ``decay[1]``, as one common factor that needs no pass over the data set.
 
     Args:
         n_prompts: P.
-        decay: see above.
+        decay: two numbers between 0 and 1; 1 forgets nothing.
 
     Raises:
         ValueError: there are no prompts, or a number is not between 0 and 1.
@@ -35,33 +35,33 @@ class Posterior:
                 f"the others, got {','.join(map(str, decay))}."
             )
         self.decay = tuple(decay)
-        self._counts = torch.zeros(2, n_prompts, dtype=torch.float64)  # in units of _scale
+        self._counts = np.zeros((2, n_prompts))  # in units of _scale
         self._scale = 1.0
 
-    def counts(self, prompts: Tensor | None = None) -> Tensor:
-        """(2, P) or (2, B) float64: a and b."""
+    def counts(self, prompts: ndarray | None = None) -> ndarray:
+        """Return a and b, (2, P) or (2, B) float64."""
         return (self._counts if prompts is None else self._counts[:, prompts]) * self._scale
 
-    def means(self, prompts: Tensor | None = None) -> Tensor:
-        """(P,) or (B,) float64: the posterior means (a + 1) / (a + b + 2)."""
+    def means(self, prompts: ndarray | None = None) -> ndarray:
+        """Return the posterior means (a + 1) / (a + b + 2), (P,) or (B,) float64."""
         a, b = self.counts(prompts)
         return (a + 1) / (a + b + 2)
 
-    def draw(self, generator: torch.Generator) -> Tensor:
-        """(P,) float64: one draw from each prompt's posterior."""
-        gammas = torch._standard_gamma(self.counts() + 1, generator=generator)
-        return gammas[0] / gammas.sum(dim=0)
+    def draw(self, generator: np.random.Generator) -> ndarray:
+        """Return (P,) float64: one draw from each prompt's posterior."""
+        a, b = self.counts()
+        return generator.beta(a + 1, b + 1)
 
-    def observe(self, prompts: Tensor, successes: Tensor, counts: Tensor) -> None:
+    def observe(self, prompts: ndarray, successes: ndarray, counts: ndarray) -> None:
         """Update by one rollout; see :meth:`openrlhf_pf.selection.PromptSelection.observe`."""
-        if len(prompts.unique()) < len(prompts):
+        if len(np.unique(prompts)) < len(prompts):
             raise ValueError("a prompt occurs twice in an observation: its responses belong together.")
         if not ((successes >= 0) & (successes <= counts)).all():
             raise ValueError("successes must lie between 0 and the number of responses that were counted.")
         known = counts > 0
-        prompts, successes, counts = prompts[known], successes[known].double(), counts[known].double()
+        prompts, successes, counts = prompts[known], successes[known], counts[known]
         kept, others = self.decay
-        updated = kept * self.counts(prompts) + torch.stack([successes, counts - successes])
+        updated = kept * self.counts(prompts) + np.stack([successes, counts - successes])
         self._scale *= others
         if self._scale < _SMALLEST_SCALE:
             self._counts *= self._scale
@@ -69,9 +69,9 @@ class Posterior:
         self._counts[:, prompts] = updated / self._scale
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """Return what a resumed run needs."""
         return {"counts": self._counts, "scale": self._scale}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        self._counts, self._scale = state["counts"], state["scale"]
+        self._counts, self._scale = np.asarray(state["counts"]), state["scale"]

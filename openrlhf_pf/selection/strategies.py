@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy import ndarray
 
 from openrlhf_pf.selection.base import PromptSelection
 
@@ -11,8 +11,8 @@ from openrlhf_pf.selection.base import PromptSelection
 class Uniform(PromptSelection):
     """``uniform``: shuffled passes over the data set, as OpenRLHF's own loader makes them, with the metrics."""
 
-    def priorities(self, generator: torch.Generator) -> Tensor:
-        return -self.visits.double()
+    def priorities(self, generator: np.random.Generator) -> ndarray:
+        return -self.visits.astype(np.float64)
 
 
 class Vade(PromptSelection):
@@ -20,8 +20,7 @@ class Vade(PromptSelection):
 
     Args:
         n_prompts: P.
-        decay: what is left of an observed prompt's counts, and of the others'. The defaults follow exactly from the
-            worked example of the paper's figure.
+        decay: see :class:`Posterior`. The defaults follow exactly from the worked example of the paper's figure.
         gain: ``hard`` p (1 - p)², the squared advantage that right responses carry, highest at p = 1/3 (the paper's);
             ``variance`` p (1 - p), that of all responses.
         explore: ``thompson`` draws p from the posterior, ``mean`` takes its mean.
@@ -39,12 +38,12 @@ class Vade(PromptSelection):
         super().__init__(n_prompts, decay, random_share)
         self.gain, self.explore = gain, explore
 
-    def priorities(self, generator: torch.Generator) -> Tensor:
+    def priorities(self, generator: np.random.Generator) -> ndarray:
         p = self.posterior.draw(generator) if self.explore == "thompson" else self.posterior.means()
         return p * (1 - p) ** (2 if self.gain == "hard" else 1)
 
-    def metrics(self, prompts: Tensor, successes: Tensor, counts: Tensor) -> dict[str, float]:
-        """Also ``expected_gain``: the mean over the rollout's prompts."""
+    def metrics(self, prompts: ndarray, successes: ndarray, counts: ndarray) -> dict[str, float]:
+        """Return the figures of the base class and ``expected_gain``, its mean over the rollout's prompts."""
         a, b = self.posterior.counts(prompts)
         figures = super().metrics(prompts, successes, counts)
         return figures | {"expected_gain": float(expected_gain(a, b, self.gain).mean())}
@@ -56,7 +55,7 @@ class Target(PromptSelection):
     Args:
         n_prompts: P.
         rate: the chance of success that is wanted.
-        decay: what is left of the counts of an observed prompt and of the others.
+        decay: see :class:`Posterior`.
         random_share: see :class:`PromptSelection`.
 
     Raises:
@@ -75,12 +74,12 @@ class Target(PromptSelection):
             raise ValueError(f"rate must lie between 0 and 1, got {rate}: it is a chance of success.")
         self.rate = rate
 
-    def priorities(self, generator: torch.Generator) -> Tensor:
-        return -(self.posterior.draw(generator) - self.rate).abs()
+    def priorities(self, generator: np.random.Generator) -> ndarray:
+        return -np.abs(self.posterior.draw(generator) - self.rate)
 
 
-def expected_gain(a: Tensor, b: Tensor, gain: str = "hard") -> Tensor:
-    """The mean of p (1 - p)², or of p (1 - p), where p ~ Beta(a + 1, b + 1); shapes as ``a`` and ``b``."""
+def expected_gain(a: ndarray, b: ndarray, gain: str = "hard") -> ndarray:
+    """Return the mean of p (1 - p)², or of p (1 - p), where p ~ Beta(a + 1, b + 1); shapes as ``a`` and ``b``."""
     right, wrong = a + 1, b + 1
     total = right + wrong
     pair = right * wrong / (total * (total + 1))

@@ -5,8 +5,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from openrlhf_pf.filters import DRAWS, FILTERS, LearningFilter, SampleFilter, build_filter, filter_class
-from openrlhf_pf.filters.load import options_of
+from openrlhf_pf.filters import (
+    DRAWS,
+    FILTERS,
+    LearningFilter,
+    SampleFilter,
+    build_filter,
+    filter_class,
+    options_of,
+)
 from openrlhf_pf.filters.prompts import VARIANCE_SHARE
 from openrlhf_pf.training import selection_arguments
 from openrlhf_pf.training.stop import WINDOW
@@ -278,7 +285,7 @@ def samples_stand_alone(args: SimpleNamespace, sample_filter: SampleFilter) -> b
 
 def trained_per_prompt(args: SimpleNamespace, sample_filter: SampleFilter) -> int:
     """Samples a prompt that train: exactly, or at most where samples stand alone."""
-    return sample_filter.most_weighed if draw_mode(args) == "reweight" else sample_filter.keep
+    return sample_filter.max_kept_per_prompt if draw_mode(args) == "reweight" else sample_filter.keep
 
 
 def first_given(args: SimpleNamespace, *flags: str) -> str | None:

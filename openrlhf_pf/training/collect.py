@@ -20,7 +20,7 @@ from openrlhf.utils import get_strategy
 from openrlhf.utils.utils import get_tokenizer
 from ray.util.placement_group import placement_group
 
-from openrlhf_pf.filters import Draw
+from openrlhf_pf.filters import Draw, make_generator
 from openrlhf_pf.rollout_log import table_of, write_table
 from openrlhf_pf.training.experience_maker import FilteringExperienceMaker
 from openrlhf_pf.training.rollout import Rollout
@@ -80,7 +80,7 @@ class Collector:
         samples = self.sample([self.prompts[place] for place in places])
         rollout = Rollout(samples, self.maker.filter.n_samples)
         self.maker.score(rollout, self.true_score)
-        generator = torch.Generator().manual_seed(number)
+        generator = make_generator(number)
         batch = rollout.filter_batch("reward", generator, number, self.tokenizer)
         nothing = torch.zeros(batch.rewards.shape)  # no filter has weighed them, and none of them trains
         rows = rollout.log_rows(nothing, Draw(nothing.long()), batch, self.tokenizer)

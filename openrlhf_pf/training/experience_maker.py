@@ -13,6 +13,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience import make_experience_batch as stack_experiences
@@ -21,7 +22,7 @@ from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from openrlhf.utils.logging_utils import init_logger
 from torch import Tensor
 
-from openrlhf_pf.filters import Draw, FilterBatch, draw, scaled
+from openrlhf_pf.filters import Draw, FilterBatch, draw, make_generator, scaled
 from openrlhf_pf.rollout_log import RolloutLog
 from openrlhf_pf.training.arguments import (
     BASELINE_ESTIMATORS,
@@ -186,17 +187,18 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         self.rollout = rollout = Rollout(rollout_samples, self.filter.n_samples)
         self.score(rollout)
         batch = self._batch_of(rollout)
-        weights, flat = self._weigh(batch)
+        by_filter, flat = self._weigh(batch)
         drawn = draw(
             self.mode,
-            weights,
+            by_filter,
             self.filter.keep,
             self.filter.scope,
             batch.order,
             batch.generator,
             self._budget(rollout),
         )
-        drawn = drawn._replace(counts=self._trim(drawn.counts, batch.generator))
+        weights, scale = torch.from_numpy(by_filter), None if drawn.scale is None else torch.from_numpy(drawn.scale)
+        drawn = Draw(self._trim(torch.from_numpy(drawn.counts), batch.generator), scale)
         self._weights, self._drawn = weights, drawn
         self.metrics = filter_metrics(batch, drawn.counts, rollout.scores, rollout.rewards) | flat | self._of_filter()
         self.metrics |= refill_metrics(self.given, len(rollout.groups))
@@ -264,7 +266,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
 
     def _batch_of(self, rollout: Rollout) -> FilterBatch:
         """What the filter sees, with the random numbers of this step."""
-        generator = torch.Generator().manual_seed(mixed(self.seed, self.step))
+        generator = make_generator(mixed(self.seed, self.step))
         rank_by = self.given.sample_filter_rank_by or "reward"
         return rollout.filter_batch(rank_by, generator, self.step, self.tokenizer)
 
@@ -286,14 +288,14 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         rewards[places] = scored
         return rewards[: len(samples)]
 
-    def _weigh(self, batch: FilterBatch) -> tuple[Tensor, dict[str, float]]:
+    def _weigh(self, batch: FilterBatch) -> tuple[np.ndarray, dict[str, float]]:
         """The filter's weights less the prompts that --sample_filter_drop leaves out, and how many those are."""
         weights = self.filter(batch)
         drop = drops(self.given)
         if drop is None:
             return weights, {}
         out = left_out(self.given, FilterBatch(self.rollout.rewards, scores=self.rollout.scores))
-        weights = weights * ~out.unsqueeze(1)
+        weights = weights * ~out[:, None]
         if self.filter.scope == "batch":
             weights = scaled(weights, weights.sum())
         return weights, {f"filter/dropped_{drop}_prompts": float(out.sum())}
@@ -307,11 +309,11 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
 
     def _of_filter(self) -> dict[str, float]:
         """The metrics of the filter itself; what it has to say goes to the log."""
-        if self.filter.news:
-            logger.info(f"Sample filter {self.given.sample_filter}: {self.filter.news}")
+        if self.filter.log_message:
+            logger.info(f"Sample filter {self.given.sample_filter}: {self.filter.log_message}")
         return {f"filter/{name}": value for name, value in self.filter.metrics().items() if not math.isnan(value)}
 
-    def _trim(self, counts: Tensor, generator: torch.Generator) -> Tensor:
+    def _trim(self, counts: Tensor, generator: np.random.Generator) -> Tensor:
         """Drop as little as the ranks cannot share evenly: whole prompts, or single samples where they stand alone.
 
         At random, because prompts that finish last have the longest responses.
@@ -319,11 +321,11 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         unit = self._samples_unit
         if self.stand_alone:
             draws = torch.repeat_interleave(counts.flatten())
-            surplus = draws[torch.randperm(len(draws), generator=generator)[: len(draws) % unit]]
+            surplus = draws[torch.from_numpy(generator.permutation(len(draws)))[: len(draws) % unit]]
             return counts - torch.bincount(surplus, minlength=counts.numel()).reshape(counts.shape)
         unit //= math.gcd(unit, self.filter.keep)
         trained = counts.sum(dim=1).nonzero().squeeze(1)
-        surplus = trained[torch.randperm(len(trained), generator=generator)[: len(trained) % unit]]
+        surplus = trained[torch.from_numpy(generator.permutation(len(trained)))[: len(trained) % unit]]
         return counts.index_fill(0, surplus, 0)
 
     def _keep(self, batch: FilterBatch) -> list[Experience]:
@@ -433,7 +435,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         else:
             # Over draws from the weights, the other samples' mean reward is in expectation the weighted mean.
             share, members = self._weights.reshape(rows), torch.tensor([math.inf])
-        share = scaled(share, share.sum(dim=1, keepdim=True))
+        share = torch.from_numpy(scaled(share.numpy(), share.sum(dim=1, keepdim=True).numpy()))
         return centred(self.advantage_estimator, shaped.reshape(rows), share, members).reshape(shaped.shape)
 
     def _put_rewards(self, experiences: list[Experience], rewards: Tensor) -> None:

@@ -5,6 +5,7 @@ Notation used for tensor shapes: G prompts (groups), N scored samples a prompt.
 
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from openrlhf.models import PolicyLoss
 from openrlhf.trainer.ppo_utils.experience import Experience
@@ -57,14 +58,14 @@ def filter_metrics(batch: FilterBatch, counts: Tensor, scores: Tensor | None, re
         "dropped_prompts": float((~trained).sum()),
     }
     if trained.any():
-        by_rank = counts.gather(1, batch.order)[trained].double().mean(dim=0).tolist()
+        by_rank = counts.gather(1, torch.from_numpy(batch.order))[trained].double().mean(dim=0).tolist()
         metrics |= {f"kept_rank_{rank}": share for rank, share in enumerate(by_rank, start=1)}
     if scores is not None:
         metrics["r2_all"] = r_squared(rewards.flatten(), scores.flatten())
         metrics["r2_kept"] = r_squared(rewards[kept], scores[kept])
     if batch.has_ensemble:
         spread = batch.ensemble_spread
-        metrics["ensemble_spread"] = float(spread[spread.isfinite()].mean()) if spread.isfinite().any() else None
+        metrics["ensemble_spread"] = float(spread[np.isfinite(spread)].mean()) if np.isfinite(spread).any() else None
     return {f"filter/{name}": value for name, value in metrics.items() if value is not None}
 
 

@@ -9,12 +9,12 @@ Notation used for tensor shapes: G prompts (groups), N scored samples a prompt.
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator, _collect_prompt_batch
 from openrlhf.utils.logging_utils import init_logger
-from torch import Tensor
 from tqdm import tqdm
 
 from openrlhf_pf.filters import FilterBatch, SampleFilter
@@ -33,7 +33,7 @@ logger = init_logger(__name__)
 _WORTH_A_LOOK = 1 / 16
 
 
-def left_out(args: SimpleNamespace, batch: FilterBatch) -> Tensor:
+def left_out(args: SimpleNamespace, batch: FilterBatch) -> np.ndarray:
     """(G,) bool: prompts that ``--sample_filter_drop`` leaves out whole.
 
     Args:
@@ -42,7 +42,7 @@ def left_out(args: SimpleNamespace, batch: FilterBatch) -> Tensor:
     """
     drop = drops(args)
     if drop is None:
-        return torch.zeros(len(batch.rewards), dtype=torch.bool)
+        return np.zeros(len(batch.rewards), dtype=bool)
     if drop == "flat":
         return batch.flat_within(args.sample_filter_drop_tolerance or 0.0)
     if drop == "variance_top_p":
@@ -81,14 +81,14 @@ class FinishedPrompts:
         """Whether enough have come since the last look, with so many that are still to come."""
         return len(self._unjudged) >= _WORTH_A_LOOK * pending
 
-    def trains(self) -> Tensor:
+    def trains(self) -> np.ndarray:
         """(G,) bool, in the order in which they came."""
         if self._unjudged:
             values = torch.tensor(self._unjudged, dtype=torch.float64).transpose(0, 1)
             self._values, self._unjudged = torch.cat([self._values, values], dim=1), []
         rewards, scores = self._values
         if not len(rewards):
-            return torch.zeros(0, dtype=torch.bool)
+            return np.zeros(0, dtype=bool)
         batch = FilterBatch(rewards, scores=beside_rewards(scores, rewards))
         return ~(self.filter.too_few_usable(batch) | left_out(self.args, batch))
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.length_penalty import apply_length_penalties
@@ -123,7 +124,7 @@ class Rollout:
         values = noted(self.groups, name)
         return None if values is None else torch.tensor(values, dtype=dtype)
 
-    def filter_batch(self, rank_by: str, generator: torch.Generator, step: int, tokenizer: Any) -> FilterBatch:
+    def filter_batch(self, rank_by: str, generator: np.random.Generator, step: int, tokenizer: Any) -> FilterBatch:
         """What the filter sees; ``rank_by`` is a member of ``arguments.RANKINGS``."""
         batch = FilterBatch(
             self.rewards,
@@ -156,7 +157,7 @@ class Rollout:
         """The columns of the rollout log, but for the step, of some of the prompts; texts are decoded here."""
         samples = [sample for group in self.groups[groups] for sample in group]
         counts = drawn.counts[groups].flatten().tolist()
-        order = batch.order[groups]
+        order = torch.from_numpy(batch.order[groups])
         ranks = torch.empty_like(order)
         ranks.scatter_(1, order, torch.arange(1, self.n_samples + 1).expand_as(order))
         usable = batch.usable[groups].flatten().tolist()

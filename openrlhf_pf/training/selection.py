@@ -91,7 +91,7 @@ class PromptStream:
         return count
 
     def _select(self, count: int) -> None:
-        generator = torch.Generator().manual_seed(mixed(self.seed, self._rollouts))
+        generator = np.random.default_rng(mixed(self.seed, self._rollouts))
         # With few prompts, none would be left.
         exclude = self._in_flight if len(self._keys) - len(self._in_flight) >= count else ()
         self._selected = deque(self.selection.select(count, generator, exclude).tolist())
@@ -127,9 +127,7 @@ class PromptStream:
         prompts = self._prompts_of(samples[:: values.shape[1]])
         # Rollouts that overlap may hold a prompt twice: its responses belong together.
         found, place = np.unique(prompts, return_inverse=True)
-        zeros = torch.zeros(len(found), dtype=torch.float64)
-        successes, counts = (zeros.index_add(0, torch.tensor(place), x.double()) for x in (successes, counts))
-        found = torch.tensor(found)
+        successes, counts = (np.bincount(place, x.numpy(), len(found)) for x in (successes, counts))
         figures = self.selection.metrics(found, successes, counts)
         self.metrics = {f"selection/{name}": value for name, value in figures.items()}
         self.selection.observe(found, successes, counts)
@@ -144,8 +142,8 @@ class PromptStream:
         """
         n_samples = self.args.rollout.n_samples_per_prompt
         prompts = self._prompts_of(samples[::n_samples]).repeat(n_samples)
-        means = self.selection.posterior.means(torch.from_numpy(prompts)).tolist()
-        visits = (self.selection.visits[prompts].long() - 1).tolist()  # less the one that they come from
+        means = self.selection.posterior.means(prompts).tolist()
+        visits = (self.selection.visits[prompts].astype(np.int64) - 1).tolist()  # less the one that they come from
         for sample, mean, earlier in zip(samples, means, visits):
             note(sample, posterior_mean=mean, visits=earlier)
 

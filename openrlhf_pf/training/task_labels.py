@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
+from openrlhf_pf.filters.batch_scope import Top
 from openrlhf_pf.filters.quantiles import LABEL, label_fields
-from openrlhf_pf.filters.threshold import Top
 from openrlhf_pf.training.arguments import filter_from_args
 from openrlhf_pf.training.prompt_rows import prompt_column
 

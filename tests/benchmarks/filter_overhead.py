@@ -1,9 +1,9 @@
-"""Time of every filter with every draw on one core, beside a plain torch.sort of the same rewards.
+"""Time of every filter with every draw on one core, next to a plain numpy sort of the same rewards.
 
     python tests/benchmarks/filter_overhead.py [--repeats 9] [--sizes 65536x16 ...]
 
 Prints, for each size, filter and draw, the median and the spread over interleaved repeats, and the median ratio to the
-torch.sort of the same repeat.
+sort of the same repeat.
 """
 
 import argparse
@@ -12,10 +12,10 @@ import time
 import warnings
 from functools import partial
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy import ndarray
 
-from openrlhf_pf.filters import DRAWS, FILTERS, FilterBatch, SampleFilter, build_filter, draw
+from openrlhf_pf.filters import DRAWS, FILTERS, FilterBatch, SampleFilter, build_filter, draw, make_generator
 
 SIZES = ["1024x8", "65536x16"]
 #: Tokens of each response that diversity compares.
@@ -34,24 +34,23 @@ def seconds(function) -> float:
     return time.perf_counter() - start
 
 
-def filter_and_draw(sample_filter: SampleFilter, mode: str, rewards: Tensor, columns: dict[str, Tensor]) -> None:
-    generator = torch.Generator().manual_seed(0)
+def filter_and_draw(sample_filter: SampleFilter, mode: str, rewards: ndarray, columns: dict[str, ndarray]) -> None:
+    generator = make_generator(0)
     batch = FilterBatch(rewards, generator, **columns)
     order = batch.order if sample_filter.scope == "group" and mode == "select" else None
     draw(mode, sample_filter(batch), sample_filter.keep, sample_filter.scope, order, generator)
 
 
 def cases_of(prompts: int, samples: int) -> dict[str, partial]:
-    generator = torch.Generator().manual_seed(0)
-    rewards = torch.randn(prompts, samples, generator=generator)
-    tied = torch.randint(0, 2, (prompts, samples), generator=generator).float()
-    tokens = torch.randint(0, 1000, (prompts, samples, TOKENS), generator=generator, dtype=torch.int32)
+    rng = np.random.default_rng(0)
+    rewards = rng.normal(size=(prompts, samples)).astype(np.float32)
+    tied = rng.integers(0, 2, (prompts, samples)).astype(np.float32)
     columns = {
-        "response_tokens": [list(row.unbind()) for row in tokens],
-        "response_lengths": torch.randint(1, 4096, (prompts, samples), generator=generator),
-        "model_rewards": torch.stack([rewards, *torch.randn(2, prompts, samples, generator=generator)]),
+        "response_tokens": list(rng.integers(0, 1000, (prompts, samples, TOKENS), dtype=np.int32)),
+        "response_lengths": rng.integers(1, 4096, (prompts, samples)),
+        "model_rewards": np.stack([rewards, *rng.normal(size=(2, prompts, samples))]),
     }
-    cases = {"torch.sort": partial(torch.sort, rewards, dim=1)}
+    cases = {"sort": partial(np.sort, rewards, axis=1)}
     for name in FILTERS:
         options = {"weights": [1.0 / samples] * samples} if name == "rank_weights" else OPTIONS.get(name, {})
         sample_filter = build_filter(name, samples, None if name == "none" else 2, **options)
@@ -72,7 +71,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="PROMPTSxSAMPLES")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # reward_power's, about rewards beyond 1
     for size in options.sizes:
         cases = cases_of(*map(int, size.split("x")))
@@ -82,7 +80,7 @@ def main() -> None:
                 times[name].append(seconds(case))
         print(f"\n{size:<30} {'median ms':>10} {'min ms':>9} {'max ms':>9} {'/ sort':>7}")
         for name, taken in times.items():
-            ratio = statistics.median(t / s for t, s in zip(taken, times["torch.sort"]))
+            ratio = statistics.median(t / s for t, s in zip(taken, times["sort"]))
             figures = (1e3 * statistics.median(taken), 1e3 * min(taken), 1e3 * max(taken))
             print(f"{name:<30} {figures[0]:>10.2f} {figures[1]:>9.2f} {figures[2]:>9.2f} {ratio:>7.1f}")
 

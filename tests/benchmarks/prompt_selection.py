@@ -10,7 +10,6 @@ logit by .01. A group gives a signal where its responses are neither all right n
 import argparse
 
 import numpy as np
-import torch
 
 from openrlhf_pf.selection import build_selection
 
@@ -28,21 +27,21 @@ SAMPLES, PER_STEP, STEPS = 8, 64, 240
 
 def informative(arm: str, rising: bool, seed: int, prompts: int = 2000) -> tuple[float, float]:
     """Share of informative groups over all steps, and over the last 20."""
-    world = np.random.default_rng(seed)
-    chance = torch.tensor(world.beta(0.35, 0.35, prompts)).clamp(1e-4, 1 - 1e-4)
-    logit = chance.logit()
+    setting = np.random.default_rng(seed)
+    chance = setting.beta(0.35, 0.35, prompts).clip(1e-4, 1 - 1e-4)
+    logit = np.log(chance / (1 - chance))
     name, options = ARMS[arm]
     selection = build_selection(name, prompts, options)
-    generator = torch.Generator().manual_seed(seed)
+    generator = np.random.default_rng(seed + 1000)
     shares = []
     for _ in range(STEPS):
         chosen = selection.select(PER_STEP, generator)
-        right = torch.binomial(torch.full((PER_STEP,), float(SAMPLES)).double(), logit[chosen].sigmoid(), generator)
-        selection.observe(chosen, right, torch.full((PER_STEP,), SAMPLES))
-        shares.append(float(((right > 0) & (right < SAMPLES)).double().mean()))
+        right = generator.binomial(SAMPLES, 1 / (1 + np.exp(-logit[chosen])))
+        selection.observe(chosen, right, np.full(PER_STEP, SAMPLES))
+        shares.append(float(((right > 0) & (right < SAMPLES)).mean()))
         if rising:
             share = right / SAMPLES
-            logit[chosen] += (share * (1 - share)).sqrt()
+            logit[chosen] += np.sqrt(share * (1 - share))
             logit += 0.01
     return float(np.mean(shares)), float(np.mean(shares[-20:]))
 
@@ -52,7 +51,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--prompts", type=int, default=2000)
     options = parser.parse_args()
-    torch.set_num_threads(1)
     print(f"share of informative groups (of the last 20 steps), mean over {options.seeds} seeds, and spread of seeds")
     for rising in (False, True):
         print("chances rise" if rising else "fixed chances")

@@ -20,7 +20,7 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from tiny_model import write_model
 from transformers import AutoTokenizer
 
-from openrlhf_pf.filters import build_filter, draw
+from openrlhf_pf.filters import build_filter, draw, make_generator
 from openrlhf_pf.rollout_log import RolloutLog
 from openrlhf_pf.training.rollout import Rollout
 
@@ -54,7 +54,7 @@ def main() -> None:
                 [sample(g, options.tokens) for g in range(options.prompts) for _ in range(options.samples)],
                 options.samples,
             )
-            batch = rollout.filter_batch("reward", torch.Generator().manual_seed(0), step, tokenizer)
+            batch = rollout.filter_batch("reward", make_generator(0), step, tokenizer)
             weights = best_worst(batch)
             drawn = draw("select", weights, 2, "group", batch.order, batch.generator)
             file = Path(folder) / "log" / f"step-{step:06d}.parquet"

@@ -3,7 +3,7 @@
 Their only state is how many rollouts they have weighed, which must survive a resume.
 """
 
-import torch
+import numpy as np
 
 from openrlhf_pf.filters import FilterBatch, SampleFilter, build_filter
 
@@ -21,9 +21,9 @@ GROUP = [
 BATCH = ["top", "top_random", "top_bottom", "reward_power"]
 
 
-def thresholds(rewards: torch.Tensor) -> tuple[float, float]:
+def thresholds(rewards: np.ndarray) -> tuple[float, float]:
     """Thresholds that a rollout's own rewards lie on both sides of: their quartiles."""
-    low, high = rewards[rewards.isfinite()].double().quantile(torch.tensor([0.25, 0.75], dtype=torch.float64)).tolist()
+    low, high = np.quantile(rewards[np.isfinite(rewards)], [0.25, 0.75]).tolist()
     return low, high
 
 
@@ -33,7 +33,7 @@ class Group(SampleFilter):
         self.names = names
         self.weighed = 0
 
-    def weigh(self, batch: FilterBatch) -> torch.Tensor:
+    def weigh(self, batch: FilterBatch) -> np.ndarray:
         name = self.names[self.weighed % len(self.names)]
         self.weighed += 1
         return build_filter(name, self.n_samples, self.keep, **self.options(name, batch))(batch)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from openrlhf_pf.filters import FilterBatch, SampleFilter, build_filter
 
@@ -14,7 +14,7 @@ class Seeing(SampleFilter):
         self.file = Path(file)
         self.usual = build_filter("best_worst", n_samples, keep)
 
-    def weigh(self, batch: FilterBatch) -> torch.Tensor:
+    def weigh(self, batch: FilterBatch) -> np.ndarray:
         seen = {
             "step": batch.step + 1,
             "prompts": batch.prompts,

@@ -17,6 +17,7 @@ from tiny_model import write_prompts
 from openrlhf_pf import rollout_log
 
 HERE = Path(__file__).parent
+LEARNED = str(HERE.parents[1] / "examples/filters/learned_weights.py:LearnedWeights")
 
 
 def rotating(kind: str, folder: Path) -> str:
@@ -215,7 +216,7 @@ def test_weights_are_learnt_from_a_probe_that_does_not_train(stack, tmp_path):
         "    return {'rewards': [float(characters % 2 == 0)]}\n"
     )
     reward = f"--reward.remote_url {reward} --algo.advantage.estimator rloo --sample_filter_baseline group"
-    run = learning(stack, tmp_path, "learned_weights", "patience=1 method=reinforce", reward)
+    run = learning(stack, tmp_path, LEARNED, "patience=1 method=reinforce", reward)
     weights = [[step[f"filter/weight_{rank}"] for rank in range(1, 5)] for step in run.steps.values()]
     assert weights[0] == weights[1] == [0.5, 0.0, 0.0, 0.5], "the first look has nothing to judge by"
     assert sum(weights[3]) == pytest.approx(1.0)

@@ -6,6 +6,7 @@ Notation used for tensor shapes: B worlds, G contexts (prompts) in a rollout, N 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +31,9 @@ class Arm:
     learns: bool = False
     mode: str = "select"
 
-    def counts(self, filters: list, rewards: Tensor, values: Tensor, step: int, generator: torch.Generator) -> Tensor:
+    def counts(
+        self, filters: list, rewards: Tensor, values: Tensor, step: int, generator: np.random.Generator
+    ) -> Tensor:
         """(B, G, N) how often each sample trains, with what scale, divided by how many of its prompt do."""
         _, n_prompts, n_samples = rewards.shape
         found = []
@@ -39,12 +42,12 @@ class Arm:
             scores = values[mine].reshape(-1, n_samples).double()
             batch = FilterBatch(rewards[mine].reshape(-1, n_samples), generator, step, scores=scores)
             kept = draw(self.mode, chosen(batch), chosen.keep, chosen.scope, batch.order, generator)
-            counts = kept.counts.view(-1, n_prompts, n_samples)
+            counts = kept.counts.reshape(-1, n_prompts, n_samples)
             if kept.scale is None:
                 found.append(counts / chosen.keep)
             else:
-                found.append(kept.scale.view_as(counts) * counts / counts.sum(-1, keepdim=True))
-        return torch.cat(found).float()
+                found.append(kept.scale.reshape(counts.shape) * counts / counts.sum(-1, keepdims=True))
+        return torch.from_numpy(np.concatenate(found)).float()
 
     def build(self, n_samples: int, n_worlds: int = 1) -> list:
         """One filter, or one for each world where the filter learns."""

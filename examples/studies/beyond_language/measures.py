@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from openrlhf_pf.filters import make_generator
 from openrlhf_pf.reliability import metrics, within
 from openrlhf_pf.reliability.data import Checkpoint
 
@@ -109,7 +110,7 @@ def _by_gradients(
     # A critic that has not been trained yet is taken as right.
     baseline = "group" if settings.baseline == "critic" else settings.baseline
     judge = Trainer(Policy(worlds, replace(settings, baseline=baseline)))
-    generator = torch.Generator().manual_seed(0)
+    generator = make_generator(0)
     found: dict[str, list[Floats]] = {"slope": [], "cosine": []}
     for arm in arms.values():
         filters = arm.build(rollouts[0].rewards.shape[-1], len(truth))

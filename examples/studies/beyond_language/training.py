@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from openrlhf_pf.filters import make_generator
+
 from .arms import Arm
 from .worlds import D, Worlds, pick
 
@@ -227,7 +229,7 @@ def train(
         (len(at), B) each: mean true ``value`` and mean ``reward`` of the policy over all contexts, exact.
     """
     worlds, settings = policy.worlds, policy.settings
-    generator = torch.Generator().manual_seed(worlds.seeds[0])
+    generator = make_generator(worlds.seeds[0])
     filters = [arm.build(settings.samples, len(worlds.seeds)) for arm in arms]
     trainer, chosen = Trainer(policy), torch.zeros(len(worlds.seeds), dtype=torch.long)
     if settings.baseline == "critic":

@@ -10,6 +10,7 @@ from examples.micro_code import true_score
 from examples.micro_code.config import PPOConfig
 
 TRUE_SCORE = str(Path(true_score.__file__))
+LEARNED_WEIGHTS = str(Path(__file__).parents[2] / "filters/learned_weights.py:LearnedWeights")
 JUDGE = str(Path(__file__).parent / "judge.py")
 FROZEN_JUDGE = str(Path(__file__).parent / "frozen_judge.py")
 _RANDOM: dict[str, Any] = {"sample_filter": "rank_weights", "weights": (1.0,) * 5}
@@ -93,7 +94,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "pow_2": _batch("reward_power", "--sample_filter_power", "2"),
     "pow_3": _batch("reward_power", "--sample_filter_power", "3"),
     # These two look at a probe before every second step.
-    "learned_weights": _learns("learned_weights", "method=subset"),
+    "learned_weights": _learns(LEARNED_WEIGHTS, "method=subset"),
     "adaptive": _learns("adaptive"),
     "judge_none": _judged(JUDGE, _ALL),
     "judge_random": _judged(JUDGE, _RANDOM),
@@ -169,7 +170,7 @@ def config_of(base: PPOConfig, arm: str) -> PPOConfig:
 
 def probe_flags(config: PPOConfig, probe: Path) -> tuple[str, ...]:
     """What a filter that learns from true scores needs: a probe, looked at before every second step."""
-    if config.sample_filter not in ("learned_weights", "adaptive"):
+    if config.sample_filter not in (LEARNED_WEIGHTS, "adaptive"):
         return ()
     values = {"": probe, "_every": 2, "_score": TRUE_SCORE}
     return tuple(str(word) for key, value in values.items() for word in (f"--sample_filter_probe{key}", value))

@@ -1,6 +1,9 @@
 """A filter whose rank weights are learnt from true scores while it trains.
 
-Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train, D draws
+    python -m openrlhf.cli.train_ppo --sample_filter examples/filters/learned_weights.py:LearnedWeights \\
+        --sample_filter_probe DATA --sample_filter_probe_score FILE ...
+
+Notation used for array shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train, D draws
 of weights.
 """
 
@@ -9,33 +12,39 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy import ndarray
 
-from openrlhf_pf.filters.adaptive import CANDIDATES
-from openrlhf_pf.filters.base import FilterBatch
-from openrlhf_pf.filters.draw import DRAWS
-from openrlhf_pf.filters.learning import LearningFilter, check_positive, decayed, known_samples, lead
-from openrlhf_pf.filters.rank import RankFilter, RankWeights
-from openrlhf_pf.filters.signal import best_subset, closed_form, expected_counts, rank_sums, signal_to_noise
+from openrlhf_pf.filters import DRAWS, FilterBatch, LearningFilter, RankFilter
+from openrlhf_pf.filters.adaptive import CANDIDATES, check_positive, lead
+from openrlhf_pf.filters.gain import (
+    best_subset,
+    closed_form,
+    decayed,
+    expected_counts,
+    known_samples,
+    rank_sums,
+    signal_to_noise,
+)
+from openrlhf_pf.filters.rank import RankWeights
 
 #: How weights are found; "auto" takes what is exact for the draw.
 METHODS = ("auto", "closed", "subset", "reinforce")
-#: What may be used until there is evidence: filters by rank without options of their own.
+#: Filters that may be used until there is evidence: by rank, without options of their own.
 STARTS = [name for name, cls in CANDIDATES.items() if issubclass(cls, RankFilter)]
-#: Steps of REINFORCE a rollout: 30 rollouts make the 1,500 that it took in a first trial.
+#: Steps of REINFORCE a rollout: 30 rollouts make the 1,500 that a first trial needed.
 UPDATES = 50
 
 
 class LearnedWeights(LearningFilter):
-    """``learned_weights``: the rank weights with the best signal to noise, by the true scores so far.
+    """The rank weights with the best signal to noise, by the true scores so far.
 
     Each rollout with true scores (of all prompts or of some: others have NaN) adds s d and d², by rank, to decaying
-    sums, from which weights are found that maximise J (``filters/signal.py``) under the draw. Before a rollout is
-    added, the weights found without it are judged on it, and so is ``start``: of weights that were fitted, only what
-    they are worth on other samples counts. They take over from ``start`` when, and only when, their J is higher by
-    more than ``certainty`` standard errors of the difference (a jackknife over rollouts); ``start`` takes over again
-    by the same rule. Without true scores nothing ever changes.
+    sums, from which weights are found that maximise J (``filters/gain.py``) under the draw. Before a rollout is
+    added, the weights found without it are evaluated on it, and so is ``start``: fitted weights count only by their J
+    on other samples. They take over from ``start`` if their J is higher by more than ``certainty`` standard errors of
+    the difference (a jackknife over rollouts); ``start`` takes over again by the same rule. Without true scores
+    nothing ever changes.
 
     Args:
         half_life: rollouts with true scores after which one counts half.
@@ -43,10 +52,10 @@ class LearnedWeights(LearningFilter):
             the best for ``select``), ``reinforce`` (a policy gradient on a Dirichlet distribution of weights, by a
             reward that need not have a closed form; slow to learn), or ``auto``: ``closed`` for ``reweight``, else
             ``subset``.
-        start: name of ``STARTS``, used until evidence speaks for other weights.
-        patience: rollouts with true scores to see before weights take over, and again after each change.
+        start: name of ``STARTS``, used until other weights are significantly better.
+        patience: rollouts with true scores before weights take over, and again after each change.
         smooth: neighbours on either side of a rank that its c and v are pooled with, for few prompts.
-        certainty: standard errors to be ahead by. 4 leaves room for looking after every rollout.
+        certainty: standard errors to be ahead by. 4 allows for a test after every rollout.
         mode: the draw; training gives it.
     """
 
@@ -69,43 +78,43 @@ class LearnedWeights(LearningFilter):
         check_positive(half_life=half_life, certainty=certainty, patience=patience)
         if not 0 <= smooth < n_samples:
             raise ValueError(
-                f"smooth must lie between 0 and {n_samples - 1}, N less 1, got {smooth}: pool fewer ranks."
+                f"smooth must lie between 0 and {n_samples - 1}, N minus 1, got {smooth}: pool fewer ranks."
             )
         self.method = method if method != "auto" else "closed" if mode == "reweight" else "subset"
         self.start_name, self.start = start, CANDIDATES[start](n_samples, keep)
         self.half_life, self.patience, self.certainty = half_life, patience, certainty
         self.smooth, self.mode = smooth, mode
         #: (N,) the weights found last; None before there are any, and where none can help.
-        self.learned: Tensor | None = None
+        self.learned: ndarray | None = None
         self.uses_learned = False
         self._policy = DirichletPolicy(n_samples)
-        self._sums = torch.zeros(3, n_samples, dtype=torch.float64)
-        # Rollouts, judged by weights that had not seen them. Beyond 6 half-lives one counts less than 2 percent.
-        self._judged: deque[Tensor] = deque(maxlen=max(patience, round(6 * half_life)))
+        self._sums = np.zeros((3, n_samples))
+        # Rollouts, evaluated with weights found without them. After 6 half-lives one counts less than 2 percent.
+        self._judged: deque[ndarray] = deque(maxlen=max(patience, round(6 * half_life)))
         self._since_switch = 0
         self._warned = False
 
     @property
-    def most_weighed(self) -> int:
-        return max(self.start.most_weighed, self.keep) if self.method == "subset" else self.n_samples
+    def max_kept_per_prompt(self) -> int:
+        return max(self.start.max_kept_per_prompt, self.keep) if self.method == "subset" else self.n_samples
 
     @property
-    def weights(self) -> Tensor:
+    def weights(self) -> ndarray:
         """(N,) those in use, best rank first."""
         return self.learned if self.uses_learned else self.start.rank_weights(self.n_samples)
 
-    def weigh(self, batch: FilterBatch) -> Tensor:
-        self.news = ""
+    def weigh(self, batch: FilterBatch) -> ndarray:
+        self.log_message = ""
         self.observe(batch)
         weights = self.start.weigh(batch)
         if self.uses_learned:
             learned = RankWeights(self.n_samples, self.keep, self.learned.tolist()).weigh(batch)
             # With few usable samples, none of the ranks that have weight may be among theirs.
-            weights = torch.where((learned > 0).any(dim=1, keepdim=True), learned, weights)
+            weights = np.where((learned > 0).any(axis=1, keepdims=True), learned, weights)
         return weights
 
     def observe(self, batch: FilterBatch) -> None:
-        """Learn from a rollout, whether it trains or not, and change the weights if the evidence is clear."""
+        """Learn from a rollout, whether it trains or not, and change the weights if others are clearly better."""
         known = known_samples(batch)
         if known is None:
             return
@@ -113,43 +122,41 @@ class LearnedWeights(LearningFilter):
         if not sums[0].any():
             return
         if self.learned is not None:
-            prompts = (known.sum(dim=1) > 1).sum()
-            self._judged.append(torch.stack([self._judge(w, sums, prompts) for w in self._contestants()]))
+            prompts = (known.sum(axis=1) > 1).sum()
+            contestants = self.start.rank_weights(self.n_samples), self.learned
+            self._judged.append(np.stack([self._judge(w, sums, prompts) for w in contestants]))
         self._sums = self._sums * 0.5 ** (1 / self.half_life) + sums
         self._since_switch += 1
         self.learned = self._find(batch.generator)
         self._change()
 
-    def c_and_v(self) -> tuple[Tensor, Tensor]:
-        """(N,) each: E[s d] and E[d²] of each rank; 0 where no sample was seen."""
-        ranks = torch.arange(self.n_samples)
-        pooled = self._sums @ ((ranks - ranks.unsqueeze(1)).abs() <= self.smooth).double()
-        return pooled[1] / pooled[0].clamp(min=1e-300), pooled[2] / pooled[0].clamp(min=1e-300)
+    def c_and_v(self) -> tuple[ndarray, ndarray]:
+        """Return (N,) each: E[s d] and E[d²] of each rank; 0 where there was no sample."""
+        ranks = np.arange(self.n_samples)
+        pooled = self._sums @ (np.abs(ranks - ranks[:, None]) <= self.smooth)
+        return pooled[1] / pooled[0].clip(min=1e-300), pooled[2] / pooled[0].clip(min=1e-300)
 
     def metrics(self) -> dict[str, float]:
-        """``weight_<rank>`` in use; J of the learnt weights and of ``start``, on rollouts that these had not seen."""
+        """Return ``weight_<rank>`` in use, and J of the learnt weights and of ``start`` on rollouts found without."""
         values = {f"weight_{rank}": weight for rank, weight in enumerate(self.weights.tolist(), 1)}
-        j_start, j = self._j(self._decayed().sum(dim=0)).tolist() if self._judged else (float("nan"),) * 2
+        j_start, j = self._j(self._decayed().sum(axis=0)).tolist() if self._judged else (float("nan"),) * 2
         return values | {"j": j, "j_start": j_start}
 
-    def _contestants(self) -> tuple[Tensor, Tensor]:
-        return self.start.rank_weights(self.n_samples), self.learned
-
-    def _judge(self, weights: Tensor, sums: Tensor, prompts: Tensor) -> Tensor:
+    def _judge(self, weights: ndarray, sums: ndarray, prompts: int) -> ndarray:
         """(3,) number of prompts, signal and noise of weights (N,) on one rollout's sums (3, N)."""
         mean, square = expected_counts(weights, self.keep, self.mode)
-        return torch.stack([prompts.double(), (mean * sums[1]).sum(), (square * sums[2]).sum()])
+        return np.array([prompts, (mean * sums[1]).sum(), (square * sums[2]).sum()])
 
-    def _j(self, judged: Tensor) -> Tensor:
+    def _j(self, judged: ndarray) -> ndarray:
         """(..., 2) J of start and of the learnt weights from sums (..., 2, 3)."""
-        prompts, signal, noise = judged.unbind(dim=-1)
-        return torch.where(noise > 0, signal / (prompts * noise).clamp(min=1e-300).sqrt(), 0.0)
+        prompts, signal, noise = np.moveaxis(judged, -1, 0)
+        return np.where(noise > 0, signal / np.sqrt((prompts * noise).clip(min=1e-300)), 0.0)
 
-    def _decayed(self) -> Tensor:
+    def _decayed(self) -> ndarray:
         return decayed(list(self._judged), self.half_life)
 
-    def _find(self, generator: torch.Generator | None) -> Tensor | None:
-        """Weights (N,) with sum 1; None where every rank's reward is worse than nothing."""
+    def _find(self, generator: np.random.Generator) -> ndarray | None:
+        """Weights (N,) with sum 1; None where at no rank higher rewards go with higher true scores."""
         c, v = self.c_and_v()
         if not (c > 0).any():
             self._warn()
@@ -173,25 +180,25 @@ class LearnedWeights(LearningFilter):
     def _change(self) -> None:
         if self.learned is None:
             if self.uses_learned:
-                self._use(False, "no rank has a signal any more")
+                self._use(False, "no rank has a signal now")
             return
         if self._since_switch < self.patience or len(self._judged) < 2:
             return
         sign = -1 if self.uses_learned else 1
-        ahead, error = lead(self._decayed(), lambda judged: self._j(judged).diff(dim=-1).squeeze(-1) * sign)
+        ahead, error = lead(self._decayed(), lambda judged: np.diff(self._j(judged))[..., 0] * sign)
         if ahead > 0 and ahead > self.certainty * error:
-            j_start, j = self._j(self._decayed().sum(dim=0)).tolist()
+            j_start, j = self._j(self._decayed().sum(axis=0)).tolist()
             self._use(
                 not self.uses_learned,
-                f"over {len(self._judged)} rollouts that they had not seen, the learnt weights have a signal to noise "
-                f"of {j:.3f} and {self.start_name} of {j_start:.3f}, a difference with a standard error of "
-                f"{float(error):.3f}",
+                f"over {len(self._judged)} other rollouts than they were found on, the learnt weights have a signal "
+                f"to noise of {j:.3f} and {self.start_name} of {j_start:.3f}, a difference with a standard error of "
+                f"{error:.3f}",
             )
 
     def _use(self, learned: bool, why: str) -> None:
         self.uses_learned, self._since_switch = learned, 0
         names = ("the learnt weights take", f"{self.start_name} takes")
-        self.news = f"{names[0] if learned else names[1]} over: {why}; weights by rank " + " ".join(
+        self.log_message = f"{names[0] if learned else names[1]} over: {why}; weights by rank " + " ".join(
             f"{weight:.2f}" for weight in self.weights.tolist()
         )
 
@@ -212,7 +219,7 @@ class LearnedWeights(LearningFilter):
         if state["settings"] != own:
             raise ValueError(
                 f"the checkpoint's learned_weights have N, k, method, start and mode {state['settings']}, these "
-                f"{own}: give the same to go on."
+                f"{own}: give the same to resume."
             )
         self._sums, self.learned, self.uses_learned = state["sums"], state["learned"], state["uses_learned"]
         self._since_switch, self._warned, self._policy.state = state["since_switch"], state["warned"], state["policy"]
@@ -231,29 +238,29 @@ class DirichletPolicy:
 
     def __init__(self, n_samples: int) -> None:
         #: (3, N) u and Adam's two moments; how many steps were made.
-        self.state: tuple[Tensor, int] = (torch.zeros(3, n_samples, dtype=torch.float64), 0)
-        self.state[0][0] = torch.log(torch.tensor(2.0, dtype=torch.float64))
+        self.state: tuple[ndarray, int] = (np.zeros((3, n_samples)), 0)
+        self.state[0][0] = np.log(2.0)
 
     @property
-    def weights(self) -> Tensor:
+    def weights(self) -> ndarray:
         """(N,) the mean of the distribution."""
-        return self.state[0][0].softmax(dim=0)
+        alpha = np.exp(self.state[0][0])
+        return alpha / alpha.sum()
 
-    def learn(self, reward: Callable[[Tensor], Tensor], generator: torch.Generator | None, steps: int) -> None:
+    def learn(self, reward: Callable[[ndarray], ndarray], generator: np.random.Generator, steps: int) -> None:
         """Make steps by a reward: (D, N) weights to (D,)."""
         (u, first, second), made = self.state
         for step in range(made + 1, made + steps + 1):
-            alpha = u.exp()
-            gammas = torch._standard_gamma(alpha.expand(self.DRAWS, -1), generator=generator).clamp(min=1e-30)
-            w = gammas / gammas.sum(dim=1, keepdim=True)
+            alpha = np.exp(u)
+            gammas = generator.standard_gamma(alpha, (self.DRAWS, len(alpha))).clip(min=1e-30)
+            w = gammas / gammas.sum(axis=1, keepdims=True)
             value = reward(w)
-            # The mean of the draws is the baseline: what all of them earn is no reason to move.
-            advantage = (value - value.mean()) / value.std().clamp(min=1e-12)
-            # d log density / d u, less what all draws share: that drops out, as the advantages sum to 0.
-            score = w.log() * alpha
-            gradient = (advantage.unsqueeze(1) * score).mean(dim=0)
+            # The mean of the draws is the baseline: a reward that all of them have is no reason to move.
+            advantage = (value - value.mean()) / max(value.std(ddof=1), 1e-12)
+            # d log density / d u, minus a term that all draws share: it drops out, as the advantages sum to 0.
+            gradient = (advantage[:, None] * np.log(w) * alpha).mean(axis=0)
             first = 0.9 * first + 0.1 * gradient
             second = 0.999 * second + 0.001 * gradient**2
-            move = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
-            u = (u + self.RATE * move).clamp(self.LOWEST, self.HIGHEST)
-        self.state = torch.stack([u, first, second]), made + steps
+            move = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+            u = (u + self.RATE * move).clip(self.LOWEST, self.HIGHEST)
+        self.state = np.stack([u, first, second]), made + steps

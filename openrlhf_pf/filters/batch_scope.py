@@ -1,16 +1,18 @@
-"""Filters that compare the reward with thresholds, over the whole rollout batch (PF-PPO, Table 3).
+"""Filters over the whole rollout batch: reward thresholds, and powers of the reward (PF-PPO, Table 3).
 
-Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train.
+Notation used for array shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train.
 """
 
 import math
+import warnings
 from collections import defaultdict
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy import ndarray
 
-from openrlhf_pf.filters.base import FilterBatch, SampleFilter
+from openrlhf_pf.filters.base import SampleFilter
+from openrlhf_pf.filters.batch import FilterBatch
 from openrlhf_pf.filters.quantiles import RunningQuantiles, check_task_key, tasks_of, threshold_above
 
 #: Thresholds of more tasks than this are not logged.
@@ -25,7 +27,7 @@ class Top(SampleFilter):
         unit: what thresholds are given in: ``reward``, as in the paper, or ``quantile``, the share of rewards below
             them, between 0 and 1 (ours); see :class:`RunningQuantiles` and :func:`threshold_above`.
         per: with ``quantile``: ``datasource`` or ``label:FIELD`` for a threshold of its own for each task.
-        window: with ``quantile``: rewards of a task that its quantiles are of (1,024).
+        window: with ``quantile``: rewards of a task that its quantiles are computed from (1,024).
 
     Raises:
         ValueError: a threshold is out of range, or an option has no effect.
@@ -59,14 +61,14 @@ class Top(SampleFilter):
             raise ValueError(f"{name} must be a finite reward, got {threshold}: give a threshold among the rewards.")
         return threshold
 
-    def weigh(self, batch: FilterBatch) -> Tensor:
+    def weigh(self, batch: FilterBatch) -> ndarray:
         (high,) = self.thresholds(batch, high=self.high)
-        return (batch.rewards > high).double()
+        return batch.rewards > high
 
-    def thresholds(self, batch: FilterBatch, **given: float) -> list[Tensor]:
-        """(G, 1) each, in units of the reward; quantiles are of windows that this rollout is added to."""
+    def thresholds(self, batch: FilterBatch, **given: float) -> list[ndarray]:
+        """Add this rollout to the quantiles' windows and return the thresholds as rewards, (G, 1) each."""
         shape, dtype = (len(batch.rewards), 1), batch.rewards.dtype
-        found = {name: torch.full(shape, value, dtype=dtype) for name, value in given.items()}
+        found = {name: np.full(shape, value, dtype=dtype) for name, value in given.items()}
         if self.unit == "reward":
             return list(found.values())
         self._logged = {}
@@ -77,15 +79,16 @@ class Top(SampleFilter):
             rewards = batch.rewards[rows]
             ordered = self.quantiles.add(task, rewards[batch.usable[rows]])
             for name, level in given.items():
-                # What lies below a low threshold lies above it with the sign turned.
-                turned = name == "low"
-                value = -threshold_above(-ordered.flip(0), 1 - level) if turned else threshold_above(ordered, level)
+                if name == "low":  # rewards below it are, with the other sign, above it
+                    value = -threshold_above(-ordered[::-1], 1 - level)
+                else:
+                    value = threshold_above(ordered, level)
                 found[name][rows] = value
                 self._logged[f"{name}_{task}" if task else name] = value
         return list(found.values())
 
     def metrics(self) -> dict[str, float]:
-        """With quantiles: ``high``, or ``high_<task>`` of the rollout's tasks if they are few; ``low`` likewise."""
+        """Return, with quantiles, ``high`` and ``low``, or ``high_<task>`` and ``low_<task>`` if the tasks are few."""
         return self._logged if len(self._logged) <= MOST_LOGGED else {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,7 +100,7 @@ class Top(SampleFilter):
         if self.unit == "reward" or state["per"] != self.per:
             raise ValueError(
                 f"the checkpoint's thresholds are quantiles {_by(state['per'])}, these are "
-                f"{'rewards' if self.unit == 'reward' else 'quantiles ' + _by(self.per)}: give the same to go on."
+                f"{'rewards' if self.unit == 'reward' else 'quantiles ' + _by(self.per)}: give the same to resume."
             )
         self.quantiles.load_state_dict(state["windows"])
 
@@ -109,9 +112,9 @@ class TopRandom(Top):
     :class:`Top`.
     """
 
-    def weigh(self, batch: FilterBatch) -> Tensor:
-        heads = torch.rand(batch.rewards.shape, generator=batch.generator) < 0.5
-        return ((super().weigh(batch) > 0) | heads).double()
+    def weigh(self, batch: FilterBatch) -> ndarray:
+        heads = batch.generator.random(batch.rewards.shape, dtype=np.float32) < 0.5
+        return super().weigh(batch) | heads
 
 
 class TopBottom(Top):
@@ -138,9 +141,43 @@ class TopBottom(Top):
         if low >= high:
             raise ValueError(f"low must be below high, got low {low} and high {high}: give them in that order.")
 
-    def weigh(self, batch: FilterBatch) -> Tensor:
+    def weigh(self, batch: FilterBatch) -> ndarray:
         low, high = self.thresholds(batch, low=self.low, high=self.high)
-        return ((batch.rewards > high) | (batch.rewards < low)).double()
+        return (batch.rewards > high) | (batch.rewards < low)
+
+
+class RewardPower(SampleFilter):
+    """``reward_power``: samples of the whole batch in proportion to ``|R| ** power`` (PPO-pow-1, -2, -3 in Table 3).
+
+    Meant for a reward model whose range is [-1, 1], as in the paper: the sign says good or bad, and a reward near 0
+    says nothing. Rewards outside that range follow the same rule, with one warning: if 0 is not in the middle of the
+    rewards, all samples of one side get too much weight.
+
+    Args:
+        power: the exponent, above 0.
+    """
+
+    scope = "batch"
+
+    def __init__(self, n_samples: int, keep: int, power: float) -> None:
+        super().__init__(n_samples, keep)
+        if not (math.isfinite(power) and power > 0):
+            raise ValueError(f"power must be a finite number above 0, got {power}: the paper uses 1, 2 and 3.")
+        self.power = power
+        self._warned = False
+
+    def weigh(self, batch: FilterBatch) -> ndarray:
+        size = np.where(batch.usable, np.abs(batch.rewards), 0.0).astype(np.float64)
+        largest = size.max()
+        if largest > 1 and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"reward_power is meant for rewards in [-1, 1] with 0 between good and bad, got a reward of size "
+                f"{largest:g}: scale and shift the reward model, or choose a filter by rank.",
+                stacklevel=2,
+            )
+        # Divided first, so that no power overflows; a common factor does not change weights.
+        return (size / max(largest, np.finfo(np.float64).tiny)) ** self.power
 
 
 def _by(per: str | None) -> str:
