@@ -52,7 +52,7 @@ submit openrlhf_pf.cli.collect \
   --collect.unscored \
   --collect.output "$OUTPUT/samples"
 
-# 2. What most answers agree on, against the others. Read spg.jsonl.report.html before going on.
+# 2. What most answers agree on, against the others. Read the warnings that it prints before you continue.
 DATA=$PAIRS
 VIEWS=()
 TRAIN_RM=openrlhf.cli.train_rm
