@@ -76,41 +76,30 @@ def test_the_whole_loop_from_ppo_to_ppo(stack, tmp_path):
     assert all(map(math.isfinite, rewards)) and rewards[0] != rewards[1]
 
 
-def test_views_and_weights_train_the_model_and_leave_an_ordinary_one(stack, tmp_path):
-    """OpenRLHF's train_rm, ours at weight 0, which is the same bit for bit, and ours with views of eight prompts; then
-    with pairs that all weigh 1, the same again, and with pairs that weigh 0 or 2.
-    """
+def test_views_train_the_model_and_leave_an_ordinary_one(stack, tmp_path):
+    """OpenRLHF's train_rm, ours at weight 0, which is the same bit for bit, and ours with views of eight prompts."""
     pairs, samples = tmp_path / "D.jsonl", tmp_path / "samples.jsonl"
     write(pairs, [{"prompt": f"add {n} + 1?", "chosen": str(n + 1), "rejected": str(n)} for n in range(6)])
-    answers = [(f"add {n} + 2?", str(n + wrong)) for n in range(8) for wrong in (2, 2, 3)]
-    write(samples, [{"prompt": prompt, "response": text, "reward": 0.0} for prompt, text in answers])
-    weighted, uneven = tmp_path / "weighted.jsonl", tmp_path / "uneven.jsonl"
-    ask = [pairs, "--policy", stack.policy, "--reference", stack.policy, "--output", weighted]
-    assert weigh_pairs([str(word) for word in ask]) == 0
-    rows = [json.loads(line) for line in weighted.read_text().splitlines()]
-    write(uneven, [row | {"margin": float(place % 2) * 2} for place, row in enumerate(rows)])
+    responses = [(f"add {n} + 2?", str(n + wrong)) for n in range(8) for wrong in (2, 2, 3)]
+    write(samples, [{"prompt": prompt, "response": text, "reward": 0.0} for prompt, text in responses])
 
     ours = ["--policy_samples", str(samples), "--policy_samples_batch", "4", "--policy_samples_weight"]
     runs = {
-        "theirs": ("openrlhf.cli.train_rm", pairs, ()),
-        "nothing": ("openrlhf_pf.cli.train_rm", pairs, (*ours, "0")),
-        "views": ("openrlhf_pf.cli.train_rm", pairs, (*ours, "0.5")),
-        "ones": ("openrlhf_pf.cli.train_rm", weighted, ("--policy_weights",)),
-        "others": ("openrlhf_pf.cli.train_rm", uneven, ("--policy_weights",)),
+        "theirs": ("openrlhf.cli.train_rm", ()),
+        "nothing": ("openrlhf_pf.cli.train_rm", (*ours, "0")),
+        "views": ("openrlhf_pf.cli.train_rm", (*ours, "0.5")),
     }
     with ThreadPoolExecutor(2) as pool:  # each keeps one core busy
         trained = [
-            pool.submit(train_rm, stack, tmp_path, module, name, data, more=more)
-            for name, (module, data, more) in runs.items()
+            pool.submit(train_rm, stack, tmp_path, module, name, pairs, more=more)
+            for name, (module, more) in runs.items()
         ]
         for run in trained:
             run.result()
-    theirs, nothing, views, ones, others = (weights(tmp_path / name) for name in runs)
+    theirs, nothing, views = (weights(tmp_path / name) for name in runs)
     assert theirs.keys() == nothing.keys() == views.keys()
     assert all(torch.equal(theirs[name], nothing[name]) for name in theirs)
     assert any(not torch.equal(theirs[name], views[name]) for name in theirs if ".layers." in name)
-    assert all(torch.equal(theirs[name], ones[name]) for name in theirs), "the policy's own pairs weigh 1"
-    assert_differ(others, theirs)
 
     scalars = scalars_of(tmp_path / "views_log")
     for name in ("mi_nwj", "mi_jsd", "skl", "std", "reward_spread"):
