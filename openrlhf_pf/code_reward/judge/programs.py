@@ -4,6 +4,7 @@ it ends.
 
 import math
 import os
+import re
 import select
 import signal
 import socket
@@ -17,6 +18,9 @@ from openrlhf_pf.code_reward.judge.remote import ERROR_VERDICTS, MAX_MESSAGE, SY
 
 Outcome = tuple[str, int | None, str]
 _AT_ONCE = 1 << 16
+# The share of its CPU time above which a killed program was killed by its limit: the kernel counts in ticks for that,
+# which on a busy machine are more than the time that it reports.
+KILLED_BY_LIMIT = 0.5
 # Tolerances of printed numbers with a point or an exponent, unless the label gives one.
 _RELATIVE, _ABSOLUTE = 1e-9, 1e-12
 
@@ -91,11 +95,13 @@ class Runs:
 
     def _ended(self, report: dict[str, Any], last_error: tuple[str, str], cpu_seconds: int) -> tuple[str, str]:
         kind, text = last_error
-        if report["cpu_seconds"] >= self._limits["test_cpu_seconds"] * 0.98 or report["cpu_seconds"] >= cpu_seconds:
+        killed = report["status"] == -signal.SIGKILL
+        most = min(self._limits["test_cpu_seconds"] * 0.98, cpu_seconds * (KILLED_BY_LIMIT if killed else 1))
+        if report["cpu_seconds"] >= most:
             return "timeout", f"{report['cpu_seconds']:.1f} seconds of CPU time in one test"
         if self.used["cpu_seconds"] > self._limits["cpu_seconds"]:
             return "timeout", f"{self._limits['cpu_seconds']} seconds of CPU time are over"
-        if not report["ended_itself"] or report["status"] == -signal.SIGKILL:
+        if not report["ended_itself"] or killed:
             return "killed", "the program was killed from outside"
         if report["status"] < 0:
             return "crashed", f"the program was ended by signal {-report['status']}"
@@ -116,7 +122,7 @@ def check_programs(
         if verdict != "passed":
             yield test, (verdict, test, detail[:MAX_MESSAGE])
             return
-        right = checker(text, printed, expected) if checker else same_output(printed, expected, tolerance)
+        right = checker(text, printed, expected) if checker else is_equal_output(printed, expected, tolerance)
         yield test, None if right else ("failed", test, f"printed {printed!r:.100}")
 
 
@@ -139,34 +145,42 @@ def _closing(*files: int) -> Iterator[None]:
             os.close(file)
 
 
-def same_output(got: str, expected: str, tolerance: float | None = None) -> bool:
+# Digits with a point, or with an exponent that has a sign, as programs print numbers: 9e4821 is rather a hash.
+_DECIMAL = re.compile(r"[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]\d+)")
+
+
+def is_equal_output(got: str, expected: str, tolerance: float | None = None) -> bool:
     """Whether two texts have the same lines, without blanks at their ends and empty lines at the end.
 
     Numbers with a point or an exponent are equal within a tolerance, whatever their digits: ``None`` is 1e-9 of the
-    expected one. Whole numbers are equal as text.
+    expected one. Whole numbers are equal as text; with a tolerance, a whole number may be printed with a point.
     """
     one, other = _lines(got), _lines(expected)
     if len(one) != len(other):
         return False
-    relative, absolute = (_RELATIVE, _ABSOLUTE) if tolerance is None else (tolerance, tolerance)
-    return all(a == b or _same_line(a.split(), b.split(), relative, absolute) for a, b in zip(one, other))
+    return all(a == b or _is_equal_line(a.split(), b.split(), tolerance) for a, b in zip(one, other))
 
 
 def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.replace("\r\n", "\n").rstrip().split("\n")]
 
 
-def _same_line(got: list[str], expected: list[str], relative: float, absolute: float) -> bool:
-    if len(got) != len(expected):
+def _is_equal_line(got: list[str], expected: list[str], tolerance: float | None) -> bool:
+    return len(got) == len(expected) and all(
+        a == b or _is_equal_number(a, b, tolerance) for a, b in zip(got, expected)
+    )
+
+
+def _is_equal_number(got: str, expected: str, tolerance: float | None) -> bool:
+    if len(got) > 400 or len(expected) > 400 or "_" in got:
         return False
-    return all(a == b or _same_number(a, b, relative, absolute) for a, b in zip(got, expected))
-
-
-def _same_number(got: str, expected: str, relative: float, absolute: float) -> bool:
-    if len(got) > 400 or len(expected) > 400 or "_" in got or not any(sign in expected for sign in ".eE"):
+    if not _DECIMAL.fullmatch(expected) and (tolerance is None or not _DECIMAL.fullmatch(got)):
         return False
     try:
         left, right = float(got), float(expected)
     except ValueError:
         return False
-    return left == right or math.isclose(left, right, rel_tol=relative, abs_tol=absolute)
+    relative, absolute = (_RELATIVE, _ABSOLUTE) if tolerance is None else (tolerance, tolerance)
+    return (
+        math.isfinite(left) and math.isfinite(right) and math.isclose(left, right, rel_tol=relative, abs_tol=absolute)
+    )

@@ -155,7 +155,7 @@ def _end(child: int, gone: bool) -> tuple[bool, int, Any]:
     """Kill the child, if it has not ended; whether it had, if it is ``gone``: it has closed its socket, and may be
     about to end.
     """
-    deadline = time.monotonic() + 0.1 if gone else 0.0
+    deadline = time.monotonic() + 1.0 if gone else 0.0
     while gone:
         pid, status, usage = os.wait4(child, os.WNOHANG)
         if pid and not os.WIFSTOPPED(status):
