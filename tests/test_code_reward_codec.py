@@ -175,4 +175,4 @@ def test_one_list_in_two_places_arrives_as_two():
     ],
 )
 def test_equality(left, right, tolerance, equal):
-    assert checks.same(left, right, tolerance) is equal
+    assert checks.is_equal(left, right, tolerance) is equal

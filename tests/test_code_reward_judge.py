@@ -137,8 +137,8 @@ def test_helpers_and_references_stay_here(pool):
 @pytest.mark.parametrize(
     "asserts, message",
     [
-        (["assert same(f(1), 2)"], "same(...) judges f(...), and nothing defines it but the program"),
-        (["assert not differs(f(1), 2)"], "differs(...) judges f(...)"),
+        (["assert same(f(1), 2)"], "same(...) judges the program's answer, and nothing defines it but the program"),
+        (["assert not differs(f(1), 2)"], "differs(...) judges the program's answer"),
         (["assert f(1) == Point(3)"], "the program's own class Point would decide"),
         (["assert f(1) =="], "asserts[0] is no Python code"),
     ],
@@ -373,7 +373,7 @@ def test_an_exception_of_the_program_s_own(pool):
     ],
 )
 def test_equality_as_json_has_it(got, expected, equal):
-    assert checks.same_json(got, expected) is equal
+    assert checks.is_equal_json(got, expected) is equal
 
 
 @pytest.mark.parametrize(
@@ -398,4 +398,4 @@ def test_equality_as_json_has_it(got, expected, equal):
     ],
 )
 def test_equality_of_printed_text(got, expected, tolerance, equal):
-    assert programs.same_output(got, expected, tolerance) is equal
+    assert programs.is_equal_output(got, expected, tolerance) is equal

@@ -123,7 +123,7 @@ def test_every_test_of_a_row_counts(pool):
         ({"question": "Double."}, "none of its fields (question) are those of a form"),
         ({"entry_point": "f", "inputs": [["x" * (17 << 20)]], "outputs": [1]}, "its tests are too large"),
         (3, "it is neither an object nor a list of tests"),
-        ("{", "JSONDecodeError"),
+        ("{", "it is no JSON, from character 1 on"),
     ],
 )
 def test_what_is_not_understood_is_refused_when_it_is_read(label, message):
@@ -211,4 +211,3 @@ def test_what_labels_are_worth(pool):
     # With 0 and 0: the stubs 0 and the first argument ([], None, '', True are wrong), and the mutant a - b.
     assert (report["labels_that_stubs_pass"], report["stubs_passed"]) == ([1], 2)
     assert "2 of 12 stubs pass too, on 1 labels: rows 1" in label_check.sentences(report)
-

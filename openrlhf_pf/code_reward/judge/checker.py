@@ -15,8 +15,9 @@ from typing import Any
 
 from openrlhf_pf.code_reward.judge import codec, observe
 from openrlhf_pf.code_reward.judge.checks import CHECKS, Check, checker_function
-from openrlhf_pf.code_reward.judge.programs import Runs, check_programs
-from openrlhf_pf.code_reward.judge.remote import END, ERROR_VERDICTS, GONE, CandidateError, Decided, Remote, describe
+from openrlhf_pf.code_reward.judge.objects import raised_by_program
+from openrlhf_pf.code_reward.judge.programs import KILLED_BY_LIMIT, Runs, check_programs
+from openrlhf_pf.code_reward.judge.remote import END, ERROR_VERDICTS, GONE, Decided, Remote
 from openrlhf_pf.code_reward.judge.script import cached_by_size
 from openrlhf_pf.code_reward.sandbox.worker import Control
 
@@ -114,28 +115,35 @@ def _decide(remote: Remote, check: Check, source: str, data: dict[str, Any]) -> 
     try:
         try:
             check(remote, source, data)
-        except CandidateError as error:
-            remote.verdict(ERROR_VERDICTS.get(error.kind, "failed"), describe(error))
-        except AssertionError as error:
-            remote.verdict("failed", f"assertion failed in {_place(error)}")
         except Decided:
             raise
         except BaseException as error:
-            remote.verdict("failed", f"{type(error).__name__} in {_place(error)}: {_text(error)}")
+            _decide_by_error(remote, error)
         if not remote.calls:
             remote.test = None
             remote.fault("it never calls the program")
         remote.request(END)  # an answer given twice would arrive here
         remote.verdict("passed", remote.fingerprint() if isinstance(remote, observe.RecordingRemote) else "")
-    except (Decided, CandidateError):
-        # An error in answer to "end" is a program that has taken the place of our side of it.
+    except Decided:
+        return remote.decision or ("crashed", None, "no verdict")
+    except Exception:  # the answer to "end" is an error: the program has replaced our side of it
         return remote.decision or ("crashed", None, "an answer to another question")
+
+
+def _decide_by_error(remote: Remote, error: BaseException) -> None:
+    if raised := raised_by_program(error):
+        remote.verdict(ERROR_VERDICTS.get(raised[0], "failed"), ": ".join(raised))
+    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        remote.fault(f"{type(error).__name__} in {_place(error)}")
+    if isinstance(error, AssertionError):
+        remote.verdict("failed", f"assertion failed in {_place(error)}")
+    remote.verdict("failed", f"{type(error).__name__} in {_place(error)}: {_text(error)}")
 
 
 def _how_it_ended(report: dict[str, Any], detail: str, cpu_seconds: float) -> tuple[str, str]:
     """What it means that a program closed its socket."""
     if report["ended_itself"] and report["status"] == -signal.SIGKILL:
-        if report["cpu_seconds"] >= cpu_seconds * 0.9:
+        if report["cpu_seconds"] >= cpu_seconds * KILLED_BY_LIMIT:
             return "timeout", f"{cpu_seconds} seconds of CPU time are over"
         return KILLED, "the program was killed from outside"
     return "crashed", f"{detail} (status {report['status']})"

@@ -16,7 +16,7 @@ from typing import Any
 from openrlhf_pf.code_reward.judge import pytest_stand_in, values
 from openrlhf_pf.code_reward.judge.objects import RemoteObject
 from openrlhf_pf.code_reward.judge.remote import END, Question, Remote, call_of
-from openrlhf_pf.code_reward.judge.script import Space, parsed
+from openrlhf_pf.code_reward.judge.script import Space, guarded_imports, parsed
 
 
 def _check_cases(remote: Remote, source: str, data: dict[str, Any]) -> None:
@@ -24,7 +24,7 @@ def _check_cases(remote: Remote, source: str, data: dict[str, Any]) -> None:
     came as JSON, ``wrapped`` where an expected value may stand in a list of its own, ``checker`` with a function.
     """
     path, cases, tolerance = data["path"], data["cases"], data["tolerance"]
-    equal = same_json if data.get("json") else same
+    equal = is_equal_json if data.get("json") else is_equal
     checker = checker_function(remote, data)
     calls = [call_of(path, args, kwargs) for args, kwargs, _ in cases]
     remote.foresee([("load", source), *calls, END])
@@ -59,11 +59,13 @@ def _check_function(remote: Remote, source: str, data: dict[str, Any]) -> None:
     if len(path) == 1:
         sure = certain_questions(data["test"], data["function"], name)
         remote.foresee([("load", source), *sure])
-    remote.load(source)
     space = Space(remote, {name} if len(path) == 1 else {path[0]})
+    space.refuse_missing(data["preamble"], data["test"])
+    remote.load(source)
     space.trusted(lambda: space.run(data["preamble"]))
     # Before and after: the test may use the program under its own name, or define something of that name.
     space.names[name] = candidate = remote.proxy(*path)
+    remote.classes |= {name} if len(path) == 1 and name[:1].isupper() else set()
     space.prepare(data["test"], frozenset({name}))
     space.run(data["test"])
 
@@ -72,7 +74,7 @@ def _check_function(remote: Remote, source: str, data: dict[str, Any]) -> None:
         return candidate(*args, **kwargs)
 
     counted.__name__ = name
-    _judged(space, lambda: space.names[data["function"]](counted))
+    _judged(space, lambda: pytest_stand_in.finished(space.names[data["function"]](counted)))
 
 
 def _judged(space: Space, step: Callable[[], Any]) -> None:
@@ -148,9 +150,10 @@ def _check_asserts(remote: Remote, source: str, data: dict[str, Any]) -> None:
 
 def space_of_asserts(remote: Remote, source: str, data: dict[str, Any]) -> Space:
     """Where statements run, once the program is loaded: with their imports and the reference's helpers."""
-    remote.load(f"{_imports_of(data['imports'])}\n{source}\n")
     own = {*data["names"], data.get("entry_point", "")} - {""} - set(data.get("helpers", ()))
     space = Space(remote, own)
+    space.refuse_missing(data["imports"], "\n".join([data["setup"], *data["asserts"]]))
+    remote.load(f"{guarded_imports(data['imports'])}\n{source}\n")
     space.trusted(lambda: space.run(data["imports"]))
     for name, helper in _helpers(space, data).items():
         space.names[name] = helper
@@ -168,30 +171,26 @@ def _helpers(space: Space, data: dict[str, Any]) -> dict[str, Any]:
     return {name: made[name] for name in data["helpers"] if name in made}
 
 
-@lru_cache(maxsize=512)
-def _imports_of(code: str) -> str:
-    """The imports in code, without anything else, as far as they are there: pytest is for us alone."""
-    kinds = (ast.Import, ast.ImportFrom)
-    try:
-        lines = [ast.unparse(node) for node in parsed(code).body if isinstance(node, kinds)]
-        return "\n".join(f"try: {line}\nexcept ImportError: pass" for line in lines)
-    except (SyntaxError, ValueError):
-        return ""
-
-
 def _check_functions(remote: Remote, source: str, data: dict[str, Any]) -> None:
     """A module of test functions ``test_...`` and classes of them, as pytest and unittest run them: ``test``,
     ``entry_point``.
     """
-    remote.load(source)
     space = Space(remote, {data["entry_point"]} - {""})
+    space.refuse_missing(data["setup"], data["test"])
+    remote.load(source)
+    space.trusted(lambda: space.run(data["setup"]))
     space.prepare(data["test"])
     _judged(space, lambda: space.run(data["test"]))
-    tests = [test for name, member in list(space.names.items()) for test in pytest_stand_in.tests_of(name, member)]
+    tests = pytest_stand_in.tests_of(space.names)
     if not tests:
         remote.fault("it has no function test_...")
     for remote.test, test in enumerate(tests):
-        _judged(space, test)
+        before = remote.asked
+        try:
+            _judged(space, test)
+        except pytest_stand_in.SKIPS as error:
+            if remote.asked != before:  # what the program answered must not decide whether it is tested
+                remote.verdict("failed", f"the test skipped itself after the program was asked: {error}")
 
 
 Check = Callable[[Remote, str, dict[str, Any]], None]
@@ -206,7 +205,7 @@ CHECKS: dict[str, Check] = {
 # ── Whether a value is the expected one, as Python or as JSON has them ──
 
 
-def same(left: Any, right: Any, tolerance: float = 0.0) -> bool:
+def is_equal(left: Any, right: Any, tolerance: float = 0.0) -> bool:
     """Whether two values are equal as ``==`` has it, floats (also inside lists, tuples and dicts) within a tolerance;
     a NaN is the same as a NaN.
     """
@@ -214,13 +213,13 @@ def same(left: Any, right: Any, tolerance: float = 0.0) -> bool:
     if isinstance(left, float) or isinstance(right, float):
         return _numbers(left, right) and values.is_close(left, right, tolerance, tolerance)
     if type(left) is type(right) and isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(same(a, b, tolerance) for a, b in zip(left, right))
+        return len(left) == len(right) and all(is_equal(a, b, tolerance) for a, b in zip(left, right))
     if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key], tolerance) for key in left)
+        return left.keys() == right.keys() and all(is_equal(left[key], right[key], tolerance) for key in left)
     return bool(left == right)
 
 
-def same_json(got: Any, expected: Any, tolerance: float = 0.0) -> bool:
+def is_equal_json(got: Any, expected: Any, tolerance: float = 0.0) -> bool:
     """Whether a value equals a JSON value; JSON has one kind of sequence, no sets, and only strings as keys."""
     got = _listed(got)
     if isinstance(expected, list):
@@ -229,13 +228,13 @@ def same_json(got: Any, expected: Any, tolerance: float = 0.0) -> bool:
             return False
         if isinstance(got, (set, frozenset)):
             items, expected = sorted(items, key=_order), sorted(expected, key=_order)
-        return all(same_json(a, b, tolerance) for a, b in zip(items, expected))
+        return all(is_equal_json(a, b, tolerance) for a, b in zip(items, expected))
     if isinstance(expected, dict):
         if not isinstance(got, dict) or len(got) != len(expected):
             return False
         named = {_key(key): value for key, value in got.items()}
         return named.keys() == expected.keys() and all(
-            same_json(named[key], value, tolerance) for key, value in expected.items()
+            is_equal_json(named[key], value, tolerance) for key, value in expected.items()
         )
     if isinstance(expected, str):
         return (

@@ -5,6 +5,8 @@ stay there: a :class:`RemoteObject` asks for what they say. No comparison is eve
 """
 
 import builtins
+import contextlib
+import functools
 import importlib
 import operator
 import types
@@ -76,8 +78,19 @@ class RemoteObject:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._method("", *args, **kwargs)
 
+    def _elements(self) -> list[Any]:
+        """All its elements, asked for once: a second answer could be another one."""
+        if "_listed" not in vars(self):
+            iterator = self._method("__iter__")
+            iterator = iterator if isinstance(iterator, RemoteObject) else iter(iterator)
+            vars(self)["_listed"] = list(islice(iterator, _LONGEST_ITERATOR))
+        return vars(self)["_listed"]
+
     def __iter__(self) -> Iterator[Any]:
         if self._ability != values.ITERATES:
+            if "_listed" in vars(self):
+                yield from self._elements()
+                return
             iterator = self._method("__iter__")
             yield from iterator if isinstance(iterator, RemoteObject) else iter(iterator)
             return
@@ -103,6 +116,11 @@ class RemoteObject:
     def __len__(self) -> int:
         if self._ability == values.ITERATES:
             raise TypeError(f"a {self._name} has no length")
+        try:
+            if not self._known:  # the number of elements that a loop over it finds
+                return len(self._elements())
+        except AttributeError:  # it has none
+            pass
         try:
             return operator.index(self._method("__len__"))
         except AttributeError as error:  # what lists things, asks for their number first
@@ -252,26 +270,52 @@ def is_own(value: Any) -> bool:
     return type(value).__module__ == "checker" and type(getattr(value, "__dict__", None)) is dict
 
 
-def exception_of(
-    kinds: Any, text: str, arguments: Any, table: dict[str, type[Exception]], base: type[Exception]
-) -> Exception:
-    """An exception as the program raised it: of the first of its classes that is a builtin one, or one of ``table``.
+class ProgramStopIteration(Exception):
+    """A StopIteration of the program: a real one would end a loop of the test as if all had been compared."""
 
-    It is an instance of ``base`` too, so that everybody can tell whose it is.
+
+def exception_of(
+    kinds: Any, text: str, arguments: Any, attributes: Any, table: dict[str, type[Exception]]
+) -> Exception:
+    """An exception as the program raised it: of the first of its classes that is one of ``table`` or a builtin one,
+    with its attributes.
     """
     names = [str(name)[:80] for name in kinds][:20] if type(kinds) is list else []
-    found: type[Exception] = Exception
-    for name in names:
-        kind = table.get(name) or getattr(builtins, name, None)
-        if isinstance(kind, type) and issubclass(kind, Exception):
-            found = kind
-            break
+    builtin = next((kind for name in names if (kind := _builtin_exception(name))), Exception)
+    kinds_found = [*dict.fromkeys([*(table[name] for name in names if name in table), builtin])]
+    bases = [one for one in kinds_found if not any(one is not kind and issubclass(kind, one) for kind in kinds_found)]
+    kind = bases[0]
+    if len(bases) > 1 or (names and names[0] not in (kind.__name__, "StopIteration", "StopAsyncIteration")):
+        kind = _named(names[0], tuple(bases))
     arguments = tuple(arguments) if type(arguments) is list else (text,)
     try:
-        kind = type(found.__name__, (base, found) if found is not Exception else (base,), {})
-        made = kind.__new__(kind, *arguments)
-        made.args = arguments
-    except TypeError:
-        made = base(*arguments)
-    made.kind, made.text = (names or ["Exception"])[0], text  # type: ignore[attr-defined]
+        made = kind(*arguments)
+    except Exception:
+        made = Exception(*arguments)
+    made.args = arguments
+    for name, value in attributes.items() if type(attributes) is dict else ():
+        if type(name) is str and name.isidentifier() and not name.startswith("__"):
+            with contextlib.suppress(Exception):
+                setattr(made, name, value)
+    made._raised_by_program = ((names or ["Exception"])[0], text)  # type: ignore[attr-defined]
     return made
+
+
+def raised_by_program(error: BaseException) -> tuple[str, str] | None:
+    """The class and the text of an exception that the program raised; None for one of the test's own."""
+    return getattr(error, "_raised_by_program", None)
+
+
+def _builtin_exception(name: str) -> type[Exception] | None:
+    kind = getattr(builtins, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        return None
+    return ProgramStopIteration if issubclass(kind, (StopIteration, StopAsyncIteration)) else kind
+
+
+@functools.lru_cache(maxsize=512)
+def _named(name: str, bases: tuple[type[Exception], ...]) -> type[Exception]:
+    try:
+        return type(name, bases, {}) if name.isidentifier() else bases[0]
+    except TypeError:  # two of them have no common layout
+        return bases[0]

@@ -18,9 +18,9 @@ from numbers import Rational
 from typing import Any
 
 from openrlhf_pf.code_reward.judge import checks, pytest_stand_in, values
-from openrlhf_pf.code_reward.judge.objects import RemoteObject
+from openrlhf_pf.code_reward.judge.objects import RemoteObject, raised_by_program
 from openrlhf_pf.code_reward.judge.programs import Outcome, Runs
-from openrlhf_pf.code_reward.judge.remote import END, CandidateError, Question, Remote, call_of
+from openrlhf_pf.code_reward.judge.remote import END, Question, Remote, call_of
 from openrlhf_pf.code_reward.judge.script import Space, cached_by_size
 from openrlhf_pf.code_reward.results import Problem
 
@@ -78,6 +78,8 @@ def canonical(value: Any, as_json: bool = False) -> str:
 
 def _rarer(value: Any, as_json: bool) -> str:
     kind = values.known_name(type(value))
+    if isinstance(value, values.ProgramEnum):
+        return f"enum {type(value).__name__}.{value.name}"
     if isinstance(value, (list, tuple)) or kind == "ndarray":
         listed = as_json or not isinstance(value, tuple)
         return _sequence("[" if listed else "tuple[", value.tolist() if kind == "ndarray" else value, as_json)
@@ -139,11 +141,11 @@ class RecordingRemote(Remote):
             answer = super().request(question, foreseen_as)
             text = canonical(answer, self.as_json)
             self._answered_once = self._answered_once or text != "coroutine"
-        except CandidateError as error:
-            self._answers_given.append(f"raised {error.kind}")
-            raise
         except NotComparable as error:
             text, self._incomparable = "", str(error)
+        except Exception as error:
+            self._answers_given.append(f"raised {(raised_by_program(error) or ['?'])[0]}")
+            raise
         self._answers_given.append(text)
         return answer
 
@@ -211,12 +213,11 @@ def _ask_asserts(remote: RecordingRemote, source: str, data: dict[str, Any]) -> 
 def _ask_functions(remote: RecordingRemote, source: str, data: dict[str, Any]) -> None:
     remote.load(source)
     space = Space(remote, {data["entry_point"]} - {""})
+    space.trusted(lambda: space.run(data["setup"]))
     test = disarmed(data["test"])
     space.prepare(test)
     space.run(test)
-    for test in [
-        test for name, member in list(space.names.items()) for test in pytest_stand_in.tests_of(name, member)
-    ]:
+    for test in pytest_stand_in.tests_of(space.names):
         _tried(test)
 
 

@@ -1,17 +1,215 @@
-"""The test functions of a module, and what tests in data sets use of pytest, which is not in the checker's jail."""
+"""The test functions of a module as pytest and unittest run them, and what tests use of pytest, which is not in the
+checker's jail.
+"""
 
+import asyncio
 import contextlib
+import inspect
 import math
 import re
+import sys
 import unittest
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 
+class Skipped(Exception):
+    """The test skips itself."""
+
+
+SKIPS = (Skipped, unittest.SkipTest)
+
+
+# ── The tests of a module ──
+
+
+def tests_of(names: dict[str, Any]) -> list[Callable[[], Any]]:
+    """The tests among the names of a module, ready to be called, with what is set up before and after them."""
+    tests: list[Callable[[], Any]] = []
+    for name, member in list(names.items()):
+        if isinstance(member, type) and issubclass(member, unittest.TestCase):
+            tests += _unittest_tests(member)
+        elif getattr(member, "__module__", "") != "checker":
+            continue
+        elif isinstance(member, type) and name.startswith("Test"):
+            methods = dict.fromkeys(name for base in member.__mro__[::-1] for name in vars(base) if name[:4] == "test")
+            calls = [call for method in methods for call in _calls(getattr(member, method), names, member, method)]
+            tests += _between(calls, getattr(member, "setup_class", None), getattr(member, "teardown_class", None))
+        elif callable(member) and name.startswith("test") and not isinstance(member, Fixture):
+            tests += _calls(member, names)
+    for setup, teardown in (("setup_module", "teardown_module"), ("setUpModule", "tearDownModule")):
+        tests = _between(tests, names.get(setup), names.get(teardown), sys.modules.get("checker"))
+    return tests
+
+
+def _call_with(step: Callable[..., Any], *arguments: Any) -> Any:
+    """Call with as many of the arguments as it takes."""
+    taken = len([one for one in inspect.signature(step).parameters.values() if one.kind <= one.POSITIONAL_OR_KEYWORD])
+    return finished(step(*arguments[:taken]))
+
+
+def finished(value: Any) -> Any:
+    """The value, or the result of a coroutine."""
+    if not inspect.isawaitable(value):
+        return value
+
+    async def result() -> Any:
+        return await value
+
+    return asyncio.run(result())
+
+
+def _between(tests: list[Callable[[], Any]], before: Any, after: Any, *arguments: Any) -> list[Callable[[], Any]]:
+    """The tests, with a step before the first and one after the last."""
+
+    def first(test: Callable[[], Any]) -> None:
+        _call_with(before, *arguments)
+        test()
+
+    def last(test: Callable[[], Any]) -> None:
+        test()
+        _call_with(after, *arguments)
+
+    tests = list(tests)
+    if tests and before:
+        tests[0] = partial(first, tests[0])
+    if tests and after:
+        tests[-1] = partial(last, tests[-1])
+    return tests
+
+
+def _unittest_tests(kind: type[unittest.TestCase]) -> list[Callable[[], Any]]:
+    if getattr(kind, "__unittest_skip__", False):
+        return []
+    tests = []
+    for case in unittest.defaultTestLoader.loadTestsFromTestCase(kind):
+        method = getattr(case, case._testMethodName)  # type: ignore[union-attr]
+        if getattr(method, "__unittest_skip__", False) or getattr(method, "__unittest_expecting_failure__", False):
+            continue
+        if inspect.iscoroutinefunction(method) and not isinstance(case, unittest.IsolatedAsyncioTestCase):
+            setattr(case, case._testMethodName, lambda method=method: finished(method()))  # type: ignore[union-attr]
+        tests.append(case.debug)  # raises what the test raises
+    return _between(tests, kind.setUpClass, lambda: (kind.tearDownClass(), kind.doClassCleanups()))
+
+
+def _calls(function: Any, names: dict[str, Any], kind: type | None = None, method: str = "") -> list[Callable]:
+    """A call for each row of arguments that marks and fixtures with ``params`` give a test."""
+    if getattr(function, _SKIPPED, False) or getattr(kind, _SKIPPED, False):
+        return []
+    of_class, of_function = getattr(kind, _ROWS, [{}]), getattr(function, _ROWS, [{}])
+    rows = [{**one, **other} for one in of_class for other in of_function]
+    fixtures = _fixtures(names, kind)
+    wanted = [*inspect.signature(function).parameters, *getattr(function, _USED, ())]
+    wanted += [name for name, fixture in fixtures.items() if fixture.autouse]
+    wanted = [name for name in wanted if name in fixtures]
+    for name in wanted:  # which grows by the fixtures of fixtures
+        parameters = inspect.signature(fixtures[name].function).parameters
+        wanted += [other for other in parameters if other in fixtures and other not in wanted]
+    for name in dict.fromkeys(wanted):
+        if fixtures[name].params is not None:
+            rows = [row | {_PARAM + name: value} for row in rows for value in fixtures[name].params]
+    return [partial(_run, function, names, kind, method, row) for row in rows]
+
+
+_PARAM = "param of "
+_ROWS, _SKIPPED, _USED = "_pytest_rows", "_pytest_skipped", "_pytest_fixtures"  # what marks set on a test
+
+
+def _fixtures(names: dict[str, Any], kind: type | None) -> "dict[str, Fixture]":
+    members = {**names, **({name: getattr(kind, name) for name in dir(kind)} if kind else {})}
+    return {member.name or name: member for name, member in members.items() if isinstance(member, Fixture)}
+
+
+def _run(function: Any, names: dict[str, Any], kind: type | None, method: str, row: dict[str, Any]) -> None:
+    made = kind() if kind else None
+    with ExitStack() as after:
+        setup, teardown = ("setup_method", "teardown_method") if kind else ("setup_function", "teardown_function")
+        steps = [getattr(made, name, None) if kind else names.get(name) for name in (setup, teardown)]
+        called = getattr(made, method) if kind else function
+        if steps[0]:
+            _call_with(steps[0], called)
+        if steps[1]:
+            after.callback(_call_with, steps[1], called)
+        context = _Context(_fixtures(names, kind), made, row, after)
+        for name, fixture in context.fixtures.items():
+            if fixture.autouse or name in getattr(function, _USED, ()):
+                context.value(name)
+        known = row.keys() | context.fixtures.keys()
+        finished(
+            called(**{name: context.value(name) for name in inspect.signature(called).parameters if name in known})
+        )
+
+
+class _Context:
+    """The values of fixtures in one test."""
+
+    def __init__(self, fixtures: "dict[str, Fixture]", made: Any, row: dict[str, Any], after: ExitStack) -> None:
+        self.fixtures, self._made, self._row, self._after = fixtures, made, row, after
+        self._values: dict[str, Any] = {}
+
+    def value(self, name: str) -> Any:
+        """The value of a fixture, made once a test."""
+        if name in self._row:
+            return self._row[name]
+        if name not in self._values:
+            self._values[name] = self._make(name)
+        return self._values[name]
+
+    def _make(self, name: str) -> Any:
+        function = self.fixtures[name].function
+        parameters = list(inspect.signature(function).parameters)
+        given = {}
+        for parameter in parameters:
+            if parameter == "self":
+                given["self"] = self._made
+            elif parameter == "request":
+                given["request"] = SimpleNamespace(
+                    param=self._row.get(_PARAM + name), addfinalizer=self._after.callback
+                )
+            else:
+                given[parameter] = self.value(parameter)
+        if inspect.isgeneratorfunction(function):
+            generator = function(**given)
+            self._after.callback(next, generator, None)
+            return next(generator)
+        return finished(function(**given))
+
+
+# ── What tests use of pytest ──
+
+
+class Fixture:
+    """A function whose value tests take as an argument of its name."""
+
+    def __init__(self, function: Callable[..., Any], params: Any, autouse: bool, name: str | None) -> None:
+        self.function, self.params, self.autouse, self.name = function, params, autouse, name
+
+
+def fixture(
+    function: Any = None, *, params: Any = None, autouse: bool = False, name: str | None = None, **_: Any
+) -> Any:
+    """Mark a function as a fixture; its scope is always one test."""
+    if function is None:
+        return lambda decorated: Fixture(decorated, params, autouse, name)
+    return Fixture(function, params, autouse, name)
+
+
+yield_fixture = fixture
+
+
+class _Raised(SimpleNamespace):
+    def match(self, pattern: str) -> bool:
+        """Whether the text of the exception matches."""
+        assert re.search(pattern, str(self.value)), f"{self.value} does not match {pattern!r}"
+        return True
+
+
 @contextlib.contextmanager
-def _raising(kinds: Any, match: str | None) -> Iterator[SimpleNamespace]:
-    found = SimpleNamespace(value=None, type=None)
+def _raising(kinds: Any, match: str | None) -> Iterator[_Raised]:
+    found = _Raised(value=None, type=None)
     try:
         yield found
     except kinds as error:
@@ -48,7 +246,7 @@ class approx:
 
     def _same(self, got: Any, expected: Any) -> bool:
         if hasattr(expected, "tolist"):
-            return self._same(got.tolist() if hasattr(got, "tolist") else got, expected.tolist())
+            return self._same(_listed(got), expected.tolist())
         if isinstance(expected, dict):
             return (
                 isinstance(got, dict)
@@ -56,74 +254,105 @@ class approx:
                 and all(self._same(got[key], value) for key, value in expected.items())
             )
         if isinstance(expected, (list, tuple)):
-            try:
-                return len(got) == len(expected) and all(map(self._same, got, expected))
-            except TypeError:
-                return False
+            got = _listed(got)  # an object of the program's could lie about its length
+            return isinstance(got, (list, tuple)) and len(got) == len(expected) and all(map(self._same, got, expected))
         try:
             if self._nan and math.isnan(expected) and math.isnan(got):
                 return True
-            return got == expected or math.isclose(got, expected, rel_tol=self._relative, abs_tol=self._absolute)
+            return bool(got == expected) or math.isclose(got, expected, rel_tol=self._relative, abs_tol=self._absolute)
         except TypeError:
             return False
 
 
+def _listed(value: Any) -> Any:
+    return list(value) if type(value).__name__ in ("ndarray", "deque", "range") else value
+
+
 class _Marks:
-    """Decorators: ``parametrize`` gives a test its arguments, all others change nothing."""
+    """Decorators: ``parametrize`` gives a test its arguments, skips leave it out, all others change nothing."""
 
     def __getattr__(self, name: str) -> Any:
         if name == "parametrize":
             return _parametrize
-        return lambda *args, **kwargs: args[0] if len(args) == 1 and callable(args[0]) else lambda function: function
+        if name == "skipif":
+            return lambda condition=True, *_, **__: _set(_SKIPPED, _is_true(condition))
+        if name == "usefixtures":
+            return lambda *names: _set(_USED, names)
+        if name in ("skip", "xfail"):  # whether a test fails that is expected to, says nothing about the program
+            return lambda *args, **_: _set(_SKIPPED, True)(args[0]) if _is_decorated(args) else _set(_SKIPPED, True)
+        return lambda *args, **_: args[0] if _is_decorated(args) else lambda function: function
 
 
-def _parametrize(names: Any, rows: Any, **_: Any) -> Any:
-    split = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
+def _is_decorated(args: tuple) -> bool:
+    return len(args) == 1 and callable(args[0])
 
+
+def _is_true(condition: Any) -> bool:
+    return bool(eval(condition, {"sys": sys}) if isinstance(condition, str) else condition)
+
+
+def _set(name: str, value: Any) -> Callable[[Any], Any]:
     def decorate(function: Any) -> Any:
-        before = getattr(function, "arguments", [{}])
-        values = [dict(zip(split, row if len(split) > 1 else [row])) for row in rows]
-        function.arguments = [{**one, **other} for one in before for other in values]
+        setattr(function, name, value)
         return function
 
     return decorate
 
 
-def param(*values: Any, **_: Any) -> Any:
+def _parametrize(argnames: Any, argvalues: Any, **_: Any) -> Any:
+    names = [name.strip() for name in argnames.split(",")] if isinstance(argnames, str) else list(argnames)
+    names = [name for name in names if name]
+    rows = []
+    for row in argvalues:
+        if isinstance(row, _Row):
+            if row.skipped:
+                continue
+            row = row.values if len(names) > 1 else row.values[0]
+        rows.append(dict(zip(names, row if len(names) > 1 or not isinstance(argnames, str) else [row])))
+
+    def decorate(function: Any) -> Any:
+        setattr(function, _ROWS, [{**one, **other} for one in getattr(function, _ROWS, [{}]) for other in rows])
+        return function
+
+    return decorate
+
+
+class _Row(SimpleNamespace):
     """A row of ``parametrize``."""
-    return values if len(values) > 1 else values[0]
 
 
-def fail(reason: str = "") -> None:
+def param(*values: Any, marks: Any = (), **_: Any) -> Any:
+    """A row of ``parametrize``; one that is marked with a skip is left out."""
+    probe = lambda: None  # noqa: E731
+    for mark in marks if isinstance(marks, (list, tuple)) else [marks]:
+        mark(probe)
+    return _Row(values=values, skipped=getattr(probe, _SKIPPED, False))
+
+
+def fail(reason: str = "", *_: Any, **__: Any) -> None:
     """Fail the test."""
     raise AssertionError(reason)
 
 
+def skip(reason: str = "", **_: Any) -> None:
+    """Skip the test."""
+    raise Skipped(reason)
+
+
+xfail = skip
+
+
+def importorskip(name: str, *_: Any, **__: Any) -> Any:
+    """The module; skips the test where it is not there."""
+    try:
+        return __import__(name)
+    except ImportError:
+        raise Skipped(name) from None
+
+
+def main(*_: Any, **__: Any) -> int:
+    """Nothing: the tests are run without being asked for."""
+    return 0
+
+
 mark = _Marks()
-
-
-def tests_of(name: str, member: Any) -> list[Callable[[], Any]]:
-    """The tests that a name of a module of tests stands for, ready to be called."""
-    if isinstance(member, type) and issubclass(member, unittest.TestCase):
-        return [
-            lambda case=case: case.debug()  # raises what the test raises
-            for case in unittest.defaultTestLoader.loadTestsFromTestCase(member)
-        ]
-    if isinstance(member, type) and name.startswith("Test") and member.__module__ == "checker":
-        made = [(made, getattr(member, made)) for made in vars(member) if made.startswith("test")]
-        return [call for method, function in made for call in _calls(function, member, method)]
-    if callable(member) and name.startswith("test") and getattr(member, "__module__", "") == "checker":
-        return _calls(member)
-    return []
-
-
-def _calls(function: Any, kind: type | None = None, method: str = "") -> list[Callable[[], Any]]:
-    def call(arguments: dict[str, Any]) -> Any:
-        if kind is None:
-            return function(**arguments)
-        made = kind()
-        if hasattr(made, "setup_method"):
-            made.setup_method()
-        return getattr(made, method)(**arguments)
-
-    return [lambda arguments=arguments: call(arguments) for arguments in getattr(function, "arguments", [{}])]

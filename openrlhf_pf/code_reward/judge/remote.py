@@ -4,8 +4,10 @@ A tested program has no way to the trusted side but its answers, which :mod:`cod
 """
 
 import os
+import random
 import select
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -17,18 +19,6 @@ MAX_MESSAGE = 300
 GONE = "gone"  # internal verdict: the program closed its socket; how it ended decides
 ERROR_VERDICTS = {"MemoryError": "memory"}
 SYNTAX_ERRORS = {"SyntaxError", "IndentationError", "TabError"}
-
-
-class CandidateError(Exception):
-    """The tested program raised an exception, or returned what cannot be sent.
-
-    Attributes:
-        kind: the name of its class.
-        text: its message.
-    """
-
-    kind = "Exception"
-    text = ""
 
 
 Question = tuple[Any, ...]  # an operation of candidate.py and its arguments
@@ -64,7 +54,7 @@ class Remote:
         talk.settimeout(wall_seconds)
         self._wall_seconds = wall_seconds
         self._deadline = time.monotonic() + wall_seconds
-        self.calls = 0
+        self.calls = self.asked = 0
         self.test: int | None = None
         self.decision: tuple[str, int | None, str] | None = None
         self._foreseen: deque[Question] = deque()  # questions that are sent, their answers not yet read
@@ -77,6 +67,7 @@ class Remote:
         self.classes: set[str] = set()  # those of the program that the test names
         self.exceptions: dict[str, type[Exception]] = {}
         self.weaker = self.faulty = False
+        self.shares_seeds = False  # the test seeds random numbers, which the program is to draw
 
     @classmethod
     def without_program(cls) -> "Remote":
@@ -117,7 +108,8 @@ class Remote:
             self._foreseen.extend(sent)
 
     def request(self, question: Question, foreseen_as: Question | None = None) -> Any:
-        """One question, one answer; in another form if it was :meth:`foresee`-n."""
+        """One question, one answer; in another form if it was :meth:`foresee`-n. Raises what the program raises."""
+        self.asked += 1
         if self.decision:
             raise Decided
         if self._foreseen:
@@ -165,12 +157,11 @@ class Remote:
                 return answer[3]
             if answer[2] == "left" and len(answer) == 5:
                 return self._left(*answer[3:])
-            if answer[2] == "error" and len(answer) == 6:
+            if answer[2] == "error" and len(answer) == 7:
                 if not needed:
                     return None
-                kinds, text, arguments = answer[3:]
-                text = str(text)[:MAX_MESSAGE]
-                raise objects.exception_of(kinds, text, arguments, self.exceptions, CandidateError)
+                kinds, text, *more = answer[3:]
+                raise objects.exception_of(kinds, str(text)[:MAX_MESSAGE], *more, self.exceptions)
             break
         self.verdict("crashed", "an answer to another question")
 
@@ -279,10 +270,10 @@ class Remote:
         """Have the program's top level run."""
         try:
             self.request(("load", source))
-        except CandidateError as error:
-            if error.kind in SYNTAX_ERRORS:
-                self.verdict("syntax_error", describe(error))
-            self.verdict(ERROR_VERDICTS.get(error.kind, "failed"), describe(error))
+        except Exception as error:
+            kind, text = objects.raised_by_program(error) or ("", "")
+            verdict = "syntax_error" if kind in SYNTAX_ERRORS else ERROR_VERDICTS.get(kind, "failed")
+            self.verdict(verdict, f"{kind}: {text}")
 
     def ask(self, operation: str, *arguments: Any) -> Any:
         """The answer of an object of the program."""
@@ -296,6 +287,8 @@ class Remote:
         """What a call returns: of ``[function]``, of ``[class, method]``, or of ``(number, method)`` of an object."""
         if type(target) is list:
             self.calls += 1
+        if self.shares_seeds:
+            self.request(("random", *random_states()))
         self._called, self._changeable = (tuple(args), kwargs), None
         return self.request(("change", target, tuple(args), kwargs), ("call", target, tuple(args), kwargs))
 
@@ -309,9 +302,13 @@ class Remote:
         return candidate
 
 
-def describe(error: CandidateError) -> str:
-    """An exception of the program's, for people."""
-    return f"{error.kind}: {error.text}"
+def random_states() -> tuple[Any, Any]:
+    """The states of the random generators of Python and of numpy, where it is loaded, as plain data."""
+    numpy = sys.modules.get("numpy")
+    if not numpy:
+        return random.getstate(), None
+    name, key, *rest = numpy.random.get_state()
+    return random.getstate(), (name, key.tolist(), *rest)
 
 
 def call_of(path: Sequence[str], args: Sequence[Any], kwargs: dict[str, Any]) -> Question:

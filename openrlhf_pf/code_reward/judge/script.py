@@ -7,16 +7,20 @@ takes from the standard library or numpy (``math``, ``np``, ``Counter``): those 
 import ast
 import builtins
 import importlib
+import importlib.util
 import re
 import sys
 import types
+import unittest
 from collections.abc import Callable, Iterator
 from functools import lru_cache, wraps
 from typing import Any, NamedTuple
 
 from openrlhf_pf.code_reward.judge import pytest_stand_in
-from openrlhf_pf.code_reward.judge.objects import RemoteObject
+from openrlhf_pf.code_reward.judge.empty_arrays import GUARD, guarded_operation, guarded_tree
+from openrlhf_pf.code_reward.judge.objects import ProgramStopIteration, RemoteObject, raised_by_program
 from openrlhf_pf.code_reward.judge.remote import Remote
+from openrlhf_pf.code_reward.judge.values import CALLABLE, ProgramEnum
 
 _USUAL_SHORT = {"np": "numpy", "pd": "pandas", "plt": "matplotlib.pyplot"}
 _USUAL_SOURCES = (
@@ -36,6 +40,8 @@ def cached_by_size(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 @cached_by_size
 def compiled(source: str) -> types.CodeType:
     """Test code; the samples of one prompt come one after the other, and have the same."""
+    if "numpy" in source or "np." in source:
+        return compile(guarded_tree(source), "<test>", "exec")
     return compile(source, "<test>", "exec")
 
 
@@ -89,7 +95,7 @@ def names_in(tree: ast.AST) -> Names:
         elif isinstance(node, ast.Call):
             name = getattr(node.func, "attr", None) or getattr(node.func, "id", None)
             called |= {name} if isinstance(node.func, ast.Name) else set()
-            kinds = node.args[:1] if name in ("raises", "assertRaises", "assertRaisesRegex") else []
+            kinds = node.args[:1] if name in ("raises", "assertRaises", "assertRaisesRegex", "suppress") else []
         elif isinstance(node, ast.arg):
             bound.add(node.arg)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -116,6 +122,37 @@ def _walk(tree: ast.AST) -> Iterator[ast.AST]:
                 waiting.append(value)
 
 
+@cached_by_size
+def required_modules(source: str) -> tuple[str, ...]:
+    """The modules that code imports at any place but in a ``try`` that may do without them."""
+    found, waiting = [], list(parsed(source).body)
+    while waiting:
+        node = waiting.pop(0)
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.append(node.module)
+        elif not isinstance(node, ast.Try):
+            waiting += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
+    return tuple(found)
+
+
+@lru_cache(maxsize=512)
+def guarded_imports(code: str) -> str:
+    """The imports in code, without anything else, as far as they are there: pytest is for tests alone."""
+    kinds = (ast.Import, ast.ImportFrom)
+    try:
+        lines = [ast.unparse(node) for node in parsed(code).body if isinstance(node, kinds)]
+        return "".join(f"try: {line}\nexcept ImportError: pass\n" for line in lines)
+    except (SyntaxError, ValueError):
+        return ""
+
+
+@lru_cache(maxsize=512)
+def _is_there(package: str) -> bool:
+    return package in sys.modules or importlib.util.find_spec(package) is not None
+
+
 class ForeignClass(type):
     """A class of the program's, as a test sees it."""
 
@@ -126,19 +163,48 @@ class ForeignClass(type):
         return cls.remote.call([cls.__name__], args, kwargs)
 
     def __instancecheck__(cls, instance: Any) -> bool:
+        if isinstance(instance, (tuple, ProgramEnum)):
+            return type(instance).__name__ == cls.__name__
         return isinstance(instance, RemoteObject) and instance._name == cls.__name__
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(cls.remote.ask("name", cls.__name__), name)
+        return getattr(cls._itself(), name)
+
+    def _itself(cls) -> Any:
+        return cls.remote.ask("name", cls.__name__)
+
+    def __getitem__(cls, key: Any) -> Any:
+        return cls._itself()[key]
+
+    def __iter__(cls) -> Iterator[Any]:
+        return iter(cls._itself())
+
+    def __len__(cls) -> int:
+        return sum(1 for _ in cls)
+
+    def __bool__(cls) -> bool:
+        return True
 
 
-def foreign(remote: Remote, name: str, expected: frozenset[str] = frozenset()) -> Any:
-    """What stands for a name of the program's in a test; ``expected``: those that are exceptions."""
+def foreign(remote: Remote, name: str, expected: frozenset[str], called: frozenset[str]) -> Any:
+    """What stands for a name of the program's in a test.
+
+    Args:
+        remote: the program.
+        name: the name.
+        expected: names of exceptions that the test expects.
+        called: names that the test calls.
+    """
     if name in expected or _AN_EXCEPTION.fullmatch(name):
         return remote.exceptions.setdefault(name, type(name, (Exception,), {}))
-    if name[:1].isupper() and not name.isupper():
+    if name.isupper() and name not in called:  # a constant, or a class whose members are used
+        value = remote.ask("name", name)
+        if not (isinstance(value, RemoteObject) and value._ability == CALLABLE):
+            remote.calls += 1
+            return value
+    if name[:1].isupper():
         remote.classes.add(name)
         return ForeignClass(name, (), {"remote": remote})
     return remote.proxy(name)
@@ -152,8 +218,11 @@ class Space:
         self._remote, self._own = remote, own
         module = sys.modules["checker"] = types.ModuleType("checker")
         self.names = module.__dict__
+        self.names[GUARD] = guarded_operation
         self.foreign: set[str] = set()
         self._bound: set[str] = set()
+        self._expected: frozenset[str] = frozenset()
+        self._called: frozenset[str] = frozenset()
         self._provide()
 
     def _provide(self) -> None:
@@ -163,12 +232,13 @@ class Space:
         solution.__all__ = []  # type: ignore[attr-defined]
         sys.modules["solution"] = solution
         sys.modules["pytest"] = pytest_stand_in
+        unittest.main = pytest_stand_in.main  # type: ignore[assignment]  # a test is run by us
 
-    def _foreign(self, name: str, expected: frozenset[str] = frozenset()) -> Any:
+    def _foreign(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         self.foreign.add(name)
-        return foreign(self._remote, name, expected)
+        return foreign(self._remote, name, self._expected, self._called)
 
     def prepare(self, source: str, also_bound: frozenset[str] = frozenset()) -> None:
         """Give the names that code reads and that nothing defines their meaning.
@@ -177,6 +247,11 @@ class Space:
         """
         read, bound, called, expected = names_of(source)
         self._bound |= bound | also_bound
+        self._expected |= expected
+        self._remote.shares_seeds = self._remote.shares_seeds or ".seed(" in source
+        self._called |= called
+        if "StopIteration" in expected and "raise StopIteration" not in source:
+            self.names["StopIteration"] = (StopIteration, ProgramStopIteration)
         missing = read - self._bound - self.names.keys() - (_BUILTINS - self._own)
         missing |= read & self._own - self._bound
         strange = {name for name in missing if name in self._own or not is_usual(name)}
@@ -185,9 +260,16 @@ class Space:
                 continue  # nothing that only the program can define: the test will say that it is not there
             mine = not strange and not self._own  # only usual names: then they are what the program is to define
             if name in strange or mine:
-                self.names[name] = self._foreign(name, expected)
+                self.names[name] = self._foreign(name)
             else:
                 self.names[name] = self.trusted(lambda name=name: usual(name))
+
+    def refuse_missing(self, *sources: str) -> None:
+        """Decide that a test is at fault whose code imports a package that is not there."""
+        for module in (module for source in sources for module in required_modules(source)):
+            package = module.split(".")[0]
+            if not self.trusted(lambda package=package: _is_there(package)):
+                self._remote.fault(f"it needs the package {package!r}, which is not among OPENRLHF_PF_CODE_PACKAGES")
 
     def trusted(self, step: Any) -> Any:
         """Do what no program has a part in; an error is the test's own."""
@@ -202,6 +284,8 @@ class Space:
 
     def judge(self, error: BaseException) -> None:
         """Decide that the test is at fault, if this error of its code shows it."""
+        if raised_by_program(error):
+            return
         if isinstance(error, NameError) and type(error) is NameError and error.name not in self._bound:
             self._remote.fault(f"NameError: {error}")
         if isinstance(error, (ImportError, SyntaxError)):

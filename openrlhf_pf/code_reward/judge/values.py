@@ -6,6 +6,7 @@ on its way back; ``{"r": place}`` an argument of the call that is answered (:fun
 object of the test's, ``{"q": [number, name]}`` a function of the test's, ``{"g": [module, name]}`` a public one.
 """
 
+import collections
 import functools
 import math
 import sys
@@ -74,6 +75,73 @@ KNOWN: dict[tuple[str, str], tuple[Callable[[Any], Any], Callable[[Any], Any]]] 
     ("collections", "defaultdict"): (_pairs, lambda content: _of("collections", "defaultdict")(None, content)),
     ("numpy", "ndarray"): (_array, _to_array),
 }
+
+
+# ── Named tuples and enums, of whatever class ──
+
+
+class ProgramEnum:
+    """A member of an enum that only the other side has: equal to the member of that class and name."""
+
+    name: str
+    value: Any
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}.{self.name}: {self.value!r}>"
+
+
+_MIXINS: dict[str, type] = {"int": int, "str": str}
+
+
+@functools.lru_cache(maxsize=256)
+def _enum_class(name: str, mixin: str) -> type:
+    return type(name, (ProgramEnum, _MIXINS[mixin]) if mixin else (ProgramEnum,), {})
+
+
+_MOST_MEMBERS = 1000
+_members: dict[tuple[str, str, str, str], Any] = {}  # one object per member, for tests compare with "is"
+
+
+def _to_enum(content: list) -> Any:
+    class_name, mixin, name, value = content
+    if not (type(class_name) is str and class_name.isidentifier() and type(name) is str):
+        raise codec.NotPlain("no enum")
+    if len(_members) >= _MOST_MEMBERS:
+        _members.clear()
+    key = class_name, mixin, name, repr(value)
+    if key not in _members:
+        kind = _enum_class(class_name, mixin)
+        _members[key] = made = kind(value) if mixin else kind()
+        made.name, made.value = name, value
+    return _members[key]
+
+
+@functools.lru_cache(maxsize=256)
+def _tuple_class(name: str, fields: tuple[str, ...]) -> type:
+    return collections.namedtuple(name, fields, rename=True)  # type: ignore[misc]
+
+
+def _to_named_tuple(content: list) -> Any:
+    name, fields, items = content
+    if len(fields) != len(items) or len(fields) > 100 or not all(type(field) is str for field in [name, *fields]):
+        raise codec.NotPlain("no named tuple")
+    return _tuple_class(name, tuple(fields))(*items)
+
+
+def _named_parts(value: Any) -> tuple[str, list] | None:
+    """What stands for a named tuple or an enum's member; None for other values."""
+    kind = type(value)
+    if isinstance(value, tuple) and type(getattr(kind, "_fields", None)) is tuple:
+        return "namedtuple", [kind.__name__, list(kind._fields), list(tuple.__iter__(value))]
+    enums = sys.modules.get("enum")
+    if isinstance(value, ProgramEnum) or (enums and isinstance(value, enums.Enum) and type(value.name) is str):
+        mixin = next((name for name, base in _MIXINS.items() if isinstance(value, base)), "")
+        return "enum", [kind.__name__, mixin, value.name, value.value]
+    return None
+
+
+KNOWN["", "namedtuple"] = list, _to_named_tuple
+KNOWN["", "enum"] = list, _to_enum
 _NAMES = {name: key for key in KNOWN for name in [key[1]]}
 _ATOMS = {type(None), bool, int, float, complex, str, bytes}
 _MUTABLE_KNOWN = {"deque", "Counter", "OrderedDict", "defaultdict", "ndarray"}
@@ -128,6 +196,8 @@ class Tagger:
         if name := known_name(type(value)):
             content = KNOWN[_NAMES[name]][0](value)
             return {"x": [name, self.tag(content, depth + 1)]}
+        if parts := _named_parts(value):
+            return {"x": [parts[0], self.tag(parts[1], depth + 1)]}
         try:
             base = codec.to_base(value)
         except codec.NotPlain:
@@ -206,10 +276,11 @@ def overwrite(old: Any, new: Any) -> None:
 
 
 def is_close(left: Any, right: Any, relative: float, absolute: float) -> bool:
-    """Whether two numbers are the same within a tolerance; a NaN is the same as a NaN."""
+    """Whether two numbers are equal within a tolerance; a NaN equals a NaN."""
     try:
         if left == right or (left != left and right != right):
             return True
-        return math.isclose(left, right, rel_tol=relative, abs_tol=absolute)
+        # Without a tolerance, whole numbers beyond 2**53 must not be rounded to floats.
+        return bool(relative or absolute) and math.isclose(left, right, rel_tol=relative, abs_tol=absolute)
     except (TypeError, ValueError, OverflowError):
         return False

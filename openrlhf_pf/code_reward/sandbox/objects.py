@@ -7,6 +7,8 @@ Nothing here is trusted, see :mod:`candidate`.
 import builtins
 import importlib
 import marshal
+import random
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -57,6 +59,7 @@ class Conversation:
             "next": self._next,
             "await": lambda number: _awaited(self._objects[number]),
             "name": lambda name: getattr(module, name),
+            "random": _set_random_states,
             "truth": lambda number: bool(self._objects[number]),
         }
         self._objects: list[Any] = []
@@ -93,10 +96,14 @@ class Conversation:
 
     def _error(self, number: str, place: int, error: BaseException) -> bytes:
         kinds, text = kinds_of(error), text_of(error)
-        try:
-            return codec.encode((number, place, "error", kinds, text, list(error.args)), 4 * MAX_MESSAGE)
-        except Exception:
-            return codec.encode((number, place, "error", kinds, text, [text]))
+        for attributes in (vars(error), {}):
+            try:
+                return codec.encode(
+                    (number, place, "error", kinds, text, list(error.args), attributes), 4 * MAX_MESSAGE
+                )
+            except Exception:
+                continue
+        return codec.encode((number, place, "error", kinds, text, [text], {}))
 
     def _handle(self, value: Any, depth: int) -> Any:
         if id(value) in self._transferred:
@@ -173,7 +180,9 @@ class Conversation:
 
     def _special(self, tag: str, content: Any) -> Any:
         if tag == "x":
-            return iter(content[1]) if content[0] == "iterator" else values.rebuild(content)
+            return (
+                iter(content[1]) if content[0] == "iterator" else self._own_value(content) or values.rebuild(content)
+            )
         if tag == "h":
             return self._objects[content[0]]
         if tag == "g":
@@ -183,6 +192,16 @@ class Conversation:
         if tag == "o":
             return self._by_number[content[0]]
         raise codec.NotPlain(f"unknown tag {tag!r}")
+
+    def _own_value(self, content: Any) -> Any:
+        """The program's own named tuple or member of an enum that a tag stands for; None for other values."""
+        if content[0] not in ("namedtuple", "enum"):
+            return None
+        name, _, items, *_ = content[1]
+        kind = getattr(self.module, name, None)
+        if content[0] == "enum":
+            return kind[items] if isinstance(kind, type) and hasattr(kind, "__members__") else None
+        return kind(*items) if isinstance(kind, type) and issubclass(kind, tuple) else None
 
     def _callback(self, number: int, name: str) -> Callable[..., Any]:
         """A function of the other side."""
@@ -239,6 +258,12 @@ class _Left:
             contents.append(tagger.tag(item, 0, True) if plain else tagger.tag(dict(vars(item)), 0, True))
         answer = {"t": [number, place, "left", tagger.tag(self.value, 0), contents]}
         return codec.encode(values.Tagged(answer), codec.MAX_BYTES, lambda value, depth: value.tag)
+
+
+def _set_random_states(state: Any, state_of_numpy: Any) -> None:
+    random.setstate(state)
+    if state_of_numpy and "numpy" in sys.modules:
+        sys.modules["numpy"].random.set_state(state_of_numpy)
 
 
 def _awaited(coroutine: Any) -> Any:

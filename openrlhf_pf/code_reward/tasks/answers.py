@@ -53,6 +53,8 @@ def without_thoughts(answer: str) -> str:
     """What comes after the thoughts, and in it what stands between marks of an answer; nothing if it is not there."""
     if "<|channel|>" in answer and (final := answer.rfind("<|channel|>final<|message|>")) >= 0:
         return answer[final + len("<|channel|>final<|message|>") :]
+    if answer.lstrip().startswith(("<|channel|>", "<|start|>assistant<|channel|>")):  # cut off before the answer
+        return ""
     opened = _OPEN.match(answer.lstrip())
     closed = _last_outside_strings(answer, _CLOSE)
     if closed >= 0:

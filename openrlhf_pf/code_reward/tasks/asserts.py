@@ -5,17 +5,28 @@ import builtins
 from collections.abc import Mapping
 from typing import Any
 
-from openrlhf_pf.code_reward.judge.script import is_usual, names_in
 from openrlhf_pf.code_reward.results import Problem
+from openrlhf_pf.code_reward.tasks.refusals import (
+    judges_in,
+    programs_names,
+    refuse_shared_process,
+    refuse_undefined,
+    refuse_unknown_judges,
+)
 from openrlhf_pf.code_reward.tasks.task import (
+    OPTIONS,
+    SETUPS,
     Task,
     code_field,
+    defined_names,
     list_field,
     name_field,
     only_one,
     options,
     parse,
+    setup_of,
     text_field,
+    with_solution_imports,
 )
 
 _FORMS = ("asserts", "stdin", "inputs", "test")
@@ -33,19 +44,31 @@ def mbpp(row: Mapping[str, Any]) -> Task:
     if row.get("test"):  # MBPP+: all inputs in one loop
         asserts.append(code_field(row, "test"))
     trees = [parse(text, f"test_list[{place}]") for place, text in enumerate(asserts)]
+    imports, setup = "\n".join([*(row.get("test_imports") or []), setup_of(row)]), code_field(
+        row, "test_setup_code", ""
+    )
     defined = _defined(code)
-    helpers = _comparing(trees, defined)
+    # The reference's functions that tests compare with: assert same(f(1), 2).
+    helpers = sorted(
+        {name for tree in trees for name in judges_in(tree, set(defined), set(defined)) if name in defined}
+    )
+    helpers = [name for name in helpers if not name[:1].isupper()]
     names = [name for name in defined if name not in helpers]
+    around = [parse(imports, "test_imports"), parse(setup, "test_setup_code")]
+    strange = programs_names(*around, *trees)
+    refuse_shared_process(*around, *trees)
+    if defined:
+        refuse_undefined(trees, strange, defined_names(code))
+    refuse_unknown_judges(trees, strange - set(helpers), defined)
     data = {
-        "imports": "\n".join(row.get("test_imports") or []),
-        "setup": code_field(row, "test_setup_code", ""),
+        "imports": imports,
+        "setup": setup,
         "asserts": asserts,
         "names": names,
         **({"helpers": helpers, "reference": code} if helpers else {}),
-        **options(row),
+        **options(row, of_values=False),
     }
-    parse(data["imports"], "test_imports")
-    called = _called(trees)
+    called = [name for name in _called(trees) if name in strange or name in defined]
     # The reference defines its helpers before what uses them.
     known = [name for name in names if name in called]
     functions = [name for name in known if not name[:1].isupper()] or known
@@ -67,46 +90,6 @@ def _called(trees: list[ast.Module]) -> list[str]:
     """The names that are called and no builtins."""
     calls = [node.func for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
     return [call.id for call in calls if isinstance(call, ast.Name) and not hasattr(builtins, call.id)]
-
-
-def _comparing(trees: list[ast.Module], defined: list[str]) -> list[str]:
-    """The reference's functions that tests compare with: ``assert same(f(1), 2)``, where only the truth counts."""
-    return sorted({outer for tree in trees for outer, _ in truths_about(tree, set(defined))})
-
-
-def truths_about(tree: ast.AST, names: set[str]) -> list[tuple[str, str]]:
-    """Of names that only the program defines, the pairs ``outer``, ``inner`` in asserts that ``outer(... inner(...))``
-    is true or false.
-    """
-    found = []
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Assert):
-            continue
-        for call in _truth_of(node.test):
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in names:
-                inner = [
-                    inside.func.id
-                    for part in [*call.args, *call.keywords]
-                    for inside in ast.walk(part)
-                    if isinstance(inside, ast.Call) and isinstance(inside.func, ast.Name)
-                ]
-                inner = [name for name in inner if name in names and not name[:1].isupper()]
-                if inner and not call.func.id[:1].isupper():
-                    found.append((call.func.id, inner[0]))
-    return found
-
-
-def _truth_of(node: ast.expr) -> list[ast.expr]:
-    """The expressions whose truth decides an assert."""
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        return _truth_of(node.operand)
-    if isinstance(node, ast.BoolOp):
-        return [part for value in node.values for part in _truth_of(value)]
-    if isinstance(node, ast.Compare) and len(node.ops) == 1:
-        other = node.comparators[0]
-        if isinstance(other, ast.Constant) and isinstance(other.value, bool):
-            return _truth_of(node.left)
-    return [node]
 
 
 def is_asserts(row: Mapping[str, Any]) -> bool:
@@ -132,55 +115,41 @@ def asserts_task(row: Mapping[str, Any]) -> Task:
     """
     only_one(row, _FORMS)
     asserts = list_field(row, "asserts", str)
-    imports, setup = code_field(row, "imports", ""), code_field(row, "setup", "")
+    imports = "\n".join([code_field(row, "imports", ""), setup_of(row)])
+    setup = with_solution_imports(code_field(row, "setup", ""))
+    asserts = [with_solution_imports(text) for text in asserts]
     trees = [parse(text, f"asserts[{place}]") for place, text in enumerate(asserts)]
     entry_point = name_field(row, "entry_point") if row.get("entry_point") else ""
-    whole = "\n".join([imports, setup, *asserts])
-    strange = _programs_names(parse(whole, "asserts"))
+    around = [parse(imports, "imports"), parse(setup, "setup")]
+    strange = programs_names(*around, *trees)
     if entry_point:
         strange.add(entry_point.split(".")[0])
-    _refuse_verdicts(trees, strange)
+    refuse_shared_process(*around, *trees)
+    refuse_unknown_judges(trees, strange, [entry_point])
+    _refuse_own_equality(trees, strange)
     called = _first_called(trees, strange)
     data = {"imports": imports, "setup": setup, "asserts": asserts, "names": [], "entry_point": entry_point or called}
-    return Task(str(row.get("task_id", "")), Problem("asserts", data | options(row)), "", entry_point or called)
+    data |= options(row, of_values=False)
+    return Task(str(row.get("task_id", "")), Problem("asserts", data), "", entry_point or called)
 
 
 def verl_task(row: Mapping[str, Any]) -> Task:
     """The task of ``assert_case``, a statement or a list of them."""
     cases = row["assert_case"]
-    return asserts_task(
-        {"asserts": [cases] if isinstance(cases, str) else cases, "imports": row.get("import_prefix", "")}
-    )
+    wanted = {key: row[key] for key in (*OPTIONS, *SETUPS) if key in row}
+    return asserts_task(wanted | {"asserts": [cases] if isinstance(cases, str) else cases})
 
 
-def list_task(label: list[str]) -> Task:
-    """The task of a list of statements."""
-    return asserts_task({"asserts": label})
-
-
-def _programs_names(tree: ast.Module) -> set[str]:
-    """The names that neither the test nor Python defines, and that are not what everybody takes from a library."""
-    names = names_in(tree)
-    unknown = names.read - names.bound - frozenset(dir(builtins))
-    strange = {name for name in unknown if not is_usual(name)}
-    return strange or set(unknown)
-
-
-def _refuse_verdicts(trees: list[ast.Module], strange: set[str]) -> None:
-    for tree in trees:
-        for outer, inner in truths_about(tree, strange):
-            raise ValueError(
-                f"{outer}(...) judges {inner}(...), and nothing defines it but the program: define it in setup"
-            )
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], (ast.Eq, ast.Is)):
-                for one, other in ((node.left, node.comparators[0]), (node.comparators[0], node.left)):
-                    if _builds(one, strange) and _asks(other, strange):
-                        name = one.func.id  # type: ignore[attr-defined]
-                        raise ValueError(
-                            f"the program's own class {name} would decide whether its answer equals {name}(...): "
-                            "compare attributes"
-                        )
+def _refuse_own_equality(trees: list[ast.Module], strange: set[str]) -> None:
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], (ast.Eq, ast.Is)):
+            for one, other in ((node.left, node.comparators[0]), (node.comparators[0], node.left)):
+                if _builds(one, strange) and _asks(other, strange):
+                    name = one.func.id  # type: ignore[attr-defined]
+                    raise ValueError(
+                        f"the program's own class {name} would decide whether its answer equals {name}(...): "
+                        "compare attributes"
+                    )
 
 
 def _builds(node: ast.expr, strange: set[str]) -> bool:

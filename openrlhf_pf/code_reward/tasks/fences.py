@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from openrlhf_pf.code_reward.tasks.lexical import LONG, State, scan
-from openrlhf_pf.code_reward.tasks.prose import PYTHON, is_code
+from openrlhf_pf.code_reward.tasks.prose import PYTHON, begins_with_body, is_code
 
 _QUOTE = re.compile(r"(?:^ {0,3}>.*\n?)+", re.M)
 _QUOTED_FENCE = re.compile(r"^ {0,3}> ?(?:```|~~~)", re.M)
@@ -51,6 +51,8 @@ def blocks_of(answer: str) -> list[Block]:
         return []
     lines, found, number, plain_until = answer.split("\n"), [], 0, 0
     fences = [place for place, line in enumerate(lines) if "```" in line or "~~~" in line]
+    if fences and len(lines[fences[0]].strip()) == 3 and begins_with_body(answer):
+        return []  # the prompt began the block
     if len(fences) == 1 and len(lines[fences[0]].strip()) == 3 and any(map(is_code, lines[: fences[0]])):
         return []  # the end of a block that has no beginning
     while number < len(lines):
@@ -85,7 +87,10 @@ def _fence_start(line: str) -> tuple[str, str] | None:
     before = line[:end].rstrip(sign)
     if "`" in line[end:] or (before.strip() and before.count("```") % 2):
         return None
-    return line[len(before) : end], (_LANGUAGE.match(line, end)[1] or "").lower()  # type: ignore[index]
+    language = (_LANGUAGE.match(line, end)[1] or "").lower()  # type: ignore[index]
+    if language.endswith(".py") or re.fullmatch(r"(?:python|py)[\d.]+", language):  # solution.py, python3.11
+        language = "python"
+    return line[len(before) : end], language
 
 
 def _block(lines: list[str], first: int, opened: tuple[str, str], plain_until: int) -> tuple[Block, int, int]:

@@ -4,9 +4,19 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
+from openrlhf_pf.code_reward.judge.script import guarded_imports
 from openrlhf_pf.code_reward.results import Problem
 from openrlhf_pf.code_reward.tasks.asserts import asserts_task
+from openrlhf_pf.code_reward.tasks.refusals import (
+    programs_names,
+    refuse_shared_process,
+    refuse_undefined,
+    refuse_unknown_judges,
+    without_solution,
+)
 from openrlhf_pf.code_reward.tasks.task import (
+    OPTIONS,
+    SETUPS,
     USUAL_IMPORTS,
     Task,
     as_code,
@@ -16,7 +26,9 @@ from openrlhf_pf.code_reward.tasks.task import (
     name_field,
     options,
     parse,
+    setup_of,
     text_field,
+    with_solution_imports,
 )
 
 
@@ -30,14 +42,30 @@ def humaneval(row: Mapping[str, Any]) -> Task:
     entry_point, test = name_field(row, "entry_point"), code_field(row, "test")
     if "check" not in defined_names(test):
         raise ValueError("test defines no function check(candidate)")
-    prompt = str(row.get("prompt") or "")
-    code = as_code(prompt)
-    data = {"preamble": code, "test": test, "entry_point": entry_point, "function": "check", **options(row)}
-    first = entry_point.split(".")[0]
-    task_id, problem = str(row.get("task_id", "")), Problem("function", data)
+    prompt, setup, test = str(row.get("prompt") or ""), setup_of(row), with_solution_imports(test)
+    code, first = as_code(prompt), entry_point.split(".")[0]
+    _check_test(row, f"{code}\n{setup}", test, first)
+    data = {"preamble": f"{code}\n{setup}", "test": test, "entry_point": entry_point, "function": "check"}
+    data |= options(row, of_values=False)
+    task_id, problem, imports = str(row.get("task_id", "")), Problem("function", data), guarded_imports(setup)
     if code and code == prompt and not defines(code, first):  # imports and helpers, and no beginning to be continued
-        return Task(task_id, problem, prompt, first, preamble=f"{code}\n")
-    return Task(task_id, problem, prompt if code else "", first, completes=bool(code))
+        return Task(task_id, problem, prompt, first, preamble=f"{imports}{code}\n")
+    return Task(task_id, problem, prompt if code else "", first, preamble=imports, completes=bool(code))
+
+
+def _check_test(row: Mapping[str, Any], around: str, test: str, entry_point: str) -> None:
+    """Raise ``ValueError`` if a test of ``check(candidate)`` needs the program's process or leaves it the verdict."""
+    tree = parse(test, "test")
+    strange = programs_names(parse(around, "setup_code"), tree) - {entry_point}
+    refuse_shared_process(tree)
+    solution = str(row.get("prompt") or "") + str(row.get("canonical_solution") or row.get("solution") or "")
+    refuse_undefined([tree], strange, defined_names(solution))
+    parameters = {
+        node.args.args[0].arg
+        for node in tree.body
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == "check" and node.args.args
+    }
+    refuse_unknown_judges([tree], strange | parameters | {entry_point}, [entry_point, *parameters])
 
 
 # As EvalPlus compares: exactly, and floats within atol, or 1e-6 where the reference returns floats.
@@ -84,6 +112,7 @@ def evalplus(row: Mapping[str, Any]) -> Task:
         f"{reference}\nREFERENCE = {entry_point}\nfrom math import inf, nan\nINPUTS = {inputs!r}\nATOL = {atol!r}\n"
     )
     data = {"preamble": preamble, "test": _TEST, "entry_point": entry_point, "function": "check"}
+    data |= options(row, of_values=False)
     completes = str(row.get("task_id", "")).startswith("HumanEval")
     task_id, shown = str(row.get("task_id", "")), prompt if as_code(prompt) else ""
     return Task(task_id, Problem("function", data), shown, entry_point, completes=completes)
@@ -101,17 +130,34 @@ def is_functions(row: Mapping[str, Any]) -> bool:
 
 def functions_task(row: Mapping[str, Any]) -> Task:
     """The task of such a row; raises ``ValueError`` for a wrong field."""
-    test = text_field(row, "test")
+    test, setup = with_solution_imports(text_field(row, "test")), setup_of(row)
     tree = parse(test, "test")
-    entry_point = name_field(row, "entry_point") if row.get("entry_point") else _imported(tree)
+    imported = _imported(tree) or _imported(parse(setup, "setup_code"))
+    entry_point = name_field(row, "entry_point") if row.get("entry_point") else (imported or [""])[-1]
     if not _has_tests(test):
-        return asserts_task({"asserts": [test], "entry_point": entry_point, "task_id": row.get("task_id", "")})
+        wanted = {key: row[key] for key in (*OPTIONS, *SETUPS, "task_id") if key in row}
+        return asserts_task(wanted | {"asserts": [test], "entry_point": entry_point})
     first = entry_point.split(".")[0]
-    problem = Problem("functions", {"test": test, "entry_point": first, **options(row)})
     prompt = str(row.get("complete_prompt") or row.get("code_prompt") or row.get("prompt") or "")
     code = as_code(prompt)
+    bare, attributes = without_solution(tree)
+    strange = (programs_names(parse(setup, "setup_code"), tree) | attributes) - {"solution"}
+    refuse_shared_process(parse(setup, "setup_code"), tree)
+    if imported or row.get("entry_point"):
+        solution = "\n".join([code, str(row.get("canonical_solution") or row.get("solution") or "")])
+        refuse_undefined([tree], strange, [*imported, first, *defined_names(solution), *defined_names(code)])
+    is_alone = bool(row.get("entry_point")) or len(imported) == 1
+    refuse_unknown_judges([bare], strange | set(imported), [first] if is_alone else [])
+    data = {"test": test, "entry_point": first, "setup": setup, **options(row, of_values=False)}
     completes = bool(code) and bool(first) and first in defined_names(code)
-    return Task(str(row.get("task_id", "")), problem, prompt if completes else "", first, completes=completes)
+    return Task(
+        str(row.get("task_id", "")),
+        Problem("functions", data),
+        prompt if completes else "",
+        first,
+        guarded_imports(setup),
+        completes=completes,
+    )
 
 
 def _has_tests(test: str) -> bool:
@@ -122,25 +168,18 @@ def _is_test(node: ast.stmt) -> bool:
     if isinstance(node, ast.ClassDef):
         unit = any("TestCase" in ast.unparse(base) for base in node.bases)
         return unit or node.name.startswith("Test")
-    if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test"):
-        return False
-    required = len(node.args.args) - len(node.args.defaults)
-    return not required or any("parametrize" in ast.unparse(mark) for mark in node.decorator_list)
+    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test")
 
 
 def _is_flat(test: str) -> bool:
     return any(isinstance(node, (ast.Assert, ast.For, ast.With, ast.Try)) for node in ast.parse(test).body)
 
 
-def _imported(tree: ast.Module) -> str:
-    """What the test takes from the program: the last name, for helpers come first."""
-    names = [
-        alias.name
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom) and node.module == "solution"
-        for alias in node.names
-    ]
-    return names[-1] if names and names[-1] != "*" else ""
+def _imported(tree: ast.Module) -> list[str]:
+    """The names that a test imports from the program; the last one is the entry point, for helpers come first."""
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "solution"]
+    names = [alias.name for node in imports for alias in node.names]
+    return [] if "*" in names else names
 
 
 def is_leetcode(row: Mapping[str, Any]) -> bool:
@@ -152,7 +191,7 @@ def leetcode(row: Mapping[str, Any]) -> Task:
     """The task of such a row; raises ``ValueError`` for a wrong field."""
     test, prompt = code_field(row, "test"), text_field(row, "prompt")
     classes = _prompt_classes(prompt)
-    problem = _leetcode_cases(test) or _leetcode_asserts(test, classes)
+    problem = _leetcode_cases(test, options(row)) or _leetcode_asserts(test, classes, options(row))
     return Task(str(row.get("task_id", "")), problem, prompt, "Solution", USUAL_IMPORTS + classes, completes=True)
 
 
@@ -166,7 +205,7 @@ def _prompt_classes(prompt: str) -> str:
     return "".join(f"{text}\n" for text in classes)
 
 
-def _leetcode_cases(test: str) -> Problem | None:
+def _leetcode_cases(test: str, more: dict[str, Any]) -> Problem | None:
     """Calls with literal arguments and results; None if a test has others."""
     cases, methods, arguments = [], set(), None
     for node in ast.parse(test).body:
@@ -185,10 +224,10 @@ def _leetcode_cases(test: str) -> Problem | None:
             return None
     if len(methods) != 1:
         return None
-    return Problem("cases", {"path": ["Solution", *methods], "cases": cases, "tolerance": 0.0})
+    return Problem("cases", {"path": ["Solution", *methods], "cases": cases, "tolerance": 0.0, **more})
 
 
-def _leetcode_asserts(test: str, classes: str) -> Problem:
+def _leetcode_asserts(test: str, classes: str, more: dict[str, Any]) -> Problem:
     """Linked lists: they are built and read by the test's own two helpers, here, of the prompt's classes."""
     tree = parse(test, "test")
     setup, asserts, arguments = ["from typing import *", classes], [], ""
@@ -203,4 +242,4 @@ def _leetcode_asserts(test: str, classes: str) -> Problem:
     if not asserts:
         raise ValueError("test has no assert")
     data = {"imports": "", "setup": "\n".join(setup), "asserts": asserts, "names": ["Solution"]}
-    return Problem("asserts", data)
+    return Problem("asserts", data | more)

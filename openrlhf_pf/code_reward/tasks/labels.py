@@ -11,7 +11,7 @@ from typing import Any
 
 from openrlhf_pf.code_reward.judge import codec
 from openrlhf_pf.code_reward.tasks import asserts, functions, pairs
-from openrlhf_pf.code_reward.tasks.task import Task
+from openrlhf_pf.code_reward.tasks.task import OPTIONS, SETUPS, Task, check_option_names
 
 Read = Callable[[Any], Task]
 
@@ -38,36 +38,76 @@ BENCHMARKS: dict[str, Callable[[Mapping[str, Any]], Task]] = {
     "leetcode": functions.leetcode,
 }
 # Fields in which data sets put a whole label.
-_WRAPPERS = ("ground_truth", "input_output", "verification_info", "test_cases", "tests")
+_WRAPPERS = (
+    "ground_truth",
+    "input_output",
+    "verification_info",
+    "verifier_metadata",
+    "unit_tests",
+    "test_cases",
+    "tests",
+)
 _CACHE_BYTES = 64 << 20
 _COPIES = 4  # what a label's text costs as objects and as bytes to be sent, in its own lengths
 
 
 def _read(label: Any, depth: int = 0) -> Task:
     if isinstance(label, str):
-        label = _loads(label)
+        label = _loads(label, "it")
     if asserts.is_list(label):
-        return asserts.list_task(label)
+        return asserts.asserts_task({"asserts": label})
     if pairs.is_list(label):
         return pairs.list_task(label)
     if not isinstance(label, Mapping):
         raise ValueError("it is neither an object nor a list of tests")
+    check_option_names(label)
     for recognises, read in FORMS.values():
         if recognises(label):
             return read(label)
     for name in _WRAPPERS:
         if label.get(name) and depth < 3:
-            inner = _loads(label[name]) if isinstance(label[name], str) else label[name]
-            if pairs.is_list(inner):
-                return pairs.list_task(inner, label)
-            return _read(inner, depth + 1)
+            inner = _loads(label[name], name) if isinstance(label[name], str) else label[name]
+            return _read_inner(inner, label, depth)
     if "test" in label:
         raise ValueError("test has neither a function check(candidate), with entry_point, nor functions test_...()")
     raise ValueError(f"none of its fields ({', '.join(map(str, label))[:80]}) are those of a form")
 
 
-def _loads(text: str) -> Any:
-    return json.loads(text, parse_int=_integer)
+def _read_inner(inner: Any, label: Mapping[str, Any], depth: int) -> Task:
+    """The task of a label that stands in a field of another one, whose options hold for it."""
+    if pairs.is_list(inner):
+        return pairs.list_task(inner, label)
+    if (
+        isinstance(inner, list)
+        and inner
+        and all(isinstance(test, Mapping) and "assert_code" in test for test in inner)
+    ):
+        return _read(_roll_label(inner, label), depth + 1)
+    given = {key: label[key] for key in (*OPTIONS, *SETUPS, "fn_name") if label.get(key) is not None}
+    if asserts.is_list(inner):
+        return asserts.asserts_task(given | {"asserts": inner})
+    return _read({**given, **inner} if isinstance(inner, Mapping) else inner, depth + 1)
+
+
+def _roll_label(tests: list[Mapping[str, Any]], label: Mapping[str, Any]) -> dict[str, Any]:
+    """ROLL's tests ``{assert_code, entry_point, import_prefix}`` as a label of another form."""
+    codes = [str(test["assert_code"]) for test in tests]
+    if any("{response}" in code for code in codes):
+        raise ValueError("its tests are of the text of a response (case_type text), and these judge programs")
+    first, given = tests[0], {key: label[key] for key in (*OPTIONS, *SETUPS) if label.get(key) is not None}
+    setup = {"import_prefix": first["import_prefix"]} if first.get("import_prefix") else {}
+    name = first.get("entry_point") or label.get("entry_point") or label.get("test_case_function")
+    entry = {"entry_point": name} if name and name != "None" else {}
+    if any("def check(" in code or "def test" in code for code in codes):
+        return {**given, **setup, **entry, "test": "\n\n".join(codes)}
+    return {**given, **setup, **entry, "asserts": codes}
+
+
+def _loads(text: str, name: str) -> Any:
+    try:
+        return json.loads(text, parse_int=_integer)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is no JSON, from character {error.pos} on") from None
 
 
 def _integer(text: str) -> int:

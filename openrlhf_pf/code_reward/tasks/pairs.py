@@ -8,8 +8,18 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from openrlhf_pf.code_reward.judge.script import guarded_imports
 from openrlhf_pf.code_reward.results import Problem
-from openrlhf_pf.code_reward.tasks.task import USUAL_IMPORTS, Task, list_field, name_field, only_one, options, paired
+from openrlhf_pf.code_reward.tasks.task import (
+    USUAL_IMPORTS,
+    Task,
+    list_field,
+    name_field,
+    only_one,
+    options,
+    paired,
+    setup_of,
+)
 
 _FORMS = ("stdin", "inputs", "asserts", "test")
 _NO_PROGRAM = "; where a function is meant, give fn_name or entry_point"
@@ -72,7 +82,8 @@ def _call_task(
         **({"wrapped": True} if wrapped else {}),
         **found,
     }
-    return Task(str(row.get("task_id", "")), Problem("cases", data), "", entry_point.split(".")[0], preamble)
+    before = guarded_imports(setup_of(row)) + preamble
+    return Task(str(row.get("task_id", "")), Problem("cases", data), "", entry_point.split(".")[0], before)
 
 
 def _arguments(item: Any) -> tuple[tuple, dict[str, Any]]:
@@ -144,7 +155,8 @@ def contest(row: Mapping[str, Any]) -> Task:
 
 
 def _program_task(row: Mapping[str, Any], cases: list[tuple[str, str]]) -> Task:
-    return Task(str(row.get("task_id", "")), Problem("stdio", {"cases": cases, **options(row)}))
+    problem = Problem("stdio", {"cases": cases, **options(row)})
+    return Task(str(row.get("task_id", "")), problem, preamble=guarded_imports(setup_of(row)))
 
 
 def _text(item: Any, otherwise: str) -> str:
@@ -162,7 +174,9 @@ def _text(item: Any, otherwise: str) -> str:
 def is_list(label: Any) -> bool:
     """Whether it is such a list."""
     return (
-        isinstance(label, list) and bool(label) and all(isinstance(item, dict) and "input" in item for item in label)
+        isinstance(label, list)
+        and bool(label)
+        and all(isinstance(item, dict) and ("input" in item or "stdin" in item) for item in label)
     )
 
 
@@ -182,6 +196,7 @@ def list_task(tests: list[dict[str, Any]], row: Mapping[str, Any] | None = None)
     row = row or {}
     if not is_list(tests):
         raise ValueError("it has to be a list of objects with input and output")
+    tests = [_with_usual_names(test) for test in tests]
     kinds = {str(test.get("testtype") or test.get("type") or _kind_of(test, row)) for test in tests}
     if len(kinds) != 1:
         raise ValueError(f"its tests are of {len(kinds)} kinds: {', '.join(sorted(kinds))}")
@@ -198,7 +213,15 @@ def list_task(tests: list[dict[str, Any]], row: Mapping[str, Any] | None = None)
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError("there is no name of the function: give metadata.func_name or fn_name")
     calls = [(_arguments(_values(test["input"])), _value(test["output"])) for test in tests]
-    return _call_task(row, name, calls, USUAL_IMPORTS)
+    wrapped = all(isinstance(test["output"], list) and len(test["output"]) == 1 for test in tests)
+    return _call_task(row, name, calls, USUAL_IMPORTS, wrapped)
+
+
+def _with_usual_names(test: dict[str, Any]) -> dict[str, Any]:
+    """A test with ``input`` and ``output``, which ROLL names ``stdin`` and ``expected_stdout``."""
+    given = {"input": test["stdin"]} if "input" not in test else {}
+    outputs = [test[name] for name in ("output", "expected_stdout", "expected_output", "stdout") if name in test]
+    return {**test, **given, **({"output": outputs[0]} if outputs else {})}
 
 
 def _kind_of(test: Mapping[str, Any], row: Mapping[str, Any]) -> str:
@@ -207,8 +230,9 @@ def _kind_of(test: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 def _name_of(test: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
     for source in (test, _object(test.get("metadata")), row, _object(row.get("metadata"))):
-        if name := source.get("fn_name") or source.get("func_name"):
-            return name
+        for field in ("fn_name", "func_name", "test_case_function", "entry_point"):
+            if (name := source.get(field)) and name != "None":
+                return name
     return None
 
 

@@ -22,6 +22,21 @@ _KEYWORDS = set("""
 import from def class async await if elif for while with try assert del global nonlocal raise return yield not lambda
 match case type print and or in is else except finally pass
 """.split())
+_STATEMENTS = {
+    "return",
+    "if",
+    "for",
+    "while",
+    "with",
+    "try",
+    "yield",
+    "raise",
+    "pass",
+    "assert",
+    "def",
+    "import",
+    "from",
+}
 _OPERATORS = {"in", "is", "and", "or", "if", "for", "not"}
 # Two words that may be a value and an operator, with what no expression continues with.
 _WORD = rf"(?!(?:{'|'.join(sorted(_KEYWORDS))})\b)[\w'-]+"
@@ -59,7 +74,7 @@ def unfenced(answer: str) -> str:
             break
     filled = next((line for line in lines if line.strip()), "")
     if filled[:1] in (" ", "\t"):  # the body of the prompt's function
-        return "\n".join(lines)
+        return "\n".join(_without_prose(lines))
     start = next((number for number, line in enumerate(lines) if is_code(line)), None)
     if start is None:
         return answer
@@ -68,6 +83,13 @@ def unfenced(answer: str) -> str:
     if not any(_is_prose(line) for line in lines[:start]):
         start = 0
     return "\n".join(_without_prose(lines[start:]))
+
+
+def begins_with_body(answer: str) -> bool:
+    """Whether an answer continues a function of the prompt, with indented code in its first line."""
+    line = next((line for line in answer.split("\n") if line.strip()), "")
+    word = re.match(r"\w*", line.lstrip())
+    return line[:1] in (" ", "\t") and (is_code(line.lstrip()) or word[0] in _STATEMENTS)  # type: ignore[index]
 
 
 def fences_are_in_strings(answer: str) -> bool:

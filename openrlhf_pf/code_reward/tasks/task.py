@@ -1,7 +1,6 @@
 """A problem with what a program for it starts with, and how fields of a label are read."""
 
 import ast
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from openrlhf_pf.code_reward.results import Problem
 from openrlhf_pf.code_reward.tasks.answers import defines_name, extract_code
+from openrlhf_pf.registry import did_you_mean
 
 # What authors of call-based problems take for granted.
 USUAL_IMPORTS = """
@@ -36,6 +36,13 @@ OPTIONS = {
     "memory_mb": "a number above 0: memory that a program may add",
     "output_mb": "a number above 0: what a whole program may print in one test",
 }
+# Fields with code that data sets run before a test, and the modules that they take a program for.
+SETUPS = ("setup_code", "test_setup", "import_prefix")
+_FROM_PROGRAM = re.compile(
+    r"(?P<before>^[ \t]*from[ \t]+)(?P<module>code|main|your_module|my_module|answer|submission|program)[ \t]+import"
+    r"[ \t]+(?P<names>\(?[\w, \t*]+)",
+    re.M,
+)
 
 
 @dataclass(frozen=True)
@@ -152,16 +159,26 @@ def name_field(row: Mapping[str, Any], name: str) -> str:
     return value.replace("()", "")
 
 
-def options(row: Mapping[str, Any]) -> dict[str, Any]:
+def check_option_names(row: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` if a key looks like an option and is none."""
+    for key in row:
+        if key not in OPTIONS and (hint := did_you_mean(str(key), OPTIONS, 0.85)):
+            raise ValueError(f"there is no {key!r}: {hint.rstrip('?')}")
+
+
+def options(row: Mapping[str, Any], of_values: bool = True) -> dict[str, Any]:
     """A label's tolerance, checker and limits, in the form of a problem's data.
 
+    Args:
+        row: the label.
+        of_values: the test compares values or printed text; otherwise it is code that compares by itself.
+
     Raises:
-        ValueError: a value is out of its range, or a key looks like an option and is none.
+        ValueError: a value is out of its range, or an option has no effect.
     """
-    for key in row:
-        meant = difflib.get_close_matches(key, OPTIONS, 1, 0.85)
-        if meant and key not in OPTIONS:
-            raise ValueError(f"there is no {key!r}: did you mean {meant[0]!r}")
+    check_option_names(row)
+    if ignored := [key for key in ("tolerance", "checker") if row.get(key) is not None and not of_values]:
+        raise ValueError(f"{ignored[0]} has no effect on a test that is code: have the test compare so")
     data: dict[str, Any] = {}
     if row.get("tolerance") is not None:
         data["tolerance"] = _number(row, "tolerance", least=0.0)
@@ -179,6 +196,23 @@ def options(row: Mapping[str, Any]) -> dict[str, Any]:
         if row.get(key) is not None:
             limits[name] = max(1, round(_number(row, key) * (1 << 20)))
     return data | ({"limits": limits} if limits else {})
+
+
+def setup_of(row: Mapping[str, Any]) -> str:
+    """The code that data sets run before a test: ``setup_code``, ``test_setup`` and ``import_prefix``."""
+    found = [with_solution_imports(code_field(row, name)) for name in SETUPS if row.get(name)]
+    return "\n".join(found)
+
+
+def with_solution_imports(code: str) -> str:
+    """Test code that imports from the program under one name, ``solution``."""
+
+    def renamed(match: re.Match[str]) -> str:
+        names = set(re.findall(r"\w+", match["names"]))
+        standard = match["module"] == "code" and names & {"interact", "InteractiveConsole", "compile_command"}
+        return match[0] if standard else f"{match['before']}solution import {match['names']}"
+
+    return _FROM_PROGRAM.sub(renamed, code)
 
 
 def _number(row: Mapping[str, Any], name: str, least: float = 1e-9) -> float:

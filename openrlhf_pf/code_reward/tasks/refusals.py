@@ -1,0 +1,287 @@
+"""Test code that cannot be judged from another process: it needs the program's own process, or leaves the verdict to
+the program.
+"""
+
+import ast
+import builtins
+import copy
+import importlib
+from collections.abc import Iterable, Iterator, Sequence
+
+from openrlhf_pf.code_reward.judge.script import is_usual, names_in
+
+_MODULES = set("subprocess multiprocessing threading concurrent runpy tempfile shutil inspect socket".split())
+_FIXTURES = set("""
+capsys capfd capsysbinary capfdbinary caplog tmp_path tmpdir tmp_path_factory tmpdir_factory monkeypatch mocker recwarn
+doctest_namespace cache pytestconfig testdir pytester
+""".split())
+_CALLS = {
+    "open": "opens a file",
+    "patch": "patches an object",
+    "redirect_stdout": "captures what the program prints",
+    "redirect_stderr": "captures what the program prints",
+    "assertLogs": "captures the program's log",
+    "assertNoLogs": "captures the program's log",
+    "assertWarns": "captures the program's warnings",
+    "assertWarnsRegex": "captures the program's warnings",
+    "warns": "captures the program's warnings",
+    "catch_warnings": "captures the program's warnings",
+    "deprecated_call": "captures the program's warnings",
+    "write_text": "writes a file",
+    "read_text": "reads a file",
+    "write_bytes": "writes a file",
+    "read_bytes": "reads a file",
+    "system": "starts a process",
+    "popen": "starts a process",
+}
+# Where these are methods, whose they are: a class under test may have a method of such a name.
+_OWNERS = {"open": {"io", "os", "codecs", "gzip"}, "patch": {"mock", "unittest"}, "system": {"os"}, "popen": {"os"}}
+_STARRED = set("math cmath string operator statistics heapq bisect random datetime decimal fractions typing".split())
+_OF_OS = set("environ getenv putenv mkdir makedirs remove unlink rmdir listdir rename chdir getcwd walk stat".split())
+_OF_PATH = set("exists isfile isdir getsize getmtime".split())
+
+
+def refuse_shared_process(*trees: ast.Module) -> None:
+    """Raise ``ValueError`` if tests use what only a test in the program's own process can: files, patches, captured
+    output, environment variables, processes, threads.
+    """
+    for tree in trees:
+        if reason := next(_shared_uses(tree), ""):
+            raise ValueError(
+                f"the test {reason}, which needs the program in its own process; programs run apart from their tests"
+            )
+
+
+def _shared_uses(tree: ast.Module) -> Iterator[str]:
+    modules = _imported_modules(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in _CALLS and (
+                isinstance(node.func, ast.Name) or _root(node.func) in _OWNERS.get(name, {_root(node.func)})
+            ):
+                yield _CALLS[name]
+            if name == "setattr" and node.args and _root(node.args[0]) in modules:
+                yield "changes a module"
+        elif isinstance(node, ast.Attribute):
+            if _root(node) in ("patch", "mock") and node.attr in ("patch", "object", "dict"):
+                yield "patches an object"
+            if isinstance(node.value, ast.Name) and node.value.id == "os" and node.attr in _OF_OS:
+                yield f"uses os.{node.attr}"
+            if isinstance(node.value, ast.Attribute) and node.value.attr == "path" and node.attr in _OF_PATH:
+                yield f"uses os.path.{node.attr}"
+            if isinstance(node.ctx, (ast.Store, ast.Del)) and getattr(node.value, "id", "") in modules:
+                yield f"changes {_root(node)}.{node.attr}"
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            for argument in [*node.args.args, *node.args.kwonlyargs]:
+                if argument.arg in _FIXTURES and _takes_fixtures(node):
+                    yield f"uses the fixture {argument.arg}"
+    yield from (f"imports {name}" for name in sorted(_module_names(tree) & _MODULES))
+
+
+def _takes_fixtures(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return node.name.startswith("test") or any("fixture" in ast.unparse(mark) for mark in node.decorator_list)
+
+
+def _root(node: ast.expr) -> str:
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _maker(node: ast.expr) -> str:
+    """As :func:`_root`, through calls: ``Checker`` of ``Checker().near``."""
+    while isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _imported_modules(tree: ast.Module) -> set[str]:
+    """The names that stand for modules in code."""
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
+    return {(alias.asname or alias.name).split(".")[0] for node in imports for alias in node.names}
+
+
+def _module_names(tree: ast.Module) -> set[str]:
+    found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    found |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return {name.split(".")[0] for name in found}
+
+
+def programs_names(*trees: ast.AST) -> set[str]:
+    """The names that neither the tests nor Python define, and that are not usual names of a library."""
+    names = [names_in(tree) for tree in trees]
+    read, bound = (frozenset().union(*(getattr(one, kind) for one in names)) for kind in ("read", "bound"))
+    bound |= {name for module in _star_imports(*trees) & _STARRED for name in dir(importlib.import_module(module))}
+    unknown = read - bound - frozenset(dir(builtins)) - {"__name__", "__file__"}
+    strange = {name for name in unknown if not is_usual(name)}
+    return strange or set(unknown)
+
+
+def refuse_unknown_judges(trees: Sequence[ast.AST], strange: set[str], known: Iterable[str]) -> None:
+    """Raise ``ValueError`` if tests leave the verdict to a function or a class that only the program defines.
+
+    Args:
+        trees: the tests.
+        strange: names that only the program defines.
+        known: those of them that the label says the program is to define; nothing if it does not say.
+    """
+    known = {name.split(".")[0] for name in known} - {""}
+    for tree in trees:
+        for node in ast.walk(tree):
+            for base in node.bases if isinstance(node, ast.ClassDef) else ():
+                if isinstance(base, ast.Name) and base.id in strange:
+                    raise ValueError(
+                        f"the test's class {node.name} is derived from the program's class {base.id}, which stays in "
+                        "another process: test the program's own class"
+                    )
+        for outer in judges_in(tree, strange - known, strange):
+            raise ValueError(
+                f"{outer}(...) judges the program's answer, and nothing defines it but the program: define it in setup"
+            )
+
+
+def _star_imports(*trees: ast.AST) -> set[str]:
+    imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {str(node.module) for node in imports if any(alias.name == "*" for alias in node.names)}
+
+
+def refuse_undefined(trees: Sequence[ast.AST], strange: set[str], known: Iterable[str]) -> None:
+    """Raise ``ValueError`` if tests call a function that nothing defines, where the label says what the program is to
+    define.
+    """
+    if _star_imports(*trees) - _STARRED:
+        return
+    called = {name for tree in trees for name in names_in(tree).called}
+    for name in sorted((called & strange) - set(known)):
+        if not name[:1].isupper():
+            raise ValueError(f"nothing defines {name}(...), which the test calls: define it in setup")
+
+
+def _answers_in(tree: ast.AST, strange: set[str]) -> set[str]:
+    """The variables that hold answers of the program."""
+    found: set[str] = set()
+    for _ in range(2):  # what is computed from a variable may come before it in a loop
+        for node in ast.walk(tree):
+            pairs: list[tuple[ast.expr, ast.expr]] = []
+            if isinstance(node, ast.Assign):
+                pairs = [(target, node.value) for target in node.targets]
+            elif isinstance(node, (ast.AnnAssign, ast.AugAssign, ast.NamedExpr)) and node.value:
+                pairs = [(node.target, node.value)]
+            elif isinstance(node, (ast.For, ast.AsyncFor, ast.comprehension)):
+                pairs = [(node.target, node.iter)]
+            for target, value in pairs:
+                if _holds_answer(value, strange, found):
+                    found |= {name.id for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return found
+
+
+def _holds_answer(node: ast.AST, strange: set[str], answers: set[str]) -> bool:
+    """Whether an expression is computed from an answer of the program's functions."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name) and part.id in answers:
+            return True
+        if not isinstance(part, ast.Call):
+            continue
+        name, made = _root(part.func), getattr(part.func, "value", None)  # Solution().f(...)
+        asked = name in strange and not name[:1].isupper()
+        asked = asked or (isinstance(made, ast.Call) and _root(made.func) in strange)
+        if asked or any(_root(argument) in strange for argument in part.args[:1]):  # map(f, ...)
+            return True
+    return False
+
+
+class _Bare(ast.NodeTransformer):
+    """``solution.f`` as ``f``."""
+
+    def __init__(self, modules: set[str]) -> None:
+        self._modules = modules
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        self.generic_visit(node)
+        is_programs = isinstance(node.value, ast.Name) and node.value.id in self._modules
+        return ast.copy_location(ast.Name(node.attr, node.ctx), node) if is_programs else node
+
+
+def without_solution(tree: ast.Module) -> tuple[ast.Module, set[str]]:
+    """A copy of a test in which ``solution.f`` is ``f``, and these names."""
+    imports = [alias for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    modules = {alias.asname or alias.name for alias in imports if alias.name == "solution"}
+    if not modules:
+        return tree, set()
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and _root(node.value) in modules]
+    return _Bare(modules).visit(copy.deepcopy(tree)), {node.attr for node in attributes}
+
+
+def judges_in(tree: ast.AST, candidates: set[str], strange: set[str]) -> Iterator[str]:
+    """The functions among ``candidates`` whose result for an answer of the ``strange`` functions decides a test."""
+    answers = _answers_in(tree, strange)
+    for node in ast.walk(tree):
+        for expression, is_compared in _decisive(node):
+            name = _maker(expression.func) if isinstance(expression, ast.Call) else ""
+            if name not in candidates or not isinstance(expression, ast.Call):
+                continue
+            given = [*expression.args, *(keyword.value for keyword in expression.keywords)]
+            is_class = name[:1].isupper()
+            if (is_class and isinstance(expression.func, ast.Name)) or (is_compared and len(given) < 2):
+                continue
+            others = strange - {name} if is_class else strange  # a class under test may compare its own objects
+            if any(_holds_answer(part, others, answers) for part in given):
+                yield ast.unparse(expression.func)
+
+
+def _decisive(node: ast.AST) -> Iterator[tuple[ast.expr, bool]]:
+    """The expressions whose truth decides a test, and whether it is compared with a limit or a constant."""
+    if isinstance(node, (ast.Assert, ast.If, ast.While, ast.IfExp)):
+        yield from _truths(node.test)
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+        name = node.func.attr
+        if name in ("assertTrue", "assertFalse", "assertIs", "assertIsNone", "assertIsNotNone"):
+            yield from _truths(node.args[0])
+        elif name in ("assertEqual", "assertAlmostEqual") and len(node.args) > 1:
+            yield from _truths(ast.Compare(node.args[0], [ast.Eq()], [node.args[1]]))
+        elif name.startswith(("assertLess", "assertGreater")):
+            yield from ((argument, True) for argument in node.args[:2])
+
+
+def _truths(node: ast.expr) -> Iterator[tuple[ast.expr, bool]]:
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield from _truths(node.operand)
+    elif isinstance(node, ast.BoolOp):
+        yield from (part for value in node.values for part in _truths(value))
+    elif isinstance(node, ast.Compare):
+        sides = [node.left, *node.comparators]
+        if any(isinstance(side, ast.Constant) and isinstance(side.value, (bool, type(None))) for side in sides):
+            yield from (part for side in sides for part in _truths(side))
+        elif any(isinstance(op, (ast.Lt, ast.LtE, ast.Gt, ast.GtE)) for op in node.ops) or any(
+            isinstance(side, ast.Constant) and side.value == 0 for side in sides
+        ):
+            yield from ((part, True) for side in sides for part in _unwrapped(side))
+    elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("all", "any", "bool") and node.args:
+        inner = node.args[0]
+        if isinstance(inner, (ast.GeneratorExp, ast.ListComp, ast.SetComp)):
+            yield from _truths(inner.elt)
+        elif isinstance(inner, (ast.List, ast.Tuple)):
+            yield from (part for item in inner.elts for part in _truths(item))
+        elif isinstance(inner, ast.Call) and inner.args and isinstance(inner.args[0], ast.Lambda):
+            yield from _truths(inner.args[0].body)
+        else:
+            yield from _truths(inner)
+    else:
+        yield node, False
+
+
+def _unwrapped(node: ast.expr) -> Iterator[ast.expr]:
+    """An expression, and what stands in calls of builtins around it: ``abs(f(x))``, ``round(f(x), 3)``."""
+    yield node
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+        "abs",
+        "round",
+        "float",
+        "int",
+        "max",
+        "min",
+        "sum",
+    ):
+        for argument in node.args:
+            yield from _unwrapped(argument)
