@@ -1,14 +1,17 @@
 """The wheel and the editable install in fresh environments: what a user types works, and leaves nothing behind."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from openrlhf_pf import __version__
 
@@ -107,17 +110,46 @@ def test_the_launcher_is_the_installed_one(installed: Environment) -> None:
     assert ROOT not in Path(package).parents, "the repository itself is not what is tested here"
 
 
-def test_the_filters_import_nothing_of_the_stack(installed: Environment) -> None:
-    code = """if True:
-        import sys, openrlhf_pf.filters
-        print(sorted({"ray", "vllm", "deepspeed", "openrlhf", "transformers"} & set(sys.modules)))"""
-    result = installed.run("-c", code)
-    assert result.stdout == "[]\n", result.stderr
-
-
 def test_python_starts_silently(installed: Environment) -> None:
     result = installed.run("-c", "import sys; print('openrlhf' in sys.modules, 'torch' in sys.modules)")
     assert (result.stdout, result.stderr) == ("False False\n", "")
+
+
+def find_distributions(requirement: str, found: dict[str, metadata.Distribution]) -> None:
+    """Add what a requirement needs, and what that needs, from the running environment to ``found``."""
+    distribution = metadata.distribution(Requirement(requirement).name)
+    if distribution.name in found:
+        return
+    found[distribution.name] = distribution
+    for text in distribution.requires or []:
+        marker = Requirement(text).marker
+        if marker is None or marker.evaluate({"extra": ""}):
+            find_distributions(text.partition(";")[0], found)
+
+
+def test_the_base_install_analyzes_without_torch(wheel: Path, tmp_path: Path) -> None:
+    """Links to exactly the packages that the wheel asks for stand in for a download."""
+    environment = Environment(tmp_path / "venv")
+    environment.site.joinpath("linked.pth").unlink()
+    environment.pip("install", *OFFLINE, str(wheel))
+    (information,) = environment.site.glob("openrlhf_pf-*.dist-info")
+    found: dict[str, metadata.Distribution] = {}
+    for text in metadata.PathDistribution(information).requires or []:
+        if "extra ==" not in text:
+            find_distributions(text, found)
+    for distribution in found.values():
+        for top in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
+            link = environment.site / top
+            if not link.exists():
+                link.symlink_to(Path(distribution.locate_file(top)).resolve())
+    assert environment.run("-c", "import torch").stderr.endswith("No module named 'torch'\n")
+    command = str(environment.folder / "bin" / "openrlhf-pf")
+    result = environment.run(command, "analyze", "--demo", "--output", str(tmp_path / "report"))
+    assert result.returncode == 0, result.stderr[-2000:]
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [checkpoint["n_scored"] for checkpoint in report["checkpoints"]] == [12_000, 12_000]
+    for name in ("doctor", "evaluate", "preferences"):
+        assert f"usage: openrlhf-pf {name}" in environment.run(command, name, "--help").stdout
 
 
 def test_the_wheel_holds_the_package_and_the_hook(wheel: Path) -> None:
