@@ -190,7 +190,7 @@ if ready; then
 fi
 
 trap '[[ -z $JOB ]] || kill -- "-$JOB" 2>/dev/null' EXIT
-trap 'fail "interrupted: run again to go on."' INT TERM
+trap 'fail "interrupted: run again to continue."' INT TERM
 rm -f "$STAMP"
 echo "setup: everything goes into $VENV, pip's own words into $LOG"
 : >"$LOG"
