@@ -1,10 +1,10 @@
-"""A user's own class or function, found by name, and a class's options, read from text; refused in one sentence when
-they cannot work.
+"""Find a user's class or function by name, and read the options of a class from ``KEY=VALUE`` texts.
 
-What a class or function has to be like is for the room that wants it; nothing here knows any of them.
+Callers decide which base class and methods are required. Every refusal is one sentence.
 """
 
 import ast
+import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -18,7 +18,7 @@ from typing import Any
 
 
 def load(path: str) -> Any:
-    """What ``package.module:Class`` or ``path/to/file.py:Class`` names; None if its module has nothing of that name.
+    """Return what ``package.module:Class`` or ``path/to/file.py:Class`` names; None if its module has no such name.
 
     Raises:
         ValueError: it cannot be imported; the message is one sentence.
@@ -28,19 +28,21 @@ def load(path: str) -> Any:
         raise ValueError(f"'{path}' does not name a class: write package.module:Class or path/to/file.py:Class.")
     try:
         module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except Exception as error:
-        raise ValueError(f"{place} does not import ({_cause(error)}): mend it, or give another path.") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(
+            f"{place} cannot be imported ({_cause(error)}): fix the error, or give another path."
+        ) from error
     return getattr(module, name, None)
 
 
 def load_function(file: str, name: str, given: str, wanted: str) -> Callable:
-    """The function ``name`` of a Python file.
+    """Return the function ``name`` of a Python file.
 
     Args:
         file: the file.
         name: the function.
-        given: how a sentence names what the user wrote.
-        wanted: what the file has to define, for the sentence.
+        given: what the user wrote, for the error.
+        wanted: what the file has to define, for the error.
 
     Raises:
         ValueError: the file does not import, or has no such function; the message is one sentence.
@@ -49,7 +51,7 @@ def load_function(file: str, name: str, given: str, wanted: str) -> Callable:
         found = getattr(_module_of_file(Path(file)), name)
         if not callable(found):
             raise TypeError(f"{name} is no function")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"{given} gives no {name or 'function'} ({_cause(error)}): name a Python file that defines {wanted}."
         ) from error
@@ -73,7 +75,9 @@ def _module_of_file(file: Path) -> types.ModuleType:
     return module
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it calls sys.exit({error.code!r})"
     text = str(error).splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
@@ -91,17 +95,17 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def check_class(cls: Any, path: str, base: type, methods: dict[str, tuple[str, ...]], advice: str) -> None:
-    """Check what can be seen of a class without using it.
+    """Check the base class and the methods of a user's class.
 
     Args:
-        cls: what was found.
+        cls: the object that was found.
         path: what the user wrote.
-        base: what it has to be a subclass of.
+        base: the base class that is required.
         methods: parameters of its methods, ``self`` included; ``__init__`` may take more, by name.
-        advice: what to write where an abstract method is missing.
+        advice: what to write if an abstract method is missing.
 
     Raises:
-        ValueError: it is none, or its methods take other parameters; the message is one sentence.
+        ValueError: it is no such class, or its methods take other parameters; the message is one sentence.
     """
     if not (inspect.isclass(cls) and issubclass(cls, base)):
         found = "nothing of that name" if cls is None else f"a {type(cls).__name__}"
@@ -122,7 +126,7 @@ def check_class(cls: Any, path: str, base: type, methods: dict[str, tuple[str, .
 
 
 def options_of(cls: type, common: Collection[str]) -> dict[str, inspect.Parameter]:
-    """What the constructor takes beyond the ``common`` parameters."""
+    """Return the constructor's parameters other than ``self`` and the ``common`` ones."""
     parameters = inspect.signature(cls.__init__).parameters
     return {name: p for name, p in parameters.items() if name not in ("self", *common)}
 
@@ -130,11 +134,12 @@ def options_of(cls: type, common: Collection[str]) -> dict[str, inspect.Paramete
 def parse_options(cls: type, what: str, pairs: Sequence[str], common: Collection[str]) -> dict[str, Any]:
     """Read ``key=value`` texts by the types that the constructor declares.
 
-    A parameter without a type takes a Python literal, or else the text as it stands. A sequence is comma-separated.
+    A sequence is comma-separated. For a parameter without a type, the text is a Python literal if it can be read as
+    one.
 
     Args:
         cls: the class.
-        what: how a sentence names it.
+        what: its name in errors.
         pairs: the texts.
         common: parameters that are no options.
 
@@ -143,47 +148,42 @@ def parse_options(cls: type, what: str, pairs: Sequence[str], common: Collection
             the declared type.
     """
     takes = options_of(cls, common)
-    hints = _declared_types(cls) if pairs else {}
+    try:
+        declared = typing.get_type_hints(cls.__init__) if pairs else {}
+    except NameError:  # a type that is imported for type checkers only
+        declared = {}
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
             raise ValueError(f"an option is written key=value, got '{pair}'.")
         if key not in takes:
-            raise ValueError(f"{what} takes no {key}; it takes {', '.join(takes) or 'no options'}: leave it out.")
+            hint = did_you_mean(key, takes) or "leave it out."
+            raise ValueError(f"{what} takes no {key}; it takes {', '.join(takes) or 'no options'}: {hint}")
         if key in options:
             raise ValueError(f"{what} is given {key} twice: leave one out.")
+        kind = declared.get(key, Any)
         try:
-            options[key] = _typed(text, hints.get(key, Any))
+            options[key] = _read_text(text, kind)
         except ValueError:
-            raise ValueError(f"option {key} of {what} must be {_type_name(hints[key])}, got '{text}'.") from None
+            name = kind.__name__ if inspect.isclass(kind) else str(kind).replace("typing.", "")
+            raise ValueError(f"option {key} of {what} must be {name}, got '{text}'.") from None
     return options
 
 
-def _declared_types(cls: type) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(cls.__init__)
-    except NameError:  # a type that is imported for type checkers only
-        return {}
+def _read_text(text: str, declared: Any) -> Any:
+    from pydantic import PydanticUserError, TypeAdapter  # a tenth of a second
 
-
-def _typed(text: str, declared: Any) -> Any:
-    origin, arguments = typing.get_origin(declared), typing.get_args(declared)
-    if origin in (typing.Union, types.UnionType):
-        return None if text == "None" else _typed(text, next(a for a in arguments if a is not type(None)))
-    if origin is typing.Literal:
-        return arguments[[str(argument) for argument in arguments].index(text)]
-    if origin is not None and issubclass(origin, Sequence):
-        return [_typed(part, arguments[0] if arguments else Any) for part in text.split(",")]
-    if declared is bool:
-        return ("false", "true").index(text.lower()) == 1
-    if declared in (int, float, str):
-        return declared(text)
+    is_union = typing.get_origin(declared) in (typing.Union, types.UnionType)
+    members = typing.get_args(declared) if is_union else (declared,)
+    if text == "None" and type(None) in members:
+        return None
+    origins = [typing.get_origin(member) or member for member in members]
+    is_sequence = any(inspect.isclass(o) and issubclass(o, Sequence) and not issubclass(o, str) for o in origins)
+    if Any not in members:
+        with contextlib.suppress(PydanticUserError):  # a type of the user's own, that pydantic cannot read
+            return TypeAdapter(declared).validate_python(text.split(",") if is_sequence else text)
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError):
         return text
-
-
-def _type_name(declared: Any) -> str:
-    return declared.__name__ if inspect.isclass(declared) else str(declared).replace("typing.", "")

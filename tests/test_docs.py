@@ -15,7 +15,7 @@ import pytest
 from examples.micro_code import run
 from examples.studies.micro_code import rlp
 from openrlhf_pf._import_hook import SERVED_NAME
-from openrlhf_pf.cli import analyze, doctor, evaluate, preferences
+from openrlhf_pf.cli import analyze, check, doctor, evaluate, preferences
 from openrlhf_pf.filters import FILTERS
 from openrlhf_pf.training import arguments as sample_filter
 from openrlhf_pf.training import collect_arguments as collect
@@ -68,6 +68,7 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], str]] = {
     "preferences": (preferences.parser, "rlp.md"),
     "evaluate": (evaluate.parser, "code_reward.md"),
     "doctor": (doctor.parser, "faq.md"),
+    "check": (check.parser, "filters.md"),
 }
 #: Where OpenRLHF's flags may be given together with ours.
 WITH_OPENRLHF = ("train_ppo", "train_rm", "collect")

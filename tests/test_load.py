@@ -71,9 +71,9 @@ def test_a_bad_option_gets_one_sentence(written, option, words):
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("import no_such_module\n", "does not import (ModuleNotFoundError: No module named 'no_such_module')"),
-        ("class Middle(:\n", "does not import (SyntaxError: "),
-        ("raise OSError()\n", "does not import (OSError): mend it"),
+        ("import no_such_module\n", "cannot be imported (ModuleNotFoundError: No module named 'no_such_module')"),
+        ("class Middle(:\n", "cannot be imported (SyntaxError: "),
+        ("raise OSError()\n", "cannot be imported (OSError): fix the error"),
         ("", "found nothing of that name"),
         ("class Middle: pass\n", "must be a subclass of openrlhf_pf.SampleFilter, found another class"),
         ("Middle = 3\n", "must be a subclass of openrlhf_pf.SampleFilter, found a int"),
@@ -100,8 +100,8 @@ def test_types_that_only_a_type_checker_knows_are_no_obstacle(written):
 @pytest.mark.parametrize(
     "path, words",
     [
-        ("absent.py:Middle", "absent.py does not import (FileNotFoundError: "),
-        ("no.such.package:Middle", "no.such.package does not import (ModuleNotFoundError: "),
+        ("absent.py:Middle", "absent.py cannot be imported (FileNotFoundError: "),
+        ("no.such.package:Middle", "no.such.package cannot be imported (ModuleNotFoundError: "),
         ("mine.py:", "does not name a class: write package.module:Class or path/to/file.py:Class"),
         (":Middle", "does not name a class"),
     ],
