@@ -111,8 +111,8 @@ BAD = [
     ("--sample_filter reward_power --sample_filter_power -1", "power must be a finite number above 0, got -1"),
     ("--sample_filter best_worst --sample_filter_high 1", "sample filter 'best_worst' takes no high"),
     ("--sample_filter top --sample_filter_options high=much", "option high of sample filter 'top' must be float, got"),
-    ("--sample_filter absent.py:Mine", "absent.py does not import (FileNotFoundError: "),
-    ("--sample_filter no.such.module:Mine", "no.such.module does not import (ModuleNotFoundError: "),
+    ("--sample_filter absent.py:Mine", "absent.py cannot be imported (FileNotFoundError: "),
+    ("--sample_filter no.such.module:Mine", "no.such.module cannot be imported (ModuleNotFoundError: "),
     ("--sample_filter torch:Tensor", "must be a subclass of openrlhf_pf.SampleFilter, found another class"),
     (
         "--sample_filter top --sample_filter_high 0.5 --algo.advantage.estimator rloo",

@@ -2,7 +2,6 @@
 
 import pandas as pd
 import pytest
-import torch
 from rotation import thresholds
 
 
@@ -46,7 +45,7 @@ def worse(mine: tuple[float, float], theirs: tuple[float, float]) -> bool:
 
 def check_batch(name: str, step: pd.DataFrame, mode: str, budget: int, trained: int) -> None:
     """One step of a strategy over the whole batch: who has weight, in what proportion, and how many were drawn."""
-    low, high = thresholds(torch.tensor(step.reward.to_numpy(dtype="float64", na_value=float("nan"))))
+    low, high = thresholds(step.reward.to_numpy(dtype="float64", na_value=float("nan")))
     weighed, usable = step.weight > 0, step["rank"].notna()
     top = usable & (step.reward > high)
     assert weighed.any() and abs(step.weight.sum() - 1) < 1e-9
