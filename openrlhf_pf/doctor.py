@@ -19,8 +19,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from openrlhf_pf.training.compatibility import SUPPORTED_OPENRLHF
-from openrlhf_pf.training.extensions import extensions_folder, is_dead, unheld_locks
+from openrlhf_pf.training.startup.compatibility import SUPPORTED_OPENRLHF
+from openrlhf_pf.training.startup.stale_locks import extensions_folder, find_unheld_locks, is_stale
 
 #: What training always imports.
 STACK = ("torch", "vllm", "ray", "deepspeed", "transformers")
@@ -186,7 +186,7 @@ def check_shared_memory() -> Iterator[tuple]:
 
 def check_build_locks() -> Iterator[tuple]:
     """Yield locks of compiled operators that training would wait for without end."""
-    if locks := [str(lock) for lock in unheld_locks() if not is_dead(lock)]:
+    if locks := [str(lock) for lock in find_unheld_locks() if not is_stale(lock)]:
         advice = "remove it, unless another machine or container that shares the folder is compiling."
         yield "FAILED", "build locks", f"training would wait for {', '.join(locks)}, which no process holds: {advice}"
     else:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import random
 from types import SimpleNamespace
 
 import openrlhf.trainer.ppo_utils.experience_maker as host
@@ -9,8 +10,12 @@ import pytest
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.utils.config import hierarchize
+from torchdata.stateful_dataloader import StatefulDataLoader
 
+from openrlhf_pf.training import generation
 from openrlhf_pf.training.experience_maker import FilteringExperienceMaker
+from openrlhf_pf.training.generation import CheckedGenerator
+from openrlhf_pf.training.prompt_stream import PromptStream
 
 #: OpenRLHF has it since 0.11.2.
 HAS_FLASH_REINFORCE = "flash_reinforce" in inspect.getsource(host)
@@ -24,8 +29,8 @@ MINIMAL = (
 ).split()
 
 FLAGS = """
-keep mode weights low high power options baseline drop drop_tolerance drop_share drop_band reward_models rank_by
-stop_below stop_window probe probe_every probe_score log seed report refill score_ahead
+keep mode options baseline drop drop_tolerance drop_share drop_band reward_models rank_by
+stop_below stop_window probe probe_every probe_score log seed report refill
 """.split()
 
 
@@ -34,6 +39,7 @@ def namespace(**flat):
         "sample_filter": "best_worst",
         **{f"sample_filter_{flag}": None for flag in FLAGS},
         "prompt_selection": "none",
+        **{f"prompt_selection_{flag}": None for flag in ("options", "seed", "success", "success_above")},
         "train.seed": 7,
         "train.batch_size": 4,
         "train.micro_batch_size": 1,
@@ -143,3 +149,75 @@ def make_maker(ranks=1, critic_ranks=None, reward_ranks=1, local_reward=True, **
 def trained_tokens(experiences):
     """The first token of every training sample: it names the sample."""
     return sorted(int(row[0]) for experience in experiences for row in experience.sequences)
+
+
+# ── Generation ──
+
+N, NAN = 4, math.nan
+SPREAD, FLAT, FAILED = [0.0, 1.0, 2.0, 3.0], [1.0] * N, [NAN, None, None, NAN]
+
+
+class Data(list):
+    """As ``PromptDataset``: the answers to prompt i have the rewards ``self[i]``."""
+
+    @property
+    def prompts(self):
+        return [f"prompt {place}" for place in range(len(self))]
+
+    @property
+    def labels(self):
+        return [""] * len(self)
+
+    def __getitem__(self, place):
+        return "default", f"prompt {place}", "", None
+
+    def collate_fn(self, rows):
+        return tuple(map(list, zip(*rows)))
+
+    def rewards(self, prompt):
+        return list.__getitem__(self, int(prompt.split()[1]))
+
+
+class Engines(SimpleNamespace):
+    """In the place of Ray: prompts finish in an order of its own; records how many are pending at a time."""
+
+    def __init__(self, seed):
+        super().__init__(pending=[], random=random.Random(seed))
+
+    def wait(self, refs, num_returns, timeout=None):
+        self.pending.append(len(refs))
+        ready = self.random.sample(refs, num_returns if timeout is None else self.random.randrange(len(refs) + 1))
+        return ready, [ref for ref in refs if ref not in ready]
+
+    def get(self, refs):
+        return refs
+
+
+def generator_of(data, monkeypatch, loader=None, seed=0, **flat):
+    """The generator and its engines; by default 2 of 4 train, flat prompts do not, and a step of 4 has 12 at most."""
+    engines = Engines(seed)
+    monkeypatch.setattr(generation, "ray", engines)
+    given = {
+        "sample_filter_drop": "flat",
+        "sample_filter_refill": 3.0,
+        "rollout.batch_size": 4,
+        "vllm.enable_sleep": False,
+        "algo.dynamic_filtering_enable": False,
+        "reward.remote_url": ["reward.py"],
+        **flat,
+    }
+    args = namespace(**given)
+    monkeypatch.setattr(
+        CheckedGenerator,
+        "_dispatch_prompts_to_vllm",
+        lambda self, prompts, labels, images, **kwargs: [
+            [(int(prompt.split()[1]), reward) for reward in data.rewards(prompt)] for prompt in prompts
+        ],
+    )
+    monkeypatch.setattr(
+        CheckedGenerator, "_process_response_into_experience", lambda self, response, **kwargs: sample(*response)
+    )
+    loader = loader or StatefulDataLoader(data, batch_size=1, collate_fn=data.collate_fn)
+    if args.prompt_selection != "none":
+        loader = PromptStream(loader, args)
+    return CheckedGenerator(SimpleNamespace(args=args), loader, None, None, []), engines

@@ -11,7 +11,7 @@ import pytest
 
 from openrlhf_pf.code_reward import Pool, label_check, reward
 from openrlhf_pf.code_reward.tasks import from_label, labels
-from openrlhf_pf.training import code_labels
+from openrlhf_pf.training.flags import data
 
 DOUBLE = "def double(x):\n    return 2 * x\n"
 METHOD = "class Solution:\n    def double(self, x: List[int]) -> List[int]:\n        return [2 * item for item in x]\n"
@@ -179,24 +179,24 @@ def test_before_training(tmp_path, capsys):
     rows = tmp_path / "train.jsonl"
     good = json.dumps(FORMS["AceCoder"][0])
     rows.write_text("".join(json.dumps({"input": "x", "label": good}) + "\n" for _ in range(4)))
-    code_labels.check_code_labels(arguments(["http://localhost:5000"], tmp_path / "not there"))
-    code_labels.check_code_labels(arguments(None))
+    data.check_code_labels(arguments(["http://localhost:5000"], tmp_path / "not there"))
+    data.check_code_labels(arguments(None))
     assert capsys.readouterr().out == ""
-    code_labels.check_code_labels(arguments(reward.__file__, rows))
+    data.check_code_labels(arguments(reward.__file__, rows))
     assert "all 4 labels of the code reward were read and understood" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no column 'tests': it has input, label"):
-        code_labels.check_code_labels(arguments([reward.__file__], rows, "tests"))
+        data.check_code_labels(arguments([reward.__file__], rows, "tests"))
     with pytest.raises(ValueError, match="--data.label_key"):
-        code_labels.check_code_labels(arguments([reward.__file__], rows, None))
+        data.check_code_labels(arguments([reward.__file__], rows, None))
     rows.write_text(json.dumps({"input": "x", "label": "[]"}) + "\n")
     with pytest.raises(ValueError, match="1 of 1 labels that were read are not understood"):
-        code_labels.check_code_labels(arguments([reward.__file__], rows))
+        data.check_code_labels(arguments([reward.__file__], rows))
 
 
 def test_before_training_a_bad_setting_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENRLHF_PF_CODE_RAY", "yes")
     with pytest.raises(ValueError, match="OPENRLHF_PF_CODE_RAY is 'yes': give 0 or 1"):
-        code_labels.check_code_labels(arguments([reward.__file__], tmp_path / "not there"))
+        data.check_code_labels(arguments([reward.__file__], tmp_path / "not there"))
 
 
 def test_what_labels_are_worth(pool):

@@ -17,9 +17,8 @@ from examples.studies.micro_code import rlp
 from openrlhf_pf._import_hook import SERVED_NAME
 from openrlhf_pf.cli import analyze, check, doctor, evaluate, preferences
 from openrlhf_pf.filters import FILTERS
-from openrlhf_pf.training import arguments as sample_filter
-from openrlhf_pf.training import collect_arguments as collect
-from openrlhf_pf.training import policy_reward_arguments as policy_samples
+from openrlhf_pf.training import flags
+from openrlhf_pf.training.flags import collect, policy_samples
 
 ROOT = Path(__file__).parents[1]
 README, DOCS = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
@@ -40,13 +39,13 @@ DOTTED_NAME = re.compile(r"(?<![\w./-])openrlhf_pf(?:\.\w+)+")
 def build_train_ppo() -> argparse.ArgumentParser:
     """Return a parser of our flags; OpenRLHF's own are left over."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    sample_filter.add_arguments(parser)
+    flags.add_arguments(parser)
     return parser
 
 
 def build_collect() -> argparse.ArgumentParser:
     """Return a parser of the flags of training and of collecting."""
-    parser = build_train_ppo()
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     collect.add_arguments(parser)
     return parser
 

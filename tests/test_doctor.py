@@ -20,7 +20,7 @@ from openrlhf_pf import code_reward, doctor
 from openrlhf_pf._import_hook import TrainPPOFinder
 from openrlhf_pf.cli import doctor as command
 from openrlhf_pf.doctor import Finding
-from openrlhf_pf.training import launch
+from openrlhf_pf.training.startup import launch
 
 ROOT = Path(__file__).parents[1]
 OPENRLHF = ("deepspeed==0.19.6", "ray[default]==2.55.0", "transformers==5.15.0", 'vllm==0.29.0; extra == "vllm"')
@@ -315,6 +315,5 @@ def test_training_points_to_the_doctor(monkeypatch: pytest.MonkeyPatch, capsys: 
         launch.main()
     assert exit_.value.code == 2
     assert capsys.readouterr().err == (
-        "openrlhf_pf: OpenRLHF is needed: install it; python -m openrlhf_pf.cli.doctor looks at all that training "
-        "needs.\n"
+        "openrlhf_pf: OpenRLHF is needed: install it; openrlhf-pf doctor checks everything that training needs.\n"
     )

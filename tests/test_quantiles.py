@@ -207,13 +207,13 @@ def test_tasks_of_the_data_set_are_looked_for_before_training(monkeypatch, tmp_p
     pytest.importorskip("openrlhf")
     from rollouts import namespace
 
-    from openrlhf_pf.training.task_labels import check_task_labels
+    from openrlhf_pf.training.flags.data import check_task_labels
 
     file = tmp_path / "prompts.jsonl"
 
     def check(rows, per, label_key="label"):
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        args = namespace(sample_filter="top", sample_filter_high=0.5, sample_filter_options=["unit=quantile", *per])
+        args = namespace(sample_filter="top", sample_filter_options=["high=0.5", "unit=quantile", *per])
         names = {"prompt_probs": None, "max_samples": 1000, "prompt_split": "train", "label_key": label_key}
         args.data = SimpleNamespace(prompt_dataset=str(file), **names)
         check_task_labels(args)

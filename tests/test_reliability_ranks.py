@@ -16,7 +16,7 @@ from openrlhf_pf.reliability.evaluate import evaluate
 from openrlhf_pf.reliability.planted import plant
 from openrlhf_pf.reliability.ranks import FOLDS, ranks_of
 from openrlhf_pf.reliability.strategies import Strategy, strategies_for
-from openrlhf_pf.training.arguments import resolve
+from openrlhf_pf.training.flags.sample_filter import resolve
 
 LEARNED = str(Path(__file__).parents[1] / "examples/filters/learned_weights.py:LearnedWeights")
 #: Chances of being correct, best reward first: both ends are hacked, so that ranks 2 and 5 of 6 should train.
@@ -242,7 +242,7 @@ def test_the_page_has_the_weights_of_every_rank(analysis, tmp_path):
 
 def arguments(path, **changes):
     flags = dict.fromkeys(
-        "keep mode weights low high power options baseline rank_by probe probe_every probe_score log".split()
+        "keep mode options baseline rank_by probe probe_every probe_score log".split()
     )
     values = {f"sample_filter_{flag}": value for flag, value in flags.items()}
     given = {"sample_filter": "auto", "sample_filter_report": str(path), "prompt_selection": "none", **values}
@@ -257,7 +257,7 @@ def test_auto_gives_the_weights_to_training(analysis, tmp_path):
     made = build_filter(args.sample_filter, 6, args.sample_filter_keep, args.sample_filter_options)
     assert made([[6.0, 5, 4, 3, 2, 1]]).tolist() == [[0, 0.5, 0, 0, 0.5, 0]]
     with pytest.raises(
-        ValueError, match="are for 6 samples a prompt, and --rollout.n_samples_per_prompt is 8: draw 6"
+        ValueError, match="are for 6 samples per prompt, and --rollout.n_samples_per_prompt is 8: draw 6"
     ):
         resolve(arguments(tmp_path, **{"rollout.n_samples_per_prompt": 8}))
     with pytest.raises(ValueError, match="are for k = 2, and --sample_filter_keep is 3: leave it out"):

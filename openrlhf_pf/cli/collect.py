@@ -1,15 +1,10 @@
-"""``python -m openrlhf_pf.cli.collect``: sample a policy and score the samples, with OpenRLHF's training flags."""
+"""``openrlhf-pf collect``: sample a policy and score the samples, with OpenRLHF's training flags."""
 
-import argparse
 from types import SimpleNamespace
 from typing import Any
 
-from openrlhf_pf.training import arguments, collect_arguments, launch
-
-
-def _add_flags(parser: argparse.ArgumentParser) -> None:
-    arguments.add_arguments(parser)
-    collect_arguments.add_arguments(parser)
+from openrlhf_pf.training.flags import collect as collect_flags
+from openrlhf_pf.training.startup import launch
 
 
 def _prepare(args: SimpleNamespace, entry: Any) -> None:
@@ -21,7 +16,7 @@ def _prepare(args: SimpleNamespace, entry: Any) -> None:
 
 def main() -> None:
     """Collect with the arguments of the command line. Exits with status 2 and one sentence on a bad argument."""
-    launch.run(_add_flags, collect_arguments.check_arguments, _prepare)
+    launch.run(collect_flags.add_arguments, collect_flags.check_arguments, _prepare)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""``python -m openrlhf.cli.train_ppo``, also ``python -m openrlhf_pf.cli.train_ppo``: PPO with a sample filter."""
+"""``python -m openrlhf.cli.train_ppo``, also ``openrlhf-pf train_ppo``: PPO with a sample filter."""
 
-from openrlhf_pf.training.launch import main
+from openrlhf_pf.training.startup.launch import main
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,6 @@
-"""Score all samples, filter, draw, and hand the kept ones on to OpenRLHF's own experience maker.
+"""Score all samples, filter, draw, and hand the kept ones to OpenRLHF's own experience maker.
 
-Notation used for tensor shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train, M reward
-models.
+Shapes: G prompts (groups), N scored samples per prompt, k samples per prompt that train, M reward models.
 """
 
 import copy
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience import make_experience_batch as stack_experiences
 from openrlhf.trainer.ppo_utils.experience import remove_padding_in_sequences, split_experience_batch
@@ -24,24 +24,21 @@ from torch import Tensor
 
 from openrlhf_pf.filters import Draw, FilterBatch, draw, make_generator, scaled
 from openrlhf_pf.rollout_log import RolloutLog
-from openrlhf_pf.training.arguments import (
+from openrlhf_pf.training.baselines import center_rewards, without_baseline
+from openrlhf_pf.training.flags.prompts import drop_rule, prompts_per_step
+from openrlhf_pf.training.flags.reward_models import reward_models
+from openrlhf_pf.training.flags.sample_filter import (
     BASELINE_ESTIMATORS,
     GROUP_ESTIMATORS,
     draw_mode,
-    drops,
     filter_from_args,
-    prompts_of_a_step,
-    reward_models,
-    samples_stand_alone,
+    has_ragged_groups,
 )
-from openrlhf_pf.training.baselines import centred
+from openrlhf_pf.training.flags.true_scores import STOP_WINDOW
 from openrlhf_pf.training.metrics import filter_metrics, masked_after_draw
-from openrlhf_pf.training.refill import left_out, refill_metrics
-from openrlhf_pf.training.rollout import Rollout
-from openrlhf_pf.training.scoring import READ, inputs_of, part_of, ranks_of
-from openrlhf_pf.training.seeds import mixed
-from openrlhf_pf.training.stop import WINDOW, StopRule
-from openrlhf_pf.training.true_score import TrueScore
+from openrlhf_pf.training.refill import dropped_prompts, refill_metrics
+from openrlhf_pf.training.rollout import Rollout, derive_seed
+from openrlhf_pf.training.true_score import StopRule, TrueScore
 
 logger = init_logger(__name__)
 
@@ -51,7 +48,7 @@ class NothingToTrain(Exception):
 
 
 class NoRewards(RuntimeError):
-    """A rollout of several prompts without one usable reward: its source is at fault, and prompts would be wasted."""
+    """A rollout of several prompts without one usable reward: its source has failed, and prompts would be wasted."""
 
 
 def with_samples_per_prompt(args: SimpleNamespace, n_samples: int) -> SimpleNamespace:
@@ -62,22 +59,15 @@ def with_samples_per_prompt(args: SimpleNamespace, n_samples: int) -> SimpleName
     return args
 
 
-def without_baseline(args: SimpleNamespace) -> SimpleNamespace:
-    """Return ``args`` with which OpenRLHF takes rewards as they are: no penalty, no baseline; whitened as before."""
-    args = copy.copy(args)
-    args.reward, args.algo = copy.copy(args.reward), copy.copy(args.algo)
-    args.reward.overlong_buffer_len = args.reward.stop_properly_penalty_coef = None
-    args.algo.advantage = copy.copy(args.algo.advantage)
-    # Of the names that OpenRLHF tells apart, "reinforce" takes no baseline and whitens, and one that it does not know
-    # does neither; what it makes of the rewards goes by the maker's own advantage_estimator, which stays.
-    args.algo.advantage.estimator = "reinforce" if args.algo.advantage.estimator == "reinforce_baseline" else "centred"
-    return args
+def data_parallel_ranks(group: Any) -> int:
+    """Return a model's workers divided by those that ring attention and tensor parallelism join."""
+    return len(group._actor_handlers) // group.duplicate_actors
 
 
 def micro_batches(items: list, size: int, ranks: int) -> list[list]:
-    """Cut ``items`` into micro-batches of at most ``size``: as many, with as many items, for every rank.
+    """Split ``items`` into micro-batches of at most ``size``, the same number of the same sizes for every rank.
 
-    OpenRLHF hands each of R ranks ceil(micro-batches / R): with any other number, the last ranks get fewer forward
+    OpenRLHF gives each of R ranks ceil(micro-batches / R). With any other number, the last ranks get fewer forward
     passes or none, and a collective in one of them (ZeRO-3, gradient reduction) waits for ever.
     """
     assert len(items) % ranks == 0, f"{len(items)} items for {ranks} ranks"
@@ -86,13 +76,13 @@ def micro_batches(items: list, size: int, ranks: int) -> list[list]:
     return [items[start:end] for start, end in pairwise(edges)]
 
 
-def filled_up(samples: list[Experience], ranks: int) -> list[Experience]:
-    """Append copies until every rank has as many samples; for forward passes only, where the answer is not used."""
+def pad_to_multiple(samples: list[Experience], ranks: int) -> list[Experience]:
+    """Append copies until every rank has the same number of samples; for forward passes whose answer is not used."""
     return samples + [replace(samples[i % len(samples)]) for i in range(-len(samples) % ranks)]
 
 
-def alike(samples: list[Experience]) -> list[Experience]:
-    """The samples with the scores and extra logs that all of them have; OpenRLHF cannot batch any others."""
+def keep_common_info(samples: list[Experience]) -> list[Experience]:
+    """Return the samples with the scores and extra logs that all of them have; OpenRLHF cannot batch any others."""
     names = set.intersection(*(set(sample.info) for sample in samples))
     if all(sample.info.keys() == names for sample in samples):
         return samples
@@ -108,25 +98,25 @@ def alike(samples: list[Experience]) -> list[Experience]:
 
 
 class FilteringExperienceMaker(RemoteExperienceMaker):
-    """OpenRLHF's experience maker behind a sample filter.
+    """OpenRLHF's experience maker with a sample filter.
 
     The reward model (or the remote reward) scores all N samples of a prompt; actor, critic and reference run on the
-    kept ones only. The filter acts on the reward model's own score: KL, clipping and length penalties come later.
+    kept ones only. The filter uses the reward model's own score: KL, clipping and length penalties come later.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: OpenRLHF's arguments as given; ``self.args`` is what the parent sees: the samples of a prompt that train.
+        #: OpenRLHF's arguments as given; ``self.args`` is what the parent reads, with k samples per prompt.
         self.given = given = self.args
         self.filter = filter_from_args(given)
         self.mode = draw_mode(given)
-        self.stand_alone = samples_stand_alone(given, self.filter)
-        # What stands alone is no rectangle, as a baseline per prompt needs it. A baseline of the batch does not, but
-        # scaled samples count in it by their weight, which OpenRLHF does not see.
+        self.ragged = has_ragged_groups(given, self.filter)
+        # Ragged batches have no (prompts, k) shape, so per-prompt baselines are computed here. A baseline of the whole
+        # batch needs no shape, but scaled samples count in it by their weight, which OpenRLHF does not know.
         self.baseline_per_prompt = self.advantage_estimator in GROUP_ESTIMATORS
         self.own_baseline = self.advantage_estimator in BASELINE_ESTIMATORS and (
             given.sample_filter_baseline == "group"
-            or (self.stand_alone if self.baseline_per_prompt else self.mode == "reweight")
+            or (self.ragged if self.baseline_per_prompt else self.mode == "reweight")
         )
         self.seed = given.train.seed if given.sample_filter_seed is None else given.sample_filter_seed
         #: Step whose rollout is made next, set by the trainer: with the seed it decides every draw.
@@ -134,18 +124,18 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         #: The last rollout: its scored samples, the metrics of its filtering, which of them trained and how.
         self.rollout: Rollout | None = None
         self.metrics: dict[str, float] = {}
-        self._weights: Tensor | None = None
+        self._weights: NDArray | None = None
         self._drawn: Draw | None = None
         self._places: list[int] = []  # in the rollout, of each training sample
-        self._repeats: list[int] | None = None  # of each draw, which kept sample; None where all are drawn once
+        self._repeats: list[int] | None = None  # of each draw, which kept sample; None if all are drawn once
 
         self.stop_rule: StopRule | None = None
         if given.sample_filter_stop_below is not None:
-            self.stop_rule = StopRule(given.sample_filter_stop_below, given.sample_filter_stop_window or WINDOW)
+            self.stop_rule = StopRule(given.sample_filter_stop_below, given.sample_filter_stop_window or STOP_WINDOW)
         self._warned_of_no_scores = False
         self.log = self._open_log()
-        # The parent reshapes rewards to (prompts, samples a prompt): what it sees is the rectangle that trains.
-        self.args = with_samples_per_prompt(given, 1 if self.stand_alone or self.own_baseline else self.filter.keep)
+        # The parent reshapes rewards to (prompts, samples per prompt): it gets the shape that trains.
+        self.args = with_samples_per_prompt(given, 1 if self.ragged or self.own_baseline else self.filter.keep)
         if self.own_baseline:
             self.args = without_baseline(self.args)
         self.strategy = copy.copy(self.strategy)
@@ -154,7 +144,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
     def _open_log(self) -> RolloutLog | None:
         if not self.given.sample_filter_log:
             return None
-        # The log's thread decodes texts while the trainer uses its tokenizer, and one of them must not be shared.
+        # The log's thread decodes texts while the trainer uses its tokenizer, which must not be shared.
         self._log_tokenizer = copy.deepcopy(self.tokenizer)
         settings = {"filter": self.given.sample_filter, "keep": self.filter.keep, "mode": self.mode, "seed": self.seed}
         return RolloutLog(self.given.sample_filter_log, {name: str(value) for name, value in settings.items()})
@@ -163,9 +153,9 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
 
     @property
     def _ranks(self) -> int:
-        """Shares that the kept samples are cut into: each model's ranks get the same number of them."""
+        """Shares that the kept samples are split into: each model's ranks get the same number of them."""
         groups = (self.actor_model_group, self.critic_model_group, self.initial_model_group)
-        return math.lcm(*(ranks_of(group) for group in groups if group is not None))
+        return math.lcm(*(data_parallel_ranks(group) for group in groups if group is not None))
 
     @property
     def _samples_unit(self) -> int:
@@ -174,7 +164,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             return math.lcm(self._ranks, self.args.train.batch_size)
         return self._ranks * self.args.train.micro_batch_size
 
-    # ── The way of a rollout: score, filter, draw, hand on ──
+    # ── From a rollout to experiences: score, filter, draw, hand on ──
 
     @torch.no_grad()
     def make_experience_batch(self, rollout_samples: list[Experience]) -> list[Experience]:
@@ -186,25 +176,17 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         """
         self.rollout = rollout = Rollout(rollout_samples, self.filter.n_samples)
         self.score(rollout)
-        batch = self._batch_of(rollout)
-        by_filter, flat = self._weigh(batch)
-        drawn = draw(
-            self.mode,
-            by_filter,
-            self.filter.keep,
-            self.filter.scope,
-            batch.order,
-            batch.generator,
-            self._budget(rollout),
-        )
-        weights, scale = torch.from_numpy(by_filter), None if drawn.scale is None else torch.from_numpy(drawn.scale)
-        drawn = Draw(self._trim(torch.from_numpy(drawn.counts), batch.generator), scale)
+        batch = self._filter_batch(rollout)
+        weights, dropped = self._weigh(batch)
+        budget = self._budget(rollout)
+        drawn = draw(self.mode, weights, self.filter.keep, self.filter.scope, batch.order, batch.generator, budget)
+        drawn = drawn._replace(counts=self._trim(drawn.counts, batch.generator))
         self._weights, self._drawn = weights, drawn
-        self.metrics = filter_metrics(batch, drawn.counts, rollout.scores, rollout.rewards) | flat | self._of_filter()
-        self.metrics |= refill_metrics(self.given, len(rollout.groups))
+        self.metrics = filter_metrics(batch, drawn.counts, rollout.scores, rollout.rewards) | dropped
+        self.metrics |= self._metrics_of_filter() | refill_metrics(self.given, len(rollout.groups))
         if self.stop_rule is not None:
             if not self.given.sample_filter_probe:
-                self._look(rollout)
+                self._update_stop_rule(rollout)
             self.metrics |= self.stop_rule.metrics()
         kept = self._keep(batch)
         logger.info(
@@ -215,18 +197,18 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             tokenizer = self._log_tokenizer
             self.log.write(self.step + 1, lambda: rollout.log_parts(weights, drawn, batch, tokenizer))
         if not kept:
-            self._refuse_without_rewards(batch)
-            raise NothingToTrain(self._why_nothing(batch))
-        return super().make_experience_batch(filled_up(alike(kept), self._ranks))
+            self._check_rewards(batch)
+            raise NothingToTrain(self._explain_nothing(batch))
+        return super().make_experience_batch(pad_to_multiple(keep_common_info(kept), self._ranks))
 
     def score(self, rollout: Rollout, true_score: TrueScore | None = None) -> None:
-        """Let the reward models score every sample, unless a reward function or an agent has done so, or they have
-        while others were generated; then the true score, where the samples bring none.
+        """Score every sample by the reward models, unless a reward function or an agent has done so; then by the true
+        score, if the samples bring none.
         """
         self._score_by_models(rollout)
         if true_score is not None:
             true_score(rollout.samples, self.tokenizer)
-            rollout.truly_scored = True
+            rollout.has_true_scores = True
 
     def _score_by_models(self, rollout: Rollout) -> None:
         samples = rollout.samples
@@ -240,46 +222,50 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             main = self.given.reward.model_name_or_path
             scored = [rewards if name == main else self._forward_rewards(samples, name) for name in names]
             rollout.model_names = names
-            rollout.model_rewards = torch.stack(scored).double().reshape(len(names), -1, rollout.n_samples)
+            rollout.model_rewards = torch.stack(scored).double().reshape(len(names), -1, rollout.n_samples).numpy()
 
     def observe(self, samples: list[Experience], true_score: TrueScore | None = None) -> None:
-        """Score samples that do not train, N of each prompt side by side, and show them to a filter that learns and to
-        the rule that stops training.
+        """Score samples that do not train, the N of each prompt contiguous, and show them to a filter that learns and
+        to the stop rule.
         """
         rollout = Rollout(samples, self.filter.n_samples)
         self.score(rollout, true_score)
         if hasattr(self.filter, "observe"):
-            self.filter.observe(self._batch_of(rollout))
+            self.filter.observe(self._filter_batch(rollout))
         if self.stop_rule is not None:
-            self._look(rollout)
+            self._update_stop_rule(rollout)
 
-    def _look(self, rollout: Rollout) -> None:
-        """Show a rollout to the rule that stops training; say once if it has nothing to go by."""
+    def _update_stop_rule(self, rollout: Rollout) -> None:
+        """Show a rollout to the stop rule; warn once if there are no true scores."""
         if rollout.scores is not None:
             self.stop_rule.observe(rollout.rewards, rollout.scores)
         elif not self._warned_of_no_scores:
             self._warned_of_no_scores = True
             logger.warning(
-                "--sample_filter_stop_below cannot end training: there are no true scores beside the rewards; have "
-                "the reward function return scores, or give --sample_filter_probe and --sample_filter_probe_score."
+                "--sample_filter_stop_below cannot end training: there are no true scores in addition to the rewards; "
+                "have the reward function return scores, or give --sample_filter_probe and "
+                "--sample_filter_probe_score."
             )
 
-    def _batch_of(self, rollout: Rollout) -> FilterBatch:
-        """What the filter sees, with the random numbers of this step."""
-        generator = make_generator(mixed(self.seed, self.step))
+    def _filter_batch(self, rollout: Rollout) -> FilterBatch:
+        """Return what the filter reads, with the random numbers of this step."""
+        generator = make_generator(derive_seed(self.seed, self.step))
         rank_by = self.given.sample_filter_rank_by or "reward"
         return rollout.filter_batch(rank_by, generator, self.step, self.tokenizer)
 
     def _forward_rewards(self, samples: list[Experience], model: str | None = None) -> Tensor:
-        """(samples,) the scores of a reward model: OpenRLHF's, or the one of the ensemble that is named."""
-        ranks = ranks_of(self.reward_model_group)
-        read = (*READ, *(["total_length"] if self.args.train.dynamic_batch_enable else []))
-        batches = self._batches(filled_up(samples, ranks), ranks, read)
+        """Return the (samples,) scores of a reward model: OpenRLHF's, or the named one of the ensemble."""
+        ranks = data_parallel_ranks(self.reward_model_group)
+        # Only what a reward model reads, so that no batch holds a copy of everything else.
+        fields = ["sequences", "attention_mask", *(["total_length"] if self.args.train.dynamic_batch_enable else [])]
+        batches = self._batches(pad_to_multiple(samples, ranks), ranks, fields)
         places = [place for batch in batches for place in batch.index]
         refs = self._dispatch_forward(
             self.reward_model_group,
             self.args.train.colocate_all or self.args.train.colocate_critic_reward,
-            **inputs_of(batches),
+            sequences=[batch.sequences for batch in batches],
+            attention_mask=[batch.attention_mask for batch in batches],
+            pad_sequence=[True] * len(batches),
             **({} if model is None else {"model": [model] * len(batches)}),
         )
         del batches  # they have been sent, and the answer may take a while
@@ -288,48 +274,49 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         rewards[places] = scored
         return rewards[: len(samples)]
 
-    def _weigh(self, batch: FilterBatch) -> tuple[np.ndarray, dict[str, float]]:
-        """The filter's weights less the prompts that --sample_filter_drop leaves out, and how many those are."""
+    def _weigh(self, batch: FilterBatch) -> tuple[NDArray, dict[str, float]]:
+        """Return the filter's weights without the prompts that --sample_filter_drop leaves out, and their number."""
         weights = self.filter(batch)
-        drop = drops(self.given)
-        if drop is None:
+        rule = drop_rule(self.given)
+        if rule is None:
             return weights, {}
-        out = left_out(self.given, FilterBatch(self.rollout.rewards, scores=self.rollout.scores))
+        out = dropped_prompts(self.given, FilterBatch(self.rollout.rewards, scores=self.rollout.scores))
         weights = weights * ~out[:, None]
         if self.filter.scope == "batch":
             weights = scaled(weights, weights.sum())
-        return weights, {f"filter/dropped_{drop}_prompts": float(out.sum())}
+        return weights, {f"filter/dropped_{rule}_prompts": float(out.sum())}
 
     def _budget(self, rollout: Rollout) -> int:
-        """Samples that a batch filter draws: k a prompt, but none for those that others took the place of."""
+        """Return how many samples a batch filter draws: k per prompt, but none for replaced prompts."""
         prompts = len(rollout.groups)
         if self.given.sample_filter_refill is not None:
-            prompts = min(prompts, prompts_of_a_step(self.given))
+            prompts = min(prompts, prompts_per_step(self.given))
         return prompts * self.filter.keep
 
-    def _of_filter(self) -> dict[str, float]:
-        """The metrics of the filter itself; what it has to say goes to the log."""
+    def _metrics_of_filter(self) -> dict[str, float]:
+        """Return the filter's own metrics, and log its message."""
         if self.filter.log_message:
             logger.info(f"Sample filter {self.given.sample_filter}: {self.filter.log_message}")
         return {f"filter/{name}": value for name, value in self.filter.metrics().items() if not math.isnan(value)}
 
-    def _trim(self, counts: Tensor, generator: np.random.Generator) -> Tensor:
-        """Drop as little as the ranks cannot share evenly: whole prompts, or single samples where they stand alone.
+    def _trim(self, counts: NDArray, generator: Any) -> NDArray:
+        """Drop as little as the ranks cannot share evenly: whole prompts, or single samples if groups are ragged.
 
         At random, because prompts that finish last have the longest responses.
         """
         unit = self._samples_unit
-        if self.stand_alone:
-            draws = torch.repeat_interleave(counts.flatten())
-            surplus = draws[torch.from_numpy(generator.permutation(len(draws)))[: len(draws) % unit]]
-            return counts - torch.bincount(surplus, minlength=counts.numel()).reshape(counts.shape)
+        if self.ragged:
+            draws = np.repeat(np.arange(counts.size), counts.ravel())
+            surplus = draws[generator.permutation(len(draws))[: len(draws) % unit]]
+            return counts - np.bincount(surplus, minlength=counts.size).reshape(counts.shape)
         unit //= math.gcd(unit, self.filter.keep)
-        trained = counts.sum(dim=1).nonzero().squeeze(1)
-        surplus = trained[torch.from_numpy(generator.permutation(len(trained)))[: len(trained) % unit]]
-        return counts.index_fill(0, surplus, 0)
+        trained = counts.sum(axis=1).nonzero()[0]
+        trimmed = counts.copy()
+        trimmed[trained[generator.permutation(len(trained))[: len(trained) % unit]]] = 0
+        return trimmed
 
     def _keep(self, batch: FilterBatch) -> list[Experience]:
-        """List the kept samples prompt by prompt, best first; note the draws where one was drawn more than once."""
+        """List the kept samples prompt by prompt, best first; record the draws if one was drawn more than once."""
         places: list[int] = []
         repeats: list[int] = []
         for group, (count, ranked) in enumerate(zip(self._drawn.counts.tolist(), batch.order.tolist())):
@@ -341,7 +328,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         self._places = [places[kept] for kept in repeats]
         return [self.rollout.samples[place] for place in places]
 
-    def _refuse_without_rewards(self, batch: FilterBatch) -> None:
+    def _check_rewards(self, batch: FilterBatch) -> None:
         prompts, n_samples = batch.rewards.shape
         if prompts > 1 and not batch.usable.any():
             reward = self.given.reward
@@ -351,36 +338,33 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
                 f"{', '.join(source) if isinstance(source, list) else source}"
             )
 
-    def _why_nothing(self, batch: FilterBatch) -> str:
+    def _explain_nothing(self, batch: FilterBatch) -> str:
         rewards = batch.rewards[batch.usable]
         if not len(rewards):
-            return "no sample has a usable reward: see to the reward model or function"
+            return "no sample has a usable reward: check the reward model or function"
         among = f"among rewards from {float(rewards.min()):g} to {float(rewards.max()):g}"
         if not self._weights.any():
-            return (
-                f"--sample_filter {self.given.sample_filter} keeps no sample {among}: see to its thresholds, or to "
-                "what else it asks for"
-            )
+            return f"--sample_filter {self.given.sample_filter} keeps no sample {among}: check its options"
         return f"--sample_filter {self.given.sample_filter} keeps fewer samples than the ranks can share {among}"
 
     # ── What the parent calls ──
 
     def split_rollout_samples(self, rollout_samples: list[Experience]) -> list[Experience]:
-        """Cut the kept samples into micro-batches, the same number of the same size for every rank."""
+        """Split the kept samples into micro-batches, the same number of the same sizes for every rank."""
         return self._batches(rollout_samples, self._ranks)
 
-    def _batches(self, samples: list[Experience], ranks: int, read: Sequence[str] = ()) -> list[Experience]:
-        """The samples in micro-batches, with their places as ``index``; where some are named, these fields alone."""
+    def _batches(self, samples: list[Experience], ranks: int, fields: Sequence[str] = ()) -> list[Experience]:
+        """Return the samples in micro-batches, with their places as ``index``; only the named fields, if any are."""
 
         def part(sample: Experience, place: int | None = None) -> Experience:
-            seen = part_of(sample, read) if read else sample
-            seen.index = [place]
-            return seen
+            copied = Experience(**{name: getattr(sample, name) for name in fields}) if fields else sample
+            copied.index = [place]
+            return copied
 
         if self.args.train.dynamic_batch_enable:
             return super().split_rollout_samples([part(sample) for sample in samples])
         places = itertools.count()
-        # Parts of a batch at a time: a million of small objects would keep the garbage collector busy.
+        # Parts of one batch at a time: a million small objects would keep the garbage collector busy.
         return [
             Experience.concat_experiences([part(*pair) for pair in zip(batch, places)], self.tokenizer.pad_token_id)
             for batch in micro_batches(samples, self.args.rollout.micro_batch_size, ranks)
@@ -388,18 +372,18 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
 
     @torch.no_grad()
     def compute_advantages_and_returns(self, experiences: list[Experience]) -> list[Experience]:
-        """Do as the parent does, on samples repeated as drawn, with our baseline and scale where asked for."""
+        """As the parent, on samples repeated as drawn, with our baseline and scale if asked for."""
         if self._repeats is not None:
             experiences = self._repeat(experiences, self._repeats)
         if self.own_baseline:
             shaped = self.shaped_rewards()
-            self._put_rewards(experiences, self._centred(shaped))
+            self._set_rewards(experiences, self._center(shaped))
         experiences = super().compute_advantages_and_returns(experiences)
         if self.own_baseline:
-            self._put_rewards(experiences, shaped)
+            self._set_rewards(experiences, shaped)
         if self._drawn.scale is not None:
-            # Mean 1 over those that are left, whatever trimming took away.
-            scale = self._drawn.scale.flatten()[self._places]
+            # Mean 1 over those that are left after trimming.
+            scale = torch.from_numpy(self._drawn.scale.ravel()[self._places])
             scale = (scale / scale.mean()).float()
             for experience in experiences:
                 experience.advantages = experience.advantages * scale[experience.index].unsqueeze(1)
@@ -420,25 +404,26 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
     # ── Baselines over samples that do not train, or over weighted samples ──
 
     def shaped_rewards(self) -> Tensor:
-        """(G, N) float32 rewards after length penalties, NaN where one is not usable."""
-        rewards = self.rollout.rewards.float()
+        """Return (G, N) float32 rewards after length penalties, NaN where one is not usable."""
+        rewards = torch.from_numpy(self.rollout.rewards).float()
         usable = rewards.isfinite()
-        rewards[usable] = self.rollout.shaped(self.given).rewards
+        rewards[usable] = self.rollout.penalized(self.given).rewards
         return rewards.masked_fill(~usable, math.nan)
 
-    def _centred(self, shaped: Tensor) -> Tensor:
-        """(G, N) ``shaped`` less the baseline of each prompt, or of the batch where the estimator has one for all."""
+    def _center(self, shaped: Tensor) -> Tensor:
+        """Return (G, N) ``shaped`` minus the baseline of each prompt, or of the batch if the estimator has one."""
         rows = shaped.shape if self.baseline_per_prompt else (1, shaped.numel())
         if self.given.sample_filter_baseline == "group":
             share = shaped.isfinite().double().reshape(rows)
             members = share.sum(dim=1)
         else:
             # Over draws from the weights, the other samples' mean reward is in expectation the weighted mean.
-            share, members = self._weights.reshape(rows), torch.tensor([math.inf])
-        share = torch.from_numpy(scaled(share.numpy(), share.sum(dim=1, keepdim=True).numpy()))
-        return centred(self.advantage_estimator, shaped.reshape(rows), share, members).reshape(shaped.shape)
+            share, members = torch.from_numpy(self._weights).reshape(rows), torch.tensor([math.inf])
+        total = share.sum(dim=1, keepdim=True)
+        share = torch.where(total > 0, share / total, 0.0)
+        return center_rewards(self.advantage_estimator, shaped.reshape(rows), share, members).reshape(shaped.shape)
 
-    def _put_rewards(self, experiences: list[Experience], rewards: Tensor) -> None:
+    def _set_rewards(self, experiences: list[Experience], rewards: Tensor) -> None:
         rewards = rewards.flatten()[self._places]
         for experience in experiences:
             experience.rewards = rewards[experience.index]

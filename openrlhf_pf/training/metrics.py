@@ -1,67 +1,61 @@
-"""What a step's filtering looks like in the logs: ``filter/*``.
-
-Notation used for tensor shapes: G prompts (groups), N scored samples a prompt.
-"""
+"""The ``filter/*`` metrics of a step. Shapes: G prompts (groups), N scored samples per prompt."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from openrlhf.models import PolicyLoss
 from openrlhf.trainer.ppo_utils.experience import Experience
-from torch import Tensor
 
 from openrlhf_pf.filters import FilterBatch
 
 
-def r_squared(rewards: Tensor, scores: Tensor) -> float | None:
-    """Sample-level R^2 of a line through (reward, score) points, negative where the line falls.
-
-    None where it is undefined (no spread).
-    """
-    finite = rewards.isfinite() & scores.isfinite()
+def r_squared(rewards: NDArray, scores: NDArray) -> float | None:
+    """Return R^2 of a line through (reward, score) points, negative if the line falls; None without spread."""
+    finite = np.isfinite(rewards) & np.isfinite(scores)
+    if not finite.any():
+        return None
     x, y = rewards[finite] - rewards[finite].mean(), scores[finite] - scores[finite].mean()
-    spread = x.square().sum() * y.square().sum()
-    product = (x * y).sum()
-    return float(product * product.abs() / spread) if spread > 0 else None
+    spread, product = (x**2).sum() * (y**2).sum(), (x * y).sum()
+    return float(product * abs(product) / spread) if spread > 0 else None
 
 
-def filter_metrics(batch: FilterBatch, counts: Tensor, scores: Tensor | None, rewards: Tensor) -> dict[str, float]:
+def filter_metrics(batch: FilterBatch, counts: NDArray, scores: NDArray | None, rewards: NDArray) -> dict[str, float]:
     """Return the ``filter/*`` metrics of one step.
 
     Args:
-        batch: the scored samples as the filter saw them, which decides the ranks.
+        batch: the scored samples as the filter received them, which decides the ranks.
         counts: (G, N) how often each sample trains.
-        scores: (G, N) true scores beside the rewards, or None.
+        scores: (G, N) true scores, or None.
         rewards: (G, N) the rewards that train; the filter may have ranked by others.
 
     Returns:
         ``kept_fraction``: share of all samples that train; ``kept_reward_mean``: their mean reward; ``reward_gap``:
         best minus worst reward, mean over prompts; ``flat_groups``: prompts without reward spread (count);
         ``unusable_rewards``: samples without a finite reward (count); ``dropped_prompts``: prompts of which nothing
-        trains (count); ``kept_rank_r``: mean number of times that rank r trains, over the prompts that do (they add
-        up to k); ``r2_all``, ``r2_kept``: R^2 of reward and true score, where there are true scores, with
-        a minus where higher rewards go with lower scores;
-        ``ensemble_spread``: standard deviation over the reward models, mean over samples. A figure that is
-        undefined in this step is left out.
+        trains (count); ``kept_rank_r``: mean number of times that rank r trains, over the prompts that train (they add
+        up to k); ``r2_all``, ``r2_kept``: R^2 of reward and true score, if there are true scores, negative if higher
+        rewards go with lower scores; ``ensemble_spread``: standard deviation over the reward models, mean over
+        samples. A value that is undefined in this step is left out.
     """
     kept = counts > 0
-    trained = kept.any(dim=1)
+    trained = kept.any(axis=1)
     scored = FilterBatch(rewards)
-    some = scored.n_usable > 0
+    has_reward = scored.n_usable > 0
     metrics: dict[str, float | None] = {
-        "kept_fraction": float(kept.double().mean()),
-        "kept_reward_mean": (float((rewards[kept] * counts[kept]).sum() / counts.sum()) if trained.any() else None),
-        "reward_gap": float(scored.spread[some].mean()) if some.any() else None,
+        "kept_fraction": float(kept.mean()),
+        "kept_reward_mean": float((rewards[kept] * counts[kept]).sum() / counts.sum()) if trained.any() else None,
+        "reward_gap": float(scored.spread[has_reward].mean()) if has_reward.any() else None,
         "flat_groups": float(scored.flat.sum()),
         "unusable_rewards": float((~scored.usable).sum()),
         "dropped_prompts": float((~trained).sum()),
     }
     if trained.any():
-        by_rank = counts.gather(1, torch.from_numpy(batch.order))[trained].double().mean(dim=0).tolist()
+        by_rank = np.take_along_axis(counts, batch.order, axis=1)[trained].mean(axis=0).tolist()
         metrics |= {f"kept_rank_{rank}": share for rank, share in enumerate(by_rank, start=1)}
     if scores is not None:
-        metrics["r2_all"] = r_squared(rewards.flatten(), scores.flatten())
+        metrics["r2_all"] = r_squared(rewards.ravel(), scores.ravel())
         metrics["r2_kept"] = r_squared(rewards[kept], scores[kept])
     if batch.has_ensemble:
         spread = batch.ensemble_spread
@@ -71,11 +65,11 @@ def filter_metrics(batch: FilterBatch, counts: Tensor, scores: Tensor | None, re
 
 @torch.no_grad()
 def masked_after_draw(experiences: list[Experience], args: SimpleNamespace) -> dict[str, float]:
-    """Count what OpenRLHF's policy loss leaves out of the samples that were drawn.
+    """Count what OpenRLHF's policy loss masks among the samples that were drawn.
 
-    With ``--algo.advantage.is_correction_mode mask`` it does so where the actor and vLLM disagree on how probable a
-    response was, which is known before the update and the same in each of its epochs. OpenRLHF's own loss is asked; it
-    logs the share itself, as a mean over micro-batches (``is_filter_ratio``). The critic trains on these samples too.
+    With ``--algo.advantage.is_correction_mode mask`` it masks responses whose probability differs between the actor
+    and vLLM, which is known before the update. OpenRLHF logs the share itself, as a mean over micro-batches
+    (``is_filter_ratio``). The critic trains on these samples too.
 
     Args:
         experiences: what trains, with the log-probabilities of actor and vLLM.
@@ -83,17 +77,17 @@ def masked_after_draw(experiences: list[Experience], args: SimpleNamespace) -> d
 
     Returns:
         ``filter/masked_samples`` at level ``seq``, ``filter/masked_tokens`` at level ``token``: counts over all drawn;
-        nothing where nothing can be masked.
+        empty if nothing can be masked.
     """
-    asked = args.algo.advantage
-    level = getattr(asked, "is_correction_level", "off")
-    if level == "off" or asked.is_correction_mode != "mask" or args.actor.policy_loss_type != "ppo":
+    settings = args.algo.advantage
+    level = getattr(settings, "is_correction_level", "off")
+    if level == "off" or settings.is_correction_mode != "mask" or args.actor.policy_loss_type != "ppo":
         return {}
     loss = PolicyLoss(
         is_correction_level=level,
-        is_correction_mode=asked.is_correction_mode,
-        is_correction_gating=asked.is_correction_gating,
-        is_correction_threshold=asked.is_correction_threshold,
+        is_correction_mode=settings.is_correction_mode,
+        is_correction_gating=settings.is_correction_gating,
+        is_correction_threshold=settings.is_correction_threshold,
     )
     masked = 0.0
     for experience in experiences:

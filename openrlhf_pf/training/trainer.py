@@ -15,63 +15,58 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from openrlhf.utils.logging_utils import init_logger
 
-from openrlhf_pf.training import selection_arguments
-from openrlhf_pf.training.arguments import filter_from_args, reward_models, trained_per_prompt
 from openrlhf_pf.training.experience_maker import (
     FilteringExperienceMaker,
     NothingToTrain,
     with_samples_per_prompt,
 )
-from openrlhf_pf.training.refill import loader_and_generator
-from openrlhf_pf.training.sampling import PromptSampler, load_prompts
-from openrlhf_pf.training.selection import PromptStream
-from openrlhf_pf.training.stop import StopTraining
-from openrlhf_pf.training.true_score import TrueScore, load_reward_func
+from openrlhf_pf.training.flags.prompts import is_scored_when_generated, selects
+from openrlhf_pf.training.flags.reward_models import reward_models
+from openrlhf_pf.training.flags.sample_filter import filter_from_args, trained_per_prompt
+from openrlhf_pf.training.flags.true_scores import load_reward_func
+from openrlhf_pf.training.generation import CheckedGenerator, PromptSampler, load_prompts
+from openrlhf_pf.training.prompt_stream import PromptStream
+from openrlhf_pf.training.true_score import StopTraining, TrueScore
 
 logger = init_logger(__name__)
 
 
 def undecorated(actor_class: Any) -> type:
-    """The class that ``@ray.remote`` was put on (Ray's own subclass of it could not be decorated again)."""
+    """Return the class that ``@ray.remote`` was put on (Ray's own subclass of it could not be decorated again)."""
     return actor_class.__ray_metadata__.modified_class.__ray_actor_class__
 
 
-def with_checkpoint_now(args: Any) -> Any:
-    """A copy of the arguments with a checkpoint after every step."""
-    args = copy.copy(args)
-    args.ckpt = copy.copy(args.ckpt)
-    args.ckpt.save_steps = 1
-    return args
-
-
 class FilteredSchedule:
-    """For a class that owns the prompt data set: prompts come in an order that ``--train.seed`` decides, are selected
-    and replaced where that is asked for, samples bring along what filters may ask of their prompts, what comes back as
-    a reward is checked, and the learning-rate schedule counts the samples that train.
+    """Mixin for a class that owns the prompt data set.
+
+    Prompts come in an order that ``--train.seed`` decides, our generator and prompt selection take the place of
+    OpenRLHF's, and the learning-rate schedule counts the samples that train.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # OpenRLHF leaves the order of prompts to chance, so that two runs with the same seed would see different ones.
-        self.prompts_dataloader.sampler.generator.manual_seed(self.samples_generator.args.train.seed)
-        self.prompts_dataloader, self.samples_generator = loader_and_generator(
-            self.prompts_dataloader, self.samples_generator
+        generator = self.samples_generator
+        # OpenRLHF leaves the order of prompts to chance, so that two runs with the same seed would differ.
+        self.prompts_dataloader.sampler.generator.manual_seed(generator.args.train.seed)
+        if selects(generator.args):
+            self.prompts_dataloader = PromptStream(self.prompts_dataloader, generator.args)
+        self.samples_generator = CheckedGenerator(
+            generator.strategy,
+            self.prompts_dataloader,
+            generator.eval_dataloader,
+            generator.tokenizer,
+            generator.vllm_engines,
         )
-        self.score_by(getattr(self, "reward_model_group", None))  # asynchronously, the other half's
-
-    def score_by(self, reward_model_group: Any) -> None:
-        """Say which workers score finished prompts, where that is asked for."""
-        self.samples_generator.reward_model_group = reward_model_group
 
     def get_max_steps(self) -> int:
-        """Optimizer steps of the whole run, as ``prepare_datasets`` counts them, with the samples that train for N."""
+        """Return the optimizer steps of the run, as ``prepare_datasets`` counts them, of the samples that train."""
         args = self.samples_generator.args
         samples = len(self.prompts_dataloader.dataset) * trained_per_prompt(args, filter_from_args(args))
         return samples // args.train.batch_size * args.train.num_episodes * args.train.max_epochs
 
 
 class Probe:
-    """Prompts that are sampled and scored every M steps for the sake of a filter that learns from true scores."""
+    """Prompts that are sampled and scored every M steps for a filter that learns from true scores."""
 
     def __init__(self, trainer: Any) -> None:
         args = trainer.args
@@ -84,8 +79,8 @@ class Probe:
             function = load_reward_func(args.sample_filter_probe_score, "--sample_filter_probe_score")
             self.true_score = TrueScore(function, workers=os.cpu_count())
 
-    def look(self, global_step: int) -> None:
-        """Sample and score the probe if its turn has come."""
+    def evaluate(self, global_step: int) -> None:
+        """Sample and score the probe if this step is one of its turns."""
         if global_step % self.every:
             return
         samples = self.sample(self.rows)
@@ -99,7 +94,7 @@ class Probe:
 
 
 class FilteringTrainer:
-    """For a subclass of ``BasePPOTrainer``: filter each rollout, and report on it."""
+    """Mixin for a subclass of ``BasePPOTrainer``: filter each rollout, and report on it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -113,7 +108,7 @@ class FilteringTrainer:
             self.tokenizer,
         )
         self.probe = Probe(self) if self.args.sample_filter_probe else None
-        # What the trainer itself reads from this number is the samples of a step that the KL controller counts.
+        # The trainer itself reads this number only to count a step's samples for the KL controller.
         per_prompt = trained_per_prompt(self.args, self.experience_maker.filter)
         self.args = with_samples_per_prompt(self.args, per_prompt)
 
@@ -122,13 +117,13 @@ class FilteringTrainer:
             super().fit(global_step)
         except StopTraining as reason:
             logger.warning(f"Training ends here: {reason}.")
-            self.wind_up()
+            self.finish()
         finally:
             if self.experience_maker.log is not None:
                 self.experience_maker.log.close()
 
-    def wind_up(self) -> None:
-        """What OpenRLHF's ``fit`` does at its end."""
+    def finish(self) -> None:
+        """Do what OpenRLHF's ``fit`` does at its end."""
         for tracker in (self.wandb_logger, self.tensorboard_logger):
             if tracker:
                 tracker.close()
@@ -136,7 +131,7 @@ class FilteringTrainer:
     def train_step(self, rollout_samples: list, global_step: int) -> tuple[dict, int]:
         self.experience_maker.step = global_step
         if self.probe is not None:
-            self.probe.look(global_step)
+            self.probe.evaluate(global_step)
         try:
             status, next_step = super().train_step(rollout_samples, global_step)
         except NothingToTrain as reason:
@@ -146,21 +141,21 @@ class FilteringTrainer:
         log = self.experience_maker.log
         if log is not None and log.lost:
             status["filter/lost_log_steps"] = float(log.lost)
-        stream = getattr(self, "prompts_dataloader", None)  # asynchronously, the other actor's
-        if isinstance(stream, PromptStream) and not selection_arguments.scored_where_generated(self.args):
+        stream = getattr(self, "prompts_dataloader", None)  # in asynchronous training, the other actor's
+        if isinstance(stream, PromptStream) and not is_scored_when_generated(self.args):
             rollout = self.experience_maker.rollout
             stream.observe(rollout.samples, rollout.rewards)
         return status, next_step
 
     def _compute_rollout_stats(self, experiences: list) -> dict:
-        """The statistics of all N samples, kept or not, with the length penalties that training would see."""
+        """Return the statistics of all N samples, kept or not, with the length penalties that training applies."""
         maker = self.experience_maker
-        scored = maker.rollout.shaped(maker.given)
+        scored = maker.rollout.penalized(maker.given)
         if scored is None:
             return {}
         return super()._compute_rollout_stats([scored, *maker.rollout.samples_without_reward()])
 
-    # ── What a filter that learns must find again when a run is resumed ──
+    # ── What a resumed run must find again ──
 
     def save_logs_and_checkpoints(
         self, global_step: int, logs_dict: dict | None = None, client_states: dict | None = None
@@ -173,14 +168,15 @@ class FilteringTrainer:
         if loader.get("_iterator_finished"):
             # OpenRLHF's loader, resumed from this, starts again from the first prompt: that is the next episode.
             client_states["episode"] += 1
-        if selection_arguments.is_active(self.args):
+        if selects(self.args):
             logs_dict = (logs_dict or {}) | loader.get("metrics", {})
-        rule = self.experience_maker.stop_rule
-        reason = rule.reason() if rule is not None else None
+        rule, reason = self.experience_maker.stop_rule, None
         if rule is not None:
-            client_states["stop_rule"] = rule.state_dict()
-        if reason is not None:
-            self.args = with_checkpoint_now(self.args)
+            client_states["stop_rule"], reason = rule.state_dict(), rule.reason()
+        if reason is not None:  # save a checkpoint now
+            self.args = copy.copy(self.args)
+            self.args.ckpt = copy.copy(self.args.ckpt)
+            self.args.ckpt.save_steps = 1
         if self.experience_maker.log is not None and global_step % self.args.ckpt.save_steps == 0:
             self.experience_maker.log.flush()  # a resumed run does not write this step again
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
@@ -207,28 +203,28 @@ class FilteringPPOTrainer(FilteredSchedule, FilteringTrainer, undecorated(ppo_tr
     """Synchronous PPO."""
 
 
-#: In the place of a step's number, among the tokens that let the generating half go on: it is to end.
+#: Replaces a step's number among the tokens that let the generating half continue: it should end.
 _STOP = -1
 
 
 class FilteringTrainingActor(FilteringTrainer, undecorated(ppo_trainer_async.TrainingActor)):
     """The training half of asynchronous PPO."""
 
-    def wind_up(self) -> None:
-        """Have the other half end, too, and wait until it has: it may still have rollouts to hand over."""
-        payload, tell = None, True
+    def finish(self) -> None:
+        """End the generating half, too, and wait until it has: it may still have rollouts to hand over."""
+        payload, send = None, True
         while payload != "done":
             with contextlib.suppress(Empty):
                 while True:
                     self.rollout_slots.get(block=False)
-            # Every other time: a generation that found nothing gives its token back first, and needs room for it.
-            if tell:
+            # Every second time: a generation that found nothing first puts its token back, which needs a free slot.
+            if send:
                 with contextlib.suppress(Full):
                     self.rollout_slots.put(_STOP, block=False)
-            tell = not tell
+            send = not send
             with contextlib.suppress(Empty):
                 payload = self.rollout_queue.get(timeout=1)
-        super().wind_up()
+        super().finish()
 
 
 class FilteringGenerateSamplesActor(FilteredSchedule, undecorated(ppo_trainer_async.GenerateSamplesActor)):
@@ -241,37 +237,17 @@ class FilteringGenerateSamplesActor(FilteredSchedule, undecorated(ppo_trainer_as
             self.rollout_queue.put("done", block=True)
 
     def _should_eval(self, global_step: int) -> bool:
-        # What the parent asks of each token that it gets.
+        # The parent calls it with each token that it gets.
         if global_step == _STOP:
             raise StopTraining
         return super()._should_eval(global_step)
 
 
-class ScoringPPOTrainerAsync(undecorated(ppo_trainer_async.PPOTrainerAsync)):
-    """Asynchronous PPO whose generating half knows the reward model's workers, too."""
-
-    def __init__(
-        self,
-        pretrain: str,
-        strategy: Any,
-        actor_model_group: Any,
-        critic_model_group: Any,
-        reward_model_group: Any,
-        reference_model_group: Any,
-        vllm_engines: Any,
-        **generate_kwargs: Any,
-    ) -> None:
-        groups = (actor_model_group, critic_model_group, reward_model_group, reference_model_group)
-        super().__init__(pretrain, strategy, *groups, vllm_engines, **generate_kwargs)
-        ray.get(self.generator_actor.score_by.remote(reward_model_group))
-
-
 class EnsembleRewardModelActor(undecorated(launcher.RewardModelActor)):
-    """A reward model's worker that holds the models of ``--sample_filter_reward_models`` beside OpenRLHF's own.
+    """A reward model's worker that also holds the models of ``--sample_filter_reward_models``.
 
-    They share its place, whatever that is colocated with. Where it shares its GPU with other models, one of them at a
-    time is there and the others wait in the host's memory; where the GPU is its own, all stay. Under ZeRO-3, DeepSpeed
-    has the shards, and ``--reward.offload`` says where they are.
+    They share its GPU. If that is shared with other models, one of them at a time is on it and the others wait in the
+    host's memory. Under ZeRO-3, DeepSpeed has the shards, and ``--reward.offload`` says where they are.
     """
 
     def _setup_distributed(self, strategy: Any) -> None:
@@ -304,13 +280,13 @@ class EnsembleRewardModelActor(undecorated(launcher.RewardModelActor)):
 class ActorGroup(launcher.RayActorGroup):
     """A model's workers, which do not wait for an engine that could not start.
 
-    The actor's first worker meets the engines in a group for the weights, where it would wait ten minutes for one
-    that has died: of a reward function that fails when it is imported, or for want of memory.
+    The actor's first worker joins the engines in a group for the weights, where it would wait ten minutes for one that
+    has died, for example of a reward function that cannot be imported, or for lack of memory.
     """
 
     def async_init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> list:
         engines = next((arg for arg in args if isinstance(arg, list)), None) or []
-        # ray.get raises what has failed first, whatever else it waits for.
+        # ray.get raises the first failure, whatever else it waits for.
         ready = [engine.__ray_ready__.remote() for engine in engines]
         return [*super().async_init_model_from_pretrained(*args, **kwargs), *ready]
 
@@ -320,7 +296,7 @@ def install(args: Any, entry: Any) -> None:
 
     In the driver, because Ray ships a decorated class by value, together with the module globals that it mentions: a
     name rebound in a worker comes too late. Our classes must travel by value too: as references they would bring the
-    worker's import of OpenRLHF's class, beside the shipped one that ``super()`` in its methods means.
+    worker's import of OpenRLHF's class, in addition to the shipped one that ``super()`` in its methods means.
 
     Args:
         args: the nested arguments.
@@ -330,14 +306,12 @@ def install(args: Any, entry: Any) -> None:
     ppo_trainer.PPOTrainer = ray.remote(FilteringPPOTrainer)
     ppo_trainer_async.TrainingActor = ray.remote(FilteringTrainingActor)
     ppo_trainer_async.GenerateSamplesActor = ray.remote(FilteringGenerateSamplesActor)
-    if args.sample_filter_score_ahead:
-        ppo_trainer_async.PPOTrainerAsync = ray.remote(ScoringPPOTrainerAsync)
     entry.RewardModelActor = reward_worker(args)
     entry.RayActorGroup = ActorGroup
 
 
 def reward_worker(args: Any) -> Any:
-    """The class of the reward model's workers, as Ray makes them: OpenRLHF's own unless there is an ensemble."""
+    """Return the class of the reward model's workers: OpenRLHF's own unless there is an ensemble."""
     if not reward_models(args):
         return launcher.RewardModelActor
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

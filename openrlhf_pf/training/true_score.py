@@ -1,26 +1,25 @@
-"""The true score as users write it: a Python file with a ``reward_func``."""
+"""True scores during training: asking a user's function for them, the probe, and early stopping.
+
+``StopRule`` ends training when the reward's pairwise accuracy falls below a threshold. Shapes: G prompts (groups), N
+scored samples per prompt.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from openrlhf_pf import registry
-
-
-def load_reward_func(file: str, flag: str) -> Callable:
-    """Import ``reward_func`` from a file that ``flag`` named.
-
-    Raises:
-        ValueError: the file does not import, or has no such function.
-    """
-    return registry.load_function(file, "reward_func", f"{flag} {file}", "reward_func(queries, prompts, labels)")
+#: Standard errors below the threshold that count as significant. The rule is evaluated after every rollout.
+CERTAINTY = 3.0
 
 
 def one_number(value: Any) -> float | None:
-    """The number that ``value`` is or holds, as a tensor or a list of one does; None where it is not one number."""
+    """Return the number that ``value`` is or holds, such as a tensor or a list of one; None for anything else."""
     try:
         numbers = torch.as_tensor(value, dtype=torch.float64).flatten()
     except (TypeError, ValueError, RuntimeError):
@@ -29,10 +28,11 @@ def one_number(value: Any) -> float | None:
 
 
 class TrueScore:
-    """Calls a user's ``reward_func``, a sample at a time as OpenRLHF does, several at once; counts what fails.
+    """Calls a user's ``reward_func`` with one sample at a time, as OpenRLHF does, in parallel; counts failures.
 
     Args:
-        function: ``reward_func(queries, prompts, labels)``; its ``scores``, or else its ``rewards``, are meant.
+        function: ``reward_func(queries, prompts, labels)``, which returns one number (or a list or tensor of it), or
+            a dictionary whose ``scores``, or else ``rewards``, hold it.
         workers: calls at a time.
     """
 
@@ -43,35 +43,133 @@ class TrueScore:
         self.last_error = ""
 
     def __call__(self, samples: Sequence[Any], tokenizer: Any) -> None:
-        """Set ``scores`` of every sample and put its extra logs into ``info``; a call that fails, or answers with
-        something else than one number, leaves NaN.
+        """Set ``scores`` of every sample and put its extra logs into ``info``.
+
+        A call that fails, or returns something else than one number, leaves NaN.
 
         Args:
             samples: OpenRLHF's ``Experience``, a sample each.
             tokenizer: the policy's.
         """
 
-        def score(sample: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]] | Exception:
-            query = tokenizer.decode(sample.sequences[0].tolist(), skip_special_tokens=False)
-            try:
-                result = self.function([query], sample.prompts, sample.labels)
-                value = result["rewards"] if result.get("scores") is None else result["scores"]
-                if (number := one_number(value)) is None:
-                    raise ValueError(f"one number is needed for one response, got {value!r:.60}")
-                logs = {name: one_number(value) for name, value in (result.get("extra_logs") or {}).items()}
-                return _tensor(number), {name: _tensor(x) for name, x in logs.items() if x is not None}
-            except Exception as error:  # whatever a user's function raises, the other samples are worth keeping
-                return error
+        queries = (tokenizer.decode(s.sequences[0].tolist(), skip_special_tokens=False) for s in samples)
+        calls = [(query, s.prompts[0], s.labels[0] if s.labels else "") for query, s in zip(queries, samples)]
+        for sample, (number, logs) in zip(samples, self.score_texts(calls)):
+            sample.scores = _tensor(number)
+            sample.info |= {name: _tensor(value) for name, value in logs.items()}
 
-        for sample, result in zip(samples, self.pool.map(score, samples)):
-            sample.scores = torch.tensor([math.nan])
+    def score_texts(self, calls: Sequence[tuple[str, str, str]]) -> list[tuple[float, dict[str, float]]]:
+        """Return the score and the extra logs of each (query, prompt, label); NaN for a call that fails."""
+        scored = []
+        for result in self.pool.map(self._try, calls):
             if isinstance(result, Exception):
                 self.failed += 1
                 self.last_error = f"{type(result).__name__}: {result}"
-                continue
-            sample.scores, logs = result
-            sample.info |= logs
+                result = math.nan, {}
+            scored.append(result)
+        return scored
+
+    def _try(self, call: tuple[str, str, str]) -> tuple[float, dict[str, float]] | Exception:
+        try:
+            return self.call(*call)
+        except Exception as error:  # whatever a user's function raises, the other samples are worth keeping
+            return error
+
+    def call(self, query: str, prompt: str, label: str) -> tuple[float, dict[str, float]]:
+        """Call the function once.
+
+        Raises:
+            ValueError: the score is not one number.
+            Exception: whatever the function raises.
+        """
+        result = self.function([query], [prompt], [label])
+        logs = {}
+        if isinstance(result, Mapping):
+            logs = {name: one_number(value) for name, value in (result.get("extra_logs") or {}).items()}
+            result = result["rewards"] if result.get("scores") is None else result["scores"]
+        if (number := one_number(result)) is None:
+            raise ValueError(f"one number is needed for one response, got {result!r:.60}")
+        return number, {name: value for name, value in logs.items() if value is not None}
 
 
 def _tensor(number: float) -> torch.Tensor:
     return torch.tensor([number], dtype=torch.float64)
+
+
+class StopTraining(Exception):
+    """Training should end in good order; the message says why."""
+
+
+def pairs_within(rewards: NDArray, scores: NDArray) -> NDArray[np.float64]:
+    """Return (G, 2): a prompt's pairs of samples with different true scores that the rewards order right (equal
+    rewards count half), and all of them.
+
+    Args:
+        rewards: (G, N); NaN and infinite ones are left out.
+        scores: (G, N) true scores; the same.
+    """
+    known = np.isfinite(rewards) & np.isfinite(scores)
+    better = scores[:, :, None] > scores[:, None, :]
+    better &= known[:, :, None] & known[:, None, :]
+    right = better & (rewards[:, :, None] > rewards[:, None, :])
+    equal = better & (rewards[:, :, None] == rewards[:, None, :])
+    return np.stack([right.sum(axis=(1, 2)) + 0.5 * equal.sum(axis=(1, 2)), better.sum(axis=(1, 2))], axis=1)
+
+
+class StopRule:
+    """Early stopping when rewards order fewer pairs within prompts right than a share, significantly.
+
+    The share is pairwise accuracy within prompts, as in the reliability report: 1 is always right, 0.5 is guessing.
+
+    Args:
+        below: the share.
+        window: rollouts with true scores that are used; with fewer, nothing stops.
+    """
+
+    def __init__(self, below: float, window: int) -> None:
+        self.below, self.window = below, window
+        # Of each rollout, over its prompts: how many had pairs, and the sums of right, all, right², right all, all².
+        self._rollouts: deque[list[float]] = deque(maxlen=window)
+
+    def observe(self, rewards: NDArray, scores: NDArray) -> None:
+        """Add a rollout: (G, N) rewards and true scores; one without pairs does not count."""
+        pairs = pairs_within(rewards, scores)
+        right, total = pairs[pairs[:, 1] > 0].T
+        if len(total):
+            sums = (right, total, right * right, right * total, total * total)
+            self._rollouts.append([float(len(total)), *(float(x.sum()) for x in sums)])
+
+    def accuracy(self) -> tuple[float, float]:
+        """Return pairwise accuracy over the window, and its standard error with prompts as units; NaN without data."""
+        if not self._rollouts:
+            return math.nan, math.nan
+        prompts, right, total, squares, products, totals = np.sum(np.array(self._rollouts), axis=0).tolist()
+        share = right / total
+        variance = max(squares - 2 * share * products + share**2 * totals, 0.0) / total**2
+        return share, math.sqrt(variance * prompts / (prompts - 1)) if prompts > 1 else math.nan
+
+    def metrics(self) -> dict[str, float]:
+        """Return ``filter/pairwise_accuracy`` and its standard error ``filter/pairwise_accuracy_error``, if known."""
+        share, error = self.accuracy()
+        figures = {"pairwise_accuracy": share, "pairwise_accuracy_error": error}
+        return {f"filter/{name}": value for name, value in figures.items() if not math.isnan(value)}
+
+    def reason(self) -> str | None:
+        """Return why training should stop, in a sentence; None if it should not."""
+        share, error = self.accuracy()
+        if len(self._rollouts) < self.window or not share + CERTAINTY * error < self.below:
+            return None
+        return (
+            f"over the last {self.window} rollouts with true scores, rewards order {share:.3f} of the pairs within a "
+            f"prompt right (standard error {error:.3f}), significantly below --sample_filter_stop_below "
+            f"{self.below:g}: the reward model no longer distinguishes this policy's responses"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return {"rollouts": list(self._rollouts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._rollouts.clear()
+        self._rollouts.extend(list(map(float, sums)) for sums in state["rollouts"])

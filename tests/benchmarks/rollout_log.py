@@ -1,4 +1,4 @@
-"""Cost of the rollout log: what a step waits for, and what its thread does meanwhile.
+"""Cost of the rollout log: what a step waits for, and what its thread does.
 
     python tests/benchmarks/rollout_log.py [--prompts 1024] [--samples 8] [--tokens 512] [--steps 10]
 

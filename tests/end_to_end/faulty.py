@@ -1,4 +1,4 @@
-"""What goes wrong in a training: a reward server that misbehaves as told, and processes to kill by their id."""
+"""What goes wrong in a training: a reward server that misbehaves on request, and processes to kill by their id."""
 
 import contextlib
 import json

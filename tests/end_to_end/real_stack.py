@@ -49,7 +49,7 @@ def stack_environment(gpus: bool = False) -> dict[str, str]:
 
 
 def observing(folder: Path) -> dict[str, str]:
-    """What has the workers write down what they see, and W&B's record, in a folder."""
+    """What has the workers record what they get, and W&B's record, in a folder."""
     # What the caller has there comes after it: a checkout that is not the installed one, for example.
     path = os.pathsep.join(filter(None, [str(HERE / "observer"), os.environ.get("PYTHONPATH")]))
     return {"OBSERVE_DIR": str(folder), "PYTHONPATH": path, "WANDB_DIR": str(folder)}
@@ -66,31 +66,31 @@ class Run:
             int(step): eval(status, {"nan": float("nan"), "inf": float("inf")}) for step, status in STEP.findall(plain)
         }
 
-    def seen(self, model: str) -> list[dict]:
-        """What the observer wrote down about the workers of a model."""
+    def entries(self, model: str) -> list[dict]:
+        """What the observer recorded of the workers of a model."""
         files = sorted((self.folder / "observed").glob("*.jsonl"))
-        entries = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-        return [entry for entry in entries if entry["model"] == model]
+        found = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        return [entry for entry in found if entry["model"] == model]
 
     def rows(self, model: str, event: str) -> dict[int, list[int]]:
         """Rank to the number of samples of each call, e.g. ``rows("RewardModelActor", "forward")``."""
-        seen: dict[int, list[int]] = defaultdict(list)
-        for entry in self.seen(model):
+        rows: dict[int, list[int]] = defaultdict(list)
+        for entry in self.entries(model):
             if entry["event"] == event:
-                seen[entry["rank"]] += entry["rows"]
-        return dict(seen)
+                rows[entry["rank"]] += entry["rows"]
+        return dict(rows)
 
     def took(self, model: str, event: str, clock: str = "wall") -> list[float]:
         """Seconds of each call in the first rank's worker, e.g. ``took("ActorPPOTrainer", "train")``."""
-        return [e[clock] for e in self.seen(model) if e["event"] == f"{event}_took" and e["rank"] == 0]
+        return [e[clock] for e in self.entries(model) if e["event"] == f"{event}_took" and e["rank"] == 0]
 
     def nodes(self, *models: str) -> set[str]:
         """The nodes of the cluster that these models' workers were on."""
-        return {entry["node"] for model in models for entry in self.seen(model)}
+        return {entry["node"] for model in models for entry in self.entries(model)}
 
     def memory(self, model: str) -> float:
         """The largest resident memory of a worker of the model, in MiB."""
-        return max(entry["memory_mib"] for entry in self.seen(model))
+        return max(entry["memory_mib"] for entry in self.entries(model))
 
     def samples(self, model: str, event: str) -> int:
         return sum(sum(rows) for rows in self.rows(model, event).values())
@@ -132,7 +132,6 @@ class RunningCluster:
         mine = ("--head", "--port", str(self.port), "--temp-dir", scratch, "--include-dashboard", "false")
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "openrlhf_pf.training.warm_workers"),
                 *(os.path.join(os.path.dirname(sys.executable), "ray"), "start", "--block"),
                 *("--node-ip-address", "127.0.0.1", *(mine if head else ("--address", self.address))),
                 # Free ports, by the kernel: two clusters that start together would both take the first of Ray's range.
@@ -249,9 +248,9 @@ class Stack:
         """
         run = self.finish(self.start(folder, prompts, flags, entry, **environment), folder)
         if run.returncode != 0 and "EADDRINUSE" in run.log:
-            print("the port that OpenRLHF had chosen was taken meanwhile: one more try")
-            for seen in ("observed", "tensorboard"):
-                shutil.rmtree(folder / seen, ignore_errors=True)
+            print("the port that OpenRLHF had chosen was taken in between: one more try")
+            for name in ("observed", "tensorboard"):
+                shutil.rmtree(folder / name, ignore_errors=True)
             run = self.finish(self.start(folder, prompts, flags, entry, **environment), folder)
         assert run.returncode == 0, run.log[-6000:]
         return run

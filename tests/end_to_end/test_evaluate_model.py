@@ -46,7 +46,16 @@ def start(data, output, *source):
 
 def test_a_killed_evaluation_gives_the_same_numbers_when_it_is_started_again(stack, tmp_path):
     data, output = write_problems(tmp_path / "tiny.jsonl"), tmp_path / "result.json"
-    model = ("--model", stack.policy, "--plain", "--max_new_tokens", 24, "--vllm", "max_model_len=96", "enforce_eager=true")
+    model = (
+        "--model",
+        stack.policy,
+        "--plain",
+        "--max_new_tokens",
+        24,
+        "--vllm",
+        "max_model_len=96",
+        "enforce_eager=true",
+    )
     sampling = ("--n_samples", 3, "--temperature", 0.8, "--k", 1, 3)
     process = start(data, output, *model, *sampling)
     log = tmp_path / "result.json.log.jsonl"

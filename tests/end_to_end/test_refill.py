@@ -54,4 +54,4 @@ def test_steps_are_full_until_the_prompts_are_used_up(stack, tmp_path):
         assert metrics["filter/replaced_prompts"] == replaced
         assert metrics["filter/replaced_share"] == pytest.approx(replaced / len(kinds))
     assert run.samples("PolicyModelActor", "forward") == run.samples("ActorPPOTrainer", "train") == 2 * 11 * 2
-    assert "A step goes on with" not in run.log
+    assert "A step continues with" not in run.log

@@ -42,20 +42,20 @@ def kinds(rows) -> list[int]:
     return [int(re.search(r"add (\d+)", prompt)[1]) % 3 for prompt in rows.prompt]
 
 
-def seeing(folder: Path) -> str:
-    """The flags of a filter that writes down what it sees of prompts, with a log."""
+def recording(folder: Path) -> str:
+    """The flags of a filter that records what it knows of prompts, with a log."""
     return (
-        f"--sample_filter {HERE / 'seeing.py'}:Seeing --sample_filter_log {folder / 'log'} "
-        f"--sample_filter_options file={folder / 'seen.jsonl'} "
+        f"--sample_filter {HERE / 'recording_filter.py'}:Recording --sample_filter_log {folder / 'log'} "
+        f"--sample_filter_options file={folder / 'recorded.jsonl'} "
     )
 
 
 def assert_what_was_known_before(folder: Path) -> None:
-    """What the filter saw of each prompt is what the log of the earlier steps says of it (decay 1,1)."""
+    """What the filter knew of each prompt is what the log of the earlier steps says of it (decay 1,1)."""
     log, before = steps_of(folder), defaultdict(list)
-    seen = [json.loads(line) for line in (folder / "seen.jsonl").read_text().splitlines()]
-    assert [entry["step"] for entry in seen] == list(log)
-    for entry in seen:
+    recorded = [json.loads(line) for line in (folder / "recorded.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in recorded] == list(log)
+    for entry in recorded:
         rows = log[entry["step"]]
         number = [int(re.search(r"add (\d+)", prompt)[1]) for prompt in entry["prompts"]]
         assert sorted(entry["prompts"]) == sorted(rows.groupby("group").prompt.first())
@@ -81,7 +81,7 @@ def test_prompts_that_are_always_or_never_right_are_left_out(stack, tmp_path):
         tmp_path / "run",
         48,
         "--prompt_selection vade --prompt_selection_options decay=1,1 gain=variance explore=mean "
-        f"--train.agent_func_path {agent} {seeing(tmp_path / 'run')} "
+        f"--train.agent_func_path {agent} {recording(tmp_path / 'run')} "
         "--train.async_enable --algo.advantage.estimator group_norm --train.num_episodes 2 --ckpt.save_steps 12 "
         "--ds.zero_stage 2 --actor.num_gpus_per_node 2 --ref.num_gpus_per_node 2",
     )
@@ -101,12 +101,12 @@ def test_prompts_that_are_always_or_never_right_are_left_out(stack, tmp_path):
 
 
 def test_a_local_reward_model_tells_how_prompts_went(stack, tmp_path):
-    """Synchronously, 4 steps of 4 from 16 prompts; what the filter sees of them is as in asynchronous training."""
+    """Synchronously, 4 steps of 4 from 16 prompts; what the filter knows of them is as in asynchronous training."""
     run = stack.train(
         tmp_path / "run",
         16,
         f"--prompt_selection target --prompt_selection_success_above 0 --reward.model_name_or_path {stack.reward} "
-        f"--prompt_selection_options decay=1,1 {seeing(tmp_path / 'run')} --rollout.batch_size 4",
+        f"--prompt_selection_options decay=1,1 {recording(tmp_path / 'run')} --rollout.batch_size 4",
     )
     assert list(run.steps) == [1, 2, 3, 4]
     assert run.samples("RewardModelActor", "forward") == 2 * run.samples("PolicyModelActor", "forward") == 16 * 4

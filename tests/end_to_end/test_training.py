@@ -17,7 +17,6 @@ from tiny_model import write_prompts
 from openrlhf_pf import rollout_log
 
 HERE = Path(__file__).parent
-LEARNED = str(HERE.parents[1] / "examples/filters/learned_weights.py:LearnedWeights")
 
 
 def rotating(kind: str, folder: Path) -> str:
@@ -131,7 +130,9 @@ def test_every_batch_strategy_async_with_a_reward_function_that_fails_for_some(s
 
 def test_every_batch_strategy_resampled_with_all_models_on_one_gpu_in_an_initialised_driver(stack, tmp_path):
     """Draws repeat samples: a sample goes forward once and trains as often as it was drawn."""
-    driver = "import ray; ray.init(); from openrlhf_pf.training.launch import main; main(); print('DRIVER GOES ON')"
+    driver = (
+        "import ray; ray.init(); from openrlhf_pf.training.startup.launch import main; main(); print('DRIVER GOES ON')"
+    )
     run = stack.train(
         tmp_path / "run",
         32,
@@ -157,7 +158,7 @@ def test_an_agent_reweighted_with_dynamic_filtering_and_evaluation(stack, tmp_pa
     run = stack.train(
         tmp_path / "run",
         16,
-        "--sample_filter rank_weights --sample_filter_weights 4 2 1 0 --sample_filter_mode reweight "
+        "--sample_filter rank_weights --sample_filter_options weights=4,2,1,0 --sample_filter_mode reweight "
         f"--train.agent_func_path {HERE / 'agent.py'} --algo.dynamic_filtering_enable "
         "--algo.advantage.estimator group_norm --rollout.batch_size 4 "
         f"--eval.dataset {evaluation} --eval.steps 1 --eval.n_samples_per_prompt 3 --ckpt.best_metric_key none",
@@ -173,56 +174,25 @@ def test_an_agent_reweighted_with_dynamic_filtering_and_evaluation(stack, tmp_pa
     assert 0 < run.samples("PolicyModelActor", "forward") <= scored * 3 / 4
 
 
-def learning(stack, folder, name, options, reward):
+def test_adaptive_learns_from_a_probe_that_does_not_train(stack, tmp_path):
     """16 prompts in 4 asynchronous steps; 6 prompts of a probe are sampled and scored before steps 1 and 3."""
-    probe = write_prompts(folder / "probe.jsonl", 6)
+    probe = write_prompts(tmp_path / "probe.jsonl", 6)
     run = stack.train(
-        folder / "run",
+        tmp_path / "run",
         16,
-        f"--sample_filter {name} --sample_filter_options {options} "
+        "--sample_filter adaptive --sample_filter_options candidates=best_worst,best_random patience=1 "
         f"--sample_filter_probe {probe} --sample_filter_probe_every 2 "
-        f"--sample_filter_probe_score {HERE / 'true_score.py'} {reward} "
+        f"--sample_filter_probe_score {HERE / 'true_score.py'} "
+        f"--reward.model_name_or_path {stack.reward} --algo.advantage.estimator reinforce "
         "--train.async_enable --algo.kl.init_coef 0 --rollout.batch_size 4",
     )
     assert list(run.steps) == [1, 2, 3, 4]
     assert run.samples("PolicyModelActor", "forward") == run.samples("ActorPPOTrainer", "train") == 16 * 2
     assert run.steps[4]["rollout/num_samples"] == 16
-    return run
-
-
-def test_adaptive_learns_from_a_probe_that_does_not_train(stack, tmp_path):
-    """The reward model is asked by both halves: ahead by the generating one, and about the probe by the other."""
-    run = learning(
-        stack,
-        tmp_path,
-        "adaptive",
-        "candidates=best_worst,best_random patience=1",
-        f"--reward.model_name_or_path {stack.reward} --algo.advantage.estimator reinforce --sample_filter_score_ahead",
-    )
     assert run.samples("RewardModelActor", "forward") == (16 + 2 * 6) * 4
-    assert run.log.count("of 16 samples while others were generated") == 4
     first, second, third, _ = (step["filter/gain_best_worst"] for step in run.steps.values())
     assert -1 <= first <= 1 and first == second != third
     assert run.steps[4]["filter/strategy"] in (0, 1)
-
-
-def test_weights_are_learnt_from_a_probe_that_does_not_train(stack, tmp_path):
-    """The reward is the probe's true score: with one that is unlike it, there may be nothing to learn."""
-    reward = tmp_path / "reward.py"
-    reward.write_text(
-        "def reward_func(queries, prompts, labels):\n"
-        "    response = queries[0][len(prompts[0]) :].replace('<eos>', '').replace('<pad>', '')\n"
-        "    characters = sum(character.isascii() for character in response)\n"
-        "    return {'rewards': [float(characters % 2 == 0)]}\n"
-    )
-    reward = f"--reward.remote_url {reward} --algo.advantage.estimator rloo --sample_filter_baseline group"
-    run = learning(stack, tmp_path, LEARNED, "patience=1 method=reinforce", reward)
-    weights = [[step[f"filter/weight_{rank}"] for rank in range(1, 5)] for step in run.steps.values()]
-    assert weights[0] == weights[1] == [0.5, 0.0, 0.0, 0.5], "the first look has nothing to judge by"
-    assert sum(weights[3]) == pytest.approx(1.0)
-    # The second look, before step 3, is the first that weights learnt before it are judged on.
-    judged = ["filter/j" in step and "filter/j_start" in step for step in run.steps.values()]
-    assert judged == [False, False, True, True]
 
 
 def test_a_killed_run_resumes_where_it_was_and_so_does_its_filter(stack, tmp_path):
@@ -257,9 +227,9 @@ def test_a_killed_run_resumes_where_it_was_and_so_does_its_filter(stack, tmp_pat
         for _, prompt in rows.groupby("group"):
             check_group(name, prompt)
         assert rows.prompt.nunique() == 4
-    seen = [set(rows.prompt) for rows in log.values()]
+    taken = [set(rows.prompt) for rows in log.values()]
     figures = run.scalars()["train/selection/seen"]
-    assert figures[-1] == pytest.approx(len(set.union(*seen)) / 15), "it knows what the killed run took"
+    assert figures[-1] == pytest.approx(len(set.union(*taken)) / 15), "it knows what the killed run took"
 
 
 class RewardServer:

@@ -1,4 +1,4 @@
-"""A true score as users write it: it returns no scores beside the rewards, and fails for one prompt."""
+"""A true score as users write it: it returns rewards but no scores, and fails for one prompt."""
 
 
 def reward_func(queries, prompts, labels):

@@ -8,7 +8,7 @@
 # Needs a checkout, an environment in which training could start (python -m openrlhf_pf.cli.doctor) and nothing else on
 # the GPUs; takes a random model of about half a billion parameters, made on the spot. Two trainings of some steps, no
 # filter and best_worst 2 of 8. The last line is the verdict; all of it is in gpu-check.txt, too, in the folder that
-# this was started in, and the log of a training that failed beside it.
+# this was started in, and the log of a training that failed next to it.
 #     PYTHON=...    the interpreter of that environment, default python
 # Exit code 0: every check passed. 1: one failed, or a training did. 2: refused, nothing was started.
 set -euo pipefail

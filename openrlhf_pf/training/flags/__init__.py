@@ -1,0 +1,78 @@
+"""Our command-line flags, one file per concern: each flag, its check, its error sentence.
+
+Nothing here imports OpenRLHF, so that bad arguments are refused within a second or two.
+"""
+
+import argparse
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+from openrlhf_pf.rollout_log import check_directory
+
+
+class Flag:
+    """A flag as ``argparse`` takes it: its name, its help, and the settings of ``add_argument``."""
+
+    def __init__(self, name: str, help: str, **settings: Any) -> None:
+        self.name, self.settings = name, {"help": help, **settings}
+
+
+def add_group(parser: argparse.ArgumentParser, title: str, description: str, flags: Iterable[Flag]) -> None:
+    """Add flags to OpenRLHF's parser, in a group of their own."""
+    group = parser.add_argument_group(title, description)
+    for flag in flags:
+        group.add_argument(flag.name, **flag.settings)
+
+
+def first_given(args: SimpleNamespace, prefix: str, names: Iterable[str]) -> str | None:
+    """Return the first flag ``--<prefix>_<name>`` that was given, None if none was."""
+    return next((f"--{prefix}_{name}" for name in names if getattr(args, f"{prefix}_{name}") is not None), None)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add all flags of PPO training to OpenRLHF's parser."""
+    from openrlhf_pf.training.flags import prompts, reward_models, sample_filter, true_scores
+
+    add_group(
+        parser,
+        "policy filtration (openrlhf_pf)",
+        "Score all --rollout.n_samples_per_prompt samples, train on the ones that a filter keeps.",
+        (*sample_filter.FLAGS, *prompts.FLAGS, *reward_models.FLAGS, *true_scores.FLAGS),
+    )
+    add_group(
+        parser,
+        "prompt selection (openrlhf_pf)",
+        "Choose the prompts of each rollout by the results of earlier rollouts.",
+        prompts.SELECTION_FLAGS,
+    )
+
+
+def check_arguments(args: SimpleNamespace) -> None:
+    """Check all flags of PPO training against OpenRLHF's arguments.
+
+    Args:
+        args: OpenRLHF's nested arguments, from ``openrlhf.utils.config.hierarchize``.
+
+    Raises:
+        ValueError: one sentence that says what was given, what is allowed and what to do.
+    """
+    from openrlhf_pf.training.flags import batches, data, prompts, reward_models, sample_filter, true_scores
+
+    sample_filter.check_unused(args)
+    prompts.check_drop(args)
+    prompts.check_refill(args)
+    true_scores.check_stop(args)
+    prompts.check_selection(args)
+    if not sample_filter.is_active(args):
+        return
+    chosen = sample_filter.filter_from_args(args)
+    sample_filter.check_keep(args, chosen)
+    sample_filter.check_estimator(args, chosen)
+    reward_models.check_reward_models(args)
+    true_scores.check_probe(args, chosen)
+    batches.check_batches(args, chosen)
+    if args.sample_filter_log:
+        check_directory(args.sample_filter_log)
+    data.check_user_code(args)
+    data.check_paths(args)

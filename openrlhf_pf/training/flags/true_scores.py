@@ -1,0 +1,104 @@
+"""Flags that need true scores during training: the probe of filters that learn, and early stopping."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+from openrlhf_pf import registry
+from openrlhf_pf.filters import LearningFilter, SampleFilter
+from openrlhf_pf.training.flags import Flag, first_given
+from openrlhf_pf.training.flags.prompts import is_scored_when_generated
+from openrlhf_pf.training.flags.sample_filter import LEARNING
+
+STOP_WINDOW = 10
+
+FLAGS = (
+    Flag(
+        "--sample_filter_probe",
+        f"for {', '.join(LEARNING)}: prompts that are sampled and scored only for the filter to learn from, any data "
+        "set that OpenRLHF reads",
+        metavar="DATA",
+    ),
+    Flag(
+        "--sample_filter_probe_every",
+        "steps between two evaluations of the probe (default: 10)",
+        type=int,
+        metavar="M",
+    ),
+    Flag(
+        "--sample_filter_probe_score",
+        "file whose reward_func returns the true score of the probe's samples; needed if rewards come from a local "
+        "reward model",
+        metavar="FILE.py",
+    ),
+    Flag(
+        "--sample_filter_stop_below",
+        "end training, with a checkpoint, when the reward's pairwise accuracy within prompts is significantly below "
+        "this share, over a window of rollouts",
+        type=float,
+        metavar="R",
+    ),
+    Flag(
+        "--sample_filter_stop_window",
+        f"rollouts (or evaluations of the probe) in that window (default: {STOP_WINDOW})",
+        type=int,
+        metavar="M",
+    ),
+)
+
+
+def load_reward_func(file: str, flag: str) -> Callable:
+    """Return ``reward_func`` of the file that ``flag`` names.
+
+    Raises:
+        ValueError: the file cannot be imported, or has no such function.
+    """
+    return registry.load_function(file, "reward_func", f"{flag} {file}", "reward_func(queries, prompts, labels)")
+
+
+def check_probe(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
+    """Raise ValueError if the probe cannot give the filter, or early stopping, true scores."""
+    brings_scores = is_scored_when_generated(args)
+    if args.sample_filter_probe is None:
+        if flag := first_given(args, "sample_filter", ("probe_every", "probe_score")):
+            raise ValueError(f"{flag} has no effect without --sample_filter_probe DATA: add it or leave the flag out.")
+        if isinstance(sample_filter, LearningFilter) and not brings_scores:
+            raise ValueError(
+                f"--sample_filter {args.sample_filter} learns from true scores, and a local reward model gives none: "
+                "give prompts to learn from with --sample_filter_probe DATA and --sample_filter_probe_score FILE.py."
+            )
+        return
+    if not hasattr(sample_filter, "observe") and args.sample_filter_stop_below is None:
+        raise ValueError(
+            f"--sample_filter_probe has no effect with --sample_filter {args.sample_filter}, which learns nothing "
+            f"from true scores: choose {' or '.join(LEARNING)}, or leave the flag out."
+        )
+    if args.sample_filter_probe_every is not None and args.sample_filter_probe_every < 1:
+        raise ValueError(f"--sample_filter_probe_every must be 1 or more, got {args.sample_filter_probe_every}.")
+    if args.sample_filter_probe_score:
+        load_reward_func(args.sample_filter_probe_score, "--sample_filter_probe_score")
+    elif not brings_scores:
+        raise ValueError(
+            "the samples of --sample_filter_probe need true scores, and a local reward model gives none: name a "
+            "reward_func with --sample_filter_probe_score FILE.py."
+        )
+
+
+def check_stop(args: SimpleNamespace) -> None:
+    """Raise ValueError if early stopping has no pairs to compare, or its numbers are out of range."""
+    below, window = args.sample_filter_stop_below, args.sample_filter_stop_window
+    if below is None:
+        if window is not None:
+            raise ValueError("--sample_filter_stop_window has no effect without --sample_filter_stop_below R: add it.")
+        return
+    if not 0 < below <= 1:
+        raise ValueError(
+            f"--sample_filter_stop_below must be above 0 and at most 1, got {below}: it is a share of pairs, and "
+            "guessing gives 0.5."
+        )
+    if window is not None and window < 1:
+        raise ValueError(f"--sample_filter_stop_window must be 1 or more, got {window}.")
+    if not (is_scored_when_generated(args) or args.sample_filter_probe):
+        raise ValueError(
+            "--sample_filter_stop_below compares rewards with true scores, and a local reward model gives none: give "
+            "prompts to score with --sample_filter_probe DATA and --sample_filter_probe_score FILE.py."
+        )

@@ -1,0 +1,458 @@
+"""From the command line to OpenRLHF's entry module: import hook, preflight, compatibility checks, stale locks."""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+
+pytest.importorskip("openrlhf")
+
+from openrlhf.utils.config import hierarchize
+from rollouts import MINIMAL
+
+from openrlhf_pf import _import_hook
+from openrlhf_pf.training.startup import compatibility, launch, placement, stale_locks
+from openrlhf_pf.training.startup.compatibility import check_interface, check_parameters, check_version
+from openrlhf_pf.training.startup.preflight import Refused, preflight
+from openrlhf_pf.training.startup.stale_locks import find_unheld_locks, remove_stale_locks
+
+FLAGS = " ".join(MINIMAL)
+HEAVY = {"openrlhf.trainer", "openrlhf.utils", "vllm", "deepspeed", "ray", "transformers", "torch"}
+ROOT = Path(__file__).parents[2]
+PTH = ROOT / "openrlhf_pf" / "openrlhf_pf.pth"
+
+
+# ── Preflight: help and refusals come before OpenRLHF, vLLM, DeepSpeed and Ray are imported ──
+
+
+def run(module: str, flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-X", "importtime", "-m", module, *flags.split()]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "300"}, timeout=300)
+
+
+@pytest.mark.parametrize(
+    "module, flags, status, words",
+    [
+        ("openrlhf.cli.train_ppo", "--help", 0, "--sample_filter_keep"),
+        (
+            "openrlhf.cli.train_ppo",
+            f"{FLAGS} --sample_filtre best_worst",
+            2,
+            "openrlhf_pf: there is no flag --sample_filtre: did you mean '--sample_filter'?",
+        ),
+        ("openrlhf.cli.train_ppo", f"{FLAGS} --sample_filter best_wurst", 2, "did you mean 'best_worst'?"),
+        (
+            "openrlhf.cli.train_ppo",
+            f"{FLAGS} --rollout.batchsize=8",
+            2,
+            "openrlhf_pf: there is no flag --rollout.batchsize: did you mean '--rollout.batch_size'?",
+        ),
+        (
+            "openrlhf.cli.train_ppo",
+            f"{FLAGS} --sample_filter_keep two",
+            2,
+            "openrlhf_pf: argument --sample_filter_keep: invalid int value: 'two'; --help lists all flags.",
+        ),
+        (
+            "openrlhf.cli.train_ppo",
+            f"{FLAGS} --sample_filter best_worst --train.batch_size 17",
+            2,
+            "which is not a whole number of --train.batch_size 17",
+        ),
+        (
+            "openrlhf.cli.train_ppo",
+            f"{FLAGS} --algo.dynamic_filtering_enable",
+            2,
+            "openrlhf_pf: OpenRLHF refuses these arguments: remote_rm_url or agent_func_path must be specified",
+        ),
+        ("openrlhf_pf.cli.train_rm", "--help", 0, "--policy_samples_weight"),
+        ("openrlhf_pf.cli.train_rm", "--policy_samples absent", 2, "there is no file or directory 'absent'"),
+        (
+            "openrlhf_pf.cli.train_rm",
+            "--policy_samples_weight 0.5",
+            2,
+            "openrlhf_pf: --policy_samples_weight has no effect without --policy_samples: name",
+        ),
+        ("openrlhf_pf.cli.collect", "--help", 0, "--collect.max_prompts"),
+        ("openrlhf_pf.cli.collect", f"{FLAGS} --collect.output out", 2, "--collect.score FILE.py"),
+    ],
+)
+def test_an_answer_needs_no_part_of_the_stack(module, flags, status, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(module, flags)
+    imported = set(re.findall(r"^import time:.*\|\s+(\S+)$", result.stderr, re.M))
+    errors = "\n".join(line for line in result.stderr.splitlines() if not line.startswith("import time:"))
+    assert (result.returncode, words in result.stdout + errors) == (status, True), result.stdout + errors
+    assert "argparse" in imported and not HEAVY & imported
+    assert (result.stdout + errors).count("usage:") == (status == 0), "the help is printed once, and only as an answer"
+    assert status == 0 or len(errors.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir()), "a refusal leaves nothing behind"
+
+
+@pytest.fixture
+def entry(tmp_path, monkeypatch):
+    """A function that writes an entry module with that body under ``if __name__ == "__main__"``."""
+
+    def write(body: str) -> str:
+        lines = "".join(f"    {line}\n" for line in body.splitlines())
+        text = f"import argparse\nimport heavy_part\n\nif __name__ == '__main__':\n{lines}"
+        (tmp_path / "entry_module.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        return "entry_module"
+
+    return write
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    return argparse.Namespace(size=3)
+
+
+def test_the_checks_of_the_entry_module_are_run_without_what_it_imports(entry):
+    name = entry("args = argparse.ArgumentParser().parse_args()\nassert args.size > 3, 'size is 3'\ntrain(args)")
+    with pytest.raises(Refused, match=r"^OpenRLHF refuses these arguments: size is 3$"):
+        preflight(name, parse)
+
+
+def test_an_assertion_without_words_is_shown_itself(entry):
+    name = entry("args = argparse.ArgumentParser().parse_args()\nassert args.size > 3")
+    with pytest.raises(Refused, match="assert args.size > 3$"):
+        preflight(name, parse)
+
+
+def test_what_needs_more_than_the_standard_library_is_left_to_the_run(entry, capsys):
+    own = argparse.ArgumentParser.parse_args
+    preflight(entry("print('warned')\nheavy_part.check(argparse.ArgumentParser().parse_args())"), parse)
+    assert argparse.ArgumentParser.parse_args is own
+    assert capsys.readouterr().out == "", "the run says it again"
+
+
+@pytest.fixture
+def unreachable(entry, monkeypatch):
+    """An entry module that preflight cannot follow as far as its parser: a name that only its imports define."""
+    name = entry(
+        "heavy_part.VALUE\nparser = argparse.ArgumentParser()\nparser.add_argument('--size', type=int)\n"
+        "parser.set_defaults(**{'rollout.n_samples_per_prompt': 1})\nargs = parser.parse_args()\nprint('went on')"
+    )
+    monkeypatch.setattr(launch, "check_interface", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["train", "--size", "3"])
+    monkeypatch.setitem(sys.modules, "heavy_part", argparse.Namespace(VALUE=1))
+    return launch.Host(name, "rollout.n_samples_per_prompt", resolve=lambda flat: None)
+
+
+@pytest.mark.parametrize("stage", ["resolve", "check"])
+def test_arguments_that_preflight_could_not_reach_are_checked_all_the_same(stage, unreachable, capsys):
+    def refuse(args):
+        raise ValueError("the size is wrong.")
+
+    if stage == "resolve":
+        unreachable = replace(unreachable, resolve=refuse)
+    with pytest.raises(SystemExit) as exit_:
+        check = refuse if stage == "check" else lambda args: None
+        launch.run(lambda parser: None, check, lambda args, entry: None, unreachable)
+    said = capsys.readouterr()
+    assert (exit_.value.code, said.err, said.out) == (2, "openrlhf_pf: the size is wrong.\n", "")
+
+
+# ── Compatibility: the contract with OpenRLHF holds for the installed one, and a breach is named ──
+
+
+def test_the_installed_openrlhf_fits():
+    assert check_version() == metadata.version("openrlhf")
+    check_interface()
+
+
+@pytest.mark.parametrize("version", ["0.10.4", "0.12.0", "1.0"])
+def test_another_version_is_named(monkeypatch, version):
+    monkeypatch.setattr(metadata, "version", lambda name: version)
+    with pytest.raises(ImportError, match=f"<0.12,>=0.11.0 is supported, found {version}"):
+        check_version()
+
+
+def test_a_missing_openrlhf_is_named(monkeypatch):
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    with pytest.raises(ImportError, match="is needed, but it is not installed"):
+        check_version()
+
+
+def test_a_changed_method_is_named_with_what_was_expected_and_found():
+    path = "openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker.make_experience"
+    with pytest.raises(ImportError) as error:
+        check_parameters(path, ("self", "samples"))
+    assert str(error.value) == f"expected {path} to take (self, samples), found (self, samples_list)."
+
+
+def test_a_method_that_is_gone_is_named():
+    with pytest.raises(ImportError, match="expected OpenRLHF to have .*:PPOTrainer.gone, found nothing"):
+        check_parameters("openrlhf.trainer.ppo_trainer:PPOTrainer.gone", ())
+
+
+def test_a_missing_experience_field_is_named(monkeypatch):
+    monkeypatch.setattr(compatibility, "EXPECTED_EXPERIENCE_FIELDS", frozenset({"sequences", "verdict"}))
+    with pytest.raises(ImportError, match="no Experience.verdict"):
+        check_interface()
+
+
+@pytest.mark.parametrize(
+    "instructions, dtype",
+    [
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, None),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, None),
+        ({"architecture": "aarch64"}, None),
+    ],
+)
+def test_the_cpu_patch_computes_in_float32_where_the_cpu_has_no_bfloat16(monkeypatch, instructions, dtype):
+    from openrlhf.utils import utils
+    from openrlhf.utils.deepspeed.deepspeed_utils import get_eval_ds_config, get_train_ds_config
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    if dtype is None:  # what is left to PyTorch's own answer
+        dtype = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    assert utils.convert_to_torch_dtype("bf16") is dtype
+    for config in (get_train_ds_config(offload=False), get_eval_ds_config(offload=False)):
+        assert config["bf16"]["enabled"] == (dtype is torch.bfloat16)
+
+
+def test_the_cpu_patch_leaves_accelerators_and_other_types_alone(monkeypatch):
+    from openrlhf.utils import utils
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64"})
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert utils.convert_to_torch_dtype("bf16") is torch.bfloat16
+    assert utils.convert_to_torch_dtype("fp16") is torch.float16
+
+
+def test_the_adamw_that_the_cpu_patch_chooses_makes_the_update_that_deepspeed_compiles():
+    """200 steps of AdamW as DeepSpeed's fused_adam.cpp writes it, in double precision, with gradients of all sizes.
+
+    p <- p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) - lr decay p
+    """
+    lr, b1, b2, eps, decay = 1e-3, 0.9, 0.95, 1e-8, 0.01
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(64, 32, generator=generator) * 0.05
+    found, expected = torch.nn.Parameter(start.clone()), start.double()
+    optimizer = torch.optim.AdamW([found], lr=lr, betas=(b1, b2), eps=eps, weight_decay=decay, foreach=None)
+    m = v = torch.zeros_like(expected)
+    for t in range(1, 201):
+        size = 10 ** float(torch.empty(()).uniform_(-4, 0, generator=generator))
+        gradient = torch.randn(64, 32, generator=generator) * size
+        found.grad = gradient.clone()
+        optimizer.step()
+        g = gradient.double()
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        expected = expected - lr * (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + eps) - lr * decay * expected
+    assert (expected - start).abs().max() > 0.01, "it has moved"
+    assert (found.double() - expected).abs().max() < 2e-6
+
+
+# ── The import hook ──
+
+
+def write_openrlhf(site: Path, *modules: str) -> None:
+    """A package openrlhf.cli in `site` whose modules say that they are OpenRLHF's own."""
+    cli = site / "openrlhf" / "cli"
+    cli.mkdir(parents=True)
+    for folder in (cli.parent, cli):
+        (folder / "__init__.py").touch()
+    for module in modules:
+        (cli / f"{module}.py").write_text(f"print('{module} of OpenRLHF')\n")
+
+
+def run_python(site: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Python without any installed package but `site`, after the line of our .pth file."""
+    line = PTH.read_text().strip()
+    start = "import runpy, sys; sys.argv = sys.argv[1:]; "
+    code = f"{line}; {start}" + "exec(sys.argv[1]) if sys.argv[0] == '-c' else runpy._run_module_as_main(sys.argv[1])"
+    environment = {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-S", "-c", code, *arguments]
+    return subprocess.run(command, env=environment, cwd=site, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "name", ["openrlhf", "openrlhf.cli", "openrlhf.cli.train_ppo_ray", "openrlhf.cli.train_pp", ""]
+)
+def test_every_other_name_is_left_alone(name: str) -> None:
+    assert _import_hook.TrainPPOFinder.find_spec(name) is None
+
+
+def test_the_one_name_gets_the_launcher() -> None:
+    spec = _import_hook.TrainPPOFinder.find_spec("openrlhf.cli.train_ppo")
+    assert spec.name == "openrlhf.cli.train_ppo"
+    assert Path(spec.origin) == Path(_import_hook.__file__).parent / "cli" / "train_ppo.py"
+    assert Path(spec.origin).is_file()
+
+
+def test_the_name_is_served_where_openrlhf_lacks_it(tmp_path: Path) -> None:
+    write_openrlhf(tmp_path, "train_sft")
+    code = "import importlib.util as u; print(u.find_spec('openrlhf.cli.train_ppo').origin)"
+    assert run_python(tmp_path, "-c", code).stdout.strip() == str(ROOT / "openrlhf_pf" / "cli" / "train_ppo.py")
+    assert run_python(tmp_path, "-m", "openrlhf.cli.train_sft").stdout == "train_sft of OpenRLHF\n"
+
+
+def test_openrlhfs_own_module_wins(tmp_path: Path) -> None:
+    write_openrlhf(tmp_path, "train_ppo")
+    result = run_python(tmp_path, "-m", "openrlhf.cli.train_ppo")
+    assert (result.stdout, result.returncode) == ("train_ppo of OpenRLHF\n", 0)
+
+
+def test_without_openrlhf_the_usual_error(tmp_path: Path) -> None:
+    result = run_python(tmp_path, "-c", "import openrlhf.cli.train_ppo")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'openrlhf'"
+
+
+def test_start_up_imports_the_hook_and_nothing_else(tmp_path: Path) -> None:
+    # Every Python process of the environment pays for this: not even the standard library's typing is worth it.
+    code = (
+        f"import site, sys; old = set(sys.modules); {PTH.read_text().strip()}; print(sorted(set(sys.modules) - old))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-S", "-c", code], env=environment, capture_output=True, text=True)
+    assert result.stdout.strip() == "['openrlhf_pf', 'openrlhf_pf._import_hook']", result.stderr
+
+
+# ── Placement: the GPUs that the flags ask for ──
+
+PLACEMENT = {
+    "train.colocate_all": False,
+    "train.colocate_actor_ref": False,
+    "train.colocate_critic_reward": False,
+    "train.async_enable": False,
+    "algo.kl.init_coef": 0.1,
+    "critic.model_name_or_path": "c",
+    "reward.remote_url": None,
+    "vllm.num_engines": 1,
+    "vllm.tensor_parallel_size": 2,
+    **{f"{name}.num_nodes": 1 for name in ("actor", "critic", "reward", "ref")},
+    **{f"{name}.num_gpus_per_node": 4 for name in ("actor", "critic", "ref")},
+    "reward.num_gpus_per_node": 1,
+}
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ({}, {"actor": 4, "ref": 4, "critic": 4, "reward": 1, "vllm": 2}),
+        ({"algo.kl.init_coef": 0.0, "reward.remote_url": "r.py"}, {"actor": 4, "critic": 4, "vllm": 2}),
+        ({"train.colocate_actor_ref": True}, {"actor": 4, "critic": 4, "reward": 1, "vllm": 2}),
+        ({"train.colocate_critic_reward": True}, {"actor": 4, "ref": 4, "critic and reward": 4, "vllm": 2}),
+        ({"critic.model_name_or_path": None}, {"actor": 4, "ref": 4, "reward": 1, "vllm": 2}),
+        ({"train.colocate_all": True}, {"actor": 4}),
+        ({"train.colocate_all": True, "train.async_enable": True}, {"actor": 4, "vllm": 2}),
+    ],
+)
+def test_requested_gpus_are_what_openrlhf_places(flags, expected):
+    args = hierarchize(argparse.Namespace(**PLACEMENT | flags))
+    assert placement.requested_gpus(args) == expected
+
+
+def with_gpus(monkeypatch, counts, head):
+    """A Ray cluster that has these GPUs, one number for each time that it is asked."""
+    counts = iter(counts)
+    node = argparse.Namespace(head=head)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": float(next(counts))})
+    monkeypatch.setattr(ray._private.worker, "_global_node", node)
+    monkeypatch.setattr(placement.time, "sleep", lambda seconds: None)
+
+
+def test_too_few_gpus_of_this_machine_are_refused_in_one_sentence(monkeypatch, capsys):
+    with_gpus(monkeypatch, [8], head=True)
+    with pytest.raises(SystemExit) as end:
+        placement.wait_for_gpus({"actor": 8, "vllm": 5})
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and "ask for 13 GPUs (8 actor, 5 vllm), and the Ray cluster has 8: lower" in sentence
+    with_gpus(monkeypatch, [13], head=True)
+    placement.wait_for_gpus({"actor": 8, "vllm": 5})
+    assert capsys.readouterr().err == ""
+
+
+def test_a_cluster_may_grow_and_what_is_missing_is_named(monkeypatch, capsys):
+    with_gpus(monkeypatch, [8, 10, 13], head=False)
+    placement.wait_for_gpus({"actor": 13})
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("has 8: waiting for 5 more.") and second.endswith("has 10: waiting for 3 more.")
+
+
+def test_a_cluster_that_does_not_grow_is_not_waited_for(monkeypatch, capsys):
+    with_gpus(monkeypatch, [8, 8, 8], head=False)
+    clock = iter([0.0, 0.0, 0.0, 100.0, 700.0])
+    monkeypatch.setattr(placement.time, "monotonic", lambda: next(clock))
+    with pytest.raises(SystemExit):
+        placement.wait_for_gpus({"actor": 13})
+    assert "or add 5 GPUs." in capsys.readouterr().err.splitlines()[-1]
+
+
+# ── Stale locks of compiled extensions ──
+
+
+@pytest.fixture(params=["fused_adam", "py311_cpu/fused_adam"])
+def lock(request, tmp_path, monkeypatch):
+    """A lock that a killed process has left in an extension's folder an hour ago."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    folder = tmp_path / request.param
+    folder.mkdir(parents=True)
+    killed = (
+        "import os, sys; from torch.utils import file_baton as f; f.FileBaton(sys.argv[1]).try_acquire(); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", killed, str(folder / "lock")])
+    os.utime(folder / "lock", (0, 0))
+    return folder / "lock"
+
+
+def test_a_lock_that_was_left_behind_is_removed_with_a_word(lock, capsys):
+    assert find_unheld_locks() == [lock]
+    remove_stale_locks()
+    assert not lock.exists()
+    assert capsys.readouterr().err == (
+        f"openrlhf_pf: removed {lock}, left behind by a process that was killed while it compiled.\n"
+    )
+    remove_stale_locks()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_lock_that_somebody_holds_stays(lock, capsys):
+    with open(lock):
+        assert find_unheld_locks() == []
+        remove_stale_locks()
+    assert lock.exists() and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("doubt", ["young", "another user's", "on a network file system"])
+def test_a_lock_that_another_machine_or_container_may_hold_is_named_and_stays(lock, doubt, monkeypatch, capsys):
+    if doubt == "young":
+        os.utime(lock)
+    elif doubt == "another user's":
+        monkeypatch.setattr(os, "getuid", lambda: lock.stat().st_uid + 1)
+    else:
+        monkeypatch.setattr(stale_locks, "_LOCAL", {"nfs4"})
+    remove_stale_locks()
+    assert lock.exists() and f"no process on this machine holds {lock}, and the run waits" in capsys.readouterr().err
+
+
+def test_a_lock_that_is_released_meanwhile_is_no_matter(lock, monkeypatch, capsys):
+    """Another process may finish compiling between listing and reading the folder."""
+    looked_at = stale_locks.Path.glob
+
+    def glob_then_release(self, pattern):
+        found = list(looked_at(self, pattern))
+        if lock in found:
+            lock.unlink()
+        return found
+
+    monkeypatch.setattr(stale_locks.Path, "glob", glob_then_release)
+    assert find_unheld_locks() == []
+    lock.touch()
+    monkeypatch.setattr(stale_locks, "find_unheld_locks", lambda: [lock.with_name("gone")])
+    remove_stale_locks()
+    assert capsys.readouterr().err == ""
