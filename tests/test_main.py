@@ -18,7 +18,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | None:
 
 
 def test_each_command_is_a_module() -> None:
-    assert {path.stem for path in CLI.glob("*.py")} - {"__init__"} <= set(shell.COMMANDS)
+    assert {path.stem for path in CLI.glob("*.py")} - {"__init__"} == set(shell.COMMANDS)
 
 
 def test_help_lists_the_commands_and_imports_none() -> None:

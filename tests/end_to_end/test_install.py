@@ -148,7 +148,7 @@ def test_the_base_install_analyzes_without_torch(wheel: Path, tmp_path: Path) ->
     assert result.returncode == 0, result.stderr[-2000:]
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert [checkpoint["n_scored"] for checkpoint in report["checkpoints"]] == [12_000, 12_000]
-    for name in ("doctor", "evaluate", "preferences"):
+    for name in ("check", "doctor", "evaluate", "preferences"):
         assert f"usage: openrlhf-pf {name}" in environment.run(command, name, "--help").stdout
 
 
