@@ -2,6 +2,8 @@
 OpenRLHF.
 """
 
+import doctest
+import itertools
 import json
 import random
 import subprocess
@@ -18,13 +20,13 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from examples import true_score as last_number  # noqa: E402
 from examples.micro_code import one_ray, score, true_score  # noqa: E402
 from examples.micro_code.commands import ppo as ppo_command  # noqa: E402
 from examples.micro_code.comparison import MEASURES, RIVALS, Course, compare, matched_steps  # noqa: E402
 from examples.micro_code.config import PRESETS, PPOConfig, override  # noqa: E402
 from examples.micro_code.families import FAMILIES, INPUTS  # noqa: E402
-from examples.micro_code.pairs import preference_pairs  # noqa: E402
-from examples.micro_code.phases import Run, settings_of  # noqa: E402
+from examples.micro_code.phases import Run, preference_pairs, settings_of  # noqa: E402
 from examples.micro_code.policy import EOS, build_tokenizer, check_lossless, task_texts  # noqa: E402
 from examples.micro_code.report import verdict  # noqa: E402
 from examples.micro_code.run import kept_record, prepare, run_phases  # noqa: E402
@@ -59,13 +61,6 @@ def test_splits_have_the_asked_sizes_and_share_no_held_out_function(splits):
     leaked = splits | {"prompts": [*splits["prompts"], splits["heldout"][0]]}
     with pytest.raises(AssertionError, match="held-out"):
         check_disjoint(leaked)
-
-
-def test_a_held_out_function_is_refused_under_another_description(splits):
-    task = splits["heldout"][0]
-    renamed = Task(task.family, task.kind, "# other words\n", task.solution)
-    with pytest.raises(AssertionError, match="held-out function"):
-        check_disjoint(splits | {"prompts": [renamed]})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -131,12 +126,6 @@ def test_a_long_computation_is_stopped():
 @pytest.mark.parametrize("got, expected", [(True, 1), (1.0, 1), ([1, True], [1, 1]), ([1], (1,)), ([1, 2], [1])])
 def test_equality_is_strict_about_types(got, expected):
     assert not score._same(got, expected)
-
-
-def test_tested_code_cannot_change_the_inputs_of_the_next():
-    before = repr(INPUTS["list"])
-    score.run("def f(x):\n    x += [1]\n    return x", INPUTS["list"])
-    assert repr(INPUTS["list"]) == before
 
 
 def test_scores_keep_the_order_of_the_items_with_repeats():
@@ -216,17 +205,6 @@ def test_pairs_put_a_passing_response_before_a_failing_one():
     assert len(preference_pairs([task] * 3, responses, scores, per_prompt=1, seed=0)) == 1
 
 
-def test_bootstrap_interval_of_a_constant_is_that_constant():
-    assert bootstrap_interval(np.full(10, 0.25)) == (0.25, 0.25)
-
-
-def test_bootstrap_interval_has_the_width_of_the_standard_error():
-    values = np.random.default_rng(0).normal(size=400)
-    low, high = bootstrap_interval(values)
-    # 2 x 1.96 standard deviations of 1 / sqrt(400)
-    assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15)
-
-
 def test_override_changes_one_setting_of_a_copy():
     study = PRESETS["quickstart"]
     changed = override(study, ["ppo.kl=1", "seed=7", "ppo.sample_filter=best_random"])
@@ -239,7 +217,7 @@ def test_override_changes_one_setting_of_a_copy():
     [
         ("ppo.kll=1", "no setting 'kll'"),
         ("ppo.kl", "not an assignment"),
-        ("ppo=1", "group of settings"),
+        ("ppo=1", "PPOConfig is needed"),
         ("ppo.steps=x", "int is needed"),
     ],
 )
@@ -362,32 +340,15 @@ def summary_of(gain=(0.1, 0.2), intervals=None, seconds=(2.0, 3.0)):
     return {"policies": policies, "titles": names, "comparisons": rows}
 
 
-@pytest.mark.parametrize(
-    "interval, words", [((0.01, 0.1), "PPO helped"), ((-0.1, -0.01), "PPO hurt"), ((-0.01, 0.1), "No clear effect")]
-)
-def test_the_verdict_on_ppo_is_that_of_the_run_without_a_filter(interval, words):
-    assert words in verdict(summary_of(gain=interval)).splitlines()[0]
-
-
-def test_the_verdict_on_the_filter_says_what_each_interval_says():
+def test_the_verdict_on_the_filter_follows_each_interval():
     intervals = {"rollouts": (-0.1, -0.01), "updates": (0.01, 0.1), "seconds": (-0.01, 0.1)}
     _, unfiltered, random_, saved = verdict(summary_of(intervals=intervals)).splitlines()
-    assert "best_worst 2 of 5 against PPO, no filter: at equal rollouts it [red]cost[/red] (+0.050 [-0.1" in unfiltered
-    assert "at equal updates it [green]added[/green]" in unfiltered
-    assert "at equal seconds it [yellow]did nothing that shows[/yellow]" in random_ and "random 2 of 5" in random_
-    assert "34 updates of the actor instead of 85 and 33% fewer seconds a step, and paid for it in pass@1" in saved
-
-
-@pytest.mark.parametrize(
-    "interval, seconds, words",
-    [
-        ((-0.01, 0.1), (2.0, 3.0), "33% fewer seconds a step, at no loss of pass@1 that shows"),
-        ((0.01, 0.1), (3.0, 2.0), "50% more seconds a step, and gained pass@1"),
-    ],
-)
-def test_what_the_filter_saved_is_said_with_its_price(interval, seconds, words):
-    intervals = dict.fromkeys(MEASURES, (0.0, 0.0)) | {"rollouts": interval}
-    assert words in verdict(summary_of(intervals=intervals, seconds=seconds))
+    assert "best_worst 2 of 5 against PPO, no filter: at equal rollouts it [red]lost[/red] (+0.050 [-0.1" in unfiltered
+    assert "at equal updates it [green]gained[/green]" in unfiltered
+    assert "at equal seconds it [yellow]had no clear effect[/yellow]" in random_ and "random 2 of 5" in random_
+    assert "34 updates of the actor instead of 85 and 33% fewer seconds a step, and lost pass@1" in saved
+    slower = verdict(summary_of(intervals=dict.fromkeys(MEASURES, (0.01, 0.1)), seconds=(3.0, 2.0)))
+    assert "50% more seconds a step, and gained pass@1" in slower
 
 
 @pytest.mark.parametrize("last, interval, words", [(1.0, (-0.2, -0.1), "shows"), (1.0, (0.1, 0.2), "does not show")])
@@ -410,7 +371,8 @@ def test_the_runs_differ_in_the_filter_alone():
     same = {(replace(run, sample_filter="", keep=0, weights=())) for run in runs.values()}
     assert len(same) == 1 and runs["random"].keep == runs["ppo"].keep == 2
     command = ppo_command(PRESETS["quickstart"], runs["random"], *map(Path, "abcd"))
-    assert command[-2:] == ["--sample_filter_options", "weights=1.0,1.0,1.0,1.0,1.0"]
+    flags = dict(itertools.pairwise(command))
+    assert flags["--sample_filter_options"] == "weights=1.0,1.0,1.0,1.0,1.0"
 
 
 def test_commands_share_a_process_and_a_failed_one_ends_it(tmp_path, monkeypatch):
@@ -442,3 +404,13 @@ def test_the_true_score_as_a_reward_function(splits):
     right, wrong = f"{task.prompt}{task.solution} {EOS}", f"{task.prompt}def f(*a):\n    while True: pass{EOS}"
     assert reward_func([right, wrong], [task.prompt] * 2, [label] * 2) == {"rewards": [1.0, 0.0]}
     assert true_score.EOS == EOS
+
+
+@pytest.mark.parametrize("module", [last_number, true_score])
+def test_examples_of_true_scores_run_as_their_docstrings_show(module):
+    assert doctest.testmod(module) == (0, 4 if module is true_score else 1)
+
+
+def test_the_last_number_of_a_response_counts():
+    queries = ["? 1,234", "? 42.0 and no more", "? none", "? 7 8"]
+    assert last_number.reward_func(queries, ["?"] * 4, ["1234", "42", "0", "7"])["rewards"] == [1.0, 1.0, 0.0, 0.0]

@@ -9,23 +9,16 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from examples.studies.noise_mask import mask, study, training
-from examples.studies.noise_mask.mask import OBJECTIVES, MaskPolicy, as_mask, log_density, reinforce, released, sample
-from examples.studies.noise_mask.training import (
-    ARMS,
-    Arm,
-    Classifier,
-    Digits,
-    Noise,
-    Plan,
-    batches,
-    load_digits,
-    sgd,
-    split,
-)
+from examples.studies.noise_mask import study, training
+from examples.studies.noise_mask.mask import OBJECTIVES, MaskPolicy, as_mask, log_density, sample
+from examples.studies.noise_mask.training import ARMS, Arm, Digits, Noise, Plan, load_digits, sgd, split
+
+
+def build() -> nn.Module:
+    return training.build_classifier(nn.Dropout(0.0))
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -98,12 +91,12 @@ def test_the_score_function_gives_the_gradient_of_an_expectation() -> None:
 
     a, b, h = math.log(2), math.log(3), 1e-4
     exact = [(expected(a + h, b) - expected(a - h, b)) / (2 * h), (expected(a, b + h) - expected(a, b - h)) / (2 * h)]
-    m, *by_parameter = scores(lambda log_p: log_p, 2, 3, 1_000_000, 1)
+    m, *by_parameter = scores(lambda log_p: log_p, 2, 3, 250_000, 1)
     value = (m[:, 0].double() - 0.3) ** 2
     for truth, score in zip(exact, by_parameter):
         plain, with_baseline = value * score, (value - value.mean()) * score
         for estimate in (plain, with_baseline):
-            assert abs(estimate.mean().item() - truth) < 3 * estimate.std().item() / 1000
+            assert abs(estimate.mean().item() - truth) < 3 * estimate.std().item() / 500
         assert with_baseline.var() < plain.var()
 
 
@@ -131,13 +124,13 @@ def test_the_score_of_a_sum_of_densities_is_biased_and_that_of_a_mask_is_not(
 @pytest.mark.parametrize("name", ["reinforce", "released"])
 def test_who_gets_a_gradient(name: str) -> None:
     torch.manual_seed(0)
-    classifier, policy = Classifier(), MaskPolicy(4)
+    classifier, policy = build(), MaskPolicy(4)
     images = torch.rand(12, 1, 8, 8)
     batch = Digits(images, torch.arange(12) % 10)
     Noise(Arm(mask=name), Plan(), rng(), policy).loss(classifier, batch).backward()
     # The classifier's gradient is that of the mean loss on the same masked images, times the factor if released.
     torch.manual_seed(0)
-    again, twin = Classifier(), MaskPolicy(4)
+    again, twin = build(), MaskPolicy(4)
     a, b = twin(images)
     cells = sample(a, b, rng())
     assert a.requires_grad and not cells.requires_grad  # so that the policy has none through the classifier
@@ -147,19 +140,6 @@ def test_who_gets_a_gradient(name: str) -> None:
     for mine, its in zip(classifier.parameters(), again.parameters()):
         assert torch.allclose(mine.grad, factor * its.grad, atol=1e-6)
     assert all(head.weight.grad.abs().sum() > 0 for head in policy.heads)
-
-
-def test_objectives_by_hand() -> None:
-    log_p = torch.tensor([[0.0, 1.0], [2.0, -1.0]], requires_grad=True)
-    losses = torch.tensor([1.0, 3.0], requires_grad=True)
-    # advantages -+1 / sqrt(2); sums of log-densities are both 1: the mean loss is left
-    found = reinforce(log_p, losses)
-    assert found.item() == pytest.approx(2.0)
-    found.backward()
-    assert log_p.grad.flatten().tolist() == pytest.approx([x / 2**0.5 / 2 for x in (-1, -1, 1, 1)])
-    assert losses.grad.tolist() == [0.5, 0.5]
-    # log(1 + e) = 1.3133, log(e^2 + e^-1) = 2.0486
-    assert released(log_p, losses).item() == pytest.approx((1.3133 + 2.0486) / 2 * 2, abs=1e-3)
 
 
 # ── What policies learn ──
@@ -188,12 +168,6 @@ def taught(name: str, loss: Callable[[Tensor], Tensor], images: Tensor, conditio
     return found
 
 
-def test_a_loss_that_pays_for_brightness_brightens() -> None:
-    before, after = taught("reinforce", lambda m: -m.mean(dim=(1, 2, 3)), torch.rand(16, 1, 8, 8, generator=rng()))
-    assert before.mean().item() == pytest.approx(0.5, abs=0.1)
-    assert after.min().item() > 0.8
-
-
 def test_a_loss_that_ignores_the_mask_moves_reinforce_little_and_released_much() -> None:
     images, luck = torch.rand(16, 1, 8, 8, generator=rng()), rng(1)
 
@@ -205,21 +179,6 @@ def test_a_loss_that_ignores_the_mask_moves_reinforce_little_and_released_much()
     assert before.mean().item() == pytest.approx(0.75)
     assert after.mean().item() == pytest.approx(0.75, abs=0.05)
     assert drifted.mean().item() < 0.65
-
-
-def test_two_images_get_different_masks_where_the_policy_sees_them() -> None:
-    images = torch.zeros(16, 1, 8, 8)
-    images[:8, :, :, 4:], images[8:, :, :, :4] = 1.0, 1.0
-    sign = torch.ones(16)
-    sign[8:] = -1.0
-
-    def opposite(masks: Tensor) -> Tensor:
-        return sign * (masks.mean(dim=(1, 2, 3)) - 0.5)  # both lose as much at first
-
-    _, seeing = taught("reinforce", opposite, images)
-    assert seeing[0].item() < 0.1 < 0.9 < seeing[-1].item()
-    _, blind = taught("reinforce", opposite, images, conditional=False)
-    assert torch.equal(blind[0], blind[-1])
 
 
 # ── Training ──
@@ -237,10 +196,9 @@ def test_the_split_is_stratified_and_its_parts_share_nothing() -> None:
 
 def test_plain_is_training_without_any_of_this() -> None:
     digits, _ = split(load_digits(), 50, 0)
-    mine, policy = training.train(ARMS["plain"], 0, digits, Plan(50, pretraining=4, fine_tuning=2))
-    assert policy is None
+    mine = training.train(ARMS["plain"], 0, digits, Plan(50, pretraining=4, fine_tuning=2))
     torch.manual_seed(0)
-    other, order = Classifier(), rng(0)
+    other, order = build(), rng(0)
     for rates in ((0.1, 0.1, 0.01, 0.01), (0.01, 0.01)):
         optimizer = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
         for rate in rates:
@@ -256,69 +214,38 @@ def test_plain_is_training_without_any_of_this() -> None:
 def test_a_seed_gives_the_same_twice_and_noise_changes_what_is_learned(arm: str) -> None:
     digits, _ = split(load_digits(), 50, 0)
     plan = Plan(50, pretraining=2, fine_tuning=1)
-    one, two, plain = (training.train(ARMS[name], 0, digits, plan)[0] for name in (arm, arm, "plain"))
-    same = [torch.equal(x, y) for x, y in zip(one.parameters(), two.parameters())]
-    assert all(same)
+    one, two, plain = (training.train(ARMS[name], 0, digits, plan) for name in (arm, arm, "plain"))
+    assert all(torch.equal(x, y) for x, y in zip(one.parameters(), two.parameters()))
     assert not torch.equal(one[0].weight, plain[0].weight)
-    assert one.dropout.p == 0.0
-
-
-def test_batches_are_of_one_size() -> None:
-    for n, largest, sizes in ((100, 32, [25] * 4), (50, 32, [25, 25]), (10, 32, [10])):
-        found = batches(n, largest, rng())
-        assert [len(rows) for rows in found] == sizes
-        assert torch.cat(found).sort().values.tolist() == list(range(n))
 
 
 # ── The study ──
 
 
-def test_tables_come_from_the_figures() -> None:
-    table = study.tables(
-        {
-            "accuracy": {"plain": [0.5, 0.7], "uniform": [0.6, 0.8], "reinforce": [0.1, 0.9]},
-            "policy": {"reinforce": {"brightness": [0.4, 0.6], "concentration": [2, 3], "spread over images": [0, 1]}},
-        }
-    )
-    assert "| `uniform` | 0.700 | +0.100 [+0.100, +0.100] | 0 of 2 |" in table
-    assert "| `reinforce` | 0.500 | -0.100 [-0.400, +0.200] | 1 of 2 |" in table
-    assert "| learning it helps | reinforce - uniform | -0.200 [-0.500, +0.100] |" in table
-    assert "gaussian" not in table
-    assert "| `reinforce`, median | 0.500 | 2.500 | 0.500 |" in table
-
-
-def test_the_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(study, "Plan", lambda *given: Plan(*given, pretraining=2, fine_tuning=1))
-    arms = ["plain", "base", "reinforce"]
-    study.main(["--seeds", "2", "--train", "20", "--arms", *arms, "--output", str(tmp_path)])
-    results = json.loads((tmp_path / "noise_mask.json").read_text())
+    arms = ["plain", "uniform", "reinforce"]
+    study.main(["--seeds", "2", "--train", "20", "--arms", *arms, "--output", str(tmp_path / "found.json")])
+    results = json.loads((tmp_path / "found.json").read_text())
     assert list(results["accuracy"]) == arms and results["train"] == 20
-    assert results["policy"]["base"]["spread over images"] == [0.0, 0.0] != results["policy"]["reinforce"]
-    assert (tmp_path / "noise_mask.md").read_text() == study.tables(results)
+    found = {arm: np.array(values) for arm, values in results["accuracy"].items()}
+    difference = results["difference"]["reinforce"]["minus uniform"]
+    assert difference[0] == pytest.approx((found["reinforce"] - found["uniform"]).mean(), abs=1e-4)
+    assert "| difference | minus plain | minus uniform |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
-        ("--grid 0", "--grid 0 does not lie between 1 and 8"),
-        ("--grid 9", "--grid 9 does not lie between 1 and 8"),
-        ("--grid 1", "--grid 1 lets the factor of released be negative"),
-        ("--blur 4", "--blur 4 is no odd number"),
-        ("--blur 17", "--blur 17 is no odd number"),
-        ("--train 55", "--train 55 is no multiple of 10"),
-        ("--train 1510", "--train 1510 is no multiple of 10 from 10 to 1500"),
-        ("--arms plain clever", "there is no arm clever: choose of plain, gaussian"),
+        ("--grid 1", "--grid 1 is not between 2 and 8"),
+        ("--grid 9", "--grid 9 is not between 2 and 8"),
+        ("--train 55", "--train 55 is not a multiple of 10"),
+        ("--train 1510", "--train 1510 is not a multiple of 10 from 10 to 1500"),
+        ("--arms plain clever", "invalid choice: 'clever'"),
         ("--seeds 1", "--seeds 1 leaves no interval"),
     ],
 )
-def test_bad_input_is_refused_in_a_sentence(flags: str, said: str, capsys: pytest.CaptureFixture) -> None:
+def test_bad_input_is_refused_in_a_sentence(flags: str, message: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         study.parse([*flags.split(), "--output", "nowhere"])
-    assert said in " ".join(capsys.readouterr().err.split())
-
-
-def test_a_grid_of_one_cell_is_for_the_others() -> None:
-    args = study.parse(["--grid", "1", "--arms", "plain", "reinforce", "--output", "nowhere"])
-    assert args.grid == 1
-    assert mask.MaskPolicy(1)(torch.rand(2, 1, 8, 8))[0].shape == (2, 1)
-    assert np.isfinite(as_mask(torch.rand(2, 1)).numpy()).all()
+    assert message in " ".join(capsys.readouterr().err.split())

@@ -6,89 +6,62 @@ import os
 import socket
 from pathlib import Path
 
-from .config import PPOConfig, Study
+from .config import PPOConfig, RewardConfig, SFTConfig, Study
 
 
 def _flags(values: dict[str, object]) -> list[str]:
-    """``{"a.b": 1, "c": True}`` as ``--a.b 1 --c``."""
+    """Return ``--a.b 1 --c`` of ``{"a.b": 1, "c": True}``."""
     command: list[str] = []
     for name, value in values.items():
         command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     return command
 
 
-_ONE_PROCESS = {f"{role}.num_gpus_per_node": 1 for role in ("actor", "critic", "reward", "ref")}
 _DEEPSPEED = {"ds.zero_stage": 0, "ds.attn_implementation": "sdpa"}
+_ONE_PROCESS = _DEEPSPEED | {f"{role}.num_gpus_per_node": 1 for role in ("actor", "critic", "reward", "ref")}
+_ENGINE = {"vllm.num_engines": 1, "vllm.tensor_parallel_size": 1, "vllm.enforce_eager": True}
+_PAIRS = {"data.prompt_key": "prompt", "data.chosen_key": "chosen", "data.rejected_key": "rejected"}
+
+
+def _supervised(
+    study: Study, settings: SFTConfig | RewardConfig, policy: Path, data: Path | str, output: Path
+) -> dict[str, object]:
+    return {
+        "model.model_name_or_path": policy,
+        "data.dataset": data,
+        "data.max_len": study.evaluation.max_length,
+        "train.batch_size": settings.batch_size,
+        "train.micro_batch_size": settings.batch_size,
+        "train.max_epochs": settings.epochs,
+        "train.seed": study.seed,
+        "adam.lr": settings.learning_rate,
+        "ckpt.output_dir": output,
+        "logger.tensorboard_dir": output / "tensorboard",
+    } | _DEEPSPEED
 
 
 def sft(study: Study, policy: Path, data: Path, output: Path) -> list[str]:
-    """OpenRLHF's ``train_sft`` on the demonstrations."""
-    values = {
-        "model.model_name_or_path": policy,
-        "data.dataset": data,
-        "data.input_key": "input",
-        "data.output_key": "output",
-        "data.input_template": "{}",
-        "data.max_len": study.evaluation.max_length,
-        "train.batch_size": study.sft.batch_size,
-        "train.micro_batch_size": study.sft.batch_size,
-        "train.max_epochs": study.sft.epochs,
-        "train.seed": study.seed,
-        "adam.lr": study.sft.learning_rate,
-        "ckpt.output_dir": output,
-        "logger.tensorboard_dir": output / "tensorboard",
-    }
-    return ["openrlhf.cli.train_sft", *_flags(values | _DEEPSPEED)]
+    """Return OpenRLHF's ``train_sft`` on the demonstrations."""
+    columns = {"data.input_key": "input", "data.output_key": "output", "data.input_template": "{}"}
+    return ["openrlhf.cli.train_sft", *_flags(_supervised(study, study.sft, policy, data, output) | columns)]
+
+
+def on_pairs(
+    trainer: str, study: Study, settings: RewardConfig, policy: Path, pairs: Path | str, output: Path
+) -> list[str]:
+    """Return OpenRLHF's ``train_rm`` or ``train_dpo`` on preference pairs; several files with commas."""
+    return [f"openrlhf.cli.{trainer}", *_flags(_supervised(study, settings, policy, pairs, output) | _PAIRS)]
 
 
 def reward_model(study: Study, policy: Path, pairs: Path | str, eval_pairs: Path, output: Path) -> list[str]:
-    """OpenRLHF's ``train_rm`` on the preference pairs, from the SFT policy's weights; several files with commas."""
-    values = {
-        "model.model_name_or_path": policy,
-        "data.dataset": pairs,
-        "eval.dataset": eval_pairs,
-        "data.prompt_key": "prompt",
-        "data.chosen_key": "chosen",
-        "data.rejected_key": "rejected",
-        "data.max_len": study.evaluation.max_length,
-        "train.batch_size": study.reward.batch_size,
-        "train.micro_batch_size": study.reward.batch_size,
-        "train.max_epochs": study.reward.epochs,
-        "train.seed": study.seed,
-        "adam.lr": study.reward.learning_rate,
-        "ckpt.output_dir": output,
-        "logger.tensorboard_dir": output / "tensorboard",
-    }
-    return ["openrlhf.cli.train_rm", *_flags(values | _DEEPSPEED)]
-
-
-def dpo(
-    study: Study, policy: Path, pairs: Path, output: Path, rate: float, beta: float, batch_size: int, epochs: int
-) -> list[str]:
-    """OpenRLHF's ``train_dpo`` on pairs, from the policy ``policy``, which is the reference, too."""
-    values = {
-        "model.model_name_or_path": policy,
-        "ref.model_name_or_path": policy,
-        "model.beta": beta,
-        "data.dataset": pairs,
-        "data.prompt_key": "prompt",
-        "data.chosen_key": "chosen",
-        "data.rejected_key": "rejected",
-        "data.max_len": study.evaluation.max_length,
-        "train.batch_size": batch_size,
-        "train.micro_batch_size": batch_size,
-        "train.max_epochs": epochs,
-        "train.seed": study.seed,
-        "adam.lr": rate,
-        "ckpt.output_dir": output,
-        "logger.tensorboard_dir": output / "tensorboard",
-    }
-    return ["openrlhf.cli.train_dpo", *_flags(values | _DEEPSPEED)]
+    """Return OpenRLHF's ``train_rm`` from the SFT policy's weights."""
+    return [*on_pairs("train_rm", study, study.reward, policy, pairs, output), "--eval.dataset", str(eval_pairs)]
 
 
 def ppo(study: Study, run: PPOConfig, policy: Path, reward: Path, prompts: Path, output: Path) -> list[str]:
-    """PF-PPO: OpenRLHF's PPO with a sample filter. Actor and reference start from the SFT policy, the critic from the
-    reward model.
+    """Return OpenRLHF's PPO, with a sample filter where ``run`` has one.
+
+    Actor and reference start from the SFT policy, the critic from the reward model.
     """
     values = {
         "actor.model_name_or_path": policy,
@@ -106,12 +79,9 @@ def ppo(study: Study, run: PPOConfig, policy: Path, reward: Path, prompts: Path,
         "train.seed": study.seed,
         "actor.adam.lr": run.learning_rate,
         "critic.adam.lr": run.critic_learning_rate,
-        "critic.freezing_steps": run.critic_warmup_steps
-        - 1,  # OpenRLHF trains the actor once the step exceeds this number
+        # OpenRLHF trains the actor once the step exceeds this number.
+        "critic.freezing_steps": run.critic_warmup_steps - 1,
         "algo.kl.init_coef": run.kl,
-        "vllm.num_engines": 1,
-        "vllm.tensor_parallel_size": 1,
-        "vllm.enforce_eager": True,
         "vllm.sync_backend": "gloo",
         "ckpt.output_dir": output / "final",
         "ckpt.path": output / "checkpoints",
@@ -121,19 +91,21 @@ def ppo(study: Study, run: PPOConfig, policy: Path, reward: Path, prompts: Path,
         "ckpt.max_num": 1000,
         "logger.tensorboard_dir": output / "tensorboard",
     }
-    plugin = run.sample_filter != "none" or "--prompt_selection" in run.flags
-    entry = "openrlhf.cli.train_ppo" if plugin else "openrlhf.cli.train_ppo_ray"
-    if run.sample_filter != "none":
+    has_filter = run.sample_filter != "none"
+    entry = "train_ppo" if has_filter or "--prompt_selection" in run.flags else "train_ppo_ray"
+    if has_filter:
         values |= {"sample_filter": run.sample_filter, "sample_filter_keep": run.keep}
-    weights = ["--sample_filter_options", f"weights={','.join(map(str, run.weights))}"] if run.weights else []
-    return [entry, *_flags(values | _ONE_PROCESS | _DEEPSPEED), *weights, *run.flags]
+    if run.weights:
+        values["sample_filter_options"] = "weights=" + ",".join(map(str, run.weights))
+    return [f"openrlhf.cli.{entry}", *_flags(values | _ENGINE | _ONE_PROCESS), *run.flags]
 
 
 def collect(
     study: Study, policy: Path, reward: Path, prompts: Path, output: Path, name: str = "SFT", samples: int = 0
 ) -> list[str]:
-    """Samples of the policy ``name`` with rewards and true scores, under the settings that PPO would sample with; as
-    many a prompt as PPO's, or ``samples``.
+    """Return the command that samples the policy ``name`` with rewards and true scores, as PPO would sample.
+
+    ``samples`` is the number of responses a prompt; 0 for PPO's.
     """
     values = {
         "actor.model_name_or_path": policy,
@@ -147,24 +119,21 @@ def collect(
         "rollout.n_samples_per_prompt": samples or study.ppo.samples,
         "rollout.micro_batch_size": study.ppo.micro_batch_size,
         "train.seed": study.seed,
-        "vllm.num_engines": 1,
-        "vllm.tensor_parallel_size": 1,
-        "vllm.enforce_eager": True,
         "collect.output": output,
         "collect.score": Path(__file__).parent / "true_score.py",
         "collect.checkpoint": name,
     }
-    return ["openrlhf_pf.cli.collect", *_flags(values | _ONE_PROCESS | _DEEPSPEED)]
+    return ["openrlhf_pf.cli.collect", *_flags(values | _ENGINE | _ONE_PROCESS)]
 
 
 def analyze(samples: Path, output: Path) -> list[str]:
-    """How well the rewards of these samples predict their true scores, and which of the usual filters suits them."""
+    """Return the command that says how well rewards predict true scores, and which of the usual filters fits."""
     strategies = ["none", "best_of_n", "best_worst", "best_random"]
     return ["openrlhf_pf.cli.analyze", str(samples), "--output", str(output), "--strategies", *strategies]
 
 
-def single_process() -> dict[str, str]:
-    """The variables that train_sft and train_rm expect of a launcher, for one process alone, which has all cores."""
+def launcher_variables() -> dict[str, str]:
+    """Return the variables that train_sft and train_rm expect of a launcher, for one process with all cores."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -175,14 +144,14 @@ def single_process() -> dict[str, str]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while others have the core take ten times as long
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take ten times as long when other processes use the cores
     }
 
 
 def environment(ray_directory: Path) -> dict[str, str]:
-    """The environment of a trainer on a machine without GPUs, with a private Ray that has logical ones."""
+    """Return the environment of a trainer on a machine without GPUs, with a private Ray that has logical ones."""
     return os.environ | {
-        # Ray: never join a cluster that happens to run here; the path must be short, for it holds Unix sockets
+        # Ray: never join a cluster that happens to run here; the path must be short, since it holds Unix sockets
         "RAY_ADDRESS": "local",
         "RAY_OVERRIDE_RESOURCES": '{"CPU": 16, "GPU": 8}',
         "RAY_TMPDIR": str(ray_directory),
@@ -196,7 +165,7 @@ def environment(ray_directory: Path) -> dict[str, str]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs the model itself instead of starting a worker for it
         # One thread a process: the models are tiny, and idle OpenMP threads that spin cost more than they give
         "OMP_NUM_THREADS": "1",
-        "TORCHDYNAMO_DISABLE": "1",  # compiling the entropy takes longer than all steps of a short run gain by it
+        "TORCHDYNAMO_DISABLE": "1",  # compiling the entropy takes longer than a short run saves by it
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }

@@ -1,12 +1,11 @@
-"""What a filter adds or saves: its run against the others of the same study at equal rollouts, updates and seconds.
+"""Compare the run with a filter with the others of its study at equal rollouts, updates and seconds.
 
-Arithmetic only. The point that is compared is the end of the run with the filter; of the other run it is the saved
-step whose rollouts, actor updates or seconds come nearest to it.
+The end of the run with the filter is compared with the saved step of the other run whose rollouts, actor updates or
+seconds are nearest to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,43 +20,39 @@ MEASURES = ("rollouts", "updates", "seconds")
 
 @dataclass(frozen=True)
 class Course:
-    """What a run has spent after each of its steps. ``step_seconds`` is the median second a step: what loads in a
-    process' first steps would otherwise count against the run that happens to come first.
+    """What a run has spent after each of its steps.
+
+    ``step_seconds`` is the median of a step's seconds: loading in the first steps would otherwise count against the
+    run that comes first.
     """
 
     config: PPOConfig
     step_seconds: float
 
     def spent(self, measure: str, step: int) -> float:
-        """Sampled responses, updates of the actor, or seconds of training without the start, up to ``step``."""
+        """Return sampled responses, updates of the actor, or seconds of training without the start, up to ``step``."""
         if measure == "rollouts":
             return self.config.rollout_prompts * self.config.samples * step
         return self.config.actor_updates(step) if measure == "updates" else self.step_seconds * step
 
 
-def nearest(steps: Sequence[int], cost: Callable[[int], float], target: float) -> int:
-    """The step whose cost is nearest to the target, the earlier one of two."""
-    return min(steps, key=lambda step: (abs(cost(step) - target), step))
-
-
 def matched_steps(courses: dict[str, Course]) -> dict[str, dict[str, int]]:
-    """``{rival: {measure: step}}``: where each rival has spent what the run ``ppo`` has spent at its end."""
-    mine = courses["ppo"]
-    return {
-        rival: {
-            measure: nearest(
-                courses[rival].config.saved_steps(),
-                lambda step, rival=rival, measure=measure: courses[rival].spent(measure, step),
-                mine.spent(measure, mine.config.steps),
-            )
-            for measure in MEASURES
-        }
-        for rival in RIVALS
-    }
+    """Return ``{rival: {measure: step}}``: where each rival has spent what the run ``ppo`` has spent at its end.
+
+    Of two steps that are equally near, it is the earlier one.
+    """
+    mine, found = courses["ppo"], {}
+    for rival in RIVALS:
+        other, found[rival] = courses[rival], {}
+        for measure in MEASURES:
+            target = mine.spent(measure, mine.config.steps)
+            away = {step: abs(other.spent(measure, step) - target) for step in other.config.saved_steps()}
+            found[rival][measure] = min(away, key=lambda step: (away[step], step))
+    return found
 
 
 def compare(courses: dict[str, Course], scores: dict[tuple[str, int], np.ndarray]) -> list[dict[str, Any]]:
-    """One row for each rival and measure.
+    """Return a row for each rival and measure.
 
     Args:
         courses: the runs by name.

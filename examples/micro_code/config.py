@@ -1,4 +1,4 @@
-"""Everything that a micro-code study can vary, in frozen dataclasses; ``PRESETS`` holds the named settings.
+"""All settings of a micro-code study, in frozen dataclasses; ``PRESETS`` holds the named ones.
 
 study = override(PRESETS["quickstart"], ["ppo.kl=0.2", "task.heldout=800"])
 """
@@ -25,9 +25,7 @@ class SFTConfig:
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """The reward model: pairs sampled from the SFT policy on the training prompts. ``eval_prompts`` of them train
-    nothing at all.
-    """
+    """The reward model and its pairs, sampled from the SFT policy. ``eval_prompts`` prompts train nothing at all."""
 
     eval_prompts: int = 300
     samples: int = 8
@@ -39,8 +37,13 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """One PPO run. ``samples`` responses a prompt are scored, ``keep`` of them train; ``batch_size`` counts kept
-    samples. ``weights`` are those of ``rank_weights``; ``flags`` are further ones of the trainer.
+    """One PPO run.
+
+    Attributes:
+        samples, keep: responses to a prompt that are scored, and that train.
+        batch_size: in kept samples.
+        weights: of the filter ``rank_weights``.
+        flags: further flags of the trainer.
     """
 
     sample_filter: str = "best_worst"
@@ -59,19 +62,20 @@ class PPOConfig:
     flags: tuple[str, ...] = ()
 
     def actor_updates(self, step: int) -> int:
-        """Optimizer steps that the actor has taken after ``step`` PPO steps; none while the critic warms up."""
+        """Return the optimizer steps of the actor after ``step`` PPO steps; none while the critic warms up."""
         per_step = self.rollout_prompts * self.keep // self.batch_size
         return per_step * max(step - self.critic_warmup_steps, 0)
 
     def saved_steps(self) -> range:
-        """The steps of which a policy is saved."""
+        """Return the steps after which a policy is saved."""
         return range(self.save_every, self.steps + 1, self.save_every)
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """``samples`` responses per held-out task at temperature 1 decide pass@1; the curve between has a point every
-    ``curve_every`` steps, with fewer.
+    """``samples`` responses per held-out task at temperature 1 give pass@1 at the end.
+
+    The curve has a point every ``curve_every`` steps with ``checkpoint_samples``.
     """
 
     samples: int = 8
@@ -83,9 +87,9 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class Study:
-    """One run of the whole story. ``ppo`` is the run with the filter; the runs that it is compared with differ from it
-    in the filter alone. ``overoptimised`` is one more run, that pushes the same reward model too hard; None leaves it
-    out.
+    """One whole study. ``ppo`` is the run with the filter; the runs that it is compared with have another filter.
+
+    ``overoptimised`` is one more run, which pushes the same reward model too hard; None leaves it out.
     """
 
     seed: int = 1
@@ -98,11 +102,11 @@ class Study:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def as_dict(self) -> dict[str, Any]:
-        """The configuration as plain, JSON-ready values."""
+        """Return the configuration as plain values for JSON."""
         return asdict(self)
 
     def ppo_runs(self) -> dict[str, PPOConfig]:
-        """The PPO runs of this study by name."""
+        """Return the PPO runs of this study by name."""
         n = self.ppo.samples
         runs = {
             "unfiltered": replace(self.ppo, sample_filter="none", keep=n),
@@ -123,9 +127,9 @@ _STUDY = Study(
 )
 
 PRESETS: dict[str, Study] = {
-    # What the evidence is measured on.
+    # The evidence is measured on this one.
     "study": _STUDY,
-    # The same, shortened until the whole story takes five minutes of two cores.
+    # The same, shortened to five minutes on two cores.
     "quickstart": replace(_STUDY, reward=replace(_STUDY.reward, epochs=1), ppo=replace(_STUDY.ppo, steps=12)),
     # The study with 0.9 million parameters, more data and more steps.
     "full": Study(
@@ -134,38 +138,30 @@ PRESETS: dict[str, Study] = {
         reward=RewardConfig(samples=4, pairs_per_prompt=2, epochs=2, batch_size=32, learning_rate=1e-3),
         ppo=PPOConfig(steps=30, learning_rate=3e-4, critic_learning_rate=5e-4, kl=0.3),
     ),
-    # The real pipeline, on one family of functions and far too short to learn much from PPO: for trying a change.
-    "smoke": Study(
-        task=TaskConfig(demonstrations=3200, prompts=400, heldout=50, families=("two_numbers",)),
-        sft=SFTConfig(epochs=1),
-        reward=RewardConfig(eval_prompts=100, epochs=1),
-        ppo=PPOConfig(steps=4, rollout_prompts=16, batch_size=16, micro_batch_size=16),
-    ),
 }
 
 
 def with_overoptimisation(study: Study) -> Study:
-    """The study with a second PPO run that differs in two settings: a higher learning rate, almost no KL penalty."""
+    """Return the study with another PPO run: a higher learning rate, almost no KL penalty."""
     return replace(study, overoptimised=replace(study.ppo, learning_rate=6e-4, kl=0.001))
 
 
 def override(config: Any, assignments: Sequence[str]) -> Any:
-    """A copy of a configuration with ``name.name=value`` assignments applied; values are Python literals or plain
-    words.
+    """Return a copy with ``name.name=value`` assignments applied; values are Python literals or plain words.
+
+    Raises:
+        ValueError: an assignment names no setting, or its value has another type.
     """
     for assignment in assignments:
         path, separator, text = assignment.partition("=")
         if not separator:
             raise ValueError(f"--set {assignment!r} is not an assignment: write name=value, for example ppo.kl=0.2.")
-        config = _set(config, path.split("."), _parse(text), path)
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        config = _set(config, path.split("."), value, path)
     return config
-
-
-def _parse(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def _set(config: Any, path: list[str], value: Any, whole: str) -> Any:
@@ -176,12 +172,8 @@ def _set(config: Any, path: list[str], value: Any, whole: str) -> Any:
     current = getattr(config, path[0])
     if len(path) > 1:
         return replace(config, **{path[0]: _set(current, path[1:], value, whole)})
-    if is_dataclass(current):
-        raise ValueError(
-            f"--set {whole}: this is a group of settings; set one of {', '.join(f.name for f in fields(current))}."
-        )
     if isinstance(current, float) and isinstance(value, int):
         value = float(value)
-    if current is not None and type(value) is not type(current):
+    if is_dataclass(current) or (current is not None and type(value) is not type(current)):
         raise ValueError(f"--set {whole}={value!r}: a {type(current).__name__} is needed, like {current!r}.")
     return replace(config, **{path[0]: value})

@@ -1,11 +1,11 @@
 """One process for all commands that need Ray: it runs them one after the other and keeps their workers in between.
 
-Most of a short run's time goes into starting Ray, vLLM and one process for each model. The commands are those that
-``python -m`` would run, argument by argument. What a later command finds alive: vLLM's engine and the reward model,
-and the processes of actor, critic and reference. Actor and critic are loaded anew for each command, and the actor's
-weights go to the engine before the first rollout, so no run starts from what another one has learnt.
+Most of a short run's time goes into starting Ray, vLLM and a process for each model. The commands are those that
+``python -m`` would run, argument by argument. A later command reuses vLLM's engine, the reward model, and the
+processes of actor, critic and reference. Actor and critic are loaded again for each command, and the actor's weights
+go to the engine before the first rollout, so no run starts from what another one has learned.
 
-python -m examples.micro_code.one_ray      # reads a line of JSON a command, answers with its exit status
+python -m examples.micro_code.one_ray      # reads a command a line as JSON, answers with its exit status
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from typing import Any
 
 from .commands import environment
 
-# Held by model: what a second command may use as it is. The others have learnt.
+# Held by model: a second command may use them as they are. The others have learned.
 _NEVER_TRAINED = ("ReferenceModelActor", "RewardModelActor")
 
 
 def command_line() -> list[str]:
-    """What starts the process."""
+    """Return the command that starts the process."""
     return [sys.executable, "-m", "examples.micro_code.one_ray"]
 
 
@@ -44,7 +44,7 @@ class OneRay:
         self.directory: str | None = None
 
     def run(self, module: str, arguments: Sequence[str], log: Path) -> int:
-        """Run ``python -m module arguments`` with its output in ``log``; returns its exit status."""
+        """Run ``python -m module arguments`` with its output in ``log``; return its exit status."""
         self.start(log)
         assert self.process is not None and self.process.stdin is not None and self.process.stdout is not None
         try:
@@ -54,12 +54,13 @@ class OneRay:
             answer = ""
         status = int(answer) if answer else self.process.wait() or 1
         if status:
-            self.close()  # what a failed command has left is nothing to build on
+            self.close()  # do not build on workers of a failed command
         return status
 
     def start(self, log: Path) -> None:
-        """Start Ray and the processes of the models, without waiting for them, if they are not there; what they say
-        until the first command goes to ``log``.
+        """Start Ray and the processes of the models unless they are there, without waiting for them.
+
+        Their output goes to ``log`` until the first command.
         """
         if self.process is not None:
             return
@@ -81,7 +82,7 @@ class OneRay:
         if self.process is not None:
             assert self.process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.close()  # no more commands, also for one that takes the signal as its own end
+                self.process.stdin.close()  # no more commands
             self.process.terminate()
             try:
                 self.process.wait(timeout=30)  # it ends its Ray
@@ -95,9 +96,7 @@ class OneRay:
 
 
 def keep_workers() -> None:
-    """Put groups of workers that outlive a command where OpenRLHF's commands look up theirs. Before they are imported,
-    for they import these names.
-    """
+    """Put groups of workers that outlive a command where OpenRLHF's commands import theirs from."""
     import openrlhf.trainer.ray as trainers
     import openrlhf.trainer.ray.launcher as launcher
     import ray
@@ -144,7 +143,7 @@ def keep_workers() -> None:
 
 
 def execute(command: list[str]) -> int:
-    """Run one command in this process; its exit status."""
+    """Run one command in this process; return its exit status."""
     sys.argv = list(command)
     try:
         runpy.run_module(command[0], run_name="__main__", alter_sys=True)
@@ -174,7 +173,7 @@ def main() -> None:
 
 
 def prepare() -> tuple[Any, Any]:
-    """Start Ray and the models' processes; returns OpenRLHF's trainer module and the trainer in it."""
+    """Start Ray and the models' processes; return OpenRLHF's trainer module and the trainer in it."""
     import ray
 
     ray.init(include_dashboard=False)  # its ten processes take longer to start than some of the phases

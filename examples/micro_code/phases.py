@@ -1,16 +1,15 @@
-"""The phases of a study, in order. Each reads and writes files of the run directory and returns its figures as plain
-values.
-"""
+"""The phases of a study, in order. Each reads and writes files of the run directory and returns its figures."""
 
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,100 +20,139 @@ from . import commands
 from .comparison import Course, matched_steps
 from .config import Study
 from .one_ray import OneRay
-from .pairs import preference_pairs
 from .policy import save_random_policy
 from .sampling import Draw, sample_all, score_samples
 from .tasks import Task, demonstrations, generate
 
 
 class PhaseFailed(RuntimeError):
-    """A trainer did not end well; the message says where its log is."""
+    """A trainer failed; the message names its log."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A study and the directory that holds all it makes."""
+    """A study and the directory of its files."""
 
     study: Study
     directory: Path
     one_ray: OneRay = field(default_factory=OneRay)
 
     def path(self, *parts: str) -> Path:
+        """Return a path in the run directory."""
         return self.directory.joinpath(*parts)
 
     def tasks(self, split: str) -> list[Task]:
-        """The tasks of a split, as the first phase wrote them."""
-        return [Task(**row) for row in _read_rows(self.path("data", f"{split}.jsonl"))]
+        """Return the tasks of a split, as the first phase wrote them."""
+        return [Task(**row) for row in read_rows(self.path("data", f"{split}.jsonl"))]
 
     def reward_tasks(self) -> tuple[list[Task], list[Task]]:
-        """The prompts that train the reward model and PPO, and those that only measure the reward model."""
+        """Return the tasks that train the reward model and PPO, and those that only measure the reward model."""
         tasks, held = self.tasks("prompts"), self.study.reward.eval_prompts
         return tasks[held:], tasks[:held]
 
 
-def _write_rows(path: Path, rows: Iterable[dict]) -> None:
+def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    """Write JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _read_rows(path: Path) -> list[dict]:
+def read_rows(path: Path) -> list[dict]:
+    """Return the rows of JSON lines."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _train(run: Run, name: str, command: list[str], launcher: dict[str, str] | None = None) -> None:
-    """Runs a trainer with its output in ``logs/NAME.log``; ends it with us.
+def labelled_rows(tasks: Sequence[Task]) -> list[dict[str, str]]:
+    """Return rows of a prompt data set whose labels hold what the true score needs."""
+    return [{"input": t.prompt, "label": json.dumps({"solution": t.solution, "kind": t.kind})} for t in tasks]
 
-    ``command`` begins with the module. With a ``launcher``'s variables it is a process of its own, without it is one
-    of those that share a Ray.
+
+def train_on_ray(run: Run, name: str, command: list[str]) -> None:
+    """Run a command, module first, in the process of one_ray.py, with its output in ``logs/NAME.log``."""
+    log = _start_log(run, name, command)
+    _check(name, run.one_ray.run(command[0], command[1:], log), log)
+
+
+def train_in_process(run: Run, name: str, command: list[str], variables: dict[str, str] | None = None) -> None:
+    """Run a command, module first, in a process of its own, with its output in ``logs/NAME.log``; it ends with us.
+
+    ``variables`` are added to its environment, by default those of a launcher.
     """
+    log = _start_log(run, name, command)
+    variables = commands.launcher_variables() if variables is None else variables
+    env = commands.environment(Path(tempfile.gettempdir())) | variables
+    with open(log, "a") as output:
+        arguments = [sys.executable, "-m", *command]
+        process = subprocess.Popen(arguments, env=env, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            status = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    _check(name, status, log)
+
+
+def _start_log(run: Run, name: str, command: list[str]) -> Path:
     log = run.path("logs", f"{name}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("python -m " + " ".join(command) + "\n\n")
-    if launcher is None:
-        status = run.one_ray.run(command[0], command[1:], log)
-    else:
-        with open(log, "a") as output:
-            env = commands.environment(Path(tempfile.gettempdir())) | launcher
-            arguments = [sys.executable, "-m", *command]
-            process = subprocess.Popen(arguments, env=env, stdout=output, stderr=subprocess.STDOUT)
-            try:
-                status = process.wait()
-            except BaseException:
-                process.terminate()
-                process.wait()
-                raise
+    return log
+
+
+def _check(name: str, status: int, log: Path) -> None:
     if status != 0:
-        raise PhaseFailed(
-            f"{name} ended with status {status}; the end of {log}:\n" + "\n".join(log.read_text().splitlines()[-25:])
-        )
+        end = "\n".join(log.read_text().splitlines()[-25:])
+        raise PhaseFailed(f"{name} ended with status {status}; the end of {log}:\n{end}")
 
 
 def make_task(run: Run) -> dict[str, Any]:
-    """Generates the task, the demonstrations and the random policy."""
+    """Generate the task, the demonstrations and the random policy."""
     study = run.study
     splits = generate(study.task, study.seed)
     for name, tasks in splits.items():
-        _write_rows(run.path("data", f"{name}.jsonl"), map(asdict, tasks))
+        write_rows(run.path("data", f"{name}.jsonl"), map(asdict, tasks))
     rows = demonstrations(splits["demonstrations"], study.task.bug_rate, study.seed)
-    _write_rows(run.path("data", "sft.jsonl"), rows)
+    write_rows(run.path("data", "sft.jsonl"), rows)
     bugs = sum(row["output"] != task.solution for row, task in zip(rows, splits["demonstrations"]))
     parameters = save_random_policy(study.model, study.task, study.seed, run.path("models", "random"))
-    return {"parameters": parameters, "demonstrations_with_a_bug": bugs / len(rows)} | {
-        k: len(v) for k, v in splits.items()
-    }
+    sizes = {name: len(tasks) for name, tasks in splits.items()}
+    return {"parameters": parameters, "demonstrations_with_a_bug": bugs / len(rows)} | sizes
 
 
 def train_sft(run: Run) -> dict[str, Any]:
-    """OpenRLHF's SFT on the demonstrations."""
-    command = commands.sft(
-        run.study, run.path("models", "random"), run.path("data", "sft.jsonl"), run.path("models", "sft")
-    )
-    _train(run, "sft", command, commands.single_process())
+    """Run OpenRLHF's SFT on the demonstrations."""
+    models = run.path("models", "random"), run.path("data", "sft.jsonl"), run.path("models", "sft")
+    train_in_process(run, "sft", commands.sft(run.study, *models))
     return {}
 
 
+def preference_pairs(
+    tasks: Sequence[Task], responses: Sequence[Sequence[str]], scores: np.ndarray, per_prompt: int, seed: int
+) -> list[dict[str, str]]:
+    """Return rows ``{"prompt", "chosen", "rejected"}``: a response that passes its tests before one that fails.
+
+    Args:
+        tasks: a task whose samples all pass or all fail gives no pair.
+        responses: (tasks, samples) texts.
+        scores: (tasks, samples) their true scores.
+        per_prompt: pairs of a prompt, at most; none twice.
+        seed: of the choice.
+    """
+    rng = random.Random(f"micro-code pairs {seed}")
+    rows = []
+    for task, texts, passed in zip(tasks, responses, scores):
+        good = sorted({text for text, ok in zip(texts, passed) if ok})
+        bad = sorted({text for text, ok in zip(texts, passed) if not ok})
+        candidates = [(g, b) for g in good for b in bad]
+        for chosen, rejected in rng.sample(candidates, min(per_prompt, len(candidates))):
+            rows.append({"prompt": task.prompt, "chosen": chosen, "rejected": rejected})
+    rng.shuffle(rows)
+    return rows
+
+
 def make_pairs(run: Run) -> dict[str, Any]:
-    """Samples the SFT policy on the training prompts, scores the samples and pairs a right with a wrong one."""
+    """Sample the SFT policy on the training prompts, score the samples and pair right with wrong ones."""
     study, config = run.study, run.study.reward
     train, held = run.reward_tasks()
     prompts = [task.prompt for task in train + held]
@@ -129,94 +167,73 @@ def make_pairs(run: Run) -> dict[str, Any]:
             f"only {len(pairs)} preference pairs and {len(eval_pairs)} for evaluation: {scores.mean():.0%} of the SFT "
             f"policy's samples pass the tests; pairs need samples that do and samples that do not."
         )
-    _write_rows(run.path("data", "pairs.jsonl"), pairs)
-    _write_rows(run.path("data", "eval_pairs.jsonl"), eval_pairs)
-    return {
-        "sampled": int(scores.size),
-        "sampled_pass": float(scores.mean()),
-        "pairs": len(pairs),
-        "eval_pairs": len(eval_pairs),
-    }
+    write_rows(run.path("data", "pairs.jsonl"), pairs)
+    write_rows(run.path("data", "eval_pairs.jsonl"), eval_pairs)
+    counts = {"sampled": int(scores.size), "sampled_pass": float(scores.mean())}
+    return counts | {"pairs": len(pairs), "eval_pairs": len(eval_pairs)}
 
 
 def train_reward_model(run: Run) -> dict[str, Any]:
-    """OpenRLHF's reward-model training; its accuracy is that on pairs of prompts which it never saw."""
-    run.one_ray.start(
-        run.path("logs", "one_ray.log")
-    )  # training keeps one core busy; what comes next starts on another
+    """Run OpenRLHF's reward-model training; its accuracy is measured on pairs of prompts that train nothing."""
+    # Training keeps one core busy; the Ray of the next phases starts on another.
+    run.one_ray.start(run.path("logs", "one_ray.log"))
     output = run.path("models", "reward")
     data = run.path("data", "pairs.jsonl"), run.path("data", "eval_pairs.jsonl")
-    _train(
-        run,
-        "reward",
-        commands.reward_model(run.study, run.path("models", "sft"), *data, output),
-        commands.single_process(),
-    )
+    train_in_process(run, "reward", commands.reward_model(run.study, run.path("models", "sft"), *data, output))
     return finish_reward_model(output)
 
 
 def finish_reward_model(output: Path) -> dict[str, float]:
-    """Gives what ``train_rm`` has just written rewards of unit spread; what it said of the held-out pairs."""
-    evaluation = {
-        tag: points[-1][1] for tag, points in scalars(output / "tensorboard").items() if tag.startswith("eval/")
-    }
-    _scale_rewards(output, 1 / evaluation["eval/reward_std"])
-    return {"heldout_accuracy": evaluation["eval/acc_mean"]}
+    """Scale what ``train_rm`` has written to rewards of unit spread; return its accuracy on held-out pairs.
 
-
-def _scale_rewards(model: Path, factor: float) -> None:
-    """Multiplies a reward model's value head, so that PPO sees rewards of about unit spread whatever the training
-    gave.
-
-    OpenRLHF's --reward.normalize_enable would do it, but keeps mean and spread in non-persistent buffers, which
+    OpenRLHF's --reward.normalize_enable would scale them, but keeps mean and spread in non-persistent buffers, which
     transformers 5 leaves uninitialised when it loads a model: the rewards become infinite.
     """
     from safetensors.torch import load_file, save_file
 
-    weights = load_file(model / "model.safetensors")
-    weights["score.weight"] = weights["score.weight"] * factor
-    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    curves = scalars(output / "tensorboard")
+    weights = load_file(output / "model.safetensors")
+    weights["score.weight"] = weights["score.weight"] * (1 / curves["eval/reward_std"][-1][1])
+    save_file(weights, output / "model.safetensors", metadata={"format": "pt"})
+    return {"heldout_accuracy": curves["eval/acc_mean"][-1][1]}
 
 
 def measure_reliability(run: Run) -> dict[str, Any]:
-    """Is the reward model right, and where? On samples of the SFT policy for prompts that it has never seen."""
+    """Measure the reward model on samples of the SFT policy for prompts that train nothing."""
     study = run.study
     _, held = run.reward_tasks()
     prompts, samples, output = run.path("data", "reliability.jsonl"), run.path("samples"), run.path("reliability")
-    rows = [{"input": t.prompt, "label": json.dumps({"solution": t.solution, "kind": t.kind})} for t in held]
-    _write_rows(prompts, rows)
+    write_rows(prompts, labelled_rows(held))
     shutil.rmtree(samples, ignore_errors=True)
-    policy, reward = run.path("models", "sft"), run.path("models", "reward")
-    _train(run, "collect", commands.collect(study, policy, reward, prompts, samples))
-    _train(run, "analyze", commands.analyze(samples, output), {})
+    models = run.path("models", "sft"), run.path("models", "reward")
+    train_on_ray(run, "collect", commands.collect(study, *models, prompts, samples))
+    train_in_process(run, "analyze", commands.analyze(samples, output), {})
     report = json.loads((output / "report.json").read_text())
     return {"recommendation": report["recommendation"]["text"], "report": str(output / "report.html")}
 
 
 def train_ppo(run: Run, name: str) -> dict[str, Any]:
-    """One PPO run; its curves come from OpenRLHF's own TensorBoard log, its sample counts from its console log."""
+    """Run PPO; its curves come from OpenRLHF's TensorBoard log, its sample counts from its console log."""
     config = run.study.ppo_runs()[name]
     output, prompts = run.path("models", name), [task.prompt for task in run.reward_tasks()[0]]
-    needed = config.steps * config.rollout_prompts
-    rows = [{"input": prompts[i % len(prompts)]} for i in range(needed)]
-    _write_rows(run.path("data", f"{name}_prompts.jsonl"), rows)
-    policy, reward = run.path("models", "sft"), run.path("models", "reward")
-    _train(
-        run, name, commands.ppo(run.study, config, policy, reward, run.path("data", f"{name}_prompts.jsonl"), output)
-    )
+    rows = [{"input": prompts[i % len(prompts)]} for i in range(config.steps * config.rollout_prompts)]
+    data = run.path("data", f"{name}_prompts.jsonl")
+    write_rows(data, rows)
+    models = run.path("models", "sft"), run.path("models", "reward")
+    train_on_ray(run, name, commands.ppo(run.study, config, *models, data, output))
     text = run.path("logs", f"{name}.log").read_text()
-    counts = {int(n) for n in re.findall(r"Starting experience making with (\d+) samples", text)}
+    counts = sorted({int(n) for n in re.findall(r"Starting experience making with (\d+) samples", text)})
     filtered = re.findall(r"(\d+) samples scored, (\d+) kept", text)
     return {
         "curves": scalars(output / "tensorboard"),
-        "scored_per_step": sorted({int(scored) for scored, _ in filtered}) or sorted(counts),
-        "kept_per_step": sorted({int(kept) for _, kept in filtered}) or sorted(counts),
-        "samples_in_actor_critic_reference": sorted(counts),
+        "scored_per_step": sorted({int(scored) for scored, _ in filtered}) or counts,
+        "kept_per_step": sorted({int(kept) for _, kept in filtered}) or counts,
+        "samples_in_actor_critic_reference": counts,
     }
 
 
 def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """All scalar curves, tag to (step, value), of the TensorBoard files below a directory."""
+    """Return all scalar curves, tag to (step, value), of the TensorBoard files below a directory."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     curves: dict[str, list[tuple[int, float]]] = {}
@@ -228,8 +245,10 @@ def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def evaluate_all(run: Run) -> dict[str, Any]:
-    """True scores on held-out tasks, into ``scores.npz``: of the SFT policy, of each PPO run's end, of the steps at
-    which the filter is compared, and of some steps on the way for the curves.
+    """Write true scores on held-out tasks into ``scores.npz``.
+
+    They are of the SFT policy, of each PPO run's end, of the steps at which the filter is compared, and of some steps
+    in between for the curves.
     """
     study, config = run.study, run.study.evaluation
     tasks = run.tasks("heldout")
@@ -257,33 +276,27 @@ def evaluate_all(run: Run) -> dict[str, Any]:
 
 
 def courses(run: Run) -> dict[str, Course]:
-    """What each PPO run has spent, by the run's own timing."""
-    return {
-        name: Course(ppo, float(np.median([seconds for _, seconds in timing(run, name)])))
-        for name, ppo in run.study.ppo_runs().items()
-    }
-
-
-def timing(run: Run, name: str) -> list[tuple[int, float]]:
-    """(step, seconds of that step) of a PPO run."""
-    return scalars(run.path("models", name, "tensorboard"))["train/timing/step_total"]
+    """Return what each PPO run has spent, by its own timing."""
+    timing = {name: scalars(run.path("models", name, "tensorboard")) for name in run.study.ppo_runs()}
+    seconds = {name: [value for _, value in curves["train/timing/step_total"]] for name, curves in timing.items()}
+    return {name: Course(ppo, float(np.median(seconds[name]))) for name, ppo in run.study.ppo_runs().items()}
 
 
 def policy_scores(run: Run) -> dict[tuple[str, int], np.ndarray]:
-    """The true scores that ``evaluate_all`` has written, (tasks, samples) by run and step; SFT is step 0 of itself."""
-    ends = {name: ppo.steps for name, ppo in run.study.ppo_runs().items()} | {"sft": 0}
+    """Return the true scores of ``evaluate_all``, (tasks, samples) by run and step; SFT is its own step 0."""
+    last_steps = {name: ppo.steps for name, ppo in run.study.ppo_runs().items()} | {"sft": 0}
     scores = {}
     for key, array in np.load(run.path("scores.npz")).items():
         name, kind = key.rsplit("_", 1)
         if kind == "sampled":
-            scores[name, ends[name]] = array
+            scores[name, last_steps[name]] = array
         elif kind.startswith("step"):
             scores[name, int(kind.removeprefix("step"))] = array
     return scores
 
 
 def titles(study: Study) -> dict[str, str]:
-    """What the policies of a study are called in tables and figures."""
+    """Return the names of a study's policies in tables and figures."""
     k, n = study.ppo.keep, study.ppo.samples
     return {
         "sft": "SFT",
@@ -295,7 +308,7 @@ def titles(study: Study) -> dict[str, str]:
 
 
 def phases_of(study: Study) -> dict[str, tuple[str, Callable[[Run], dict[str, Any]]]]:
-    """The phases by name, in order: what to tell the user, and what to do."""
+    """Return the phases by name, in order: a title and the function that does it."""
     ppo = {
         name: (f"{titles(study)[name]} (openrlhf.cli.train_ppo)", lambda run, name=name: train_ppo(run, name))
         for name in study.ppo_runs()
@@ -312,12 +325,11 @@ def phases_of(study: Study) -> dict[str, tuple[str, Callable[[Run], dict[str, An
 
 
 def settings_of(study: Study, phase: str) -> dict[str, Any]:
-    """The settings that a phase's outcome depends on, those of the phases before it included."""
+    """Return the settings that a phase's outcome depends on, those of the phases before it included."""
     parts = {"task": ["seed", "task", "model"]}
     parts["sft"] = [*parts["task"], "sft", "evaluation"]
     parts["pairs"] = parts["reward"] = [*parts["sft"], "reward"]
-    parts["reliability"] = [*parts["reward"], "ppo"]
-    parts |= {name: [*parts["reward"], "ppo"] for name in ("unfiltered", "random", "ppo")}
+    parts |= {name: [*parts["reward"], "ppo"] for name in ("reliability", "unfiltered", "random", "ppo")}
     parts["overoptimised"] = [*parts["reward"], "overoptimised"]
     settings = study.as_dict()
     return {part: settings[part] for part in parts.get(phase, list(settings))}

@@ -1,6 +1,4 @@
-"""The policy that everything starts from: a small vocabulary built from the task, and a randomly initialised Qwen2 of
-about a million parameters.
-"""
+"""The random policy at the start: a vocabulary built from the task, and a Qwen2 of less than a million parameters."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ class ModelConfig:
 
 
 def build_tokenizer(texts: Iterable[str], vocabulary: int):
-    """A lossless Qwen2 tokenizer with a vocabulary of its own: all bytes, and the frequent pieces of ``texts``.
+    """Return a lossless Qwen2 tokenizer with a vocabulary of all bytes and the frequent pieces of ``texts``.
 
     Its class must be Qwen2's: transformers builds Qwen2Tokenizer for every Qwen2 model and would run another
     tokenizer's vocabulary under Qwen2's rules, which loses the newlines and spaces of a vocabulary without them.
@@ -51,28 +49,26 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int):
 
 
 def task_texts(config: TaskConfig, seed: int, count: int = 3000) -> list[str]:
-    """Text to build the vocabulary from: fresh draws of the task, so that no split of a run is looked at."""
+    """Return texts to build the vocabulary from: other draws of the task than those of its splits."""
     rng = random.Random(f"micro-code vocabulary {seed}")
     tasks: list[Task] = [draw(rng, config) for _ in range(count)]
     return [task.prompt + task.solution for task in tasks]
 
 
 def check_lossless(tokenizer, texts: Iterable[str]) -> None:
-    """Asserts that decode inverts encode: a tokenizer that loses spaces would fail every test silently."""
+    """Assert that decode inverts encode: a tokenizer that loses spaces would fail every test silently."""
     for text in texts:
         decoded = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False))
         assert decoded == text, f"the tokenizer does not give back {text!r} but {decoded!r}"
 
 
 def save_random_policy(config: ModelConfig, task: TaskConfig, seed: int, path: Path) -> int:
-    """Writes tokenizer and randomly initialised model to ``path`` in Hugging Face format; returns the number of
-    parameters.
-    """
+    """Write tokenizer and random model to ``path`` in Hugging Face format; return the number of parameters."""
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # writing takes no time
+    disable_progress_bar()
     texts = task_texts(task, seed)
     tokenizer = build_tokenizer(texts, config.vocabulary)
     tokenizer.save_pretrained(path)
@@ -94,7 +90,7 @@ def save_random_policy(config: ModelConfig, task: TaskConfig, seed: int, path: P
         )
     )
     model.to(torch.bfloat16).save_pretrained(path)
-    # What counts is the tokenizer that others will load from the finished directory.
+    # Check the tokenizer that others will load from the finished directory.
     loaded = AutoTokenizer.from_pretrained(path)
     check_lossless(loaded, [*texts, " two  spaces\n    and an indent\n", bytes(range(32, 127)).decode()])
     assert len(loaded) == len(tokenizer) and loaded.eos_token_id == tokenizer.eos_token_id

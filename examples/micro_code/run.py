@@ -1,4 +1,4 @@
-"""Runs a micro-code study from the task to the table.
+"""Run a micro-code study from the task to the table.
 
 python -m examples.micro_code.run --seed 1 --output runs/quickstart
 python -m examples.micro_code.run --resume --output runs/quickstart
@@ -27,35 +27,29 @@ from .phases import PhaseFailed, Run, phases_of, settings_of
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(prog="python -m examples.micro_code.run", description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="quickstart", help="the settings to start from")
-    parser.add_argument("--seed", type=int, help="seed of task, policy, reward model and PPO (default: the preset's)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting, e.g. ppo.kl=0.2"
-    )
-    parser.add_argument(
-        "--overoptimise", action="store_true", help="add a PPO run that pushes the same reward model too hard"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="run directory; an earlier run in it is replaced")
-    parser.add_argument("--resume", action="store_true", help="keep the finished phases whose settings are unchanged")
-    parser.add_argument(
-        "--until",
-        metavar="PHASE",
-        help="stop after this phase: task, sft, pairs, reward, reliability, unfiltered, random, ppo, overoptimised",
-    )
+    add = parser.add_argument
+    add("--preset", choices=sorted(PRESETS), default="quickstart", help="the settings to start from")
+    add("--seed", type=int, help="seed of task, policy, reward model and PPO (default: the preset's)")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting, e.g. ppo.kl=0.2")
+    add("--overoptimise", action="store_true", help="add a PPO run that pushes the same reward model too hard")
+    add("--output", type=Path, required=True, help="run directory; an earlier run in it is replaced")
+    add("--resume", action="store_true", help="keep the finished phases whose settings are unchanged")
+    phases = "task, sft, pairs, reward, reliability, unfiltered, random, ppo, overoptimised"
+    add("--until", metavar="PHASE", help=f"stop after this phase: {phases}")
     return parser.parse_args(argv)
 
 
 def study_of(args: argparse.Namespace) -> Study:
-    """The study that a command line asks for."""
+    """Return the study that a command line asks for."""
     preset = PRESETS[args.preset]
     study = override(with_overoptimisation(preset) if args.overoptimise else preset, args.set)
     return study if args.seed is None else override(study, [f"seed={args.seed}"])
 
 
 def prepare(directory: Path, study: Study, resume: bool) -> None:
-    """Makes the run directory ready: empty, or with what an earlier run left."""
+    """Make the run directory ready: empty, or with the files of an earlier run."""
     marker = directory / "study.json"
     if marker.exists() and not resume:
         shutil.rmtree(directory)
@@ -66,7 +60,7 @@ def prepare(directory: Path, study: Study, resume: bool) -> None:
 
 
 def kept_record(record: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """What a finished phase wrote, if it was run with these settings."""
+    """Return the record of a finished phase if it was run with these settings."""
     if not record.exists():
         return None
     kept = json.loads(record.read_text())
@@ -76,8 +70,10 @@ def kept_record(record: Path, settings: dict[str, Any]) -> dict[str, Any] | None
 def run_phase(
     record: Path, heading: str, settings: dict[str, Any], work: Callable[[], dict[str, Any]], console: Console
 ) -> dict[str, Any]:
-    """Does the work unless ``record`` says that it was done with these settings; returns what the record holds, ``{
-    "seconds", "result", "settings"}``.
+    """Do the work unless ``record`` shows that it was done with these settings.
+
+    Returns:
+        The record: ``{"seconds", "result", "settings"}``.
     """
     kept = kept_record(record, settings)
     if kept is not None:
@@ -100,7 +96,7 @@ def run_phase(
 def run_phases(
     run: Run, console: Console, until: str | None = None, only: Collection[str] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Runs what is not done yet, up to the phase ``until`` or those of ``only``; returns each one's record."""
+    """Run the phases that are not done, up to ``until`` or those of ``only``; return each one's record."""
     phases = {name: phase for name, phase in phases_of(run.study).items() if only is None or name in only}
     records: dict[str, dict[str, Any]] = {}
     for number, (name, (title, phase)) in enumerate(phases.items(), start=1):
@@ -113,11 +109,9 @@ def run_phases(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a study; 0 when every phase ended well."""
+    """Run a study; return 0 when every phase ended well."""
     args = parse(argv)
-    os.environ.setdefault(
-        "DS_ACCELERATOR", "cpu"
-    )  # all is sized for a CPU; DeepSpeed need not look for a GPU, nor warn that none is there
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # all is sized for a CPU: no warning that there is no GPU
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an exception, so that a running trainer ends with us
     console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=not sys.stdout.isatty())
     try:

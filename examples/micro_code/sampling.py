@@ -28,7 +28,7 @@ class Draw:
 
 
 def sample_all(draws: Sequence[Draw], workers: int = 2) -> list[list[list[str]]]:
-    """The responses of each draw, (prompts, samples) texts without the end token and the space before it.
+    """Return the responses of each draw, (prompts, samples) texts without the end token and the space before it.
 
     One thread in each of ``workers`` processes: for a model this small, several threads mostly wait for each other.
     """
@@ -48,54 +48,18 @@ def sample_all(draws: Sequence[Draw], workers: int = 2) -> list[list[list[str]]]
     return results
 
 
-def divergence(draws: Sequence[Draw], reference: Path, workers: int = 2) -> list[np.ndarray]:
-    """(prompts, samples) of each draw: the log of how much likelier its policy is than ``reference`` to write a
-    response that the policy wrote, in nats, with the end token. Their mean estimates the KL divergence of responses.
-    """
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(_log_ratios, draws, [reference] * len(draws)))
-
-
-def _log_ratios(draw: Draw, reference: Path, batch_size: int = 200) -> np.ndarray:
-    import torch
-
-    tokenizer, policy = _load(draw.model, exact=True)
-    _, other = _load(reference, exact=True)
-    torch.manual_seed(draw.seed)
-    queries = [prompt for prompt in draw.prompts for _ in range(draw.samples)]
-    found = []
-    for start in range(0, len(queries), batch_size):
-        batch = tokenizer(
-            queries[start : start + batch_size], return_tensors="pt", padding=True, add_special_tokens=False
-        )
-        prompts, mask = batch["input_ids"], batch["attention_mask"]
-        tokens = generate(policy, prompts, mask, draw.max_new_tokens, draw.greedy)
-        ends = tokens == policy.config.eos_token_id
-        written = (ends.cumsum(1) - ends.long()) == 0  # up to the first end token, and it, too
-        whole, seen = torch.cat([prompts, tokens], 1), torch.cat([mask, written.long()], 1)
-        places = (seen.cumsum(1) - 1).clamp(min=0)
-        chances = []
-        with torch.inference_mode():
-            for model in (policy, other):
-                logits = model(whole, attention_mask=seen, position_ids=places).logits[:, prompts.shape[1] - 1 : -1]
-                logs = logits.float().log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
-                chances.append((logs * written).sum(1))
-        found.append((chances[0] - chances[1]).numpy())
-    return np.concatenate(found).reshape(len(draw.prompts), draw.samples)
-
-
-def _load(path: Path, exact: bool = False) -> tuple[Any, Any]:
-    """Tokenizer and model, on one thread; ``exact`` in float32 whatever the processor."""
+def _load(path: Path) -> tuple[Any, Any]:
+    """Return tokenizer and model, on one thread."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     torch.set_num_threads(1)
-    disable_progress_bar()  # loading takes no time
+    disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     # A CPU without instructions for bfloat16 is many times slower in it.
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    dtype = torch.bfloat16 if native and not exact else torch.float32
+    dtype = torch.bfloat16 if native else torch.float32
     return tokenizer, AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa").eval()
 
 
@@ -118,16 +82,14 @@ def _sample(draw: Draw, batch_size: int = 500) -> list[list[str]]:
 
 
 def generate(model: Any, prompts: Any, mask: Any, max_new_tokens: int, greedy: bool = False) -> Any:
-    """What ``model.generate`` gives, but finished responses leave the batch.
-
-    Most responses have a third of the longest one's length, so this takes less than half of the time.
+    """Generate as ``model.generate`` does, but finished responses leave the batch: less than half of the time.
 
     Args:
         model: a causal language model of transformers with ``eos_token_id`` and ``pad_token_id`` in its configuration.
         prompts: (B, P) token ids, padded on the left.
         mask: (B, P), 0 for padding.
         max_new_tokens: at most this many tokens a response.
-        greedy: the likeliest token, else a draw at temperature 1.
+        greedy: take the most likely token, else draw at temperature 1.
 
     Returns:
         (B, max_new_tokens) token ids, padded on the right.
@@ -138,7 +100,7 @@ def generate(model: Any, prompts: Any, mask: Any, max_new_tokens: int, greedy: b
     cache = DynamicCache(config=model.config)
     responses = torch.full((len(prompts), max_new_tokens), model.config.pad_token_id)
     rows = torch.arange(len(prompts))  # of ``responses``, those in the batch
-    going = torch.ones(len(prompts), dtype=torch.bool)
+    active = torch.ones(len(prompts), dtype=torch.bool)
     tokens, positions = prompts, (mask.cumsum(1) - 1).clamp(min=0)
     with torch.inference_mode():
         for place in range(max_new_tokens):
@@ -147,23 +109,22 @@ def generate(model: Any, prompts: Any, mask: Any, max_new_tokens: int, greedy: b
             )
             logits = output.logits[:, -1].float()
             tokens = logits.argmax(-1) if greedy else torch.multinomial(logits.softmax(-1), 1).squeeze(1)
-            responses[rows[going], place] = tokens[going]
-            going &= tokens != model.config.eos_token_id
-            if not going.any():
+            responses[rows[active], place] = tokens[active]
+            active &= tokens != model.config.eos_token_id
+            if not active.any():
                 break
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            if going.float().mean() < 0.8:  # taking rows out copies the cache: not at each step
-                cache.batch_select_indices(going.nonzero().squeeze(1))
-                rows, mask, tokens, going = rows[going], mask[going], tokens[going], going[going]
+            if active.float().mean() < 0.8:  # taking rows out copies the cache: not at each step
+                cache.batch_select_indices(active.nonzero().squeeze(1))
+                rows, mask, tokens, active = rows[active], mask[active], tokens[active], active[active]
             tokens, positions = tokens[:, None], mask.sum(1, keepdim=True) - 1
     return responses
 
 
 def score_samples(tasks: Sequence[Task], *responses: Sequence[Sequence[str]]) -> list[np.ndarray]:
-    """True scores, bool (tasks, samples), of each draw: does the response pass every hidden test of its task.
+    """Return true scores, bool (tasks, samples), of each draw: does a response pass every hidden test of its task?
 
-    All draws at once, because policies that come from one another repeat each other's answers, which are run only
-    once.
+    All draws at once: related policies repeat each other's answers, and equal answers run once.
     """
     items = [
         (text, task.solution, task.kind) for drawn in responses for task, texts in zip(tasks, drawn) for text in texts
@@ -173,9 +134,7 @@ def score_samples(tasks: Sequence[Task], *responses: Sequence[Sequence[str]]) ->
 
 
 def rewards_of(model: Path, texts: Sequence[str], batch_size: int = 500) -> np.ndarray:
-    """(T,) rewards of a saved reward model for whole texts, prompt and response, which are ended here as OpenRLHF's
-    ``train_rm`` ends them.
-    """
+    """Return (T,) rewards of texts, prompt and response, which are ended here as OpenRLHF's ``train_rm`` ends them."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
@@ -198,7 +157,7 @@ def rewards_of(model: Path, texts: Sequence[str], batch_size: int = 500) -> np.n
 
 
 def bootstrap_interval(per_task: np.ndarray, seed: int = 0, draws: int = 2000) -> tuple[float, float]:
-    """95% percentile interval of the mean of ``per_task`` (tasks,), resampling tasks."""
+    """Return the 95% percentile interval of the mean of ``per_task`` (tasks,), resampling tasks."""
     rng = np.random.default_rng(seed)
     means = per_task[rng.integers(0, len(per_task), (draws, len(per_task)))].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])

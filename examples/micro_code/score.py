@@ -1,15 +1,13 @@
-"""The true score: does a candidate answer every hidden test as the reference does?
+"""The true score: does a candidate return on every hidden test what the reference returns?
 
-Limits: this guards against the accidents of a small model (endless loops, huge values, imports), not against a
-determined attacker; it accepts only a small subset of Python (see ``_ALLOWED_NODES``), and calls anything outside it a
-failure.
+This guards against the accidents of a small model (endless loops, huge values, imports), not against an attacker. It
+accepts only a small subset of Python (``_ALLOWED_NODES``); anything else is a failure.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
-import copy
 import resource
 import signal
 from collections.abc import Iterable, Sequence
@@ -25,13 +23,13 @@ TIME_LIMIT = 0.2  # seconds
 MEMORY_LIMIT = 1 << 30  # bytes of address space in a worker
 MAX_SOURCE = 400  # characters
 MAX_NUMBER = 999  # larger constants have no use here and make huge ranges and powers
-MAX_MULTIPLICATIONS = 3  # "x * 9" on a list repeats it: a few of them are harmless
+MAX_MULTIPLICATIONS = 3  # "x * 9" on a list repeats it
 
 _ALLOWED_NODES = tuple(
     getattr(ast, name)
     for name in (
         "Module FunctionDef arguments arg Return Assign AugAssign Expr If For Name Load Store Constant BinOp UnaryOp "
-        "BoolOp Compare IfExp Call keyword Attribute Subscript Slice List Tuple ListComp GeneratorExp comprehension "
+        "BoolOp Compare IfExp Call keyword Subscript Slice List Tuple ListComp GeneratorExp comprehension "
         "Add Sub Mult FloorDiv Div Mod USub UAdd Not And Or Eq NotEq Lt LtE Gt GtE In NotIn"
     ).split()
 )
@@ -39,34 +37,19 @@ _BUILTINS = {
     f.__name__: f
     for f in (abs, bool, enumerate, int, len, list, max, min, reversed, sorted, str, sum, tuple, zip, range)
 }
-_METHODS = {
-    "upper",
-    "lower",
-    "replace",
-    "count",
-    "strip",
-    "title",
-    "swapcase",
-    "index",
-    "find",
-    "startswith",
-    "endswith",
-}
 
 
 class _TimeOut(BaseException):
-    """Not an Exception, so that nothing in between can take it for a candidate's own error."""
+    """A BaseException, so that no handler takes it for a candidate's own error."""
 
 
 def _refuse(tree: ast.AST) -> bool:
-    """Whether the program leaves the allowed subset."""
+    """Return whether the program leaves the allowed subset."""
     multiplications = 0
     for node in ast.walk(tree):
         if not isinstance(node, _ALLOWED_NODES):
             return True
         if isinstance(node, ast.Name) and node.id.startswith("_"):
-            return True
-        if isinstance(node, ast.Attribute) and node.attr not in _METHODS:
             return True
         if isinstance(node, ast.Constant) and isinstance(node.value, int) and abs(node.value) > MAX_NUMBER:
             return True
@@ -89,7 +72,7 @@ def _time_limit(seconds: float):
 
 
 def _same(got: Any, expected: Any) -> bool:
-    """Equality that tells True from 1 and 1.0 from 1, inside lists too."""
+    """Return equality of values and types, inside lists, too."""
     if type(got) is not type(expected):
         return False
     if isinstance(expected, list):
@@ -98,9 +81,7 @@ def _same(got: Any, expected: Any) -> bool:
 
 
 def run(source: str, inputs: Sequence[tuple]) -> list | None:
-    """What the function ``f`` of ``source`` returns for each argument tuple; None if it is refused, fails or takes too
-    long.
-    """
+    """Return the outputs of the function ``f`` of ``source``; None if it is refused, fails or takes too long."""
     if len(source) > MAX_SOURCE:
         return None
     try:
@@ -110,16 +91,14 @@ def run(source: str, inputs: Sequence[tuple]) -> list | None:
         scope: dict[str, Any] = {"__builtins__": _BUILTINS}
         with _time_limit(TIME_LIMIT):
             exec(compile(tree, "<candidate>", "exec"), scope)
-            return [scope["f"](*copy.deepcopy(arguments)) for arguments in inputs]
+            return [scope["f"](*arguments) for arguments in inputs]
     except (Exception, _TimeOut):
         return None
 
 
 @lru_cache(maxsize=65536)
 def behaviour(solution: str, kind: str) -> str:
-    """What a function does on all hidden tests of its kind, as text: two functions with the same text are the same
-    task.
-    """
+    """Return a function's outputs on all hidden tests of its kind, as text; the same text is the same task."""
     outputs = run(solution, INPUTS[kind])
     if outputs is None:
         raise ValueError(f"the reference solution fails on its own test inputs: {solution!r}")
@@ -127,14 +106,14 @@ def behaviour(solution: str, kind: str) -> str:
 
 
 def passes(candidate: str, solution: str, kind: str) -> bool:
-    """Whether the candidate returns what the reference returns, on every hidden test."""
+    """Return whether the candidate returns what the reference returns, on every hidden test."""
     outputs = run(candidate, INPUTS[kind])
     expected = run(solution, INPUTS[kind])
     return outputs is not None and expected is not None and _same(outputs, expected)
 
 
 def limit_memory() -> None:
-    """For the start of a worker process: huge values raise MemoryError in it."""
+    """Let huge values raise MemoryError in this process."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
 
 
@@ -143,15 +122,14 @@ def _score_chunk(chunk: list[tuple[str, str, str]]) -> list[bool]:
 
 
 def score_all(items: Iterable[tuple[str, str, str]], workers: int = 2, chunk_size: int = 500) -> list[bool]:
-    """Scores ``(candidate, solution, kind)`` triples in worker processes with a memory limit, equal ones once."""
+    """Return scores of ``(candidate, solution, kind)`` triples; workers with a memory limit run equal ones once."""
     items = list(items)
     unique = list(dict.fromkeys(items))
     chunks = [unique[i : i + chunk_size] for i in range(0, len(unique), chunk_size)]
     # spawn: a fork would inherit torch's threads and its address space, which the memory limit counts.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=limit_memory) as pool:
         futures = [pool.submit(_score_chunk, chunk) for chunk in chunks]
-        # Each candidate stops itself at TIME_LIMIT; the outer limit only turns a bug of ours into an error instead of
-        # a hang.
+        # Each candidate stops at TIME_LIMIT; the outer limit turns a bug of ours into an error instead of a hang.
         scores = [
             score for chunk, future in zip(chunks, futures) for score in future.result(60 + TIME_LIMIT * len(unique))
         ]

@@ -1,6 +1,6 @@
 """The micro-code task: descriptions of small Python functions, split so that no held-out function is ever trained on.
 
-train, heldout = generate(TaskConfig(), seed=1)
+splits = generate(TaskConfig(), seed=1)
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ PROMPT = "# {}\n"
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """Sizes of the task. ``bug_rate`` is the share of demonstrations that carry one bug: SFT learns from imperfect
-    code.
-    """
+    """Sizes of the task. ``bug_rate`` is the share of demonstrations with one bug: SFT learns from imperfect code."""
 
     demonstrations: int = 8000
     prompts: int = 3000
@@ -30,7 +28,7 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class Task:
-    """One function to write. ``prompt`` is all that a model sees; ``kind`` names the tests (families.INPUTS)."""
+    """One function to write. A model is given ``prompt`` only; ``kind`` names the tests (families.INPUTS)."""
 
     family: str
     kind: str
@@ -39,30 +37,29 @@ class Task:
 
 
 def draw(rng: random.Random, config: TaskConfig) -> Task:
-    """One task, not yet checked against any split."""
+    """Return one task, not yet checked against any split."""
     family = rng.choice(config.families)
     draft = FAMILIES[family](rng)
     return Task(family, draft.kind, PROMPT.format(draft.description), draft.solution)
 
 
 def generate(config: TaskConfig, seed: int) -> dict[str, list[Task]]:
-    """Tasks of the three splits, ``demonstrations`` (SFT), ``prompts`` (reward model and PPO) and ``heldout``
-    (evaluation only).
+    """Return tasks of three splits: ``demonstrations`` (SFT), ``prompts`` (reward model and PPO) and ``heldout``.
 
-    No prompt occurs twice. A held-out function answers differently from every function of the other splits on some
-    hidden test.
+    No prompt occurs twice. A held-out function returns something else on some hidden test than every function of the
+    other splits.
     """
     rng = random.Random(f"micro-code tasks {seed}")
     heldout_behaviours: set[tuple[str, str]] = set()
-    seen_prompts: set[str] = set()
+    known_prompts: set[str] = set()
     splits: dict[str, list[Task]] = {"heldout": [], "demonstrations": [], "prompts": []}
     for name, tasks in splits.items():
         while len(tasks) < getattr(config, name):
             task = draw(rng, config)
             key = (task.kind, behaviour(task.solution, task.kind))
-            if task.prompt in seen_prompts or (name != "heldout" and key in heldout_behaviours):
+            if task.prompt in known_prompts or (name != "heldout" and key in heldout_behaviours):
                 continue
-            seen_prompts.add(task.prompt)
+            known_prompts.add(task.prompt)
             tasks.append(task)
             if name == "heldout":
                 heldout_behaviours.add(key)
@@ -71,19 +68,17 @@ def generate(config: TaskConfig, seed: int) -> dict[str, list[Task]]:
 
 
 def check_disjoint(splits: dict[str, list[Task]]) -> None:
-    """Asserts that no held-out description or function is among those trained on."""
+    """Assert that no held-out description or function is among those trained on."""
     held = {(t.kind, behaviour(t.solution, t.kind)) for t in splits["heldout"]}
     held_prompts = {t.prompt for t in splits["heldout"]}
     for name in ("demonstrations", "prompts"):
         for task in splits[name]:
             assert task.prompt not in held_prompts, f"held-out description in {name}: {task.prompt!r}"
-            assert (
-                task.kind,
-                behaviour(task.solution, task.kind),
-            ) not in held, f"held-out function in {name}: {task.solution!r}"
+            function = (task.kind, behaviour(task.solution, task.kind))
+            assert function not in held, f"held-out function in {name}: {task.solution!r}"
 
 
-# (pattern, replacements). A bug is one of these at one place: a slip of the pen, which the code alone betrays, ...
+# (pattern, replacements) of bugs: a slip of the pen, which shows in the code alone ...
 _TYPOS: list[tuple[str, tuple[str, ...]]] = [
     (r"return", ("retun", "give")),
     (r" else ", (" or else ", " otherwise ")),
@@ -96,7 +91,7 @@ _TYPOS: list[tuple[str, tuple[str, ...]]] = [
     (r"abs\(", ("Math.abs(",)),
     (r"(?<=[( ])[abinvsx](?=[ ,)])", ("m", "y")),  # no such variable
 ]
-# ... or a wrong thought, which shows only beside the description.
+# ... or a mistake that shows only against the description.
 _SLIPS: list[tuple[str, tuple[str, ...]]] = [
     (r" > ", (" >= ", " < ")),
     (r" < ", (" <= ", " > ")),
@@ -110,28 +105,15 @@ _SLIPS: list[tuple[str, tuple[str, ...]]] = [
     (r" // ", (" % ", " * ")),
     (r" % ", (" // ",)),
     (r" \* ", (" + ",)),
-    (r" \+= ", (" -= ",)),
-    (r" -= ", (" += ",)),
-    (r"sum", ("max", "len")),
     (r"max", ("min",)),
     (r"min", ("max",)),
-    (r", reverse=True", ("",)),
-    (r"sorted", ("list",)),
-    (r"n \+ 1\)", ("n)",)),
-    (r", n\)", (", n + 1)",)),
-    (r"\.upper\(\)", (".lower()", "")),
-    (r"\.lower\(\)", (".upper()", "")),
-    (r"\[::-1\]", ("",)),
-    (r"\[:(?=[2-9])", ("[",)),
-    (r"\[-(?=[2-9])", ("[",)),
-    (r" if v [^\])]*", ("",)),
     (r"abs\((\w)\)", (r"\1",)),
     (r"return -", ("return ",)),
 ]
 
 
 def add_bug(solution: str, kind: str, rng: random.Random) -> str | None:
-    """The solution with one bug that makes it fail a hidden test; None if 20 tries found none."""
+    """Return the solution with one bug that makes it fail a hidden test; None if 20 tries found none."""
     for _ in range(20):
         luck = rng.random()
         if luck < 0.2:  # a wrong constant
@@ -151,7 +133,7 @@ def add_bug(solution: str, kind: str, rng: random.Random) -> str | None:
 
 
 def demonstrations(tasks: list[Task], bug_rate: float, seed: int) -> list[dict[str, str]]:
-    """Rows ``{"input", "output"}`` for SFT; a share ``bug_rate`` of the outputs carries a bug."""
+    """Return rows ``{"input", "output"}`` for SFT; a share ``bug_rate`` of the outputs has a bug."""
     rng = random.Random(f"micro-code bugs {seed}")
     rows = []
     for task in tasks:

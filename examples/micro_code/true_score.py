@@ -1,7 +1,10 @@
 """The true score of the micro-code task as a reward function: 1.0 if a response passes its hidden tests, else 0.0.
 
-For ``--collect.score``. The label holds the reference solution and the kind of its tests, as JSON. Run as a module, it
-is the process that tests candidates: one line of JSON in, one word out.
+    python -m openrlhf_pf.cli.collect --collect.score examples/micro_code/true_score.py ...
+    python examples/micro_code/true_score.py      # scores two responses and prints their scores
+
+The label of a prompt is JSON with its reference solution and the kind of its tests. To write your own: take the
+response out of each query, judge it, and return one number a query.
 """
 
 from __future__ import annotations
@@ -14,19 +17,26 @@ from pathlib import Path
 from threading import Lock
 
 ROOT = Path(__file__).resolve().parents[2]
-EOS = "<|end|>"  # as in policy.py, which this file must not import: it needs torch, and every process here is small
+EOS = "<|end|>"  # as in policy.py, which imports torch: not needed here
 _ONE_AT_A_TIME = Lock()
 
 
 @lru_cache(maxsize=1)
 def _tester() -> subprocess.Popen:
     # A process of its own, because the time limit is a signal, which only a main thread can take.
-    command = [sys.executable, "-m", "examples.micro_code.true_score"]
+    command = [sys.executable, "-c", "from examples.micro_code.true_score import judge_candidates; judge_candidates()"]
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def reward_func(queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, list[float]]:
-    """Score each query, which is its prompt and the response to it."""
+    """Return the true score of each query, which is its prompt and the response to it.
+
+    >>> label = json.dumps({"solution": "def f(n):\\n    return n + 3", "kind": "int"})
+    >>> prompt = "# return 3 more than n\\n"
+    >>> right, wrong = "def f(n):\\n    return 3 + n", "def f(n):\\n    return n"
+    >>> reward_func([prompt + right, prompt + wrong], [prompt] * 2, [label] * 2)
+    {'rewards': [1.0, 0.0]}
+    """
     rewards = []
     for query, prompt, label in zip(queries, prompts, labels):
         task = json.loads(label)
@@ -38,9 +48,9 @@ def reward_func(queries: list[str], prompts: list[str], labels: list[str]) -> di
     return {"rewards": rewards}
 
 
-def main() -> None:
-    """Test candidates until the input ends."""
-    from .score import limit_memory, passes
+def judge_candidates() -> None:
+    """Read a candidate a line as JSON and answer passed or failed, until the input ends."""
+    from examples.micro_code.score import limit_memory, passes
 
     limit_memory()
     for line in sys.stdin:
@@ -48,4 +58,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    reference = {"solution": "def f(n):\n    return n + 3", "kind": "int"}
+    question, answers = "# return 3 more than n\n", ["def f(n):\n    return 3 + n", "def f(n):\n    return n"]
+    print(reward_func([question + text for text in answers], [question] * 2, [json.dumps(reference)] * 2))

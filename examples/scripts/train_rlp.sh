@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Reward learning on policy (arXiv 2403.19279) on one node of 8 GPUs: samples of a trained policy, pairs out of them, a
-# new reward model, and PF-PPO from the SFT policy again. A step whose output is there is left out; remove it to repeat.
+# new reward model, and PF-PPO from the SFT policy again. A step whose output exists is skipped; remove it to repeat.
 #
 # Start Ray first (ray start --head --num-gpus 8), then:
 # SFT=... POLICY=... REWARD=... PROMPTS=... PAIRS=... HELDOUT=... bash train_rlp.sh [flags of the last train_ppo]
-# POLICY is what PPO made of SFT with REWARD. PAIRS are REWARD's own, HELDOUT others, both JSONL with the columns prompt,
+# PPO trained POLICY from SFT with REWARD. PAIRS trained REWARD, HELDOUT did not; both are JSONL with the columns prompt,
 # chosen and rejected, prompts with the chat template applied. METHOD is spg (new pairs) or uml (the samples as views).
-# CLUSTER is what --cluster takes; behaviour needs tests in the field LABEL of PROMPTS ("label"; LABEL= says that there
-# is none), entailment an NLI_MODEL.
+# CLUSTER is a value of --cluster; behaviour needs tests in the field LABEL of PROMPTS ("label"; LABEL= for none),
+# entailment an NLI_MODEL.
 set -euo pipefail
 SFT=${SFT:-deepseek-ai/deepseek-coder-6.7b-instruct}
 POLICY=${POLICY:?set POLICY to the policy that PPO has trained}
@@ -41,8 +41,8 @@ ROLLOUT=(
   --vllm.gpu_memory_utilization 0.5
 )
 
-# 1. Ten answers of the policy to each prompt, with the old rewards. With --collect.score FILE.py in the place of
-#    --collect.unscored, the report of step 2 says whether the pairs are right. It goes on where it was broken off.
+# 1. Ten answers of the policy to each prompt, with the old rewards. With --collect.score FILE.py instead of
+#    --collect.unscored, the report of step 2 says whether the pairs are right. An interrupted run continues.
 submit openrlhf_pf.cli.collect \
   --actor.model_name_or_path "$POLICY" \
   --reward.model_name_or_path "$REWARD" \
@@ -52,7 +52,7 @@ submit openrlhf_pf.cli.collect \
   --collect.unscored \
   --collect.output "$OUTPUT/samples"
 
-# 2. What most answers agree on, against the others. Read the warnings that it prints before you continue.
+# 2. Pairs: an answer that most agree on before one that few do. Read its warnings before step 3.
 DATA=$PAIRS
 VIEWS=()
 TRAIN_RM=openrlhf.cli.train_rm

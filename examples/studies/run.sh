@@ -1,48 +1,67 @@
 #!/usr/bin/env bash
-# The study of docs/evidence.md on a CPU, whole: build the environment, make five studies (task, SFT policy, reward model), train
-# every arm from each, compare. About 250 PPO runs of one to two minutes and ten of eight on two cores. What is finished is
-# kept, also a part of it: call it again to go on. A failed run ends it with its log's last lines and status 1.
+# Repeat the studies of docs/evidence.md on a CPU: build the environment, make five studies (task, SFT policy, reward
+# model), train every arm from each, compare. About 250 PPO runs of one to two minutes on two cores. Finished runs are
+# kept: call it again to continue. A failed run ends it with its log's last lines and status 1.
 #
-#     bash examples/studies/run.sh                                      # results in runs/study
-#     STUDIES="1 2" OUTPUT=runs/two bash examples/studies/run.sh        # of two studies
+#     bash examples/studies/run.sh                                   # all; results in runs/study
+#     bash examples/studies/run.sh filters judge                     # some of: filters judge sizes rewards selection
+#     bash examples/studies/run.sh bandit criteria noise_mask        # ... and these, which take minutes
+#     STUDIES="1 2" OUTPUT=runs/two bash examples/studies/run.sh     # two studies instead of five
 #
-# Tables are printed; FILE.json and FILE.svg in OUTPUT have all numbers, as those in examples/studies do. VENV names
-# the environment (default: .venv in the repository root).
+# NAME.json and NAME.svg in OUTPUT have all numbers, as examples/studies/*/results do. VENV names the environment
+# (default: .venv in the repository root).
 set -euo pipefail
-unset PYTHONDONTWRITEBYTECODE # what setup.sh has not imported is compiled once, not in every worker
+unset PYTHONDONTWRITEBYTECODE # modules that setup.sh has not imported are compiled once, not in every worker
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 VENV="${VENV:-.venv}"
 OUTPUT="${OUTPUT:-runs/study}"
 bash examples/setup.sh "$VENV"
+mkdir -p "$OUTPUT"
 
-run() { "$VENV/bin/python" -W ignore -m "examples.$@"; }
+python() { "$VENV/bin/python" -W ignore -m "examples.$@"; }
 bases=()
-for seed in ${STUDIES:-1 2 3 4 5}; do
-    echo "study: task, policy and reward model $seed"
-    run micro_code.run --preset study --seed "$seed" --until reward --resume --output "$OUTPUT/s$seed"
-    bases+=("$OUTPUT/s$seed")
-done
-cells() { run "studies.micro_code.$1" --base "${bases[@]}" --output "$OUTPUT/cells" "${@:2}"; }
-written() { echo --json "$OUTPUT/$1.json" --figure "$OUTPUT/$1.svg"; }
+base_studies() {
+    for seed in ${STUDIES:-1 2 3 4 5}; do
+        python micro_code.run --preset study --seed "$seed" --until reward --resume --output "$OUTPUT/s$seed"
+        bases+=("$OUTPUT/s$seed")
+    done
+}
+runs() { # NAME FLAGS...
+    [[ ${#bases[@]} -gt 0 ]] || base_studies
+    python studies.micro_code.runs --base "${bases[@]}" --output "$OUTPUT/runs" --json "$OUTPUT/$1.json" "${@:2}"
+}
 
-main="none random+updates best_worst+updates best_random+updates learned_weights+updates"
-others="raft ipo dpo_iterative dpo best_of_n"
-echo "study: filters with the studies' own reward models"
-cells study --arms $main $others
-cells study --seeds 1 2 --arms $main
-cells study --seeds 1 2 --arms $main $others --table $(written filters)
-echo "study: a reward that is right at both ends, with errors made anew and with errors that stay"
-judged="judge_none judge_random+updates judge_best_worst+updates"
-cells study --arms $judged judge_best_worst+updates+n16
-cells study --seeds 1 2 --arms $judged
-cells study --seeds 1 2 --arms $judged judge_best_worst+updates+n16 --table $(written judge)
-cells study --arms frozen_none frozen_random+updates frozen_best_worst+updates --json "$OUTPUT/judge_frozen.json"
-echo "study: more responses a prompt"
-cells study --arms none best_worst+updates none+n16 best_worst+updates+n16 --json "$OUTPUT/sizes.json"
-echo "study: other reward models"
-cells dial --reward given twice fewer16 noise40 close40 exploit $(written dial)
-cells study --reward exploit --seeds 1 2 --arms none random+updates best_worst+updates ranks_2_5+updates \
-    --json "$OUTPUT/exploit.json"
-cells overoptimisation --reward exploit --arms none random+updates best_worst+updates ranks_2_5+updates \
-    $(written overoptimisation)
-echo "study: DONE, tables and figures are in $OUTPUT"
+for study in "${@:-filters judge sizes rewards selection bandit criteria noise_mask}"; do for name in $study; do
+    echo "studies: $name"
+    case $name in
+    filters)
+        main="none random+updates best_worst+updates best_random+updates learned_weights+updates"
+        others="raft ipo dpo_iterative dpo best_of_n"
+        runs filters --arms $main $others
+        runs filters --seeds 1 2 --arms $main
+        runs filters --seeds 1 2 --arms $main $others --table
+        ;;
+    judge) # accurate at the extremes: errors redrawn in each call, and errors that repeat
+        judged="judge_none judge_random+updates judge_best_worst+updates"
+        runs judge --arms judge_none judge_best_worst+updates+n16
+        runs judge --seeds 1 2 --arms $judged
+        runs judge --seeds 1 2 --arms $judged judge_best_worst+updates+n16 --table
+        runs judge_frozen --arms frozen_none frozen_random+updates frozen_best_worst+updates
+        ;;
+    sizes) runs sizes --arms none best_worst+updates none+n16 best_worst+updates+n16 ;;
+    rewards)
+        for reward in given twice fewer16 noise40 close40 exploit; do
+            runs "reward_$reward" --reward "$reward" --arms none random+updates best_worst+updates
+        done
+        runs exploit --reward exploit --seeds 1 2 --arms none random+updates best_worst+updates ranks_2_5+updates
+        ;;
+    selection)
+        runs selection --arms code_{uniform,vade,variance,greedy,target,dynamic} code_vade+{max_variance,best_worst}
+        ;;
+    bandit | criteria) python "studies.beyond_language.$name" --output "$OUTPUT/$name.json" ;;
+    noise_mask) python studies.noise_mask.study --output "$OUTPUT/noise_mask.json" ;;
+    *) echo "studies: there is no study $name" >&2 && exit 2 ;;
+    esac
+    case $name in filters | judge | selection) python studies.figures "$OUTPUT/$name.json" ;; esac
+done; done
+echo "studies: DONE, results are in $OUTPUT"

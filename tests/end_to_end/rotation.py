@@ -23,7 +23,7 @@ BATCH = ["top", "top_random", "top_bottom", "reward_power"]
 
 def thresholds(rewards: np.ndarray) -> tuple[float, float]:
     """Thresholds that a rollout's own rewards lie on both sides of: their quartiles."""
-    low, high = np.quantile(rewards[np.isfinite(rewards)].astype(np.float64), [0.25, 0.75]).tolist()
+    low, high = np.quantile(rewards[np.isfinite(rewards)], [0.25, 0.75]).tolist()
     return low, high
 
 

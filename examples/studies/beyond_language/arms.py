@@ -1,6 +1,6 @@
-"""The filters that the studies compare; a line in ``ARMS`` adds one.
+"""The filters that the bandit studies compare; a line in ``ARMS`` adds one.
 
-Notation used for tensor shapes: B worlds, G contexts (prompts) in a rollout, N actions for each, k of them kept.
+Notation used for shapes: B problems, G contexts (prompts) in a rollout, N actions for each, k of them kept.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openrlhf_pf.filters import FilterBatch, build_filter, draw
+from openrlhf_pf.filters import FilterBatch, SampleFilter, build_filter, draw
 
 
 @dataclass(frozen=True)
@@ -21,44 +21,25 @@ class Arm:
         filter: a name that ``build_filter`` knows.
         keep: k for N samples; None for the filter's own default.
         options: the filter's further settings for N samples.
-        mode: how kept samples are drawn, as for ``--sample_filter_mode``.
-        learns: the filter has a state, so that each world needs one of its own; it is shown the true values.
     """
 
     filter: str
     keep: Callable[[int], int | None] = lambda n: 2
     options: Callable[[int], dict] = lambda n: {}
-    learns: bool = False
-    mode: str = "select"
 
-    def counts(
-        self, filters: list, rewards: Tensor, values: Tensor, step: int, generator: np.random.Generator
-    ) -> Tensor:
-        """(B, G, N) how often each sample trains, with what scale, divided by how many of its prompt do."""
-        _, n_prompts, n_samples = rewards.shape
-        found = []
-        for number, chosen in enumerate(filters):
-            mine = slice(number, number + 1) if self.learns else slice(None)
-            scores = values[mine].reshape(-1, n_samples).double()
-            batch = FilterBatch(rewards[mine].reshape(-1, n_samples), generator, step, scores=scores)
-            kept = draw(self.mode, chosen(batch), chosen.keep, chosen.scope, batch.order, generator)
-            counts = kept.counts.reshape(-1, n_prompts, n_samples)
-            if kept.scale is None:
-                found.append(counts / chosen.keep)
-            else:
-                found.append(kept.scale.reshape(counts.shape) * counts / counts.sum(-1, keepdims=True))
-        return torch.from_numpy(np.concatenate(found)).float()
+    def build(self, n_samples: int) -> SampleFilter:
+        """Return the filter."""
+        return build_filter(self.filter, n_samples, self.keep(n_samples), **self.options(n_samples))
 
-    def build(self, n_samples: int, n_worlds: int = 1) -> list:
-        """One filter, or one for each world where the filter learns."""
-        return [
-            build_filter(self.filter, n_samples, self.keep(n_samples), **self.options(n_samples))
-            for _ in range(n_worlds if self.learns else 1)
-        ]
+    def counts(self, chosen: SampleFilter, rewards: Tensor, generator: np.random.Generator) -> Tensor:
+        """Return (B, G, N) how often each sample trains, divided by the number kept of its prompt."""
+        batch = FilterBatch(rewards.reshape(-1, rewards.shape[-1]).numpy(), generator)
+        kept = draw("select", chosen(batch), chosen.keep, chosen.scope, batch.order, generator)
+        return torch.from_numpy(kept.counts / chosen.keep).float().view_as(rewards)
 
 
 def ranks(*places: int) -> Callable[[int], dict]:
-    """Options of ``rank_weights`` that keep these ranks; 1 is the best, -1 the worst."""
+    """Return options of ``rank_weights`` that keep these ranks; 1 is the best, -1 the worst."""
 
     def options(n_samples: int) -> dict:
         at = {place - 1 if place > 0 else n_samples + place for place in places}
@@ -67,7 +48,7 @@ def ranks(*places: int) -> Callable[[int], dict]:
     return options
 
 
-#: Every arm of the studies; a line adds one.
+#: Every arm of the studies.
 ARMS: dict[str, Arm] = {
     "none": Arm("none", lambda n: n),
     "random": Arm("rank_weights", options=lambda n: {"weights": [1.0] * n}),

@@ -1,7 +1,8 @@
-"""The arms of a study: what differs from its PPO run, filter by filter and selection by selection."""
+"""The arms of the micro-code studies: the PPO settings that differ from the base study, by name."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,26 +11,14 @@ from examples.micro_code import true_score
 from examples.micro_code.config import PPOConfig
 
 TRUE_SCORE = str(Path(true_score.__file__))
-LEARNED_WEIGHTS = str(Path(__file__).parents[2] / "filters/learned_weights.py:LearnedWeights")
-JUDGE = str(Path(__file__).parent / "judge.py")
-FROZEN_JUDGE = str(Path(__file__).parent / "frozen_judge.py")
-_RANDOM: dict[str, Any] = {"sample_filter": "rank_weights", "weights": (1.0,) * 5}
-_ALL: dict[str, Any] = {"sample_filter": "none", "keep": 5}
-_TWO_OF_ALL = ("--sample_filter_baseline", "group")
+JUDGES = {"judge": str(Path(__file__).parent / "judge.py"), "frozen": str(Path(__file__).parent / "frozen_judge.py")}
+LEARNED_WEIGHTS = str(Path(__file__).resolve().parents[2] / "filters" / "learned_weights.py") + ":LearnedWeights"
+_GROUP_BASELINE = ("--sample_filter_baseline", "group")
 _RLOO = ("--algo.advantage.estimator", "rloo")
+_LABELS = ("--data.label_key", "label")
 
-
-def _batch(name: str, *flags: str) -> dict[str, Any]:
-    return {"sample_filter": name, "flags": flags}
-
-
-def _learns(name: str, *options: str) -> dict[str, Any]:
-    given = ("--sample_filter_options", *options, "patience=2", "certainty=2")
-    return {"sample_filter": name, "flags": (*given, "--data.label_key", "label")}
-
-
-#: Eight responses to each of 40 prompts a step, five passes over 160 prompts; the reward is whether the code is right,
-#: and no reward model or critic takes part.
+#: Eight responses to each of 40 prompts a step, five passes over 160 prompts. The true score is the reward, and
+#: neither a reward model nor a critic takes part.
 _CODE: dict[str, Any] = {
     "sample_filter": "none",
     "samples": 8,
@@ -43,88 +32,49 @@ _CODE: dict[str, Any] = {
     "kl": 0.01,
     "flags": (
         *("--algo.advantage.estimator", "group_norm", "--train.num_episodes", "5"),
-        *("--reward.remote_url", TRUE_SCORE, "--data.label_key", "label"),
+        *("--reward.remote_url", TRUE_SCORE, *_LABELS),
     ),
 }
 
 
-def _code(*flags: str, **more: Any) -> dict[str, Any]:
-    return {**_CODE, **more, "flags": (*_CODE["flags"], *flags)}
+def _code(*flags: str) -> dict[str, Any]:
+    return {**_CODE, "flags": (*_CODE["flags"], *flags)}
 
 
-def _judged(judge: str, arm: dict[str, Any]) -> dict[str, Any]:
-    return {**arm, "flags": ("--reward.remote_url", judge, "--data.label_key", "label")}
+def _select(name: str, *options: str) -> dict[str, Any]:
+    return _code("--prompt_selection", name, *(("--prompt_selection_options", *options) if options else ()))
 
 
-def _selected(name: str, *options: str) -> dict[str, Any]:
-    given = ("--prompt_selection_options", *options) if options else ()
-    return _code("--prompt_selection", name, *given)
+def _learn(sample_filter: str, *options: str) -> dict[str, Any]:
+    flags = ("--sample_filter_options", *options, "patience=2", "certainty=2", *_LABELS)
+    return {"sample_filter": sample_filter, "flags": flags}
 
 
-#: ``ranks_...`` keep these ranks of each prompt, 1 being the highest reward; ``code_...`` have code as the reward, and
-#: ``judge_...`` and ``frozen_...`` those of judge.py and frozen_judge.py.
+#: ``code_...`` take the true score as the reward. Further arms: ``ranks_2_5`` keeps ranks 2 and 5 of 5 (1 is the
+#: highest reward); ``judge_ARM`` and ``frozen_ARM`` take the rewards of judge.py and of frozen_judge.py.
 ARMS: dict[str, dict[str, Any]] = {
-    "none": _ALL,
-    "random": _RANDOM,
+    "none": {"sample_filter": "none", "keep": 5},
+    "random": {"sample_filter": "rank_weights", "weights": (1.0,) * 5},
     "best_worst": {"sample_filter": "best_worst"},
     "best_random": {"sample_filter": "best_random"},
     "best_of_n": {"sample_filter": "best_of_n", "keep": 1},
-    "max_variance": {"sample_filter": "max_variance"},
-    "ranks_2_5": {"sample_filter": "rank_weights", "weights": (0.0, 1.0, 0.0, 0.0, 1.0)},
-    "ranks_1_4": {"sample_filter": "rank_weights", "weights": (1.0, 0.0, 0.0, 1.0, 0.0)},
-    "ranks_2_4": {"sample_filter": "rank_weights", "weights": (0.0, 1.0, 0.0, 1.0, 0.0)},
-    "ranks_1_2": {"sample_filter": "rank_weights", "weights": (1.0, 1.0, 0.0, 0.0, 0.0)},
-    "ranks_4_5": {"sample_filter": "rank_weights", "weights": (0.0, 0.0, 0.0, 1.0, 1.0)},
-    # One response each of five times as many prompts: as many rollouts and updates as without a filter.
-    "one_each": {"sample_filter": "none", "samples": 1, "keep": 1, "rollout_prompts": 320},
-    # All five train, the ends with four times the weight of the middle.
-    "reweighted": {
-        "sample_filter": "rank_weights",
-        "keep": 5,
-        "weights": (4.0, 2.0, 1.0, 2.0, 4.0),
-        "flags": ("--sample_filter_mode", "reweight"),
-    },
-    # Of the whole rollout; by quantiles of the reward, two fifths of it as well.
-    "top": _batch("top", "--sample_filter_options", "high=0.6", "unit=quantile"),
-    "top_bottom": _batch(
-        "top_bottom",
-        *("--sample_filter_options", "low=0.2", "high=0.8", "unit=quantile"),
-    ),
-    "pow_1": _batch("reward_power", "--sample_filter_options", "power=1"),
-    "pow_2": _batch("reward_power", "--sample_filter_options", "power=2"),
-    "pow_3": _batch("reward_power", "--sample_filter_options", "power=3"),
-    # These two look at a probe before every second step.
-    "learned_weights": _learns(LEARNED_WEIGHTS, "method=subset"),
-    "adaptive": _learns("adaptive"),
-    "judge_none": _judged(JUDGE, _ALL),
-    "judge_random": _judged(JUDGE, _RANDOM),
-    "judge_best_worst": _judged(JUDGE, {"sample_filter": "best_worst"}),
-    "frozen_none": _judged(FROZEN_JUDGE, _ALL),
-    "frozen_random": _judged(FROZEN_JUDGE, _RANDOM),
-    "frozen_best_worst": _judged(FROZEN_JUDGE, {"sample_filter": "best_worst"}),
-    "code_uniform": _selected("uniform"),
-    "code_vade": _selected("vade"),
-    "code_variance": _selected("vade", "gain=variance"),
-    "code_greedy": _selected("vade", "explore=mean"),
-    "code_target": _selected("target"),
+    "learned_weights": _learn(LEARNED_WEIGHTS, "method=subset"),
+    "adaptive": _learn("adaptive"),
+    "code_uniform": _select("uniform"),
+    "code_vade": _select("vade"),
+    "code_variance": _select("vade", "gain=variance"),
+    "code_greedy": _select("vade", "explore=mean"),
+    "code_target": _select("target"),
     "code_dynamic": _code("--algo.dynamic_filtering_enable", "--algo.dynamic_filtering_range", "0.01", "0.99"),
 }
-#: Variants of any arm, as ``arm+variant``. With the same updates a rollout, k of N train in smaller batches.
+#: Variants of any arm, as ``arm+variant``. ``updates``: as many updates a rollout as without a filter (two at k = 2).
 VARIANTS: dict[str, dict[str, Any]] = {
-    "rloo": {"flags": _RLOO},
-    "group": {"flags": _RLOO + _TWO_OF_ALL},
     "updates": {"batch_size": 32, "micro_batch_size": 32},
-    "few": {"batch_size": 320, "micro_batch_size": 64},
-    "lr.5": {"learning_rate": 1.5e-4},
+    "rloo": {"flags": _RLOO},
+    "group": {"flags": _RLOO + _GROUP_BASELINE},
     "lr2": {"learning_rate": 6e-4},
-    "kl1": {"kl": 1.0},
     "kl.1": {"kl": 0.1},
-    "kl0": {"kl": 0.0},
-    # As run.py --overoptimise pushes.
     "hard": {"learning_rate": 6e-4, "kl": 0.001, "save_every": 2},
-    "warm8": {"critic_warmup_steps": 8},
-    # So many responses a prompt; what trains on all or on a random choice of them does so with these.
-    "n3": {"samples": 3},
     "n8": {"samples": 8},
     "n16": {"samples": 16},
     "k4": {"keep": 4},
@@ -133,30 +83,42 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "keep": 2,
         "batch_size": 40,
         "micro_batch_size": 40,
-        "flags": _TWO_OF_ALL,
+        "flags": _GROUP_BASELINE,
     },
     "max_variance": {
         "sample_filter": "max_variance",
         "keep": 4,
         "batch_size": 80,
         "micro_batch_size": 80,
-        "flags": _TWO_OF_ALL,
+        "flags": _GROUP_BASELINE,
     },
 }
 
 
+def _settings_of(name: str) -> dict[str, Any]:
+    """Return what an arm without variants changes."""
+    judge, _, rest = name.partition("_")
+    if judge in JUDGES and rest in ("none", "random", "best_worst"):
+        return {**ARMS[rest], "flags": ("--reward.remote_url", JUDGES[judge], *_LABELS)}
+    if re.fullmatch(r"ranks_[1-5]_[1-5]", name):
+        return {"sample_filter": "rank_weights", "weights": tuple(float(str(rank) in name) for rank in range(1, 6))}
+    if name not in ARMS:
+        known = ", ".join([*ARMS, "ranks_I_J", *(f"{judge}_ARM" for judge in JUDGES)])
+        raise ValueError(f"there is no arm {name!r}: take one of {known}.")
+    return ARMS[name]
+
+
 def config_of(base: PPOConfig, arm: str) -> PPOConfig:
-    """The PPO settings of ``arm``, ``arm+variant`` or ``arm+variant+variant``.
+    """Return the PPO settings of ``arm``, ``arm+variant`` or ``arm+variant+variant``.
 
     Raises:
         ValueError: there is no such arm or variant.
     """
     name, *variants = arm.split("+")
-    for kind, given, known in (("arm", [name], ARMS), ("variant", variants, VARIANTS)):
-        if unknown := [one for one in given if one not in known]:
-            raise ValueError(f"there is no {kind} {unknown[0]!r}: take one of {', '.join(known)}.")
-    found = replace(base, **{"save_every": 4, **ARMS[name]})
+    found = replace(base, **{"save_every": 4, **_settings_of(name)})
     for variant in variants:
+        if variant not in VARIANTS:
+            raise ValueError(f"there is no variant {variant!r}: take one of {', '.join(VARIANTS)}.")
         change = dict(VARIANTS[variant])
         if "flags" in change:
             change["flags"] = found.flags + change["flags"]
@@ -169,7 +131,7 @@ def config_of(base: PPOConfig, arm: str) -> PPOConfig:
 
 
 def probe_flags(config: PPOConfig, probe: Path) -> tuple[str, ...]:
-    """What a filter that learns from true scores needs: a probe, looked at before every second step."""
+    """Return the flags of a filter that learns from true scores: a probe before every second step."""
     if config.sample_filter not in (LEARNED_WEIGHTS, "adaptive"):
         return ()
     values = {"": probe, "_every": 2, "_score": TRUE_SCORE}
@@ -177,6 +139,6 @@ def probe_flags(config: PPOConfig, probe: Path) -> tuple[str, ...]:
 
 
 def episodes(config: PPOConfig) -> int:
-    """How often a run passes over its prompts."""
+    """Return how often a run passes over its prompts."""
     flag = "--train.num_episodes"
     return int(config.flags[config.flags.index(flag) + 1]) if flag in config.flags else 1

@@ -19,22 +19,20 @@ ALONE = -1
 
 @lru_cache(maxsize=1)
 def _runner() -> subprocess.Popen:
-    # A process of its own, for its memory limit is below what the caller holds already.
+    # A process of its own, because its memory limit is below what the caller holds already.
     command = [sys.executable, "-m", "examples.studies.micro_code.clusters"]
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def behaviour(prompt: str, responses: Sequence[str], label: str) -> list[int]:
-    """(N,) equal numbers for programs that return the same on every input; -1 for one that is refused, fails on an
-    input or takes too long: broken programs agree on nothing.
-    """
+    """Return (N,) equal numbers for programs with equal outputs; -1 for one that is refused, fails or is slow."""
     runner = _runner()
     print(json.dumps([json.loads(label)["kind"], *responses]), file=runner.stdin, flush=True)
     return json.loads(runner.stdout.readline())
 
 
-def grouped(kind: str, programs: Sequence[str]) -> list[int]:
-    """What ``behaviour`` returns, of programs that take arguments of that kind; to be run in a main thread."""
+def group(kind: str, programs: Sequence[str]) -> list[int]:
+    """Return what ``behaviour`` returns, for arguments of that kind; call it in a main thread."""
     from examples.micro_code.families import INPUTS
     from examples.micro_code.score import run
 
@@ -42,7 +40,7 @@ def grouped(kind: str, programs: Sequence[str]) -> list[int]:
     groups = []
     for program in programs:
         outputs = run(program, INPUTS[kind])
-        # As text, which tells True from 1 and 1.0 from 1, as the true score does.
+        # As text, in which True is not 1 and 1.0 is not 1, as for the true score.
         groups.append(ALONE if outputs is None else known.setdefault(repr(outputs), len(known)))
     return groups
 
@@ -53,12 +51,8 @@ def main() -> None:
 
     limit_memory()
     for line in sys.stdin:
-        print(json.dumps(grouped(*_parts(line))), flush=True)
-
-
-def _parts(line: str) -> tuple[str, list[str]]:
-    kind, *programs = json.loads(line)
-    return kind, programs
+        kind, *programs = json.loads(line)
+        print(json.dumps(group(kind, programs)), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 A mask is a grid of Beta-distributed numbers, enlarged to the image's size, blurred and multiplied with the image. A
 classifier trains on masked images, the policy by REINFORCE on the classifier's loss. Equations follow the authors'
-published code; what they leave unbounded is bounded here (samples, log-parameters).
+published code; samples and log-parameters are bounded here.
 
-Notation used for tensor shapes: B images, H their height and width, g the grid's, K = g g cells.
+Notation used for tensor shapes: B images, H their height and width, g the grid's, K = g g points.
 """
 
 import torch
@@ -18,11 +18,11 @@ SMALLEST, LOWEST, HIGHEST = 1e-4, -2.0, 5.0
 
 
 class MaskPolicy(nn.Module):
-    """Image to the log-parameters of a Beta distribution for each cell of a grid.
+    """Image to the log-parameters of a Beta distribution for each point of a grid.
 
     Args:
         grid: g.
-        conditional: False for a policy that does not see the image: one distribution a cell, still learned.
+        conditional: False for a policy that ignores the image: one distribution a point, still learned.
         size: H.
     """
 
@@ -31,21 +31,21 @@ class MaskPolicy(nn.Module):
         self.conditional = conditional
         self.body = nn.Sequential(nn.Flatten(), nn.Linear(size * size, 32), nn.ReLU())
         self.heads = nn.ModuleList([nn.Linear(32, grid * grid) for _ in range(2)])
-        #: (2, K) the image-independent part, a decaying mean of what the heads have said.
+        #: (2, K) the image-independent part, a decaying mean of the outputs of the heads.
         self.register_buffer("base", torch.rand(2, grid * grid))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-parameters a, b (B, K) of images (B, 1, H, H); in training mode the base then moves on, for the next."""
+        """Return log-parameters a, b (B, K) of images (B, 1, H, H); in training mode, then update the base."""
         features = self.body(images if self.conditional else torch.ones_like(images))
-        said = torch.stack([head(features) for head in self.heads])
-        a, b = (BASE_SHARE * self.base.unsqueeze(1) + (1 - BASE_SHARE) * said).clamp(LOWEST, HIGHEST)
+        output = torch.stack([head(features) for head in self.heads])
+        a, b = (BASE_SHARE * self.base.unsqueeze(1) + (1 - BASE_SHARE) * output).clamp(LOWEST, HIGHEST)
         if self.training:
-            self.base = BASE_KEPT * self.base + (1 - BASE_KEPT) * said.detach().mean(dim=1)
+            self.base = BASE_KEPT * self.base + (1 - BASE_KEPT) * output.detach().mean(dim=1)
         return a, b
 
 
 def sample(a: Tensor, b: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw from Beta(exp a, exp b), cell by cell; no gradient goes through a sample."""
+    """Return samples of Beta(exp a, exp b), elementwise; no gradient goes through a sample."""
     with torch.no_grad():
         # Two gammas make a beta; torch.distributions takes no generator.
         x, y = (torch._standard_gamma(log.exp(), generator=generator).clamp(min=1e-30) for log in (a, b))
@@ -53,14 +53,14 @@ def sample(a: Tensor, b: Tensor, generator: torch.Generator | None = None) -> Te
 
 
 def log_density(samples: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Logarithm of the density of Beta(exp a, exp b), elementwise."""
+    """Return the logarithm of the density of Beta(exp a, exp b), elementwise."""
     return torch.distributions.Beta(a.exp(), b.exp(), validate_args=False).log_prob(samples)
 
 
-def as_mask(cells: Tensor, size: int = 8, blur: int = 3, sigma: float = 1.0) -> Tensor:
-    """(B, 1, H, H) mask of cells (B, K): enlarged to the nearest, then blurred by a Gaussian of ``blur`` pixels."""
-    grid = round(cells.shape[1] ** 0.5)
-    mask = functional.interpolate(cells.view(-1, 1, grid, grid), size=(size, size), mode="nearest")
+def as_mask(points: Tensor, size: int = 8, blur: int = 3, sigma: float = 1.0) -> Tensor:
+    """Return (B, 1, H, H) masks: points (B, K) enlarged, then blurred by a Gaussian of ``blur`` pixels."""
+    grid = round(points.shape[1] ** 0.5)
+    mask = functional.interpolate(points.view(-1, 1, grid, grid), size=(size, size), mode="nearest")
     if blur == 1:
         return mask
     at = torch.arange(blur) - blur // 2
@@ -70,13 +70,11 @@ def as_mask(cells: Tensor, size: int = 8, blur: int = 3, sigma: float = 1.0) -> 
     return functional.conv2d(functional.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
 
 
-# ── What both networks descend; each takes the log-densities (B, K) of a batch's cells and its cross-entropies (B,) ──
-
-
 def reinforce(log_p: Tensor, losses: Tensor) -> Tensor:
-    """The textbook's: an image's mask is as probable as its cells together, and credited with that image's loss.
+    """Return the textbook's loss from log-densities (B, K) and cross-entropies (B,).
 
-    The batch's mean is the baseline, its standard deviation the unit. The classifier has no gradient from the policy.
+    A mask's log-density is the sum over its points, and it is credited with its own image's loss. The batch's mean is
+    the baseline, its standard deviation the unit. The classifier has no gradient from the policy.
     """
     away = losses.detach() - losses.detach().mean()
     advantage = away / away.std().clamp(min=1e-8)
@@ -84,10 +82,10 @@ def reinforce(log_p: Tensor, losses: Tensor) -> Tensor:
 
 
 def released(log_p: Tensor, losses: Tensor) -> Tensor:
-    """The published code's: mean log of the SUM of the cells' densities, times the batch's mean loss.
+    """Return the published code's loss: mean log of the SUM of the points' densities, times the batch's mean loss.
 
-    The sum of densities is not the density of a mask, so that its score has a mean other than 0 (a push that has
-    nothing to do with the loss); and the factor scales the classifier's steps, by about log K.
+    The sum of densities is not the density of a mask: its score has a mean other than 0, and the factor scales the
+    classifier's steps, by about log K.
     """
     return log_p.logsumexp(dim=1).mean() * losses.mean()
 

@@ -23,7 +23,7 @@ class Arm:
         gaussian: standard deviation of noise that is added to pixels in [0, 1].
         dropout: share of the last hidden layer that is left out.
         mask: "uniform", nothing learned, or a key of ``OBJECTIVES``.
-        conditional: a learned mask sees the image.
+        conditional: a learned mask depends on the image.
         learning_rate: of the classifier; the policy's is a tenth of it.
     """
 
@@ -70,20 +70,17 @@ class Digits:
 
 
 def load_digits() -> Digits:
-    """All 1,797 of scikit-learn's; nothing is downloaded."""
+    """Return all 1,797 digits of scikit-learn; nothing is downloaded."""
     try:
         from sklearn import datasets
     except ModuleNotFoundError as missing:
-        raise ModuleNotFoundError(
-            'scikit-learn is not installed: pip install "openrlhf-pf[examples]", or, in the environment of '
-            "examples/setup.sh, put .venv/analysis on PYTHONPATH."
-        ) from missing
+        raise ModuleNotFoundError('scikit-learn is not installed: pip install "openrlhf-pf[examples]".') from missing
     found = datasets.load_digits()
     return Digits(torch.from_numpy(found.images / 16).float().unsqueeze(1), torch.from_numpy(found.target).long())
 
 
 def split(digits: Digits, n_train: int, seed: int) -> tuple[Digits, Digits]:
-    """As many of each class to train on; all others."""
+    """Return training images, the same number of each class, and all others."""
     rng, labels = np.random.default_rng(seed), digits.labels.numpy()
     chosen = [rng.choice(np.flatnonzero(labels == c), n_train // N_CLASSES, replace=False) for c in range(N_CLASSES)]
     train = np.sort(np.concatenate(chosen))
@@ -91,32 +88,20 @@ def split(digits: Digits, n_train: int, seed: int) -> tuple[Digits, Digits]:
     return digits[torch.from_numpy(train)], digits[torch.from_numpy(rest)]
 
 
-class Classifier(nn.Sequential):
-    """Two convolutions and two linear layers for 8 x 8 images."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            nn.Conv2d(1, 16, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(32 * 16, 64),
-            nn.ReLU(),
-            nn.Dropout(0.0),
-            nn.Linear(64, N_CLASSES),
-        )
-        self.dropout = self[8]
+def build_classifier(dropout: nn.Dropout) -> nn.Sequential:
+    """Return two convolutions and two linear layers for 8 x 8 images, with ``dropout`` before the last."""
+    convolutions = nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1)
+    linear = nn.ReLU(), nn.Flatten(), nn.Linear(32 * 16, 64), nn.ReLU(), dropout, nn.Linear(64, N_CLASSES)
+    return nn.Sequential(*convolutions, *linear)
 
 
 def sgd(network: nn.Module, learning_rate: float) -> torch.optim.SGD:
-    """The paper's momentum and weight decay."""
+    """Return the optimizer with the paper's momentum and weight decay."""
     return torch.optim.SGD(network.parameters(), learning_rate, momentum=0.9, weight_decay=1e-4)
 
 
 def batches(n: int, largest: int, rng: torch.Generator) -> tuple[Tensor, ...]:
-    """An epoch: all rows in a new order, in as few batches of nearly one size as there can be."""
+    """Return an epoch: all rows in a random order, in batches of nearly one size of at most ``largest``."""
     return torch.randperm(n, generator=rng).chunk(-(-n // largest))
 
 
@@ -129,49 +114,49 @@ class Noise:
     rng: torch.Generator
     policy: MaskPolicy | None
 
-    def loss(self, classifier: Classifier, batch: Digits) -> Tensor:
-        """What classifier and policy descend."""
+    def loss(self, classifier: nn.Module, batch: Digits) -> Tensor:
+        """Return the loss of classifier and policy."""
         images, log_p = batch.images, None
         if self.arm.gaussian:
             images = images + self.arm.gaussian * torch.randn(images.shape, generator=self.rng)
         if self.arm.mask:
             zero = torch.zeros(len(images), self.plan.grid**2)
             a, b = self.policy(images) if self.policy else (zero, zero)  # Beta(1, 1) is uniform
-            cells = sample(a, b, self.rng)
-            images = images * as_mask(cells, images.shape[-1], self.plan.blur)
-            log_p = log_density(cells, a, b)
+            points = sample(a, b, self.rng)
+            images = images * as_mask(points, images.shape[-1], self.plan.blur)
+            log_p = log_density(points, a, b)
         losses = functional.cross_entropy(classifier(images), batch.labels, reduction="none")
         return OBJECTIVES[self.arm.mask](log_p, losses) if self.policy else losses.mean()
 
 
-def train(arm: Arm, seed: int, digits: Digits, plan: Plan) -> tuple[Classifier, MaskPolicy | None]:
-    """Pretrain with the arm's noise, fine-tune without.
+def train(arm: Arm, seed: int, digits: Digits, plan: Plan) -> nn.Module:
+    """Pretrain with the arm's noise, fine-tune without; return the classifier.
 
-    First weights, the order of images and the luck of noise have random numbers of their own, so that the former two
-    are the same in all arms of a seed. Learning rates: the classifier's falls to a tenth halfway through pretraining
-    and is a tenth throughout fine-tuning, the policy's falls to 0 on a cosine.
+    First weights, the order of images and the noise have random numbers of their own: the former two are the same in
+    all arms of a seed. The classifier's learning rate falls to a tenth halfway through pretraining and is a tenth in
+    fine-tuning; the policy's falls to 0 on a cosine.
     """
-    torch.manual_seed(seed)  # first weights; then dropout alone draws from it
-    classifier = Classifier()
-    learned = arm.mask in OBJECTIVES
-    policy = MaskPolicy(plan.grid, arm.conditional) if learned else None
+    torch.manual_seed(seed)  # first weights; after them only dropout draws from it
+    dropout = nn.Dropout(0.0)
+    classifier = build_classifier(dropout)
+    policy = MaskPolicy(plan.grid, arm.conditional) if arm.mask in OBJECTIVES else None
     order, luck = (torch.Generator().manual_seed(2 * seed + offset) for offset in (0, 1))
     noise = Noise(arm, plan, luck, policy)
     optimizers = [sgd(network, rate) for network, rate in ((classifier, 1), (policy, 0.1)) if network is not None]
-    classifier.dropout.p = arm.dropout
+    dropout.p = arm.dropout
     for epoch in range(plan.pretraining):
         rates = (1.0 if epoch < plan.pretraining / 2 else 0.1, 0.05 * (1 + np.cos(np.pi * epoch / plan.pretraining)))
         for optimizer, rate in zip(optimizers, rates):
             optimizer.param_groups[0]["lr"] = arm.learning_rate * rate
         for rows in batches(plan.n_train, plan.largest_batch, order):
             _step(optimizers, noise.loss(classifier, digits[rows]))
-    classifier.dropout.p = 0.0
+    dropout.p = 0.0
     optimizer = sgd(classifier, arm.learning_rate / 10)
     for _ in range(plan.fine_tuning):
         for rows in batches(plan.n_train, plan.largest_batch, order):
             batch = digits[rows]
             _step([optimizer], functional.cross_entropy(classifier(batch.images), batch.labels))
-    return classifier, policy
+    return classifier
 
 
 def _step(optimizers: list[torch.optim.SGD], loss: Tensor) -> None:

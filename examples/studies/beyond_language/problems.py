@@ -1,9 +1,9 @@
-"""Small worlds in which an action has a true value, and a reward that errs about it.
+"""Bandit problems in which an action has a true value, and a reward that errs about it.
 
 A context stands for a prompt (a patient, a market, the state of a robot), an action for a response. Everything about a
-world follows from its seed, whichever worlds stand beside it.
+problem follows from its seed.
 
-Notation used for tensor shapes: B worlds, C contexts, A actions, D features of a context, Z features of an action,
+Notation used for tensor shapes: B problems, C contexts, A actions, D features of a context, Z features of an action,
 G contexts (prompts) in a rollout, N actions drawn for each.
 """
 
@@ -13,22 +13,22 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-#: Features of a context, of an action, and how much of the value the latter tell (``policy="shared"`` sees no more).
+#: Features of a context, and of an action, which are all that ``policy="shared"`` sees.
 D, Z = 16, 8
 #: Share of (context, action) pairs whose reward is an exploit in ``hacked``.
 HACKED = 0.05
 
 
 @dataclass
-class Worlds:
-    """B worlds of one shape.
+class Problems:
+    """B problems of one shape.
 
     Attributes:
         context: (B, C, D) normal features.
         action: (B, A, Z) features, rows about 1 long.
         value: (B, C, A) true value: in [-1, 1], or 0 and 1.
         reward: (B, C, A) expected reward.
-        noise: (B, C, A) standard deviation of what is drawn anew at every look; 0 where errors are frozen.
+        noise: (B, C, A) standard deviation of the independent error of each scoring; 0 where errors repeat.
         start: (B, C, A) logits of the policy before training.
         seeds: B seeds.
     """
@@ -41,69 +41,43 @@ class Worlds:
     start: Tensor
     seeds: list[int]
 
-    def look(self, contexts: Tensor, actions: Tensor, normal: Tensor | None) -> Tensor:
-        """Rewards (B, G, N) of actions (B, G, N) in contexts (B, G); ``normal`` (B, G, N) is this look's luck."""
+    def score(self, contexts: Tensor, actions: Tensor, normal: Tensor | None) -> Tensor:
+        """Return rewards (B, G, N) of actions (B, G, N) in contexts (B, G); ``normal`` (B, G, N) is their noise."""
         mean = pick(self.reward, contexts).gather(-1, actions)
         return mean if normal is None else mean + normal * pick(self.noise, contexts).gather(-1, actions)
 
     @property
-    def fresh(self) -> bool:
-        """Whether two looks differ."""
+    def is_noisy(self) -> bool:
+        """Whether scoring a response again gives another reward."""
         return bool((self.noise > 0).any())
 
 
 def pick(table: Tensor, contexts: Tensor) -> Tensor:
-    """(B, G, ...) rows ``contexts`` (B, G) of a table (B, C, ...)."""
+    """Return (B, G, ...) the rows ``contexts`` (B, G) of a table (B, C, ...)."""
     return table[torch.arange(len(table)).unsqueeze(1), contexts]
 
 
-def stack(worlds: list[Worlds]) -> Worlds:
-    """Worlds of one shape as one."""
-    tensors = {f.name: torch.cat([getattr(w, f.name) for w in worlds]) for f in fields(Worlds) if f.name != "seeds"}
-    return Worlds(**tensors, seeds=[seed for w in worlds for seed in w.seeds])
+def stack(problems: list[Problems]) -> Problems:
+    """Return problems of one shape as one."""
+    names = [f.name for f in fields(Problems) if f.name != "seeds"]
+    tensors = {name: torch.cat([getattr(one, name) for one in problems]) for name in names}
+    return Problems(**tensors, seeds=[seed for one in problems for seed in one.seeds])
 
 
-# ── Errors: their standard deviation for each true value, or the whole reward ──
-
-
-def _flat(q: Tensor) -> Tensor:
-    return torch.full_like(q, 0.4)
-
-
-def _middle(q: Tensor) -> Tensor:
-    return 0.8 * torch.exp(-((q / 0.4) ** 2))
-
-
-def _top(q: Tensor) -> Tensor:
-    return 0.8 * torch.sigmoid(6 * (q - 0.4))
-
-
-def _bottom(q: Tensor) -> Tensor:
-    return 0.8 * torch.sigmoid(-6 * (q + 0.4))
-
-
-def _ends(q: Tensor) -> Tensor:
-    return 0.8 * (1 - torch.exp(-((q / 0.5) ** 2)))
-
-
-def _hacked(q: Tensor) -> Tensor:
-    return torch.full_like(q, 0.1)
-
-
-#: Standard deviation of the reward's error at each true value; ``blind_top`` errs in another way (see ``world``).
+#: Standard deviation of the reward's error by true value; ``blind_top`` errs in another way (see ``make_problem``).
 ERRORS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": torch.zeros_like,
-    "flat": _flat,
-    "middle": _middle,
-    "top": _top,
-    "bottom": _bottom,
-    "ends": _ends,
-    "hacked": _hacked,
-    "blind_top": _hacked,
+    "flat": lambda q: torch.full_like(q, 0.4),
+    "middle": lambda q: 0.8 * torch.exp(-((q / 0.4) ** 2)),
+    "top": lambda q: 0.8 * torch.sigmoid(6 * (q - 0.4)),
+    "bottom": lambda q: 0.8 * torch.sigmoid(-6 * (q + 0.4)),
+    "ends": lambda q: 0.8 * (1 - torch.exp(-((q / 0.5) ** 2))),
+    "hacked": lambda q: torch.full_like(q, 0.1),
+    "blind_top": lambda q: torch.full_like(q, 0.1),
 }
 
 
-def world(
+def make_problem(
     error: str,
     seed: int,
     frozen: bool = True,
@@ -112,20 +86,19 @@ def world(
     start: str = "uniform",
     n_contexts: int = 200,
     n_actions: int = 32,
-) -> Worlds:
-    """One world.
+) -> Problems:
+    """Return one problem.
 
     The value of an action is q = tanh(h), h = x W / 4 normal. In ``hacked``, 5% of the pairs have a reward that is the
     higher the lower the value is (1.2 - q). In ``blind_top`` an action passes (1) or fails (0), with the chance
-    .85 sigmoid(8 (z + .2)) exp(-z^2 / 10 where z > 0), z the normal score of its place by h among what the start
-    policy draws; the reward is h: it knows the bad ones, and above the middle it ranks the wrong way. Of five draws,
-    sorted by reward, .72 .69 .52 .28 .08 pass (from a skilled start .76 .71 .53 .29 .08), which is fitted to
-    .69 .70 .55 .25 .05 of examples/micro_code.
+    0.85 sigmoid(8 (z + 0.2)) exp(-z^2 / 10 where z > 0), z the normal score of its place by h among what the start
+    policy draws. The reward is h, which ranks the wrong way above the middle. Of five draws, sorted by reward, 0.72,
+    0.69, 0.52, 0.28 and 0.08 pass, fitted to 0.69, 0.70, 0.55, 0.25 and 0.05 of examples/micro_code.
 
     Args:
         error: a key of ``ERRORS``.
         seed: of all randomness.
-        frozen: one error a pair, as a reward model errs; otherwise drawn at every look, as a sensor errs.
+        frozen: one error a pair, as a reward model errs; otherwise an independent error a scoring, as a sensor errs.
         size: what the standard deviation of errors is multiplied with.
         offset: standard deviation of a constant that a context adds to its rewards.
         start: logits of the start policy: "uniform"; "peaked", normal x 1.5; "skilled", where bad actions are rare
@@ -150,7 +123,7 @@ def world(
     if error == "blind_top":
         z = _normal_score(h, logits.softmax(1))
         chance = 0.85 * torch.sigmoid(8 * (z + 0.2)) * torch.exp(-0.1 * z.clamp(min=0).square())
-        spread, clean, q = size * _hacked(h), h, (coin < chance).float()
+        spread, clean, q = size * ERRORS[error](h), h, (coin < chance).float()
     else:
         spread, clean = size * ERRORS[error](q), q
     if error == "hacked":
@@ -158,7 +131,7 @@ def world(
     reward = clean + offset * shift + (spread * luck if frozen else 0.0)
     noise = torch.zeros_like(spread) if frozen else spread
     action = (w.T @ project) / Z**0.5
-    return Worlds(*(t.unsqueeze(0) for t in (x, action, q, reward, noise, logits)), seeds=[seed])
+    return Problems(*(t.unsqueeze(0) for t in (x, action, q, reward, noise, logits)), seeds=[seed])
 
 
 def _start(start: str, h: Tensor, luck: Tensor) -> Tensor:
