@@ -25,7 +25,7 @@ README, DOCS = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, *DOCS, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "patches/README.md"))]
 PAGES += sorted(ROOT.glob("examples/**/README.md"))
 #: What the docs name already and the next commits add, and what these remove and the docs do not name any more.
-COMING = re.compile(r"examples/true_score|examples/filters|test_architecture|openrlhf_pf\.testing|--prompts|_report|command check")
+COMING = re.compile(r"test_architecture|openrlhf_pf\.testing|--prompts|_report|command check")
 GOING = {"--validate", "learned_weights"}
 GOING |= {f"--sample_filter_{name}" for name in ("weights", "low", "high", "power", "score_ahead")}
 FOLDERS = ("docs", "examples", "openrlhf_pf", "patches", "tests")
