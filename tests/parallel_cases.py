@@ -1,7 +1,7 @@
 """The parallel modes that tests/end_to_end/test_parallel.py runs: each value of each factor with each of any other.
 
 allpairspy found the rows (its AllPairs, with ``refused`` as the filter, the shortest of 300 shuffled tries); that they
-do bring every pair together is what tests/test_parallel.py checks.
+do bring every pair together is what tests/training/test_parallel.py checks.
 """
 
 from typing import NamedTuple

