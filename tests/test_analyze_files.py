@@ -14,7 +14,7 @@ import pytest
 
 from openrlhf_pf.cli.analyze import main
 from openrlhf_pf.reliability import load
-from openrlhf_pf.reliability.columns import parse
+from openrlhf_pf.reliability.read.columns import parse_columns
 
 G, N = 30, 4
 RNG = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def parquet(path, found, schema=None):
 
 def read(*paths, columns="", lines=None):
     """The only checkpoint of the paths."""
-    rollouts = load(paths, parse(columns) if columns else None, (lines if lines is not None else []).append)
+    rollouts = load(paths, parse_columns(columns) if columns else None, (lines if lines is not None else []).append)
     (checkpoint,) = rollouts.checkpoints
     checkpoint.warnings = rollouts.warnings
     return checkpoint
@@ -323,7 +323,7 @@ def test_rewards_of_several_models(tmp_path, models, shape):
 
 @pytest.mark.parametrize("sizes", [(2, 1, 3), (2, 0, 2), (2, None, 2)])
 def test_rewards_of_models_as_lists_of_different_lengths_are_left_out(tmp_path, sizes):
-    """Cut anew they would be read as other models' rewards."""
+    """Cut differently they would be read as other models' rewards."""
     lists = [None if sizes[i % 3] is None else [1.0, 2.0, 3.0][: sizes[i % 3]] for i in range(G * N)]
     found = read(parquet(tmp_path / "a.parquet", [r | {"model_rewards": v} for r, v in zip(rows(), lists)]))
     assert same(found) and found.model_rewards is None
@@ -633,7 +633,7 @@ def test_two_columns_of_one_name(tmp_path, capsys):
         ("a.arrow", b"ARROW1..", "cannot be read ("),
         ("a.csv", b"a,b\n1,2,3\n", "cannot be read ("),
         ("a.csv", as_csv(rows()).decode().encode("utf-16"), "cannot be read (it is UTF-16 and must be UTF-8)"),
-        ("a.xlsx", b"PK\x03\x04", "cannot be read (its format cannot be told)"),
+        ("a.xlsx", b"PK\x03\x04", "cannot be read (its format is not recognised)"),
         ("a.jsonl", b"{" + b'"a":[' * 9000, "cannot be read ("),
     ],
 )

@@ -5,11 +5,12 @@ import pytest
 from scipy import stats
 
 from openrlhf_pf.reliability import Checkpoint, Rollouts, Settings, analyse_rollouts, binned_r2
-from openrlhf_pf.reliability.bootstrap import MAX_BLOCKS, Bootstrap, interval
-from openrlhf_pf.reliability.evaluate import cells, evaluate, summary
-from openrlhf_pf.reliability.metrics import METRICS
+from openrlhf_pf.reliability.measures.bootstrap import MAX_BLOCKS, Bootstrap, interval
+from openrlhf_pf.reliability.measures.evaluate import cut_cells, evaluate, summarize
+from openrlhf_pf.reliability.measures.metrics import METRICS
+from openrlhf_pf.reliability.measures.strategies import Strategy
 from openrlhf_pf.reliability.planted import plant
-from openrlhf_pf.reliability.strategies import Strategy
+from openrlhf_pf.reliability.report.warnings import warnings_of
 
 N_PROMPTS, N = 200, 5
 STRATEGIES = [Strategy("none", N), Strategy("best_worst", 2)]
@@ -29,12 +30,13 @@ def test_sums_are_those_of_repeated_prompts():
     prompt, cell, value = rng.integers(0, 7, 50), rng.integers(0, 3, 50), rng.random(50)
     assert sorted(bootstrap.block) == list(range(7))
     assert (bootstrap.counts.sum(axis=1) == 7).all() and (bootstrap.counts % 0.5 == 0).all()
-    sums = bootstrap.sums(bootstrap.block[prompt], [value, np.ones(50)], cell, 3)
+    sums = bootstrap.resample(bootstrap.table(bootstrap.block[prompt], [value, np.ones(50)], cell, 3))
     for repetition in range(5):
         weight = bootstrap.counts[repetition][bootstrap.block[prompt]]
         for c in range(3):
             expected = [(weight * value)[cell == c].sum(), weight[cell == c].sum()]
-            assert sums[repetition, c] == pytest.approx(expected)
+            assert sums[1 + repetition, c] == pytest.approx(expected)
+    assert sums[0, :, 1] == pytest.approx(np.bincount(cell, minlength=3))
 
 
 def test_many_prompts_share_blocks_evenly():
@@ -49,7 +51,7 @@ def test_blocks_give_the_standard_error_of_prompts():
     rng = np.random.default_rng(0)
     mean_of_prompt = rng.normal(size=20_000)
     bootstrap = Bootstrap(20_000, 1000)
-    sums = bootstrap.sums(bootstrap.block, [mean_of_prompt, np.ones(20_000)])[:, 0]
+    sums = bootstrap.resample(bootstrap.table(bootstrap.block, [mean_of_prompt, np.ones(20_000)]))[1:, 0]
     low, high = interval(mean_of_prompt.mean(), sums[:, 0] / sums[:, 1], "plain", bootstrap.n_blocks)
     # 1.96 standard errors of 1 / sqrt(20000) to either side.
     assert (high - low) / 2 == pytest.approx(1.96 / np.sqrt(20_000), rel=0.08)
@@ -57,10 +59,10 @@ def test_blocks_give_the_standard_error_of_prompts():
 
 def test_cells_keep_equal_values_together_and_weigh_alike():
     unit = np.repeat(np.arange(1000), 3)
-    cell, count = cells(unit, np.ones(3000), 50)
+    cell, count = cut_cells(unit, np.ones(3000), 50)
     assert count == 50 and (np.bincount(cell) == 60).all()
     assert (cell.reshape(-1, 3) == cell.reshape(-1, 3)[:, :1]).all()
-    cell, count = cells(np.array([0, 0, 4, 9]), np.ones(4), 50)
+    cell, count = cut_cells(np.array([0, 0, 4, 9]), np.ones(4), 50)
     assert cell.tolist() == [0, 0, 1, 2] and count == 3
 
 
@@ -83,7 +85,7 @@ def test_one_prompt_that_changes_nothing_has_a_narrow_interval():
     checkpoint.score[:] = checkpoint.reward
     bootstrap = Bootstrap(N_PROMPTS, 100)
     (none,) = evaluate(checkpoint, STRATEGIES[:1], bootstrap)
-    found = summary(none, bootstrap, 0.95)
+    found = summarize(none, bootstrap, 0.95)
     assert found["binned_r2"]["low"] == pytest.approx(1.0) and found["kendall"]["low"] == pytest.approx(1.0)
     assert found["mse"]["estimate"] == pytest.approx(0.0, abs=1e-12)
 
@@ -107,7 +109,7 @@ def coverage():
     for seed in range(ROUNDS):
         bootstrap = Bootstrap(N_PROMPTS, 200, seed)
         results = evaluate(rollout(np.random.default_rng(seed)), STRATEGIES, bootstrap)
-        rounds.append([summary(result, bootstrap, 0.95) for result in results])
+        rounds.append([summarize(result, bootstrap, 0.95) for result in results])
     found = {}
     for number, strategy in enumerate(STRATEGIES):
         for metric in COVERED:
@@ -165,7 +167,7 @@ def test_no_interval_rests_on_one_prompt(informative):
     score[:informative, 0] = 1
     checkpoint = Checkpoint("", rng.normal(size=(60, 4)), score, np.arange(60))
     (none,) = evaluate(checkpoint, [Strategy("none", 4)], bootstrap := Bootstrap(60, 100))
-    found = summary(none, bootstrap, 0.95)
+    found = summarize(none, bootstrap, 0.95)
     assert found["gain"]["estimate"] is not None
     for name in ("gain", "signal_to_noise", "within_r2", "pairwise_accuracy"):
         assert (found[name]["low"] is not None) == (informative == 2), name
@@ -190,8 +192,8 @@ def test_intervals_hold_the_truth_where_few_prompts_carry_it(kind):
     found = []
     for seed in range(200):
         bootstrap = Bootstrap(100, 200, seed)
-        (none,) = evaluate(carried(kind, seed), STRATEGIES[:1], bootstrap, only=CARRIED)
-        values = summary(none, bootstrap, 0.95)
+        (none,) = evaluate(carried(kind, seed), STRATEGIES[:1], bootstrap, whole=False)
+        values = summarize(none, bootstrap, 0.95)
         found.append([[values[name][key] for name in CARRIED] for key in ("estimate", "low", "high")])
     estimate, low, high = np.moveaxis(np.array(found), 1, 0)
     # The mean of data sets of this size: of very many, the spread of extreme tails is another.
@@ -203,7 +205,7 @@ def test_intervals_hold_the_truth_where_few_prompts_carry_it(kind):
 def test_the_report_says_where_few_prompts_carry_the_answer():
     def said(checkpoint):
         analysis = analyse_rollouts(Rollouts([checkpoint]), Settings(repetitions=100, strategies=("none",)))
-        return " ".join(line for line in analysis.warnings if "carry" in line)
+        return " ".join(line for line in warnings_of(analysis) if "carry" in line)
 
     def equal(values):
         spread = values.var(axis=1)

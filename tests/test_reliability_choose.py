@@ -1,19 +1,22 @@
 """The recommendation: right where the gap is large, silent where there is none; weights, drift and calibration."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from openrlhf_pf.filters import FilterBatch, build_filter, make_generator
 from openrlhf_pf.reliability import Checkpoint, Rollouts, Settings, analyse_rollouts, choose, read_recommendation
-from openrlhf_pf.reliability.answers import verdict_of
-from openrlhf_pf.reliability.bootstrap import Bootstrap
-from openrlhf_pf.reliability.calibration import calibrate
-from openrlhf_pf.reliability.drift import drift, windows_of, words
-from openrlhf_pf.reliability.evaluate import evaluate, summary
+from openrlhf_pf.reliability.measures.bootstrap import Bootstrap
+from openrlhf_pf.reliability.measures.calibration import calibrate
+from openrlhf_pf.reliability.measures.drift import cut_windows, find_trends
+from openrlhf_pf.reliability.measures.evaluate import evaluate, summarize
+from openrlhf_pf.reliability.measures.strategies import Strategy, average_ties, expected_weights, strategies_for
 from openrlhf_pf.reliability.planted import plant
-from openrlhf_pf.reliability.strategies import Strategy, average_ties, expected_weights, strategies_for
+from openrlhf_pf.reliability.recommend.verdict import verdict_of
+from openrlhf_pf.reliability.report.sentences import answers_of, describe_drift, text_of
+from openrlhf_pf.reliability.report.warnings import warnings_of
 
 PAPERS = ("none", "best_of_n", "best_random", "best_worst")
 
@@ -39,7 +42,7 @@ def even(seed, n_prompts=300, n_samples=6):
 def recommended(checkpoint, names, seed=0, others=()):
     def results(c):
         bootstrap = Bootstrap(c.n_prompts, 200, seed)
-        return evaluate(c, strategies_for(c, names), bootstrap, only=("gain",)), bootstrap.n_blocks
+        return evaluate(c, strategies_for(c, names), bootstrap, whole=False), bootstrap.n_blocks
 
     first, n_blocks = results(checkpoint)
     return choose(first, [(c.name, *results(c)) for c in others], n_blocks)
@@ -49,31 +52,29 @@ def recommended(checkpoint, names, seed=0, others=()):
 
 
 def test_the_best_strategy_is_found_in_a_world_like_the_papers_at_300_prompts():
-    found = [recommended(plant("noise in the middle", 300, 5, seed), PAPERS, seed) for seed in range(100)]
-    assert [f.strategy for f in found].count("best_worst") >= 95
+    found = [recommended(plant("noise in the middle", 300, 5, seed), PAPERS, seed) for seed in range(40)]
+    assert [f.strategy for f in found].count("best_worst") >= 38
     assert {f.answer for f in found} <= {"filter", "time only"}
 
 
 @pytest.mark.parametrize("world", ["difficulty only", "useless"])
 def test_no_filter_is_recommended_where_the_reward_says_nothing_within_a_prompt(world):
-    found = [recommended(plant(world, 300, 8, seed), (), seed) for seed in range(100)]
-    assert sum(f.decided for f in found) <= 5
-    said = next(f for f in found if not f.decided)
-    assert said.answer == "no help" and "No filter within a prompt can help here" in said.text
-    assert "choosing at random" in said.text
+    found = [recommended(plant(world, 300, 8, seed), (), seed) for seed in range(40)]
+    assert sum(f.decided for f in found) <= 2
+    assert next(f for f in found if not f.decided).answer == "no help"
 
 
 @pytest.mark.parametrize("world", ["offsets", "offsets against difficulty"])
 def test_right_within_prompts_is_called_good_whatever_the_offsets(world):
     good = 0
-    for seed in range(100):
+    for seed in range(40):
         checkpoint, bootstrap = plant(world, 300, 8, seed), Bootstrap(300, 200, seed)
         strategies = strategies_for(checkpoint, PAPERS)
-        results = evaluate(checkpoint, strategies, bootstrap, only=("gain", "pairwise_accuracy"))
-        verdict = verdict_of(summary(results[0], bootstrap, 0.95)["pairwise_accuracy"])
+        results = evaluate(checkpoint, strategies, bootstrap, whole=False)
+        verdict = verdict_of(summarize(results[0], bootstrap, 0.95)["pairwise_accuracy"])
         found = choose(results, n_prompts=300)
         good += (verdict, found.answer, found.strategy) == ("right", "filter", "best_worst")
-    assert good >= 95
+    assert good >= 38
 
 
 def test_an_offset_a_prompt_changes_no_recommendation():
@@ -91,20 +92,19 @@ def test_an_offset_a_prompt_changes_no_recommendation():
 
 def test_nothing_is_recommended_where_strategies_are_equal():
     # `shortest` keeps a random third here.
-    found = [recommended(even(seed), ("none", "shortest"), seed) for seed in range(100)]
-    assert sum(f.decided for f in found) <= 5
+    found = [recommended(even(seed), ("none", "shortest"), seed) for seed in range(40)]
+    assert sum(f.decided for f in found) <= 2
     assert {f.answer for f in found if not f.decided} == {"time only"}
-    assert "Filtering saves time only" in next(f for f in found if not f.decided).text
 
 
 def test_no_filter_is_recommended_where_all_of_them_are_worse():
-    # Wrong far out, right in between: whoever takes the ends learns the opposite, on all responses it evens out.
+    # Wrong at the extremes, right in between: filters that take the extremes learn the opposite.
     checkpoint = even(0, 2000)
     ends = np.abs(checkpoint.reward) > 1.4
     checkpoint.score = np.where(ends, checkpoint.reward < 0, checkpoint.reward > 0).astype(float)
     found = recommended(checkpoint, ("none", "best_worst", "best_of_n"))
     assert (found.decided, found.strategy, found.answer) == (True, "none", "none")
-    assert "every filter compared is worse" in found.text
+    assert all(c["told_apart"] for c in found.comparisons)
 
 
 def test_an_open_choice_names_the_rivals_and_no_strategy():
@@ -112,50 +112,41 @@ def test_an_open_choice_names_the_rivals_and_no_strategy():
     assert (found.decided, found.strategy, found.keep, found.options) == (False, None, None, {})
     assert {found.best, *found.not_told_apart} == {"none", "shortest"}
     assert found.default == {"strategy": "none", "keep": None, "options": {}}
-    assert "Until more is known, train on all responses" in found.text and "no finding of this report" in found.text
 
 
-def test_a_filter_of_the_batch_that_is_not_beyond_doubt_better_is_named_as_larger():
+def test_a_filter_of_group_scope_goes_before_one_of_batch_scope_that_is_not_significantly_better():
     found = recommended(band(0, 300, half=0.9), ("none", "best_worst", "reward_power"))
     assert found.strategy == "best_worst" and found.confidence < 0.5
-    assert "reward_power 3 has a larger value, not beyond doubt" in found.text and "largest value" not in found.text
+    assert found.values["reward_power 3"] > found.values["best_worst"] and "reward_power 3" in found.not_told_apart
 
 
-def test_a_decided_choice_says_how_sure_and_what_would_change_it():
-    found = recommended(band(0, 2000), PAPERS)
-    assert (found.decided, found.strategy, found.keep, found.answer) == (True, "best_worst", 2, "filter")
-    assert found.confidence > 0.97 and all(c["told_apart"] for c in found.comparisons)
-    assert [c["difference"]["low"] > 0 for c in found.comparisons] == [True] * 3
-    for part in (
-        "Use best_worst, k = 2, to save time, and no filter otherwise.",
-        "more than training on all responses",
-        "What would change this",
-    ):
-        assert part in found.text
+def test_a_decided_choice_is_significant_and_says_what_to_type():
+    found = analysed(band(0, 2000), *PAPERS)
+    advice = found.recommendation
+    assert (advice.decided, advice.strategy, advice.keep, advice.answer) == (True, "best_worst", 2, "filter")
+    assert advice.confidence > 0.97 and all(c["told_apart"] for c in advice.comparisons)
+    text, (_, filters, following) = text_of(advice, found.analysed[0]), answers_of(found.analysed[0])
+    assert filters.short == "Use best_worst, k = 2, if training time is short; otherwise use no filter"
+    assert "more than training on all responses" in text and "does not say how training ends" in text
+    assert "--sample_filter best_worst --sample_filter_keep 2" in following.sentences[0]
 
 
-def test_a_recommended_filter_says_what_the_samples_that_it_leaves_out_would_count():
-    def of(world):
-        checkpoint = plant(world, 2000, 5)
-        results = evaluate(checkpoint, strategies_for(checkpoint, ("none", "best_worst")), Bootstrap(2000, 200))
-        return choose(results, n_prompts=2000), {r.strategy.name: r.estimates["gain"] for r in results}
-
-    found, gains = of("right everywhere")
+def test_a_filter_is_compared_at_equal_rollouts_too():
+    checkpoint = plant("right everywhere", 2000, 5)
+    found = analysed(checkpoint, "best_worst")
+    gains = {r.strategy.name: r.estimates["gain"] for r in found.analysed[0].results}
     lead = gains["none"] / gains["best_worst"] * (5 / 2) ** 0.5 - 1
-    assert found.strategy == "best_worst" and lead > 0
-    assert f"which counts with Adam, it is ahead by {lead:.0%}" in found.text
+    assert found.recommendation.strategy == "best_worst" and lead > 0
+    assert f"is ahead by {lead:.0%} in gain" in text_of(found.recommendation, found.analysed[0])
     # A second choice that is nearly always wrong costs more than a third sample is worth.
     rng = np.random.default_rng(0)
     reward = np.array([0.7, 0.5, -1.2]) + 0.01 * rng.normal(size=(2000, 3))
     score = (rng.random(reward.shape) < [0.95, 0.05, 0.05]).astype(float)
-    wrong = Checkpoint("", reward, score, np.arange(2000))
-    results = evaluate(wrong, strategies_for(wrong, ("none", "best_worst")), Bootstrap(2000, 200))
-    advice = choose(results, n_prompts=2000)
-    assert advice.strategy == "best_worst" and "ahead of training on all responses, too" in advice.text
-    anew = "if the reward errs anew at each look, and to save time if its errors stay"
-    assert advice.headline == f"Use best_worst, k = 2, {anew}."
-    alone = choose([r for r in results if r.strategy.name == "best_worst"], n_prompts=2000)
-    assert "Adam" not in alone.text
+    found = analysed(Checkpoint("", reward, score, np.arange(2000)), "best_worst")
+    assert found.recommendation.strategy == "best_worst" and found.recommendation.lead > 0
+    assert "deterministic reward model it only saves time" in text_of(found.recommendation, found.analysed[0])
+    (alone,) = [r for r in found.analysed[0].results if r.strategy.name == "best_worst"]
+    assert choose([alone], n_prompts=2000).lead is None
 
 
 def test_strategies_that_keep_the_same_samples_are_one():
@@ -168,15 +159,15 @@ def test_strategies_that_keep_the_same_samples_are_one():
 
 def test_few_prompts_a_reversed_reward_and_another_checkpoint_decide_nothing():
     few = recommended(band(0, 20), PAPERS)
-    assert not few.decided and "20 prompts are too few" in few.text and few.prompts_needed == 30
+    assert (few.decided, few.reason, few.prompts_needed) == (False, "few prompts", 30)
     reversed_ = band(0, 2000)
     reversed_.score[:] = 1 - reversed_.score
     wrong = recommended(reversed_, PAPERS)
-    assert (wrong.decided, wrong.answer) == (False, "wrong way") and "the wrong way round" in wrong.text
+    assert (wrong.decided, wrong.answer) == (False, "wrong way")
     # Elsewhere the lowest rewards go to correct responses.
     later = plant("wrong at the bottom", 2000, 6)
     against = recommended(band(0, 2000), PAPERS, others=[later])
-    assert not against.decided and "is better, beyond doubt" in against.text
+    assert not against.decided and against.contradicted[0] == "wrong at the bottom"
 
 
 def test_more_prompts_are_asked_for_by_the_root_rule():
@@ -196,7 +187,7 @@ def test_a_filter_is_always_compared_with_training_on_all_responses():
     found = analysed(band(0, 400), "best_worst")
     assert [strategy.name for strategy in found.strategies] == ["none", "best_worst"]
     (rival,) = found.recommendation.comparisons
-    assert rival["strategy"] == "none" and "more than training on all responses" in found.recommendation.text
+    assert rival["strategy"] == "none"
 
 
 @pytest.mark.parametrize("names", [("none",), ("none", "best_worst")])
@@ -204,7 +195,7 @@ def test_where_nothing_else_was_compared_nothing_is_recommended(names):
     checkpoint = band(0, 400)
     pairs = Checkpoint("", checkpoint.reward[:, :2], checkpoint.score[:, :2], np.arange(400))  # best_worst keeps both
     found = analysed(pairs, *names).recommendation
-    assert (found.decided, found.answer) == (False, "open") and "There is nothing to compare." in found.text
+    assert (found.decided, found.answer, found.reason) == (False, "open", "nothing to compare")
 
 
 def test_prompts_are_asked_for_as_prompts_where_blocks_of_them_are_drawn():
@@ -212,7 +203,8 @@ def test_prompts_are_asked_for_as_prompts_where_blocks_of_them_are_drawn():
     (rival,) = found.recommendation.comparisons
     lead, low = rival["difference"]["estimate"], rival["difference"]["low"]
     assert found.recommendation.prompts_needed == int(np.ceil(4500 * ((lead - low) / lead) ** 2)) > 4500
-    assert f"{found.recommendation.prompts_needed:,} prompts in all" in found.analysed[0].answers.more[1]
+    following = answers_of(found.analysed[0])[2]
+    assert f"{found.recommendation.prompts_needed:,} prompts in all" in following.sentences[0]
 
 
 # ── What training reads ──
@@ -237,7 +229,7 @@ def test_an_undecided_or_broken_report_is_refused_in_one_sentence(tmp_path):
     undecided = {"decided": False, "strategy": None, "keep": None, "headline": "Filtering saves time only."}
     with pytest.raises(ValueError, match=r"recommends no sample filter \(Filtering saves time only\): name one"):
         read_recommendation(report(tmp_path, **undecided))
-    with pytest.raises(ValueError, match=r"has a recommendation that cannot be used: run python -m"):
+    with pytest.raises(ValueError, match=r"has a recommendation that cannot be used: run openrlhf-pf"):
         read_recommendation(report(tmp_path, keep="two"))
     with pytest.raises(ValueError, match=r"nowhere.json' cannot be read \(No such file or directory\): run"):
         read_recommendation(tmp_path / "nowhere.json")
@@ -333,8 +325,8 @@ def test_a_falling_reliability_is_seen_and_a_steady_one_is_not():
     falling, steady = [], []
     for seed in range(30):
         bootstrap = Bootstrap(300, 200, seed)
-        falling.append(drift(drifting(seed, 0.9), bootstrap)["pairwise_accuracy"].verdict)
-        steady.append(drift(drifting(seed, 0.0), bootstrap)["pairwise_accuracy"].verdict)
+        falling.append(find_trends(drifting(seed, 0.9), bootstrap)["pairwise_accuracy"].verdict)
+        steady.append(find_trends(drifting(seed, 0.0), bootstrap)["pairwise_accuracy"].verdict)
     assert falling.count("falling") >= 28
     assert steady.count("no evidence of change") >= 26
 
@@ -350,75 +342,86 @@ def pairs_right(shares, n_prompts, seed):
 
 def test_windows_without_a_mistake_are_not_certain():
     """Of 12 prompts ranked right with a chance of 95%, all are in half of the windows."""
-    trends = [drift(pairs_right([0.95] * 10, 12, s), Bootstrap(120, 200, s))["pairwise_accuracy"] for s in range(40)]
+    trends = [
+        find_trends(pairs_right([0.95] * 10, 12, s), Bootstrap(120, 200, s))["pairwise_accuracy"] for s in range(40)
+    ]
     assert [trend.verdict for trend in trends].count("no evidence of change") >= 32
     perfect = [w for trend in trends for w in trend.windows if w["estimate"] == 1]
     assert len(perfect) > 100 and all(w["low"] < 0.95 for w in perfect)
-    trend = drift(pairs_right([1, 1, 1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5], 40, 1), Bootstrap(400, 200))
+    trend = find_trends(pairs_right([1, 1, 1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5], 40, 1), Bootstrap(400, 200))
     assert trend["pairwise_accuracy"].verdict == "falling" and trend["pairwise_accuracy"].change["high"] < -0.3
 
 
 def test_windows_of_which_nothing_is_known_are_left_out():
     checkpoint = drifting(0, 0.9)
     checkpoint.score[checkpoint.step < 4] = np.nan
-    trends = drift(checkpoint, Bootstrap(300, 200))
+    trends = find_trends(checkpoint, Bootstrap(300, 200))
     assert set(trends) == {"pairwise_accuracy", "auc", "sample_r2"}
     assert trends["auc"].windows[0]["first"] == 4 and len(trends["auc"].windows) == 8
     checkpoint.prompt[:] = 0  # how prompts differ cannot be seen
-    assert drift(checkpoint, Bootstrap(1, 200)) == {}
+    assert find_trends(checkpoint, Bootstrap(1, 200)) == {}
 
 
 def test_a_reward_that_goes_the_wrong_way_has_a_negative_r2_in_its_windows():
     checkpoint = drifting(0, 0.0)
     checkpoint.reward *= -1
-    for window in drift(checkpoint, Bootstrap(300, 200))["sample_r2"].windows:
+    for window in find_trends(checkpoint, Bootstrap(300, 200))["sample_r2"].windows:
         assert window["low"] < window["estimate"] < window["high"] < 0
 
 
 def test_the_verdict_in_words():
     checkpoint = drifting(0, 0.9)
-    trends = drift(checkpoint, Bootstrap(300, 200))
+    trends = find_trends(checkpoint, Bootstrap(300, 200))
     assert set(trends) == {"pairwise_accuracy", "auc", "sample_r2"}
     assert len(trends["auc"].windows) == 10 and trends["auc"].windows[-1]["last"] == 19
     assert trends["auc"].change["low"] <= trends["auc"].change["estimate"] <= trends["auc"].change["high"] < 0
-    assert "reliability is falling from step 0 to 19" in words(trends, "log")
-    assert "no evidence" in words(drift(drifting(0, 0.0), Bootstrap(300, 200)), "log")
+    said = describe_drift(SimpleNamespace(checkpoint=checkpoint, trends=trends))
+    assert "reliability is falling from step 0 to 19" in said
+    steady = find_trends(drifting(0, 0.0), Bootstrap(300, 200))
+    assert "no significant change" in describe_drift(SimpleNamespace(checkpoint=checkpoint, trends=steady))
     checkpoint.step[:] = 3
-    assert drift(checkpoint, Bootstrap(300, 200)) == {}
+    assert find_trends(checkpoint, Bootstrap(300, 200)) == {}
 
 
 def test_windows_hold_about_as_many_steps_each():
-    window, spans = windows_of(np.array([5, 1, 2, 3, 4, 1]), 2)
+    window, spans = cut_windows(np.array([5, 1, 2, 3, 4, 1]), 2)
     assert spans == [(1, 3), (4, 5)] and window.tolist() == [1, 0, 0, 0, 1, 0]
 
 
 # ── Calibration ──
 
 
-def test_rewards_that_promise_too_much_are_found():
+def scored(reward, chance, rng):
+    return Checkpoint("a", reward, (rng.random(reward.shape) < chance).astype(float), np.arange(len(reward)))
+
+
+def test_high_rewards_whose_scores_fall_are_over_confident():
     rng = np.random.default_rng(0)
     reward = rng.uniform(0, 1, (2000, 5))
-    # Scores follow the reward up to .9 and collapse beyond.
-    score = (rng.random(reward.shape) < np.where(reward > 0.9, 0.3, reward)).astype(float)
-    checkpoint = Checkpoint("a", reward, score, np.arange(2000))
-    found = calibrate(checkpoint, Bootstrap(2000, 200))
+    # Scores follow the reward up to .9 and collapse above.
+    found = calibrate(scored(reward, np.where(reward > 0.9, 0.3, reward), rng), Bootstrap(2000, 200))
     assert found.over_confident.nonzero()[0].tolist() == [18, 19]
     assert found.score[[18, 19]] == pytest.approx([0.3, 0.3], abs=0.05)
-    assert (np.diff(found.isotonic) >= 0).all()
-    assert "over-confident at rewards from 0.897 to 1 " in found.words("a")
-    honest = Checkpoint("a", reward, (rng.random(reward.shape) < reward).astype(float), np.arange(2000))
-    assert "no group of high rewards" in calibrate(honest, Bootstrap(2000, 200), level=0.999).words("a")
+    assert found.fall == pytest.approx(0.55, abs=0.05) and (np.diff(found.isotonic) >= 0).all()
 
 
-def test_a_straight_reward_model_is_seldom_called_over_confident():
+@pytest.mark.parametrize("shape", ["straight", "step", "saturated"])
+def test_a_right_reward_model_is_seldom_called_over_confident(shape):
+    chances = {"straight": lambda x: x, "step": lambda x: x > 0.5, "saturated": lambda x: np.minimum(2 * x, 0.9)}
     found = 0
-    for seed in range(60):
+    for seed in range(40):
         rng = np.random.default_rng(seed)
         reward = rng.uniform(0, 1, (300, 5))
-        checkpoint = Checkpoint("a", reward, (rng.random(reward.shape) < reward).astype(float), np.arange(300))
-        found += bool(calibrate(checkpoint, Bootstrap(300, 200, seed)).over_confident.any())
-    # One of ten bins by itself would be in about 14 of 60.
-    assert found <= 6, found
+        found += calibrate(scored(reward, chances[shape](reward), rng), Bootstrap(300, 200, seed)).top > 0
+    assert found <= 4, found  # 2.5% each on average
+
+
+def test_a_hacked_top_group_is_always_found():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        reward = rng.uniform(0, 1, (300, 5))
+        chance = np.where(reward > 0.95, 0.41, 0.94 * np.minimum(1.5 * reward, 1))
+        assert calibrate(scored(reward, chance, rng), Bootstrap(300, 200, seed)).top in (1, 2), seed
 
 
 def test_checkpoints_side_by_side_share_strategies_and_thresholds():
@@ -428,4 +431,4 @@ def test_checkpoints_side_by_side_share_strategies_and_thresholds():
     labels = [[r.strategy.label for r in a.results] for a in analysis.analysed]
     assert labels[0] == labels[1]
     assert analysis.strategies[5].options == {"high": pytest.approx(float(np.quantile(first.reward, 0.75)))}
-    assert any("outside [-1, 1]" in line for line in analysis.warnings)
+    assert any("outside [-1, 1]" in line for line in warnings_of(analysis))

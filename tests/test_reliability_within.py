@@ -5,11 +5,14 @@ import pytest
 from scipy import stats
 
 from openrlhf_pf.filters import FilterBatch, build_filter, draw, make_generator
-from openrlhf_pf.reliability import Checkpoint, Rollouts, Settings, analyse_rollouts, within
-from openrlhf_pf.reliability.bootstrap import Bootstrap
-from openrlhf_pf.reliability.evaluate import evaluate, summary
-from openrlhf_pf.reliability.planted import WORLDS, plant
-from openrlhf_pf.reliability.strategies import Strategy, expected_weights, strategies_for
+from openrlhf_pf.reliability import Checkpoint, Rollouts, Settings, analyse_rollouts
+from openrlhf_pf.reliability.measures import within
+from openrlhf_pf.reliability.measures.bootstrap import Bootstrap, effective_units
+from openrlhf_pf.reliability.measures.evaluate import evaluate, summarize
+from openrlhf_pf.reliability.measures.strategies import Strategy, expected_weights, strategies_for
+from openrlhf_pf.reliability.planted import SETTINGS, plant
+from openrlhf_pf.reliability.report.sentences import answers_of
+from openrlhf_pf.reliability.report.warnings import warnings_of
 
 
 def checkpoint_of(reward, score, prompt=None):
@@ -74,7 +77,7 @@ def test_within_spearman_is_scipys_where_there_is_one_prompt():
     rng = np.random.default_rng(0)
     reward, score = rng.integers(0, 6, (1, 30)).astype(float), rng.integers(0, 4, (1, 30)).astype(float)
     away = within.deviations_of(checkpoint_of(reward, score))
-    found = within.metrics_of(within.sums_of(np.ones((1, 30)), away).sum(axis=1)[None], 30)
+    found = within.compute_within(within.sum_within(np.ones((1, 30)), away).sum(axis=1)[None], 30)
     assert found["within_spearman"][0] == pytest.approx(stats.spearmanr(reward[0], score[0])[0])
 
 
@@ -82,9 +85,9 @@ def test_the_split_finds_what_was_planted():
     # Variance of z: .5 between, .5 within; of the offset world 4 between and .5 within.
     for world, share in (("right everywhere", 0.5), ("offsets", 8 / 9), ("useless", 0.0)):
         checkpoint = plant(world, 4000, 4)
-        found = within.split(checkpoint, within.deviations_of(checkpoint), Bootstrap(4000, 100))
-        assert found.reward_between["estimate"] == pytest.approx(share, abs=0.02)
-    assert found.correlation_within["estimate"] == pytest.approx(0.0, abs=0.03)
+        found = within.split_variance(checkpoint, within.deviations_of(checkpoint))
+        assert found.reward_between == pytest.approx(share, abs=0.02)
+    assert found.correlation_within == pytest.approx(0.0, abs=0.03)
 
 
 def test_repetitions_are_those_of_repeated_prompts():
@@ -119,7 +122,7 @@ def test_a_filter_that_keeps_nothing_is_nobodys_twin(rewards):
     found = {r.strategy.label: r for r in analysis.analysed[0].results}
     top = found["top"]
     assert (top.kept, top.twin, top.estimates) == (0.0, "", {})
-    assert any("top keeps nothing" in line for line in analysis.warnings)
+    assert any("top keeps nothing" in line for line in warnings_of(analysis))
     right = known = 0
     for r, s in zip(checkpoint.reward, checkpoint.score):
         for i, j in ((i, j) for i in range(5) for j in range(5) if s[i] > s[j]):
@@ -139,7 +142,7 @@ def test_r2_of_a_falling_line_is_negative():
     checkpoint.score = 1 - checkpoint.score
     down, _ = one(checkpoint, "none", 4)
     for name in ("binned_r2", "sample_r2", "within_r2"):
-        rising, falling = (summary(r, bootstrap, 0.95)[name] for r in (up, down))
+        rising, falling = (summarize(r, bootstrap, 0.95)[name] for r in (up, down))
         assert falling["estimate"] == pytest.approx(-rising["estimate"]) and rising["estimate"] > 0.1
         assert falling["low"] == pytest.approx(-rising["high"]), name
 
@@ -181,7 +184,7 @@ def test_reward_power_is_analysed_as_select_draws():
 def test_a_single_kept_response_has_no_pairs():
     checkpoint = likert()
     result, bootstrap = one(checkpoint, "best_of_n", 1)
-    assert summary(result, bootstrap, 0.95)["pairwise_accuracy"]["estimate"] is None
+    assert summarize(result, bootstrap, 0.95)["pairwise_accuracy"]["estimate"] is None
 
 
 def test_an_accuracy_of_1_is_as_sure_as_its_pairs_are_many():
@@ -190,14 +193,14 @@ def test_an_accuracy_of_1_is_as_sure_as_its_pairs_are_many():
     score[:5, 0] = 1
     checkpoint = checkpoint_of(np.tile([1.0, 0.0], (1000, 1)), score)
     result, bootstrap = one(checkpoint, "none", 2)
-    found = summary(result, bootstrap, 0.95)["pairwise_accuracy"]
+    found = summarize(result, bootstrap, 0.95)["pairwise_accuracy"]
     assert found["estimate"] == 1.0 and 0.5 < found["low"] < 0.75
 
 
 def test_units_of_a_dominating_prompt_are_few():
-    assert within.effective(np.ones(9)) == pytest.approx(9)
+    assert effective_units(np.ones(9)) == pytest.approx(9)
     # 1 prompt of 100 groups among 100 of one: 200² / (100² + 100) = 3.96.
-    assert within.effective(np.array([100.0] + [1.0] * 100)) == pytest.approx(3.96, abs=0.01)
+    assert effective_units(np.array([100.0] + [1.0] * 100)) == pytest.approx(3.96, abs=0.01)
 
 
 # ── The three answers ──
@@ -210,22 +213,22 @@ def test_right_within_prompts_is_called_right_whatever_the_offsets(world):
         analysis = analyse_rollouts(
             Rollouts([plant(world, 300, 8, seed)]), Settings(repetitions=100, strategies=names)
         )
-        answers = analysis.analysed[0].answers
-        assert answers.verdict == "right" and "100.0% of pairs" in answers.right[1]
+        ranking, _, _ = answers_of(analysis.analysed[0])
+        assert ranking.short == "Yes, nearly always" and "100.0% of pairs" in ranking.sentences[0]
         if world == "offsets against difficulty":
-            assert any("although R² over all samples looks bad (-0." in line for line in answers.remarks)
+            assert any("R² over all samples looks bad (-0." in line for line in ranking.sentences)
 
 
 def test_one_that_knows_only_difficulty_is_told_so():
     analysis = analyse_rollouts(Rollouts([plant("difficulty only", 300, 8)]), Settings(repetitions=100))
-    answers = analysis.analysed[0].answers
-    assert answers.verdict == "no better than guessing"
-    assert answers.filter[0].startswith("No filter within a prompt can help here")
-    assert any("knows which prompts are easy" in line for line in answers.remarks)
+    ranking, filters, _ = answers_of(analysis.analysed[0])
+    assert ranking.short == "Not shown by these data"
+    assert filters.short.startswith("Use no filter: these rewards are not shown to rank")
+    assert any("knows which prompts are easy" in line for line in ranking.sentences)
 
 
 def test_every_planted_world_has_its_score_rate_and_shape():
-    for world in WORLDS:
+    for world in SETTINGS:
         checkpoint = plant(world, 3000, 4, score_rate=0.2)
         assert checkpoint.reward.shape == checkpoint.score.shape == (3000, 4) and checkpoint.known.all()
         if "wrong" not in world:
@@ -235,6 +238,6 @@ def test_every_planted_world_has_its_score_rate_and_shape():
 def test_every_strategy_that_keeps_something_has_its_figures():
     checkpoint = plant("right everywhere", 60, 4)
     for result in evaluate(checkpoint, strategies_for(checkpoint), Bootstrap(60, 100)):
-        found = summary(result, Bootstrap(60, 100), 0.95)
+        found = summarize(result, Bootstrap(60, 100), 0.95)
         for name in ("gain", "gain_kept", "signal_to_noise"):
             assert found[name]["low"] <= found[name]["estimate"] <= found[name]["high"], (result.strategy, name)

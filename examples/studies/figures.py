@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from openrlhf_pf.reliability import svg
+from openrlhf_pf.reliability.report import svg
 
 from .tables import show
 
@@ -23,7 +23,7 @@ def forest(rows: Sequence[dict[str, Any]]) -> str:
     first, *others = rows
     others = sorted(others, key=lambda row: row["difference"])
     with matplotlib.rc_context(svg.STYLE):
-        figure, axes = svg.new(0.9 + 0.26 * len(others))
+        figure, axes = svg.new_figure(0.9 + 0.26 * len(others))
         axes.axvline(0, color=svg.LIGHT["muted"], lw=0.8)
         for place, row in enumerate(others):
             low, high = row["interval"]
@@ -33,9 +33,9 @@ def forest(rows: Sequence[dict[str, Any]]) -> str:
         axes.set_yticks(range(len(others)), [row["arm"] for row in others])
         axes.set_xlabel(f"pass@1 minus {first['arm']}, 95% interval")
         axes.grid(axis="y", visible=False)
-        box, inside = svg.drawing(figure, "study")
+        box, inside = svg.to_svg(figure, "study")
     values = [f"{row['arm']} {show([row['difference'], *row['interval']])}" for row in reversed(others)]
-    return svg.alone(box, inside, f"pass@1 of each arm minus {first['arm']}", "; ".join(values) + ".")
+    return svg.write_alone(box, inside, f"pass@1 of each arm minus {first['arm']}", "; ".join(values) + ".")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

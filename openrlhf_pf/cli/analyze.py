@@ -1,13 +1,13 @@
 """Which filter suits a reward model: measure where its rewards agree with true scores.
 
-    python -m openrlhf_pf.cli.analyze --demo
-    python -m openrlhf_pf.cli.analyze PATH... --output DIR
+    openrlhf-pf analyze --demo
+    openrlhf-pf analyze PATH... --output DIR
 
---demo needs no data: it makes the samples of two reward models with a known flaw and says what to see in the report.
+--demo needs no data: it simulates two reward models with a known flaw and says what to see in the report.
 
 PATH is a rollout log (the directory that --sample_filter_log wrote, or one of its files), or any Parquet, Arrow, JSON,
-JSONL or CSV file, or folder of them, with prompts, rewards and scores, a row a sample or a row a prompt; --columns
-says how these are called there. response_tokens, model_rewards, step and checkpoint are used when there.
+JSONL or CSV file, or folder of them, with prompts, rewards and scores, a row per sample or a row per prompt; --columns
+names these columns. response_tokens, model_rewards, step and checkpoint are used when there.
 Several checkpoints (a column, or one for each PATH) are analysed side by side; the recommendation is for the first.
 
 DIR gets report.html (for people), report.json (for --sample_filter auto) and the figures as SVG. Exit code 0: written,
@@ -24,7 +24,7 @@ MAX_SEED = 2**64 - 1  # of PyTorch's generators
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command line."""
     found = argparse.ArgumentParser(
         prog="openrlhf-pf analyze",
         description=__doc__,
@@ -32,9 +32,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add = found.add_argument
     add("paths", nargs="*", metavar="PATH", help="rollout log, file or folder of samples")
-    add("--demo", action="store_true", help="analyse two made-up reward models with a known flaw")
+    add("--demo", action="store_true", help="analyse two simulated reward models with a known flaw")
     add("--output", metavar="DIR", help=f"where the report goes (with --demo, {DEMO_FOLDER})")
-    add("--columns", metavar="OURS=YOURS,...", help="what the files call ours: reward=rm_score,score=acc,prompt_id=id")
+    add(
+        "--columns",
+        metavar="OURS=YOURS,...",
+        help="names of our columns in the files: reward=rm_score,score=acc,prompt_id=id",
+    )
     add("--strategies", nargs="+", default=(), metavar="NAME", help="compare only these, and none (all possible)")
     add("--keep", type=int, metavar="K", help="k, samples a prompt that train (each filter's own default)")
     add("--bins", type=int, default=20, help="groups of equal count for R² (%(default)s)")
@@ -45,14 +49,12 @@ def parser() -> argparse.ArgumentParser:
     add("--low", type=float, help="for top_bottom (lower quartile of the rewards)")
     add("--high", type=float, help="for top, top_random, top_bottom (upper quartile of the rewards)")
     add("--power", type=float, nargs="+", default=(1.0, 2.0, 3.0), help="for reward_power (1 2 3)")
-    tries = {"type": int, "nargs": "?", "const": 20, "default": 0, "metavar": "TRIES"}
-    add("--validate", **tries, help="plant known flaws in the data's shape: how often are they found in TRIES? (20)")
     add("--weights", type=float, nargs="+", help="for rank_weights: the weight of each rank, best first")
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Analyse, print and write; returns the exit code."""
+    """Analyse, print and write; return the exit code."""
     options = parser().parse_args(arguments)
     if wrong := _refusal(options):
         print(f"analyze: {wrong}", file=sys.stderr)
@@ -60,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from rich.console import Console
 
-        from openrlhf_pf.reliability import Settings, analyse, analyse_rollouts, columns, demo, report
+        from openrlhf_pf.reliability import Settings, analyse, analyse_rollouts, demo, show_report, write_report
+        from openrlhf_pf.reliability.read.columns import parse_columns
     except ModuleNotFoundError as error:
         print(f'analyze: {error.name} is not installed: pip install "openrlhf-pf[analyze]".', file=sys.stderr)
         return 2
@@ -78,7 +81,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             high=options.high,
             powers=tuple(options.power),
             weights=tuple(options.weights) if options.weights else None,
-            validate=options.validate,
             strategies=tuple(options.strategies or (demo.STRATEGIES if options.demo else ())),
         )
 
@@ -86,22 +88,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"analyze: {line}", file=sys.stderr)
 
         if options.demo:
-            analysis = analyse_rollouts(demo.samples(), settings, say)
-            analysis.opening = demo.sentences(analysis)
+            analysis = analyse_rollouts(demo.make_samples(), settings, say)
+            analysis.opening = demo.describe(analysis)
         else:
-            named = columns.parse(options.columns) if options.columns else None
+            named = parse_columns(options.columns) if options.columns else None
             analysis = analyse(options.paths, settings, say, named)
-        files = report.write(analysis, Path(options.output or DEMO_FOLDER))
+        files = write_report(analysis, Path(options.output or DEMO_FOLDER))
     except ValueError as error:
         print(f"analyze: {error}", file=sys.stderr)
         return 2
-    report.show(analysis, console)
+    show_report(analysis, console)
     console.print(f"{files[0]} and {len(files) - 1} more files are written.", soft_wrap=True, highlight=False)
     return 0
 
 
 def _refusal(options: argparse.Namespace) -> str:
-    """What is wrong with the arguments beside each other, or ""."""
+    """Return why the arguments do not go together, or ""."""
     if options.demo and options.paths:
         return f"--demo makes its own samples, got PATH {options.paths[0]!r} as well: leave out the one or the other."
     if options.demo and options.columns:

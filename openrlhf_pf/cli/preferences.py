@@ -124,7 +124,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read(paths: Sequence[str], warnings: list[str]) -> pa.Table:
-    from openrlhf_pf.reliability.files import read_table
+    from openrlhf_pf.reliability.read.files import read_table
 
     tables = [read_table(Path(path), warnings, COLUMN_NAMES) for path in paths]
     try:
@@ -136,8 +136,8 @@ def _read(paths: Sequence[str], warnings: list[str]) -> pa.Table:
 
 def _estimate_accuracies(orders: Mapping[str, Order], n_texts: int) -> dict[str, Any]:
     """Return ``accuracy``, ``lead`` and ``verdict`` as :func:`make_report` takes them."""
-    from openrlhf_pf.reliability.answers import verdict_of
-    from openrlhf_pf.reliability.bootstrap import Bootstrap, interval
+    from openrlhf_pf.reliability.measures.bootstrap import Bootstrap, interval
+    from openrlhf_pf.reliability.recommend.verdict import verdict_of
 
     if not orders:
         return {"accuracy": None, "lead": None, "verdict": "unknown"}
@@ -146,7 +146,7 @@ def _estimate_accuracies(orders: Mapping[str, Order], n_texts: int) -> dict[str,
     for kind, order in orders.items():
         number, right, wrong, equal = np.array(order, float).reshape(-1, 4).T
         number, total = number.astype(int), right.sum() + wrong.sum() + equal.sum()
-        sums = bootstrap.sums(bootstrap.block[number], [right, wrong])[:, 0]
+        sums = bootstrap.resample(bootstrap.table(bootstrap.block[number], [right, wrong]))[1:, 0]
         estimate = right.sum() / (right.sum() + wrong.sum()) if (right + wrong).any() else np.nan
         with np.errstate(invalid="ignore"):
             draws[kind] = sums[:, 0] / sums.sum(axis=1)

@@ -1,34 +1,41 @@
-"""Is the reward model right, and which filter suits it? Arrays in, numbers and figures out.
+"""Is the reward model right, and which filter suits it? Files to a report, in the order of the data.
 
-    from openrlhf_pf.reliability import Settings, analyse, report
+    from openrlhf_pf.reliability import Settings, analyse, write_report
     analysis = analyse(["rollouts/"], Settings(bins=20))
-    report.write(analysis, Path("report"))
+    write_report(analysis, Path("report"))
 
-``files``, ``columns``, ``samples`` and ``data`` read samples, ``oddities`` says what limits them, ``strategies``
-weighs samples by the filters, ``metrics`` and ``bootstrap`` do the statistics, ``evaluate`` puts them together,
-``choose`` recommends, ``curves`` look at other k and N, ``drift`` and ``calibration`` at steps and at regions of
-rewards, ``ends`` at the first and the last ranks, ``validate`` at which ``planted`` truths would be found. ``report``
-writes what comes out: ``plots`` draws, ``svg`` and ``seen`` make figures readable and say what is in them, ``page``
-fills ``template`` in, ``words`` explains. Nothing here imports ray, vllm, deepspeed or openrlhf.
+``read`` (files to prompts x responses), ``measures`` (one table of sums per prompt to every number and interval),
+``recommend`` (numbers to decisions), ``report`` (decisions to sentences, page and figures); none imports a later one.
+``analysis`` runs them, ``planted`` makes samples with known flaws. Nothing here imports ray, vllm, deepspeed or
+openrlhf. Names are imported when first used: training needs only a few light modules.
 """
 
-from openrlhf_pf.reliability.analysis import Analysis, Settings, analyse, analyse_rollouts
-from openrlhf_pf.reliability.choose import Recommendation, choose, read_recommendation
-from openrlhf_pf.reliability.data import Checkpoint, Rollouts, load
-from openrlhf_pf.reliability.metrics import METRICS, binned_points, binned_r2
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "METRICS",
-    "Analysis",
-    "Checkpoint",
-    "Recommendation",
-    "Rollouts",
-    "Settings",
-    "analyse",
-    "analyse_rollouts",
-    "binned_points",
-    "binned_r2",
-    "choose",
-    "load",
-    "read_recommendation",
-]
+_MODULES = {
+    "METRICS": "measures.metrics",
+    "Analysis": "analysis",
+    "Checkpoint": "read.checkpoints",
+    "Recommendation": "recommend.choose",
+    "Rollouts": "read.checkpoints",
+    "Settings": "analysis",
+    "analyse": "analysis",
+    "analyse_rollouts": "analysis",
+    "binned_points": "measures.metrics",
+    "binned_r2": "measures.metrics",
+    "choose": "recommend.choose",
+    "count_pairs": "measures.pairs",
+    "load": "read.checkpoints",
+    "pair_accuracy": "measures.pairs",
+    "read_recommendation": "recommend.choose",
+    "show_report": "report.terminal",
+    "write_report": "report",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

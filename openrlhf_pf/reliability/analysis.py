@@ -1,28 +1,26 @@
-"""The whole analysis: files in, everything that a report says out."""
+"""The whole analysis: files to everything that a report shows."""
 
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from openrlhf_pf.reliability.answers import Answers, answer
-from openrlhf_pf.reliability.bootstrap import Bootstrap
-from openrlhf_pf.reliability.calibration import Calibration, calibrate
-from openrlhf_pf.reliability.choose import FEWEST_PROMPTS, Recommendation, choose
-from openrlhf_pf.reliability.curves import Curves, curves_of
-from openrlhf_pf.reliability.data import Checkpoint, Rollouts, load
-from openrlhf_pf.reliability.drift import Trend, drift
-from openrlhf_pf.reliability.evaluate import Result, evaluate
-from openrlhf_pf.reliability.ranks import FOLDS, Ranks, can_choose, ranks_of
-from openrlhf_pf.reliability.strategies import POWERS, Strategy, strategies_for
-from openrlhf_pf.reliability.validate import Power, validate
+from openrlhf_pf.reliability.measures import within
+from openrlhf_pf.reliability.measures.bootstrap import Bootstrap
+from openrlhf_pf.reliability.measures.calibration import Calibration, calibrate
+from openrlhf_pf.reliability.measures.drift import Trend, find_trends
+from openrlhf_pf.reliability.measures.evaluate import Result, evaluate, summarize_metric
+from openrlhf_pf.reliability.measures.extreme_ranks import ExtremeRanks, compare_extreme_ranks
+from openrlhf_pf.reliability.measures.learned_ranks import FOLDS, LearnedRanks, can_learn_ranks, learn_ranks
+from openrlhf_pf.reliability.measures.strategies import LEARNED, POWERS, Strategy, strategies_for
+from openrlhf_pf.reliability.read.checkpoints import Checkpoint, Rollouts, load
+from openrlhf_pf.reliability.recommend.choose import Recommendation, choose
+from openrlhf_pf.reliability.recommend.verdict import Cause, count_informative, find_causes, verdict_of
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user may choose.
+    """The options of an analysis.
 
     Attributes:
         keep: k; None for each filter's own default.
@@ -35,7 +33,6 @@ class Settings:
         powers: exponents of ``reward_power``.
         weights: rank weights, best first; None leaves ``rank_weights`` out.
         strategies: names to compare; empty for all that the data allow.
-        validate: data sets for each known truth that is planted in the shape of the data and looked for; 0 for none.
     """
 
     keep: int | None = None
@@ -49,18 +46,14 @@ class Settings:
     powers: tuple[float, ...] = POWERS
     weights: tuple[float, ...] | None = None
     strategies: tuple[str, ...] = ()
-    validate: int = 0
 
     def __post_init__(self) -> None:
         if self.bins < 3:
             raise ValueError(f"bins must be at least 3, got {self.bins}: two points are always on a line.")
         if self.repetitions < 100:
             raise ValueError(
-                f"bootstrap must be at least 100, got {self.repetitions}: fewer repetitions do not tell the ends of "
-                "an interval."
+                f"bootstrap must be at least 100, got {self.repetitions}: fewer repetitions give no usable interval."
             )
-        if self.validate < 0:
-            raise ValueError(f"validate must not be negative, got {self.validate}: 20 data sets are usual.")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}: give 0 or more.")
         if not math.isfinite(self.threshold):
@@ -71,28 +64,55 @@ class Settings:
 
 @dataclass
 class Analysed:
-    """One checkpoint: its samples, repetitions and results, and what they say on their own."""
+    """One checkpoint: its samples, repetitions, numbers and decisions.
+
+    Attributes:
+        results: every metric of every strategy.
+        accuracy: ``{estimate, low, high}`` of the share of correctly ordered pairs of all samples.
+        rankings: label to the verdict on the pairs that a strategy keeps, see ``verdict_of``.
+        informative: number of prompts whose responses differ in true score.
+        causes: what could make gain and ranking disagree.
+    """
 
     checkpoint: Checkpoint
     bootstrap: Bootstrap
     results: list[Result]
     calibration: Calibration | None
     trends: dict[str, Trend]
-    recommendation: Recommendation
-    answers: Answers
-    curves: Curves | None
-    ranks: Ranks | None
+    ranks: LearnedRanks | None
+    extremes: ExtremeRanks | None
+    split: within.Split | None
+    accuracy: dict[str, float | None]
+    rankings: dict[str, str]
+    informative: int
+    causes: list[Cause]
+    recommendation: Recommendation | None = None
+
+    @property
+    def ranking(self) -> str:
+        """The verdict on all pairs."""
+        return self.rankings["none"]
+
+    @property
+    def everything(self) -> Result:
+        """The result of training on all samples."""
+        return self.result_of("none")
+
+    def result_of(self, label: str) -> Result:
+        """Return the result of the strategy with this label."""
+        return next(r for r in self.results if r.strategy.label == label)
 
     @property
     def gain_of_ranks(self) -> float:
-        """Of the learned ranks; where they are this checkpoint's own, on prompts that they were not chosen from."""
+        """Gain of the learned ranks on prompts that they were not found from."""
         return next((r.estimates.get("gain", math.nan) for r in self.results if r.strategy.learned), math.nan)
 
 
 @dataclass
 class Analysis:
-    """What a report is made of; ``opening`` are sentences that it shall begin with, ``validation`` is of the first
-    checkpoint.
+    """The contents of a report.
+
+    ``warnings`` are those of reading, ``opening`` are sentences that the report begins with.
     """
 
     settings: Settings
@@ -101,7 +121,6 @@ class Analysis:
     recommendation: Recommendation
     warnings: list[str] = field(default_factory=list)
     opening: list[str] = field(default_factory=list)
-    validation: list[Power] = field(default_factory=list)
 
 
 def analyse(
@@ -110,7 +129,7 @@ def analyse(
     say: Callable[[str], None] = lambda line: None,
     columns: Mapping[str, str] | None = None,
 ) -> Analysis:
-    """Read files and analyse them; see :func:`openrlhf_pf.reliability.data.load` and :func:`analyse_rollouts`."""
+    """Read files and analyse them; see ``read.checkpoints.load`` and :func:`analyse_rollouts`."""
     say("reading " + ", ".join(map(str, paths)))
     return analyse_rollouts(load(paths, columns, say), settings, say)
 
@@ -123,74 +142,83 @@ def analyse_rollouts(
     Args:
         rollouts: the checkpoints, first the one that training starts from.
         settings: defaults without it.
-        say: called with a line on what is being done.
+        say: called with a line on the progress.
 
     Raises:
         ValueError: a setting that does not fit the data; the message is one sentence.
     """
     settings = settings or Settings()
     strategies = _common_strategies(rollouts.checkpoints, settings)
-    learns = _learns(rollouts.checkpoints, settings)
+    learns = _learns_ranks(rollouts.checkpoints, settings)
     if not strategies and not learns:
         raise ValueError(
-            f"learned_weights chooses k ranks of N and needs N above k and at least 3, and {FOLDS} prompts: give "
-            "another --keep, or name other strategies beside it."
+            f"{LEARNED} chooses k ranks of N and needs N above k and at least 3, and {FOLDS} prompts: give another "
+            "--keep, or name other strategies too."
         )
-    if all(strategy.name != "none" for strategy in strategies):  # what any filter has to be better than
+    if all(strategy.name != "none" for strategy in strategies):  # every filter is compared with it
         strategies = [Strategy("none", rollouts.checkpoints[0].reward.shape[1]), *strategies]
-    validation: list[Power] = []
-    if settings.validate:  # first, for it may refuse
-        s = settings
-        validation = validate(rollouts.checkpoints[0], strategies, s.threshold, s.level, s.seed, s.validate, say)
     analysed: list[Analysed] = []
     for checkpoint in rollouts.checkpoints:
         say(f"{checkpoint.name}: {checkpoint.n_prompts:,} prompts, {int(checkpoint.known.sum()):,} scored samples")
-        ranks = None if rollouts.apart or not analysed else analysed[0].ranks
+        ranks = None if rollouts.separate or not analysed else analysed[0].ranks
         analysed.append(_analyse_one(checkpoint, strategies, settings, learns, ranks))
     first, *others = analysed
     recommendation = first.recommendation
-    if others and not rollouts.apart:
+    if others and not rollouts.separate:
         theirs = [(a.checkpoint.name, a.results, a.checkpoint.n_prompts) for a in others]
-        recommendation = choose(first.results, theirs, first.checkpoint.n_prompts, settings.level)
-    notes = [*rollouts.warnings, *_warnings(analysed, strategies, settings)]
+        recommendation = _choose(first, theirs, settings)
     strategies = [r.strategy for r in first.results]
-    return Analysis(settings, strategies, analysed, recommendation, notes, validation=validation)
+    return Analysis(settings, strategies, analysed, recommendation, list(rollouts.warnings))
+
+
+def _choose(a: Analysed, others: Sequence, settings: Settings) -> Recommendation:
+    return choose(a.results, others, a.checkpoint.n_prompts, settings.level, a.rankings, a.informative)
 
 
 def _analyse_one(
-    checkpoint: Checkpoint, strategies: Sequence[Strategy], settings: Settings, learns: bool, of_first: Ranks | None
+    checkpoint: Checkpoint,
+    strategies: Sequence[Strategy],
+    settings: Settings,
+    learns: bool,
+    of_first: LearnedRanks | None,
 ) -> Analysed:
-    """``of_first``: the ranks that were found at the first checkpoint, which this one is asked about, too."""
-    bootstrap = Bootstrap(checkpoint.n_prompts, settings.repetitions, settings.seed)
-    ranks = ranks_of(checkpoint, bootstrap, settings.keep, settings.level, settings.seed) if learns else None
+    """Analyse one checkpoint; ``of_first`` are the ranks found at the first checkpoint, which are judged here too."""
+    level, bootstrap = settings.level, Bootstrap(checkpoint.n_prompts, settings.repetitions, settings.seed)
+    ranks = learn_ranks(checkpoint, bootstrap, settings.keep, settings.seed) if learns else None
     if ranks is not None:
         same = of_first is not None and len(of_first.c) == len(ranks.c)
         strategies = [*strategies, of_first.strategy(cross_fitted=False) if same else ranks.strategy()]
     results = evaluate(checkpoint, strategies, bootstrap, settings.bins, settings.threshold)
-    recommendation = choose(results, (), checkpoint.n_prompts, settings.level)
-    return Analysed(
-        checkpoint,
-        bootstrap,
-        results,
-        calibrate(checkpoint, bootstrap, settings.bins, settings.level),
-        drift(checkpoint, bootstrap, settings.threshold, settings.level),
-        recommendation,
-        answer(checkpoint, bootstrap, recommendation, settings.level),
-        curves_of(checkpoint, strategies, bootstrap, settings.level, settings.seed),
-        ranks,
+    everything = next(r for r in results if r.strategy.name == "none")
+    accuracies = {r.strategy.label: summarize_metric(r, "pairwise_accuracy", bootstrap, level) for r in results}
+    extremes = compare_extreme_ranks(checkpoint, bootstrap, level)
+    found = Analysed(
+        checkpoint=checkpoint,
+        bootstrap=bootstrap,
+        results=results,
+        calibration=calibrate(checkpoint, bootstrap, settings.bins, level),
+        trends=find_trends(checkpoint, bootstrap, settings.threshold, level),
+        ranks=ranks,
+        extremes=extremes,
+        split=within.split_variance(checkpoint, within.deviations_of(checkpoint)),
+        accuracy=accuracies["none"],
+        rankings={label: verdict_of(share) for label, share in accuracies.items()},
+        informative=count_informative(checkpoint),
+        causes=find_causes(checkpoint, everything, extremes),
     )
+    found.recommendation = _choose(found, (), settings)
+    return found
 
 
-def _learns(checkpoints: Sequence[Checkpoint], settings: Settings) -> bool:
-    """Whether ranks are looked for: where they are asked for, or nothing in particular is, and all checkpoints can."""
-    if settings.strategies and "learned_weights" not in settings.strategies:
+def _learns_ranks(checkpoints: Sequence[Checkpoint], settings: Settings) -> bool:
+    """Return whether ranks are learned: asked for, or no strategies named, and all checkpoints allow it."""
+    if settings.strategies and LEARNED not in settings.strategies:
         return False
-    fewest = min(checkpoint.n_prompts for checkpoint in checkpoints)
-    return fewest >= FOLDS and all(can_choose(checkpoint, settings.keep) for checkpoint in checkpoints)
+    return all(can_learn_ranks(checkpoint, settings.keep) for checkpoint in checkpoints)
 
 
 def _common_strategies(checkpoints: Sequence[Checkpoint], settings: Settings) -> list[Strategy]:
-    """Those that every checkpoint allows, with thresholds from the first."""
+    """Return those that every checkpoint allows, with thresholds from the first."""
 
     def allowed(checkpoint: Checkpoint) -> list[Strategy]:
         s = settings
@@ -198,63 +226,3 @@ def _common_strategies(checkpoints: Sequence[Checkpoint], settings: Settings) ->
 
     names = [{strategy.name for strategy in allowed(checkpoint)} for checkpoint in checkpoints]
     return [strategy for strategy in allowed(checkpoints[0]) if all(strategy.name in found for found in names)]
-
-
-def _warnings(analysed: Sequence[Analysed], strategies: Sequence[Strategy], settings: Settings) -> list[str]:
-    """One sentence for everything that a reader must know before using a number."""
-    notes = []
-    for a in analysed:
-        name, known = a.checkpoint.name, a.checkpoint.known
-        if a.checkpoint.n_prompts < FEWEST_PROMPTS:
-            notes.append(
-                f"{name}: {a.checkpoint.n_prompts} prompts are too few for intervals to be relied on; score at least "
-                f"{FEWEST_PROMPTS}."
-            )
-        else:
-            notes += _few_carry(a)
-        correct = a.checkpoint.score[known] > settings.threshold
-        if correct.all() or not correct.any():
-            notes.append(
-                f"{name}: {'all' if correct.all() else 'no'} scores are above {settings.threshold:g}, so there is no "
-                "ROC-AUC; choose another --threshold."
-            )
-        odd = any(np.ptp(x[known]) == 0 for x in (a.checkpoint.reward, a.checkpoint.score))
-        for result in [] if odd else a.results:
-            if not result.kept:
-                notes.append(f"{name}: {result.strategy.label} keeps nothing: no sample passes it.")
-            elif not result.twin and np.isnan(result.estimates.get("binned_r2", np.nan)):
-                notes.append(
-                    f"{name}: {result.strategy.label} has no binned R², because it keeps fewer than "
-                    f"{2 * settings.bins} samples or fewer than 3 different rewards, or its scores are all equal."
-                )
-        if any(s.name == "reward_power" for s in strategies) and np.nanmax(np.abs(a.checkpoint.reward)) > 1:
-            notes.append(
-                f"{name}: some rewards lie outside [-1, 1], for which reward_power is meant; its numbers hold only "
-                "if 0 is between good and bad."
-            )
-    labels = {r.strategy.label: r.twin for r in analysed[0].results if r.twin}
-    notes += [
-        f"{label} weighs all samples as {twin} does here; they are one strategy." for label, twin in labels.items()
-    ]
-    return notes
-
-
-def _few_carry(a: Analysed) -> list[str]:
-    """One sentence where few of the prompts say most of what is said within prompts."""
-    units = next((r.units for r in a.results if r.strategy.name == "none" and r.units), None)
-    n_prompts = a.checkpoint.n_prompts
-    if units is None or units["gain"] >= min(FEWEST_PROMPTS, n_prompts / 5):
-        return []
-    about = round(units["gain"])
-    # Ranks do not know how far apart rewards lie.
-    if units["gain"] < units["within_spearman"] / 2:
-        return [
-            f"{a.checkpoint.name}: the rewards of about {about} of {n_prompts:,} prompts lie so far apart that these"
-            " carry most of gain, signal to noise and R² within prompts, which would be others with more prompts;"
-            " pairwise accuracy and Spearman are by all prompts alike."
-        ]
-    often = f"only about {about}" if about else "none"
-    return [
-        f"{a.checkpoint.name}: in {often} of {n_prompts:,} prompts do responses have different true scores; no others"
-        " carry what is said within prompts."
-    ]

@@ -45,7 +45,7 @@ def analyse_one(path: Path, repetitions: int) -> None:
 
     analysis = analyse([path], Settings(repetitions=repetitions, weights=tuple(range(N, 0, -1))))
     computed = time.perf_counter()
-    report.write(analysis, path.parent / "report")
+    write_report(analysis, path.parent / "report")
     done = time.perf_counter()
     # Kilobytes on Linux.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

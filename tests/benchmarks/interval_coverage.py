@@ -19,11 +19,11 @@ import numpy as np
 from scipy import special
 
 from openrlhf_pf.reliability import metrics
-from openrlhf_pf.reliability.bootstrap import Bootstrap
-from openrlhf_pf.reliability.data import Checkpoint
-from openrlhf_pf.reliability.evaluate import evaluate, summary
+from openrlhf_pf.reliability.measures.bootstrap import Bootstrap
+from openrlhf_pf.reliability.read.checkpoints import Checkpoint
+from openrlhf_pf.reliability.measures.evaluate import evaluate, summarize
 from openrlhf_pf.reliability.planted import plant
-from openrlhf_pf.reliability.strategies import strategies_for
+from openrlhf_pf.reliability.measures.strategies import strategies_for
 
 METRICS = ("gain", "signal_to_noise", "within_r2", "within_spearman", "pairwise_accuracy")
 NAMES = ("none", "best_worst", "best_of_n")
@@ -82,10 +82,10 @@ def repeated(n_prompts: int, repetitions: int, seed: int) -> Bootstrap:
 def figures(checkpoint: Checkpoint, repetitions: int, seed: int) -> dict[tuple[str, str], tuple[float, float, float]]:
     """Estimate, low and high by strategy and metric; NaN for what there is not."""
     bootstrap = repeated(checkpoint.n_prompts, repetitions, seed % BOOTSTRAPS)
-    results = evaluate(checkpoint, strategies_for(checkpoint, NAMES), bootstrap, only=METRICS)
+    results = evaluate(checkpoint, strategies_for(checkpoint, NAMES), bootstrap, whole=False)
     found = {}
     for result in results:
-        values = summary(result, bootstrap, 0.95)
+        values = summarize(result, bootstrap, 0.95)
         for name in METRICS:
             found[result.strategy.name, name] = tuple(
                 np.nan if values[name][key] is None else values[name][key] for key in ("estimate", "low", "high")

@@ -10,7 +10,7 @@ import torch
 
 from examples.studies.statistics import Floats
 from openrlhf_pf.filters.gain import gain
-from openrlhf_pf.reliability import metrics
+from openrlhf_pf.reliability.measures import metrics
 
 from .arms import Arm
 from .problems import pick

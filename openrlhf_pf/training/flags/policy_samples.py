@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from types import SimpleNamespace
 
-from openrlhf_pf.reliability.files import read_table
+from openrlhf_pf.reliability.read.files import read_table
 from openrlhf_pf.rlp import group_by_prompt
 from openrlhf_pf.rlp.multi_view import Views
 from openrlhf_pf.rlp.samples import COLUMN_NAMES

@@ -168,7 +168,7 @@ def _resolve_auto(args: argparse.Namespace | SimpleNamespace) -> None:
     if flag := first_given(args, "sample_filter", own):
         raise ValueError(f"{flag} cannot be combined with --sample_filter auto, which brings its own: leave it out.")
     # Imported here: it needs the statistics packages, which training without it does not need.
-    from openrlhf_pf.reliability.choose import read_recommendation
+    from openrlhf_pf.reliability import read_recommendation
 
     recommended = read_recommendation(report)
     _check_rank_weights(args, recommended)

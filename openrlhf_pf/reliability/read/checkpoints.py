@@ -1,6 +1,6 @@
-"""Scored samples from files: a rollout log, or any file with prompts, rewards and scores.
+"""Load scored samples as tables of prompts x responses: a rollout log, or any file with prompts, rewards and scores.
 
-What cannot be used is left out with one sentence in ``Rollouts.warnings``; what leaves nothing to analyse is a
+Unusable samples are left out with one sentence in ``Rollouts.warnings``; a file without usable samples is a
 ``ValueError``.
 
 Notation used for shapes: S samples (rows), G groups (one prompt in one rollout), N samples a group at most, M reward
@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from openrlhf_pf.reliability.columns import COLUMNS, NEEDED
-from openrlhf_pf.reliability.files import COMPRESSED, SUFFIXES, suffix_of
-from openrlhf_pf.reliability.oddities import oddities
-from openrlhf_pf.reliability.samples import read_samples
+from openrlhf_pf.reliability.read.columns import COLUMNS, NEEDED
+from openrlhf_pf.reliability.read.data_warnings import find_data_warnings
+from openrlhf_pf.reliability.read.files import COMPRESSED, SUFFIXES, suffix_of
+from openrlhf_pf.reliability.read.samples import read_samples
 
 Floats = NDArray[np.float64]
 
@@ -30,10 +30,10 @@ MOST_PADDING = 50
 
 @dataclass
 class Checkpoint:
-    """The scored samples of one policy, as a table with a row a group; NaN stands for what is missing.
+    """The scored samples of one policy, as a table with a row per group; NaN marks a missing value.
 
     Attributes:
-        name: what to call it.
+        name: its name in the report.
         reward: (G, N) rewards.
         score: (G, N) true scores.
         prompt: (G,) number of the prompt, 0 to ``n_prompts - 1``; the same prompt may have several groups.
@@ -52,25 +52,25 @@ class Checkpoint:
 
     @property
     def n_prompts(self) -> int:
-        """How many different prompts there are."""
+        """Number of different prompts."""
         return int(self.prompt.max()) + 1 if len(self.prompt) else 0
 
     @property
     def known(self) -> NDArray[np.bool_]:
-        """(G, N) bool: both reward and score are there."""
+        """(G, N) bool: both reward and score are finite."""
         return np.isfinite(self.reward) & np.isfinite(self.score)
 
 
 @dataclass
 class Rollouts:
-    """Everything that was read: checkpoints in the order given, and what had to be left out.
+    """The checkpoints in the order given, and sentences on what was left out.
 
-    ``apart``: they are different reward models, of which none contradicts another.
+    ``separate``: they are different reward models, so none contradicts another.
     """
 
     checkpoints: list[Checkpoint]
     warnings: list[str] = field(default_factory=list)
-    apart: bool = False
+    separate: bool = False
 
 
 def load(
@@ -112,10 +112,10 @@ def _names(paths: list[Path]) -> list[str]:
 
 
 def _columns(table: pa.Table, notes: list[str]) -> dict[str, NDArray | None]:
-    """(S,) arrays by our names: ids as numbers in ``prompt_id``, None for a column that is not there."""
+    """Return (S,) arrays by our names: ids as numbers in ``prompt_id``, None for an absent column."""
     columns: dict[str, NDArray | None] = {name: None for name in (*COLUMNS, "file")}
     for name in ("reward", "score", "step", "group", "length", "file"):
-        # A score that is nowhere is told apart from a column that is not there by what is said about it later.
+        # A score column without values has a message of its own later.
         if name in table.column_names and (name in NEEDED or table[name].null_count < len(table)):
             numbers = table[name].to_numpy()
             columns[name] = np.where(np.isfinite(numbers), numbers, np.nan)
@@ -128,14 +128,14 @@ def _columns(table: pa.Table, notes: list[str]) -> dict[str, NDArray | None]:
 
 
 def _codes(array: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.int64], int]:
-    """Number the different values in the order of their first appearance; a missing one is a value of its own."""
+    """Number the different values in the order of their first appearance; missing is a value of its own."""
     encoded = pc.dictionary_encode(array, null_encoding="encode")
     encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), len(encoded.dictionary)
 
 
 def _ensemble(array: pa.Array, notes: list[str]) -> Floats | None:
-    """(S, M) rewards by model from maps, structs or lists; None unless at least two models scored every sample."""
+    """Return (S, M) rewards by model from maps, structs or lists; None unless several models scored every sample."""
     try:
         if pa.types.is_struct(array.type):
             fields = [pc.cast(array.field(i), pa.float64()) for i in range(array.type.num_fields)]
@@ -180,12 +180,12 @@ def _by_checkpoint(columns: dict[str, NDArray | None], default: str) -> list[tup
 
 
 def _checkpoint(name: str, columns: dict[str, NDArray], notes: list[str]) -> Checkpoint:
-    """Put the samples of one policy into a table with a row a group, and note what is odd about them."""
+    """Arrange the samples of one policy as a table with a row per group, and add warnings on them."""
     reward, score = columns["reward"], columns["score"]
     if not np.isfinite(score).any():
         raise ValueError(
-            f"no sample of {name!r} has a score: whether rewards are right cannot be told without true scores; have "
-            "the reward function return them, or run the unit tests of the responses."
+            f"no sample of {name!r} has a score, and rewards cannot be checked without true scores: have the reward "
+            "function return them, or run the unit tests of the responses."
         )
     if not (np.isfinite(reward) & np.isfinite(score)).any():
         raise ValueError(f"no sample of {name!r} has both a reward and a score: check the columns reward and score.")
@@ -224,12 +224,12 @@ def _checkpoint(name: str, columns: dict[str, NDArray], notes: list[str]) -> Che
         None if length is None or np.isnan(length).any() else table(length.astype(np.int64), 0),
         None if models is None else np.stack([table(model, np.nan) for model in models.T]),
     )
-    notes += oddities(name, result.reward, result.score, sizes)
+    notes += find_data_warnings(name, result.reward, result.score, sizes)
     return result
 
 
 def _group_numbers(by: list[NDArray]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(S,) the group of each sample, and (G,) how many samples it has."""
+    """Return (S,) the group of each sample, and (G,) the number of samples of each group."""
     key = np.zeros(len(by[0]), np.int64)
     for values in by:
         values = np.unique(values, return_inverse=True)[1]

@@ -1,13 +1,12 @@
-"""Files and folders of samples, in the formats that people have, to tables with the file's own columns.
+"""Read files and folders of samples into tables with the file's own columns.
 
-A format is told by its first bytes where they tell it (Parquet, Arrow, JSON), else by the file's ending (CSV); Arrow's
-readers read them. Compressed files (.gz, .bz2, .zst, .lz4) are read as what is in them.
+The format is recognised by the first bytes (Parquet, Arrow, JSON), else by the file's ending (CSV). PyArrow reads all
+of them, also compressed (.gz, .bz2, .zst, .lz4).
 """
 
 import contextlib
 import io
 import json
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,8 @@ import pyarrow.csv as pv
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
-from openrlhf_pf import rollout_log
-
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
-#: Endings by format. Of a folder, the files of the first format that is there are read: JSON beside them is settings.
+#: Endings by format. Of a folder, the files of the first format found are read: JSON next to others is settings.
 KINDS = {
     "Parquet": (".parquet",),
     "Arrow": (".arrow", ".feather", ".ipc"),
@@ -29,7 +26,7 @@ KINDS = {
     "JSON": (".json",),
 }
 SUFFIXES = tuple(suffix for suffixes in KINDS.values() for suffix in suffixes)
-#: Marks a column whose values are of several types and are here as text.
+#: Marks a column of mixed types that was converted to text.
 MIXED = b"openrlhf_pf.mixed"
 GIVE = "give a Parquet, Arrow, JSON, JSONL or CSV file."
 
@@ -44,12 +41,12 @@ class Source:
 
 
 def suffix_of(file: Path) -> str:
-    """The ending that tells the format: of ``a.csv.gz``, ``.csv``."""
+    """Return the ending that names the format: of ``a.csv.gz``, ``.csv``."""
     return (file.with_suffix("") if file.suffix in COMPRESSED else file).suffix.lower()
 
 
-def find(path: Path, notes: list[str]) -> list[Path]:
-    """The file, or the files of a folder and of the folders within it; what is not read goes into ``notes``.
+def find_files(path: Path, notes: list[str]) -> list[Path]:
+    """Return the file, or the files of a folder and its subfolders; what is not read goes into ``notes``.
 
     Raises:
         ValueError: there is no such path, or nothing in it that could hold samples.
@@ -60,7 +57,7 @@ def find(path: Path, notes: list[str]) -> list[Path]:
         return [path]
     visible = (f for f in path.rglob("*") if not any(part.startswith(".") for part in f.relative_to(path).parts))
     there = sorted(file for file in visible if file.is_file())
-    # A folder of ``datasets`` names its files in state.json; others beside them are its cache.
+    # A folder of ``datasets`` names its files in state.json; others next to them are its cache.
     saved = {file.parent: _saved(file) for file in there if file.name == "state.json"}
     there = [file for file in there if not saved.get(file.parent) or file.name in saved[file.parent]]
     for suffixes in KINDS.values():
@@ -85,18 +82,18 @@ def find(path: Path, notes: list[str]) -> list[Path]:
 
 
 def read_table(path: Path, notes: list[str], names: Iterable[str]) -> pa.Table:
-    """Those of some columns that a file, or the files of a folder, have; what is not read goes into ``notes``.
+    """Read some columns of a file or of the files of a folder; what is not read goes into ``notes``.
 
     Raises:
         ValueError: there is no such path, or nothing in it that can be read; the message is one sentence.
     """
-    wanted, files, tables = list(names), find(path, notes), []
+    wanted, files, tables = list(names), find_files(path, notes), []
     for file in files:
         try:
             source = open_file(file, notes)
             tables.append(source.read([name for name in wanted if name in source.schema.names]))
         except (OSError, pa.ArrowException) as error:
-            cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+            cause = cause_of(error)
             if len(files) == 1:
                 raise ValueError(f"{str(file)!r} cannot be read ({cause}): {GIVE}") from error
             notes.append(left_out([file.name], f"it cannot be read ({cause})"))
@@ -105,8 +102,13 @@ def read_table(path: Path, notes: list[str], names: Iterable[str]) -> pa.Table:
     return pa.concat_tables(tables, promote_options="permissive")
 
 
+def cause_of(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def left_out(names: Sequence[str], why: str) -> str:
-    """A sentence about files that are not read."""
+    """Return a sentence about files that are not read."""
     more = f" and {len(names) - 1} more were" if len(names) > 1 else " was"
     return f"{names[0]}{more} left out: {why}."
 
@@ -121,7 +123,7 @@ def open_file(file: Path, notes: list[str]) -> Source:
     """Open a file of any format; what of it cannot be read goes into ``notes``.
 
     Raises:
-        OSError, pyarrow.ArrowException: it is damaged, or its format cannot be told.
+        OSError, pyarrow.ArrowException: it is damaged, or its format is not recognised.
     """
     if file.stat().st_size == 0:
         raise pa.ArrowInvalid("it is empty")
@@ -139,7 +141,7 @@ def open_file(file: Path, notes: list[str]) -> Source:
         return _whole(_csv(_content(file)))
     if suffix_of(file) in KINDS["JSON"] + KINDS["JSONL"]:
         return _whole(_lines(_content(file), file, notes))
-    raise pa.ArrowInvalid("it is damaged" if suffix_of(file) in SUFFIXES else "its format cannot be told")
+    raise pa.ArrowInvalid("it is damaged" if suffix_of(file) in SUFFIXES else "its format is not recognised")
 
 
 def _content(file: Path) -> bytes:
@@ -156,20 +158,9 @@ def _parquet(file: Path) -> Source:
         return _whole(pq.read_table(pa.BufferReader(_content(file))))
     with pq.ParquetFile(file) as opened:
         schema, rows = opened.schema_arrow, opened.metadata.num_rows
-    if rollout_log.FORMAT.keys() <= {key.decode() for key in schema.metadata or {}}:
-        return Source(schema, rows, lambda names: _rollout_log(file, names))
-    # A file, not a data set: a folder called step=3 would become a column.
-    return Source(schema, rows, lambda names: pq.read_table(file, columns=list(names), partitioning=None))
-
-
-def _rollout_log(file: Path, names: Sequence[str]) -> pa.Table:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            return rollout_log.read(file, names)
-        except ValueError as error:
-            cause = str(caught[0].message) if caught else str(error)
-            raise pa.ArrowInvalid(cause.rpartition("rollout log: ")[2]) from error
+    # Without partitioning, a folder called step=3 does not become a column.
+    options = {"partitioning": None, "page_checksum_verification": True}
+    return Source(schema, rows, lambda names: pq.read_table(file, columns=list(names), **options))
 
 
 def _arrow(file: Path, start: bytes) -> Source:
@@ -185,7 +176,7 @@ def _csv(content: bytes) -> pa.Table:
     try:
         return pv.read_csv(io.BytesIO(content), parse_options=options)
     except pa.ArrowInvalid:
-        # A column that turns from numbers to text: all as text, to be looked at value by value later.
+        # A column that turns from numbers to text: read all as text and convert value by value later.
         names = pv.open_csv(io.BytesIO(content), parse_options=options).schema.names
         convert = pv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
         return pv.read_csv(io.BytesIO(content), parse_options=options, convert_options=convert)
@@ -196,14 +187,14 @@ def _json(content: bytes, file: Path, notes: list[str]) -> pa.Table:
     if content.startswith(b"{"):
         try:
             table = pj.read_json(io.BytesIO(content), parse_options=pj.ParseOptions(newlines_in_values=False))
-            # JSON knows no dates: what looks like one is text.
+            # JSON has no dates: keep them as text.
             if dates := [(field.name, pa.string()) for field in table.schema if pa.types.is_timestamp(field.type)]:
                 options = pj.ParseOptions(pa.schema(dates), newlines_in_values=False)
                 table = pj.read_json(io.BytesIO(content), parse_options=options)
             if table.num_rows > 1:
                 return table
         except pa.ArrowInvalid:
-            # NaN, a line that is not finished, numbers and nulls in an order that Arrow does not follow, one document.
+            # NaN, an unfinished line, a column whose type changes, or one document over several lines.
             if not (b"\n" in content and _object(content[: content.find(b"\n")]) is None):
                 return _lines(content, file, notes)
     try:
@@ -239,7 +230,7 @@ def _lines(content: bytes, file: Path, notes: list[str]) -> pa.Table:
 
 
 def _rows(document: object) -> list[dict]:
-    """The rows of one JSON document: a list of objects, an object of columns, or a list of objects within one."""
+    """Return the rows of a JSON document: a list of objects, an object of columns, or a list of objects within one."""
     if isinstance(document, list):
         if not all(isinstance(row, dict) for row in document):
             raise pa.ArrowInvalid("it is a JSON list whose entries are no objects")
@@ -255,12 +246,12 @@ def _rows(document: object) -> list[dict]:
 
 
 def _is_column(values: object) -> bool:
-    """Whether it is a column as pandas writes one: {"0": ..., "1": ...}."""
+    """Return whether it is a column as pandas writes one: {"0": ..., "1": ...}."""
     return isinstance(values, dict) and bool(values) and all(name.isdigit() for name in values)
 
 
 def _table(rows: list[dict]) -> pa.Table:
-    """Rows as columns; values of several types as JSON, but texts as they are."""
+    """Return rows as columns; values of several types become JSON, texts stay as they are."""
     arrays, fields = [], []
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]
@@ -269,7 +260,7 @@ def _table(rows: list[dict]) -> pa.Table:
             arrays.append(pa.array(values))
         except (ValueError, TypeError, OverflowError):
             texts = (v if v is None or isinstance(v, str) else json.dumps(v, sort_keys=True) for v in values)
-            # Half a character, as a tokenizer leaves it, is no UTF-8.
+            # Half a character, as tokenizers leave it, is not UTF-8.
             texts = [v if v is None else v.encode("utf-8", "replace").decode() for v in texts]
             arrays.append(pa.array(texts, pa.string()))
             metadata = {MIXED: b""} if len({isinstance(v, str) for v in values if v is not None}) > 1 else None

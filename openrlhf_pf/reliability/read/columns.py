@@ -1,15 +1,15 @@
-"""What a file's columns mean: ours by name, what a user names, presets of known files, and what to say otherwise.
+"""Decide what a file's columns mean: by our names, by ``--columns``, or by presets of known files.
 
 Where the presets come from:
 
 - verl writes ``<step>.jsonl`` to ``trainer.rollout_data_dir`` (``_dump_generations`` in
   verl/trainer/ppo/ray_trainer.py) with ``input``, ``output``, ``gts``, ``score`` (what trains), ``step`` and what the
-  reward function returned beside it, of which ``acc`` is the true score (verl/workers/reward_manager).
+  reward function returned with it, of which ``acc`` is the true score (verl/workers/reward_manager).
 - OpenRLHF's ``openrlhf.cli.batch_inference --eval_task rm``, there until 0.9.5, wrote ``input``, ``output`` and
   ``reward``; its later releases write no samples.
 - RewardBench 2 writes ``eval-set-scores`` (scripts/run_v2.py of allenai/reward-bench): ``scores`` lists of the rewards
   of all completions, the ``num_correct`` right ones first.
-- Files of best-of-N hold a row a prompt, with ``rewards`` or ``scores`` lists beside ``correct`` or ``label``
+- Files of best-of-N hold a row a prompt, with ``rewards`` or ``scores`` lists next to ``correct`` or ``label``
   (1231czx/orm_2e6_bz128_head_test_gsm8k on the Hugging Face hub), or numbered columns, ``reward_1`` to ``reward_32``.
 """
 
@@ -20,7 +20,7 @@ from difflib import get_close_matches
 
 import pyarrow as pa
 
-#: Columns of a rollout log that are read, and what else a file may call them.
+#: Columns of a rollout log that are read, and their other names in files.
 COLUMNS = {
     "prompt_id": ("prompt_id", "prompt"),
     "reward": ("reward",),
@@ -32,7 +32,7 @@ COLUMNS = {
     "model_rewards": ("model_rewards",),
 }
 NEEDED = ("prompt_id", "reward", "score")
-#: Other names that suggest a meaning. They are never taken for it: ``score`` is the reward here, the truth there.
+#: Names that suggest a meaning, offered in messages and never assumed: ``score`` is the reward in some files.
 SUGGESTED = {
     "prompt_id": "id uid idx index prompt_idx question_id problem_id task_id instance_id qid question problem "
     "input query",
@@ -49,7 +49,7 @@ MOST_NAMES = 24
 
 @dataclass(frozen=True)
 class Preset:
-    """A kind of file that is known: ``columns`` is ours to the file's, where the file has them."""
+    """A known kind of file: ``columns`` maps our names to the file's, where the file has them."""
 
     name: str
     needs: tuple[str, ...]
@@ -86,7 +86,7 @@ class Plan:
 
     Attributes:
         columns: our name to the file's; several names for numbered columns. Without ``prompt_id``, a row is a prompt.
-        line: what is to be said about it, or "".
+        line: a sentence about it, or "".
         right_first: ``score`` counts the right responses, which come first in the lists of a row.
         named: our names that the user gave columns for.
     """
@@ -97,8 +97,8 @@ class Plan:
     named: frozenset[str] = field(default_factory=frozenset)
 
 
-def parse(text: str) -> dict[str, str]:
-    """Read ``reward=rm_score,score=acc`` as our names to the file's.
+def parse_columns(text: str) -> dict[str, str]:
+    """Parse ``reward=rm_score,score=acc`` into our names to the file's.
 
     Raises:
         ValueError: one of ours is unknown or there twice, or one of the file's has two meanings.
@@ -118,7 +118,7 @@ def parse(text: str) -> dict[str, str]:
     return found
 
 
-def plan(schema: pa.Schema, named: Mapping[str, str], path: str, rows: int) -> Plan:
+def plan_columns(schema: pa.Schema, named: Mapping[str, str], path: str, rows: int) -> Plan:
     """Decide what each column of a file means.
 
     Args:
@@ -128,11 +128,11 @@ def plan(schema: pa.Schema, named: Mapping[str, str], path: str, rows: int) -> P
         rows: how many it has.
 
     Raises:
-        ValueError: a column is missing, or which one is meant cannot be told.
+        ValueError: a column is missing or ambiguous.
     """
     numbered = _numbered(schema)
     chosen = {ours: _named(schema, numbered, ours, theirs, path) for ours, theirs in named.items()}
-    # What the user gave a meaning has no other.
+    # A column that the user named has no other meaning.
     there = [name for name in (*schema.names, *numbered) if name not in chosen.values()]
     known = {ours: next((n for n in names if n in there), None) for ours, names in COLUMNS.items()}
     known |= {n: f"{n}_*" for n in ("reward", "score") if known[n] is None and f"{n}_*" in there}
@@ -169,7 +169,7 @@ def _preset(schema: pa.Schema, there: Sequence[str]) -> tuple[str, dict[str, str
 
 
 def _is_list(schema: pa.Schema, name: str) -> bool:
-    """Whether a column holds a value a response in each row, as far as its type tells; a CSV's lists are text."""
+    """Return whether a column has one value per response in each row, by its type; a CSV's lists are text."""
     if name.endswith("_*"):
         return True
     kind = _type(schema, name)
@@ -180,12 +180,12 @@ def _is_list(schema: pa.Schema, name: str) -> bool:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether a type is one of Arrow's lists; a map is none."""
+    """Return whether a type is one of Arrow's lists; a map is none."""
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _type(schema: pa.Schema, name: str) -> pa.DataType | None:
-    """The type of a column, or of a field within one by a dotted name; None where there is none."""
+    """Return the type of a column or of a field by its dotted name; None where there is none."""
     if name in schema.names:
         return schema.types[schema.names.index(name)]
     top, _, rest = name.partition(".")
@@ -198,7 +198,7 @@ def _type(schema: pa.Schema, name: str) -> pa.DataType | None:
 
 
 def _numbered(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
-    """``score_*`` to the columns ``score_1``, ``score_2`` and so on, which start at 0 or 1 and have no gap."""
+    """Return ``score_*`` to the columns ``score_1``, ``score_2``, ..., which start at 0 or 1 and have no gap."""
     stems: dict[str, dict[int, str]] = {}
     for name in schema.names:
         if match := re.fullmatch(r"(.*[^_\d])_?(\d{1,4})", name):
@@ -227,7 +227,7 @@ def _unique(schema: pa.Schema, names: Iterable[str], path: str) -> None:
 
 
 def listed(names: Iterable[str], numbered: Mapping[str, tuple[str, ...]] | None = None) -> str:
-    """A file's columns in a sentence: numbered ones by their ends, and not more than anybody reads."""
+    """Return a file's columns as text: numbered ones as a range, and ``MOST_NAMES`` at most."""
     numbered = {name: ends for name, ends in (numbered or {}).items() if len(ends) > 2}
     inner = {name for columns in numbered.values() for name in columns[1:]}
     first = {columns[0]: f"{columns[0]} to {columns[-1]}" for columns in numbered.values()}
@@ -237,7 +237,7 @@ def listed(names: Iterable[str], numbered: Mapping[str, tuple[str, ...]] | None 
 
 
 def _candidates(schema: pa.Schema, numbered: Mapping, ours: str, taken: Iterable[str]) -> list[str]:
-    """The file's columns that may be meant by one of ours, the likeliest first."""
+    """Return the file's columns that may be one of ours, the likeliest first."""
     names = [name for name in [*numbered, *schema.names] if name not in taken]
     names = [name for name in names if not any(name in columns for columns in numbered.values())]
     if ours != "prompt_id":  # texts are no numbers
@@ -254,7 +254,7 @@ def _missing(
     taken, guesses, flags, reward = set(found.values()), [], [], found.get("reward")
     for ours in missing:
         names = _candidates(schema, numbered, ours, taken)
-        if ours == "score" and reward:  # a truth about the chosen response is none about each
+        if ours == "score" and reward:  # one score per row does not score each response of a list
             names = [name for name in names if _is_list(schema, name) == _is_list(schema, reward)]
         elif ours == "reward" and names:
             reward = names[0]

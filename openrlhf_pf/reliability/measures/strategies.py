@@ -1,4 +1,4 @@
-"""Which strategies the data allow, and how often each sample trains under them, in expectation.
+"""The strategies that the data allow, and how often each sample trains under them, in expectation.
 
 Notation used for shapes: G groups (one prompt in one rollout), N samples a group at most.
 """
@@ -26,26 +26,27 @@ from openrlhf_pf.filters import (
 from openrlhf_pf.filters.batch_scope import TopRandom
 from openrlhf_pf.filters.draw import chances
 from openrlhf_pf.filters.subset import MaxVariance
-from openrlhf_pf.reliability.data import Checkpoint
+from openrlhf_pf.reliability.read.checkpoints import Checkpoint
 
 Floats = NDArray[np.float64]
 
-#: Where the thresholds lie when the user gives none: shares of the rewards below them.
+#: Default thresholds: shares of the rewards below them.
 LOW_QUANTILE, HIGH_QUANTILE = 0.25, 0.75
 POWERS = (1.0, 2.0, 3.0)
+#: The name that asks for ranks found from the samples, see ``learned_ranks.py``.
+LEARNED = "learned_ranks"
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """A filter with its settings, as training would be told them.
+    """A filter with its settings, as training takes them.
 
     Attributes:
         name: a key of ``FILTERS``.
         keep: k, samples a prompt that train.
         options: the filter's further settings.
-        learned: the rank weights among the options were found from samples, see ``ranks.py``.
-        table: (G, N) weights of the samples that they were found from, by ranks that were found without their prompt;
-            None for the weights that the filter gives.
+        learned: the rank weights among the options were found from samples, see ``learned_ranks.py``.
+        table: (G, N) weights of the samples by ranks found without their prompt; None for the filter's own weights.
     """
 
     name: str
@@ -56,18 +57,18 @@ class Strategy:
 
     @property
     def label(self) -> str:
-        """What tables and figures call it."""
+        """Its name in tables and figures."""
         if self.learned:
             return "learned ranks"
         return f"reward_power {self.options['power']:g}" if self.name == "reward_power" else self.name
 
     @property
-    def alone(self) -> bool:
-        """Whether a single response of a prompt trains, so that none is compared with another."""
+    def keeps_one(self) -> bool:
+        """Whether a single response per prompt trains, which leaves no pairs."""
         return self.keep == 1 and self.name != "none" and filter_class(self.name).scope == "group"
 
     def build(self, n_samples: int) -> SampleFilter:
-        """The filter for N samples a group."""
+        """Build the filter for N samples a group."""
         # A group of fewer than N samples is dropped when all N are to be kept; without a filter, it is not.
         keep = 1 if self.name == "none" else self.keep
         return build_filter(self.name, n_samples, keep, **self.options)
@@ -99,8 +100,8 @@ def strategies_for(
     n_samples = checkpoint.reward.shape[1]
     lacking = _lacking(checkpoint, weights)
     for name in names:
-        if name not in FILTERS and name != "learned_weights":
-            raise ValueError(f"there is no strategy {name!r}: choose from {', '.join(FILTERS)}.")
+        if name not in FILTERS and name != LEARNED:
+            raise ValueError(f"there is no strategy {name!r}: choose from {', '.join((*FILTERS, LEARNED))}.")
         if name in lacking:
             raise ValueError(f"strategy {name!r} cannot be analysed: {lacking[name]}.")
     known = checkpoint.reward[np.isfinite(checkpoint.reward)]
@@ -126,10 +127,9 @@ def strategies_for(
 
 
 def _lacking(checkpoint: Checkpoint, weights: Sequence[float] | None) -> dict[str, str]:
-    """Strategies that cannot be analysed, and why."""
-    # What learned_weights would learn of these samples is looked for in ``ranks.py``.
-    learning = [n for n, cls in FILTERS.items() if issubclass(cls, LearningFilter)]
-    reasons = dict.fromkeys(learning, "what it does depends on what it has seen while training")
+    """Return the strategies that cannot be analysed, and why."""
+    learning = [name for name, cls in FILTERS.items() if issubclass(cls, LearningFilter)]
+    reasons = dict.fromkeys(learning, "its choice depends on the samples seen during training")
     if checkpoint.reward.shape[1] < 2:
         reasons |= {name: "every prompt has a single response" for name in FILTERS if name != "none"}
     if weights is None:
@@ -143,7 +143,7 @@ def _lacking(checkpoint: Checkpoint, weights: Sequence[float] | None) -> dict[st
 
 
 def expected_weights(strategies: Sequence[Strategy], checkpoint: Checkpoint) -> list[Floats]:
-    """How often each sample trains, in expectation over ties and coins, up to a factor that all samples share.
+    """Return how often each sample trains, in expectation over ties and coins, up to a common factor.
 
     Group scope: weights of a group sum to 1, or to 0 where it has fewer than k usable samples; but ``none`` trains
     every usable sample once, however many its group has. Batch scope: the chance to be drawn by ``select``, which
@@ -175,19 +175,19 @@ def _weights(sample_filter: SampleFilter, batch: FilterBatch) -> Floats:
         kept = sample_filter.expected(batch) * (batch.n_usable >= sample_filter.keep)[:, None]
         return average_ties(kept, batch.rewards)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # rewards beyond [-1, 1] are a warning of the report's own
+        warnings.simplefilter("ignore")  # the report has a warning of its own on rewards beyond [-1, 1]
         weights = sample_filter(batch)
     if isinstance(sample_filter, RankFilter):
         return average_ties(weights, batch.rewards)
     if isinstance(sample_filter, KeyFilter):
         return average_ties(weights, np.where(batch.usable, sample_filter.key(batch), np.nan))
     if weights.max() == 0 or sample_filter.scope == "group":
-        return weights  # what ties are decided by a coin stay decided
+        return weights
     return chances(weights.reshape(1, -1), sample_filter.keep * len(weights)).reshape(weights.shape)
 
 
 def average_ties(weights: Floats, keys: Floats) -> Floats:
-    """Spread the weight of samples with equal keys evenly over them: what random tie-breaking does in expectation.
+    """Spread the weight of samples with equal keys evenly over them: the expectation of random tie-breaking.
 
     Args:
         weights: (G, N).

@@ -1,6 +1,6 @@
-"""Files to one table with a row a sample and our columns: numbers as float64, ids and names of one flat type.
+"""Read files into one table with a row per sample and our columns: numbers as float64, ids of one flat type.
 
-Notation used for shapes: S samples; L rows of a file with a list a row, which become samples; N responses a row.
+Notation used for shapes: S samples; L rows of a file with lists, which become samples; N responses a row.
 """
 
 import json
@@ -11,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from openrlhf_pf.reliability import columns as meaning
-from openrlhf_pf.reliability.columns import Plan
-from openrlhf_pf.reliability.files import GIVE, MIXED, find, left_out, open_file
+from openrlhf_pf.reliability.read.columns import Plan, is_list, plan_columns
+from openrlhf_pf.reliability.read.files import GIVE, MIXED, cause_of, find_files, left_out, open_file
 
 NUMBERS = ("reward", "score", "step", "group", "length")
-#: Columns of a sample that its prompt does not share: a list in a row has one for each response.
+#: Columns that differ between the responses of a prompt: a list in a row has one value per response.
 PER_RESPONSE = ("reward", "score", "length")
 
 
@@ -27,8 +26,8 @@ def read_samples(
 
     Args:
         path: any file of samples, or a folder of such files.
-        named: our names to the file's, as the user gave them; see ``columns.parse``.
-        notes: gets a sentence for what had to be left out.
+        named: our names to the file's, as the user gave them; see ``columns.parse_columns``.
+        notes: gets a sentence for everything left out.
         say: called with a line on columns that are not read by their own names.
 
     Returns:
@@ -39,13 +38,13 @@ def read_samples(
     Raises:
         ValueError: nothing can be read; the message is one sentence.
     """
-    files = find(path, notes)
+    files = find_files(path, notes)
     tables, lost, said, misfit = [], {}, set(), None
     for file in files:
         try:
             table, line = _read_file(file, named, notes)
         except (OSError, pa.ArrowException) as error:
-            cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+            cause = cause_of(error)
             if len(files) == 1:
                 raise ValueError(f"{str(file)!r} cannot be read ({cause}): {GIVE}") from error
             lost.setdefault(f"it cannot be read ({cause})", []).append(file.name)
@@ -67,23 +66,23 @@ def read_samples(
 
 
 def _read_file(file: Path, named: Mapping[str, str], notes: list[str]) -> tuple[pa.Table, str]:
-    """The samples of a file, and what is to be said about its columns."""
+    """Return the samples of a file and a sentence about its columns."""
     source = open_file(file, notes)
     if not source.rows:
         empty = {"prompt_id": pa.string(), "reward": pa.float64(), "score": pa.float64()}
         return pa.schema(empty).empty_table(), ""
-    how = meaning.plan(source.schema, named, str(file), source.rows)
+    how = plan_columns(source.schema, named, str(file), source.rows)
     names = {name for names in how.columns.values() for name in ([names] if isinstance(names, str) else names)}
     table = source.read(sorted({name if name in source.schema.names else name.split(".")[0] for name in names}))
     return _samples(table, how, str(file), notes), how.line
 
 
 def _samples(table: pa.Table, how: Plan, path: str, notes: list[str]) -> pa.Table:
-    """A file's columns as ours, a row a sample."""
+    """Return a file's columns as ours, a row per sample."""
     found = {ours: _column(table, names) for ours, names in how.columns.items()}
     shown = {ours: n if isinstance(n, str) else f"{n[0]} to {n[-1]}" for ours, n in how.columns.items()}
     found |= {ours: _parsed(found[ours]) for ours in ("reward", "score")}
-    if how.right_first or any(meaning.is_list(found[ours].type) for ours in ("reward", "score")):
+    if how.right_first or any(is_list(found[ours].type) for ours in ("reward", "score")):
         found = _unrolled(found, how, shown, path, notes)
     for ours in NUMBERS:
         if ours in found:
@@ -94,7 +93,7 @@ def _samples(table: pa.Table, how: Plan, path: str, notes: list[str]) -> pa.Tabl
     if len(ids) and ids.null_count == len(ids):
         raise ValueError(
             f"column {shown['prompt_id']} of {path} is empty in all {len(ids):,} rows, so all samples would be of one "
-            "prompt: name the column that tells prompts apart with --columns prompt_id=NAME."
+            "prompt: name the column that identifies the prompt with --columns prompt_id=NAME."
         )
     found["prompt_id"] = ids
     if "checkpoint" in found:
@@ -111,7 +110,7 @@ def _is_mixed(table: pa.Table, name: str | None) -> bool:
 
 
 def _column(table: pa.Table, names: str | tuple[str, ...]) -> pa.Array:
-    """A column, a field within one by its dotted name, or numbered columns as (L, N) lists."""
+    """Return a column, a field by its dotted name, or numbered columns as (L, N) lists."""
     if isinstance(names, str):
         if names in table.column_names:
             return _one(table[names])
@@ -128,14 +127,14 @@ def _column(table: pa.Table, names: str | tuple[str, ...]) -> pa.Array:
 
 
 def _one(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """A column as a single array; categories as their values."""
+    """Return a column as a single array; categories become their values."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     array = pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
     return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
 
 
 def _parsed(array: pa.Array) -> pa.Array:
-    """Lists that a CSV holds as text, as lists; anything else as it is."""
+    """Return a CSV's lists, which are text, as lists; anything else unchanged."""
     if not pa.types.is_string(array.type) or not len(array) or not str(array[0].as_py()).startswith("["):
         return array
     try:
@@ -149,8 +148,8 @@ def _parsed(array: pa.Array) -> pa.Array:
 
 
 def _unrolled(found: dict, how: Plan, shown: Mapping[str, str], path: str, notes: list[str]) -> dict:
-    """(L,) rows with lists to (S,) samples; what a row has once is repeated."""
-    lists = {ours: found[ours] for ours in PER_RESPONSE if ours in found and meaning.is_list(found[ours].type)}
+    """Turn (L,) rows with lists into (S,) samples; single values are repeated."""
+    lists = {ours: found[ours] for ours in PER_RESPONSE if ours in found and is_list(found[ours].type)}
     single = [ours for ours in ("reward", "score") if ours not in lists and not (how.right_first and ours == "score")]
     if single or not lists:
         other = "score" if single == ["reward"] else "reward"
@@ -165,7 +164,7 @@ def _unrolled(found: dict, how: Plan, shown: Mapping[str, str], path: str, notes
             row = wrong[0]
             raise ValueError(
                 f"row {row + 1} of {path} has {sizes['reward'][row]} values of {shown['reward']} and {size[row]} of "
-                f"{shown[ours]}: there must be as many."
+                f"{shown[ours]}: there must be one of each per response."
             )
     size = sizes["reward"]
     row = np.repeat(np.arange(len(size)), size)
@@ -180,7 +179,7 @@ def _unrolled(found: dict, how: Plan, shown: Mapping[str, str], path: str, notes
         elif ours not in result:
             result[ours] = _flat(values).take(pa.array(row)) if ours == "prompt_id" else values.take(pa.array(row))
     if "prompt_id" not in found:
-        # Rows of several files must not meet.
+        # Rows of different files are different prompts.
         result["prompt_id"] = pa.array([f"{path}:{number}" for number in range(len(size))]).take(pa.array(row))
     # Numbered columns have places for the most responses that any prompt has.
     empty = pc.and_(pc.is_null(result["reward"]), pc.is_null(result["score"]))
@@ -190,9 +189,9 @@ def _unrolled(found: dict, how: Plan, shown: Mapping[str, str], path: str, notes
 
 
 def _values(lists: pa.Array, name: str, path: str) -> pa.Array:
-    """The values of all lists; a list of one value within a list, as a reward head gives it, is that value."""
+    """Return the values of all lists; a nested list of one value, as a reward head writes it, is that value."""
     values = pc.list_flatten(lists)
-    if meaning.is_list(values.type):
+    if is_list(values.type):
         if len(values) and pc.min_max(pc.list_value_length(values)).as_py() != {"min": 1, "max": 1}:
             raise ValueError(
                 f"column {name} of {path} holds lists of lists: it must hold a number for each response; give the "
@@ -206,7 +205,7 @@ def _values(lists: pa.Array, name: str, path: str) -> pa.Array:
 
 
 def _numbers(array: pa.Array, ours: str, name: str, path: str, how: Plan, notes: list[str]) -> pa.Array | None:
-    """(S,) float64; None for a column that can be done without and holds no numbers."""
+    """Return (S,) float64; None for an optional column without numbers."""
     try:
         # A whole number beyond 2^53 is rounded, not refused.
         return pc.cast(array, pa.float64(), safe=False)
@@ -240,8 +239,9 @@ def _no_number(array: pa.Array) -> str:
 
 
 def _filled(array: pa.Array) -> pa.Array:
-    """Ids and names with null for what is empty: "" as Arrow reads a cell of a CSV's text, NaN as pandas writes it; it
-    also writes whole numbers as floats where one is missing, so that the 1 of another file is this one's 1.0.
+    """Return ids and names with null for what is empty: "" in a CSV, NaN as pandas writes it.
+
+    pandas also writes whole numbers as floats where one is missing: these become whole numbers again.
     """
     if pa.types.is_floating(array.type):
         array = pc.if_else(pc.is_nan(array), None, array)
@@ -255,7 +255,7 @@ def _filled(array: pa.Array) -> pa.Array:
 
 
 def _flat(array: pa.Array) -> pa.Array:
-    """Ids as they are where Arrow can tell them apart; lists and objects, chat messages for instance, as JSON."""
+    """Return ids that Arrow can compare; lists and objects, chat messages for instance, become JSON."""
     return _text(array) if pa.types.is_nested(array.type) else array
 
 
@@ -270,7 +270,7 @@ def _text(array: pa.Array) -> pa.Array:
 
 
 def _together(tables: list[pa.Table], notes: list[str]) -> pa.Table:
-    """One table of all files, also where types of ids or models differ between them."""
+    """Return one table of all files, also where types of ids or models differ between them."""
     kinds = {_kind(table["prompt_id"].type) for table in tables if len(table)}
     if len(kinds) > 1:
         notes.append(
@@ -284,7 +284,7 @@ def _together(tables: list[pa.Table], notes: list[str]) -> pa.Table:
 
 
 def _kind(kind: pa.DataType) -> str:
-    """What a type is to a reader."""
+    """Return a type in plain words."""
     if pa.types.is_integer(kind):
         return "a whole number"
     return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)

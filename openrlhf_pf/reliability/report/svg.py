@@ -1,4 +1,4 @@
-"""Figures as SVG that is small, sharp, legible on a phone and follows the reader's light or dark setting.
+"""Matplotlib figures as SVG that is legible on a phone and follows the reader's light or dark setting.
 
 A figure is drawn by matplotlib in the light colours of ``PALETTE``; in its SVG, each of them becomes a CSS variable of
 that name, which the page, or the file itself, sets for light and for dark. Text stays text, in the reader's own font.
@@ -69,8 +69,8 @@ STYLE = {
 }
 
 
-def new(height: float = HEIGHT) -> "tuple[Figure, Axes]":
-    """An empty figure of the width of a phone; ``height`` in inches. To be called within ``STYLE``."""
+def new_figure(height: float = HEIGHT) -> "tuple[Figure, Axes]":
+    """Return an empty figure of the width of a phone; ``height`` in inches. Call it within ``STYLE``."""
     # Not pyplot: no display is opened and no figure is kept.
     from matplotlib.figure import Figure
 
@@ -78,8 +78,8 @@ def new(height: float = HEIGHT) -> "tuple[Figure, Axes]":
     return figure, figure.subplots()
 
 
-def legend(figure: "Figure") -> None:
-    """A legend above the axes, where it covers nothing, in as many columns as its labels leave room for."""
+def add_legend(figure: "Figure") -> None:
+    """Add a legend above the axes, in as many columns as its labels allow."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     labels = [label if len(label) <= LONGEST else f"{label[: LONGEST - 1]}…" for label in labels]
     longest = max(map(len, labels))
@@ -87,13 +87,13 @@ def legend(figure: "Figure") -> None:
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, borderaxespad=0.2)
 
 
-def variables(dark: bool) -> str:
-    """The palette as CSS declarations."""
+def css_variables(dark: bool) -> str:
+    """Return the palette as CSS declarations."""
     return " ".join(f"--{name}: {values[dark]};" for name, values in PALETTE.items())
 
 
-def drawing(figure: "Figure", name: str) -> tuple[str, str]:
-    """The figure's ``viewBox``, and what is inside of its ``<svg>``, with ids that begin with ``name``."""
+def to_svg(figure: "Figure", name: str) -> tuple[str, str]:
+    """Return the figure's ``viewBox`` and the contents of its ``<svg>``, with ids that begin with ``name``."""
     figure.savefig(buffer := io.StringIO(), format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     box = re.search(r'viewBox="([^"]*)"', text)[1]
@@ -109,21 +109,21 @@ def drawing(figure: "Figure", name: str) -> tuple[str, str]:
     return box, re.sub(r"\s*\n\s*", "\n", inside).strip()
 
 
-def inline(box: str, inside: str, alt: str) -> str:
-    """For a page that sets the variables."""
+def write_inline(box: str, inside: str, alt: str) -> str:
+    """Return the SVG for a page that sets the variables."""
     return f'<svg viewBox="{box}" role="img" aria-label="{escape(alt)}">\n{inside}\n</svg>'
 
 
-def alone(box: str, inside: str, title: str, alt: str) -> str:
-    """For a file of its own."""
+def write_alone(box: str, inside: str, title: str, alt: str) -> str:
+    """Return the SVG as a file of its own."""
     _, _, width, height = box.split()
     return f"""<?xml version="1.0" encoding="utf-8"?>
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" width="{width}pt" height="{height}pt" role="img">
 <title>{escape(title)}</title>
 <desc>{escape(alt)}</desc>
 <style>
-svg {{ {variables(False)} background: var(--card); font-family: system-ui, sans-serif; stroke-linejoin: round; }}
-@media (prefers-color-scheme: dark) {{ svg {{ {variables(True)} }} }}
+svg {{ {css_variables(False)} background: var(--card); font-family: system-ui, sans-serif; stroke-linejoin: round; }}
+@media (prefers-color-scheme: dark) {{ svg {{ {css_variables(True)} }} }}
 </style>
 {inside}
 </svg>

@@ -1,0 +1,393 @@
+"""Which strategy suits this reward model: decisions and the numbers they rest on, without sentences.
+
+The criterion is the gain: the estimated rise of the mean true score by one step on the kept samples (docs/gain.md).
+Strategies are compared by paired differences on the same resampled prompts. Intervals are joint over all strategies:
+their width is that of the largest standardised deviation, so that of 100 data sets in which all strategies are equal
+about 3 single one out. A strategy is recommended only if pairs of the responses that it keeps are ranked correctly.
+
+Notation used for shapes: C strategies that compete, R repetitions.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openrlhf_pf.filters import filter_class
+from openrlhf_pf.reliability.measures.bootstrap import MOST_MISSING, deviations
+from openrlhf_pf.reliability.measures.evaluate import Result
+from openrlhf_pf.reliability.recommend.verdict import FEWEST_PROMPTS, GOOD, UNKNOWN, WRONG
+
+Floats = NDArray[np.float64]
+
+CRITERION = "gain"
+#: More prompts than this times the present number are not asked for.
+MOST_MORE = 10_000
+#: Training without a decision: the rule of least regret in simulations with Adam and on the small task
+#: (docs/evidence.md); not a finding of a report.
+DEFAULT = {"strategy": "none", "keep": None, "options": {}}
+
+#: Answers to "which filter, if any?".
+NO_HELP, WRONG_WAY, TIME_ONLY, FILTER, NO_FILTER, OPEN = "no help", "wrong way", "time only", "filter", "none", "open"
+#: Reasons for the answer "open".
+NOTHING_KNOWN, FEW_PROMPTS, FEW_INFORMATIVE = "nothing known", "few prompts", "few informative prompts"
+NOTHING_TO_COMPARE, NOT_SEPARATED, CHECKPOINTS = "nothing to compare", "not separated", "checkpoints disagree"
+DISAGREE, SAME = "ranking and gain disagree", "reward is the score"
+
+
+@dataclass
+class Recommendation:
+    """A report's recommendation; its fields, ``text`` and ``headline`` are ``recommendation`` in report.json.
+
+    Attributes:
+        decided: whether the data single out a strategy.
+        strategy, keep, options: what to train with; None, None and {} when undecided.
+        answer: "filter" (significantly better than none, per sample), "none" (every filter is significantly worse),
+            "time only" (no filter is significantly better, but some may be as good), "no help" (no ranking within a
+            prompt was found), "wrong way" (higher rewards go with lower scores), or "open" (see ``reason``).
+        reason: why the answer is open, or "".
+        confidence: share of the repetitions in which the best strategy stays the best, decided or not.
+        best: label of the strategy with the largest gain, decided or not.
+        not_told_apart: labels of the strategies that may be as good.
+        comparisons: one entry per rival: ``label``, ``strategy``, ``options``, ``value``, the ``difference`` of best
+            minus rival ``{estimate, low, high}``, whether it is significant (``told_apart``), and how many prompts
+            would make it so (``prompts_needed``; None if it is, or if no number would).
+        prompts_needed: how many prompts would settle the answer if differences are as estimated; None if it is
+            settled, or if no number would.
+        values: gains by label.
+        contradicted: name of the checkpoint that contradicts and the strategy that is better there.
+        lead: gain times root of the number of samples, of the best strategy divided by that of no filter, minus 1.
+        n_prompts, level: of the data and the intervals.
+        criterion: name of the metric that was compared.
+        default: what to train with until a report decides.
+    """
+
+    decided: bool
+    strategy: str | None
+    keep: int | None
+    options: dict[str, Any]
+    answer: str
+    confidence: float | None
+    best: str | None
+    not_told_apart: list[str]
+    comparisons: list[dict[str, Any]]
+    prompts_needed: int | None
+    reason: str = ""
+    learned: bool = False
+    values: dict[str, float] = field(default_factory=dict)
+    contradicted: tuple[str, str] | None = None
+    lead: float | None = None
+    n_prompts: int = 0
+    level: float = 0.95
+    criterion: str = CRITERION
+    default: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the entries of report.json."""
+        return asdict(self)
+
+
+@dataclass
+class Field:
+    """The strategies that compete.
+
+    Attributes:
+        rivals: C of them, one of each set that keeps the same samples.
+        value: (C,) the gains.
+        away: (C, R) their deviations in the repetitions.
+        n_prompts: number of prompts, resampled one by one or in blocks.
+        level: of the intervals.
+    """
+
+    rivals: list[Result]
+    value: Floats
+    away: Floats
+    n_prompts: int
+    level: float
+
+    @classmethod
+    def of(cls, results: Sequence[Result], n_prompts: int, level: float) -> "Field":
+        """Take those whose gain is known."""
+        known = [r for r in results if not r.twin and np.isfinite(r.estimates.get(CRITERION, np.nan))]
+        rivals = [r for r in known if np.isnan(r.draws[CRITERION]).mean() <= MOST_MISSING]
+        away = [
+            deviations(
+                r.estimates[CRITERION], r.draws[CRITERION], "plain", min(r.units.get(CRITERION, np.inf), n_prompts)
+            )
+            for r in rivals
+        ]
+        value = np.array([r.estimates[CRITERION] for r in rivals])
+        return cls(rivals, value, np.nan_to_num(np.array(away)), n_prompts, level)
+
+    @property
+    def best(self) -> int:
+        """Number of the largest."""
+        return int(self.value.argmax())
+
+    @property
+    def none(self) -> int | None:
+        """Number of the strategy that keeps everything, where it competes."""
+        return next((i for i, r in enumerate(self.rivals) if r.strategy.name == "none"), None)
+
+    def lower_ends(self) -> Floats:
+        """Return (C,) lower ends of one joint interval of the gains."""
+        return self.value - self._quantile(self.away) * self.away.std(axis=1)
+
+    def upper_ends(self) -> Floats:
+        """Return (C,) upper ends of one joint interval of the gains."""
+        return self.value + self._quantile(-self.away) * self.away.std(axis=1)
+
+    def leads_of(self, one: int) -> tuple[Floats, Floats, Floats]:
+        """Return (C,) each: the lead of a strategy over every other, and the ends of joint intervals."""
+        i, j = np.triu_indices(len(self.rivals), 1)
+        differences = self.away[i] - self.away[j]
+        width = self._quantile(np.abs(differences), differences.std(axis=1))
+        lead = self.value[one] - self.value
+        error = (self.away[one] - self.away).std(axis=1)
+        return lead, lead - width * error, lead + width * error
+
+    def confidence(self, one: int) -> float:
+        """Return the share of the repetitions in which a strategy is the best."""
+        return float(((self.value[:, None] + self.away).argmax(axis=0) == one).mean())
+
+    def _quantile(self, away: Floats, error: Floats | None = None) -> float:
+        """Return it of the largest standardised deviation; two-sided ones come as absolute values with errors."""
+        share = self.level if error is not None else (1 + self.level) / 2
+        error = away.std(axis=1) if error is None else error
+        some = error > 1e-12
+        return float(np.quantile((away[some] / error[some, None]).max(axis=0), share)) if some.any() else 0.0
+
+
+def choose(
+    results: Sequence[Result],
+    others: Sequence[tuple[str, Sequence[Result], int]] = (),
+    n_prompts: int = 0,
+    level: float = 0.95,
+    rankings: Mapping[str, str] | None = None,
+    informative: int | None = None,
+) -> Recommendation:
+    """Recommend a strategy if it is significantly better than training on all samples.
+
+    Ranks found from the samples must also be better than every filter, on prompts that they were not found from;
+    otherwise the recommendation is the one without them.
+
+    Args:
+        results: the strategies on the checkpoint that training starts from.
+        others: name, results and number of prompts of further checkpoints; one that contradicts leaves it undecided.
+        n_prompts: number of prompts, resampled one by one or in blocks.
+        level: of the intervals.
+        rankings: label to the verdict of ``verdict_of`` on the pairs that a strategy keeps; None to go by gains alone.
+        informative: number of prompts whose responses differ in true score; None for all.
+    """
+    informative = n_prompts if informative is None else informative
+    if min(n_prompts, informative) >= FEWEST_PROMPTS:
+        learned = _choose_learned(results, others, n_prompts, level)
+        if learned and (rankings is None or is_ranked(learned.best, rankings)):
+            return learned
+    named = Field.of([r for r in results if not r.strategy.learned], n_prompts, level)
+    return _choose_named(named, others, rankings, informative)
+
+
+def is_ranked(label: str, rankings: Mapping[str, str]) -> bool:
+    """Return whether pairs kept by a strategy are ranked correctly; by all pairs where it keeps none."""
+    ranking = rankings.get(label, UNKNOWN)
+    return (rankings.get("none", UNKNOWN) if ranking == UNKNOWN else ranking) in GOOD
+
+
+def _choose_learned(
+    results: Sequence[Result], others: Sequence[tuple[str, Sequence[Result], int]], n_prompts: int, level: float
+) -> Recommendation | None:
+    """Return the learned ranks if they are significantly better than every other strategy and than nothing."""
+    found = Field.of(results, n_prompts, level)
+    place = next((i for i, r in enumerate(found.rivals) if r.strategy.learned), None)
+    if place is None or found.lower_ends()[place] <= 0:
+        return None
+    comparisons = _compare(found, place)
+    contradicted = _find_contradiction(found.rivals[place].strategy.label, others, level)
+    if contradicted or not all(c["told_apart"] for c in comparisons):
+        return None
+    return _build(found, place, FILTER, comparisons=comparisons)
+
+
+def _choose_named(
+    found: Field,
+    others: Sequence[tuple[str, Sequence[Result], int]],
+    rankings: Mapping[str, str] | None,
+    informative: int,
+) -> Recommendation:
+    if not found.rivals:
+        return _build(found, None, OPEN, NOTHING_KNOWN)
+    if found.n_prompts < FEWEST_PROMPTS:
+        return _build(found, found.best, OPEN, FEW_PROMPTS, needed=FEWEST_PROMPTS)
+    if informative < FEWEST_PROMPTS:
+        return _build(found, found.best, OPEN, FEW_INFORMATIVE)
+    if not (found.lower_ends() > 0).any():
+        if rankings is not None and is_ranked("none", rankings):
+            return _build(found, found.best, OPEN, DISAGREE)
+        wrong = (found.upper_ends() < 0).all() if rankings is None else rankings.get("none") == WRONG
+        return _build(found, found.best, WRONG_WAY if wrong else NO_HELP)
+    best, none = _preferred(found), found.none
+    if rankings is not None and not is_ranked(found.rivals[best].strategy.label, rankings):
+        return _build(found, best, OPEN, DISAGREE)
+    if len(found.rivals) < 2:
+        return _build(found, found.best, OPEN, NOTHING_TO_COMPARE)
+    comparisons = _compare(found, best)
+    close = [c["label"] for c in comparisons if not c["told_apart"]]
+    needed = _largest([c["prompts_needed"] for c in comparisons if not c["told_apart"]])
+    if none is not None and ((best == none and close) or found.rivals[none].strategy.label in close):
+        return _build(found, best, TIME_ONLY, comparisons=comparisons, needed=needed)
+    if none is None and close:
+        return _build(found, best, OPEN, NOT_SEPARATED, comparisons=comparisons, needed=needed)
+    if against := _find_contradiction(found.rivals[best].strategy.label, others, found.level):
+        return _build(found, best, OPEN, CHECKPOINTS, comparisons=comparisons, contradicted=against)
+    return _build(found, best, NO_FILTER if best == none else FILTER, comparisons=comparisons)
+
+
+def _build(
+    found: Field,
+    one: int | None,
+    answer: str,
+    reason: str = "",
+    comparisons: list[dict[str, Any]] | None = None,
+    needed: int | None = None,
+    contradicted: tuple[str, str] | None = None,
+) -> Recommendation:
+    """Fill a recommendation about strategy ``one`` in."""
+    decided = answer in (FILTER, NO_FILTER)
+    strategy = found.rivals[one].strategy if decided else None
+    shown = one if decided or one is None else found.best
+    return Recommendation(
+        decided,
+        strategy.name if strategy else None,
+        strategy.keep if strategy else None,
+        dict(strategy.options) if strategy else {},
+        answer,
+        None if shown is None else found.confidence(shown),
+        None if shown is None else found.rivals[shown].strategy.label,
+        [c["label"] for c in comparisons or () if not c["told_apart"]],
+        comparisons or [],
+        needed,
+        reason,
+        bool(strategy and strategy.learned),
+        {r.strategy.label: float(value) for r, value in zip(found.rivals, found.value)},
+        contradicted,
+        _lead_at_equal_rollouts(found, one),
+        found.n_prompts,
+        found.level,
+    )
+
+
+def _lead_at_equal_rollouts(found: Field, one: int | None) -> float | None:
+    """Return by how much gain times the root of the number of samples is above that of no filter, minus 1.
+
+    Adam's steps have a fixed length, so gain divided by the noise of the step counts, which falls with the root of the
+    number of samples: this orders filters of different k in simulations and on the real stack (docs/evidence.md).
+    """
+    if one is None or found.none is None:
+        return None
+    mine, all_of_them = (found.value[i] * np.sqrt(max(found.rivals[i].kept, 0.0)) for i in (one, found.none))
+    return float(mine / all_of_them - 1) if mine > 0 and all_of_them > 0 else None
+
+
+def _preferred(found: Field) -> int:
+    """Return the best; a filter of group scope that may be as good goes before one of batch scope.
+
+    Batch scope leaves prompts with unequal numbers of samples, which estimators with a baseline per prompt cannot use.
+    """
+    best = found.best
+    if filter_class(found.rivals[best].strategy.name).scope == "group":
+        return best
+    _, low, _ = found.leads_of(best)
+    group = [
+        i
+        for i, r in enumerate(found.rivals)
+        if low[i] <= 0 and filter_class(r.strategy.name).scope == "group" and i != found.none
+    ]
+    return max(group, key=lambda i: found.value[i]) if group else best
+
+
+def _compare(found: Field, best: int) -> list[dict[str, Any]]:
+    """Compare a strategy with every other, nearest first."""
+    lead, low, high = found.leads_of(best)
+    comparisons = []
+    for i in np.argsort(lead, kind="stable"):
+        if i == best:
+            continue
+        strategy, significant = found.rivals[i].strategy, bool(low[i] > 0)
+        comparisons.append(
+            {
+                "label": strategy.label,
+                "strategy": strategy.name,
+                "options": dict(strategy.options),
+                "value": float(found.value[i]),
+                "difference": {"estimate": float(lead[i]), "low": float(low[i]), "high": float(high[i])},
+                "told_apart": significant,
+                "prompts_needed": None if significant else _needed(lead[i], lead[i] - low[i], found.n_prompts),
+            }
+        )
+    return comparisons
+
+
+def _needed(estimate: float, half_width: float, n_prompts: int) -> int | None:
+    """Return the number of prompts at which the half-width, which falls as 1/sqrt(n), is below the estimate."""
+    ratio = half_width / estimate if estimate > 0 else np.inf
+    return int(np.ceil(n_prompts * ratio**2)) if ratio**2 < MOST_MORE else None
+
+
+def _largest(numbers: Sequence[int | None]) -> int | None:
+    return None if None in numbers or not numbers else max(numbers)
+
+
+def _find_contradiction(
+    label: str, others: Sequence[tuple[str, Sequence[Result], int]], level: float
+) -> tuple[str, str] | None:
+    """Return the first checkpoint at which another strategy is significantly better, and that strategy's label."""
+    for name, results, n_prompts in others:
+        found = Field.of(results, n_prompts, level)
+        labels = [r.strategy.label for r in found.rivals]
+        if label in labels and found.leads_of(found.best)[1][labels.index(label)] > 0:
+            return name, labels[found.best]
+    return None
+
+
+# ── For training ──
+
+
+def read_recommendation(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the strategy that a report recommends.
+
+    Args:
+        path: report.json, or the directory that holds it.
+
+    Returns:
+        ``name``, ``keep`` and ``options``, as ``build_filter(name, n_samples, keep, **options)`` takes them; ``keep``
+        is None for ``none``.
+
+    Raises:
+        ValueError: there is no report, it is not one, or it is undecided; the message is one sentence.
+    """
+    file = Path(path)
+    file = file / "report.json" if file.is_dir() else file
+    again = "run openrlhf-pf analyze and give its report.json"
+    try:
+        found = json.loads(file.read_text("utf-8"))["recommendation"]
+        decided, name, keep, options = (found[key] for key in ("decided", "strategy", "keep", "options"))
+        valid = not decided or (isinstance(name, str) and type(keep) is int and isinstance(options, dict))
+    except OSError as error:
+        raise ValueError(f"the report {str(file)!r} cannot be read ({error.strerror}): {again}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{str(file)!r} is not a report of the reliability tool: {again}.") from error
+    if not valid:
+        raise ValueError(f"{str(file)!r} has a recommendation that cannot be used: {again}.")
+    if not decided:
+        raise ValueError(
+            f"the report {str(file)!r} recommends no sample filter ({str(found.get('headline')).rstrip('.')}): name"
+            " one yourself, or score more prompts and analyse again."
+        )
+    # N may be another in training, and all are kept in any case.
+    return {"name": name, "keep": None if name == "none" else keep, "options": options}

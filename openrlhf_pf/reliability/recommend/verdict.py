@@ -1,0 +1,95 @@
+"""The verdict on the ranking within prompts, and why the gain may disagree with it.
+
+The verdict comes from pairs alone: every prompt counts by its pairs, whatever the size of its rewards. The gain also
+depends on how far apart rewards lie; where it disagrees, :func:`find_causes` names the reason.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from openrlhf_pf.reliability.measures.evaluate import Result
+from openrlhf_pf.reliability.measures.extreme_ranks import ExtremeRanks
+from openrlhf_pf.reliability.read.checkpoints import Checkpoint
+
+#: Shares of correctly ordered pairs from which on a reward model is called right and mostly right.
+RIGHT_FROM, MOSTLY_FROM = 0.9, 0.7
+RIGHT, MOSTLY, SLIGHTLY = "right", "mostly right", "slightly right"
+GUESSING, WRONG, UNKNOWN = "no better than guessing", "wrong way round", "unknown"
+#: Verdicts by which higher rewards mean better responses.
+GOOD = (RIGHT, MOSTLY, SLIGHTLY)
+
+#: Fewer prompts than this decide nothing: bootstrap intervals are unreliable.
+FEWEST_PROMPTS = 30
+#: The share of responses that may not make up more than half of the spread of rewards within prompts.
+FEW = 0.05
+
+
+def verdict_of(accuracy: dict[str, float | None]) -> str:
+    """Return the verdict by ``{estimate, low, high}`` of the share of correctly ordered pairs."""
+    if accuracy["estimate"] is None or accuracy["low"] is None:
+        return UNKNOWN
+    if accuracy["high"] < 0.5:
+        return WRONG
+    if accuracy["low"] <= 0.5:
+        return GUESSING
+    for least, verdict in ((RIGHT_FROM, RIGHT), (MOSTLY_FROM, MOSTLY)):
+        if accuracy["estimate"] >= least:
+            return verdict
+    return SLIGHTLY
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why ranking and gain may disagree.
+
+    Attributes:
+        kind: "one prompt", "few informative prompts", "huge rewards", "hacked top" or "close".
+        count: prompts or responses it is about.
+        share: of the prompts, or of the spread of rewards.
+    """
+
+    kind: str
+    count: int = 0
+    share: float = 0.0
+
+
+def count_informative(checkpoint: Checkpoint) -> int:
+    """Return the number of prompts that have responses with different true scores."""
+    high = np.where(checkpoint.known, checkpoint.score, -np.inf).max(axis=1)
+    low = np.where(checkpoint.known, checkpoint.score, np.inf).min(axis=1)
+    return len(np.unique(checkpoint.prompt[high > low]))
+
+
+def find_causes(checkpoint: Checkpoint, everything: Result, extremes: ExtremeRanks | None) -> list[Cause]:
+    """Return what could make ranking and gain disagree, the most likely first; "close" if nothing stands out.
+
+    Args:
+        checkpoint: the samples.
+        everything: the result of training on all of them.
+        extremes: the comparison of the first and last ranks.
+    """
+    causes, informative = [], count_informative(checkpoint)
+    if informative and everything.units.get("pairwise_accuracy", np.inf) < 2:
+        causes.append(Cause("one prompt"))
+    elif informative < min(FEWEST_PROMPTS, checkpoint.n_prompts):
+        causes.append(Cause("few informative prompts", informative, informative / checkpoint.n_prompts))
+    count, share = measure_huge_rewards(checkpoint)
+    if share > 0.5:
+        causes.append(Cause("huge rewards", count, share))
+    if extremes is not None and extremes.top_is_wrong:
+        causes.append(Cause("hacked top"))
+    return causes or [Cause("close")]
+
+
+def measure_huge_rewards(checkpoint: Checkpoint) -> tuple[int, float]:
+    """Return the number of the ``FEW`` furthest responses and their share of the spread of rewards within prompts."""
+    known = checkpoint.known & (checkpoint.known.sum(axis=1, keepdims=True) > 1)
+    if not known.any():
+        return 0, 0.0
+    filled = np.where(known, checkpoint.reward, np.nan)[known.any(axis=1)]
+    filled = filled / max(np.nanmax(np.abs(filled)), np.finfo(float).tiny)
+    away = (filled - np.nanmedian(filled, axis=1, keepdims=True)) ** 2
+    away = np.sort(away[np.isfinite(away)])[::-1]
+    few = max(1, int(FEW * len(away)))
+    return few, float(away[:few].sum() / max(away.sum(), np.finfo(float).tiny))

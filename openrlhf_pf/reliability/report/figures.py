@@ -1,0 +1,236 @@
+"""The figures of a report, one narrow panel each, so that a phone shows them whole with legible text."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openrlhf_pf.reliability.analysis import Analysed, Analysis
+from openrlhf_pf.reliability.measures import metrics
+from openrlhf_pf.reliability.measures.drift import MEASURES
+from openrlhf_pf.reliability.measures.evaluate import CELLS, Samples, cut_cells, summarize_metric
+from openrlhf_pf.reliability.measures.metrics import METRICS
+from openrlhf_pf.reliability.report import svg
+from openrlhf_pf.reliability.report.svg import LIGHT, MARKERS, SERIES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
+
+#: Thin lines of the reliability figure: random halves of the prompts.
+HALVES = 10
+WRONG, CORRECT = SERIES[1], SERIES[0]
+
+
+@dataclass
+class Panel:
+    """One picture.
+
+    Attributes:
+        figure: its kind, a key of ``page.CAPTIONS``.
+        name: of its file, and of the ids in it.
+        of: the checkpoint that it shows, or "" where it shows all.
+        box: its viewBox.
+        inside: its SVG elements.
+        alt: its contents in words.
+    """
+
+    figure: str
+    name: str
+    of: str
+    box: str
+    inside: str
+    alt: str
+
+
+#: What a figure's function yields: the checkpoint or "", the picture, and its contents in words.
+Pictures = Iterator[tuple[str, "Figure", str]]
+
+
+def draw_panels(analysis: Analysis) -> list[Panel]:
+    """Draw every picture that the data allow, in the order of the page."""
+    import matplotlib
+
+    drawn: list[Panel] = []
+    with matplotlib.rc_context(svg.STYLE):
+        for kind, draw in FIGURES.items():
+            for number, (of, figure, alt) in enumerate(draw(analysis)):
+                name = kind if number == 0 else f"{kind}-{number + 1}"
+                drawn.append(Panel(kind, name, of, *svg.to_svg(figure, name), alt))
+    return drawn
+
+
+def _each(draw: Callable[[Analysed, Analysis, str], "tuple[Figure, str] | None"]) -> Callable[[Analysis], Pictures]:
+    """Return a function that draws one picture per checkpoint, in the checkpoint's colour."""
+
+    def pictures(analysis: Analysis) -> Pictures:
+        for number, a in enumerate(analysis.analysed):
+            found = draw(a, analysis, SERIES[number % len(SERIES)]) if a.checkpoint.known.any() else None
+            if found is not None:
+                figure, alt = found
+                name = a.checkpoint.name if len(analysis.analysed) > 1 else ""
+                yield name, figure, f"{name}. {alt}" if name else alt
+
+    return pictures
+
+
+def _series(ax: "Axes", number: int, x: Floats, y: Floats, ends: Floats, label: str, **options: object) -> None:
+    """Draw points with their intervals ``ends`` (points, 2) in the colour of checkpoint ``number``."""
+    style = {"marker": MARKERS[number % len(MARKERS)], "color": SERIES[number % len(SERIES)], "markersize": 4}
+    ax.errorbar(x, y, yerr=np.abs(ends.T - y), linewidth=1.4, label=label, **style, **options)
+
+
+def draw_gains(analysis: Analysis) -> Pictures:
+    """Yield the gain of each filter with its interval, best of the first checkpoint first."""
+    tables = []
+    for a in analysis.analysed:
+        level = analysis.settings.level
+        found = {r.strategy.label: summarize_metric(r, "gain", a.bootstrap, level) for r in a.results}
+        tables.append({label: values for label, values in found.items() if values["estimate"] is not None})
+    labels = sorted(tables[0], key=lambda label: -tables[0][label]["estimate"])
+    if not labels:
+        return
+    figure, ax = svg.new_figure(0.8 + (0.2 + 0.06 * len(tables)) * len(labels))
+    for number, (a, table) in enumerate(zip(analysis.analysed, tables)):
+        offset = 0.5 * ((number + 0.5) / len(tables) - 0.5)
+        rows = [(i, table[label]) for i, label in enumerate(labels) if label in table]
+        x = np.array([v["estimate"] for _, v in rows])
+        ends = np.array([[v["estimate"] if v[end] is None else v[end] for _, v in rows] for end in ("low", "high")])
+        ax.errorbar(
+            x,
+            np.array([i for i, _ in rows]) + offset,
+            xerr=np.abs(ends - x),
+            fmt=MARKERS[number % len(MARKERS)],
+            markersize=4,
+            color=SERIES[number % len(SERIES)],
+            label=a.checkpoint.name,
+        )
+    if "none" in tables[0]:
+        ax.axvline(tables[0]["none"]["estimate"], color=LIGHT["muted"], linestyle="--", linewidth=0.8)
+    if np.prod(ax.get_xlim()) < 0:
+        ax.axvline(0, color=LIGHT["muted"], linewidth=0.6)
+    ax.set_yticks(range(len(labels)), labels, color=LIGHT["ink"])
+    ax.invert_yaxis()
+    ax.set_xlabel("gain")
+    if len(tables) > 1:
+        svg.add_legend(figure)
+    best = tables[0][labels[0]]["estimate"]
+    yield "", figure, f"Gain of {len(labels)} filters with intervals; {labels[0]} has the largest, {best:.3f}."
+
+
+def _draw_reliability(a: Analysed, analysis: Analysis, colour: str) -> "tuple[Figure, str]":
+    """Draw the paper's Figure 1."""
+    samples = Samples.of(a.checkpoint, a.bootstrap, analysis.settings.threshold)
+    one, bins = np.ones(len(samples.take)), analysis.settings.bins
+    cell, n_cells = cut_cells(samples.unit, one, CELLS)
+    table = a.bootstrap.table(samples.block, [one, samples.reward, samples.score], cell, n_cells)
+    halves = a.bootstrap.resample(table, a.bootstrap.halves(HALVES, analysis.settings.seed))
+    figure, ax = svg.new_figure()
+    for x, y in metrics.points_of_cells(halves, bins):
+        ax.plot(x, y, color=colour, alpha=0.35, linewidth=0.7)
+    x, y = metrics.points_of_cells(table.sum(axis=0)[None], bins)[0]
+    ax.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=3.5)
+    ax.set_xlabel("reward (mean of the group)")
+    ax.set_ylabel("true score (mean of the group)")
+    return figure, f"Mean true score from {y[0]:.2f} at the lowest to {y[-1]:.2f} at the highest rewards."
+
+
+def draw_ranks(analysis: Analysis) -> Pictures:
+    """Yield the mean true score at each rank by reward, with intervals; prompts of the most common size only."""
+    figure, ax = svg.new_figure(svg.HEIGHT + 0.16 * (len(analysis.analysed) - 1))
+    alt = []
+    for number, a in enumerate(analysis.analysed):
+        known = a.checkpoint.known
+        sizes = known.sum(axis=1)
+        size = int(np.bincount(sizes[sizes > 0]).argmax())
+        whole = sizes == size
+        # Ties in random order, not by position.
+        jitter = np.random.default_rng(0).random(a.checkpoint.reward.shape)
+        reward = np.where(known, a.checkpoint.reward, -np.inf)[whole]
+        order = np.lexsort((jitter[whole], -reward), axis=1)[:, :size]
+        scores = np.take_along_axis(a.checkpoint.score[whole], order, axis=1)
+        table = a.bootstrap.table(a.bootstrap.block[a.checkpoint.prompt[whole]], [np.ones(len(scores)), *scores.T])
+        sums = a.bootstrap.resample(table)[1:, 0]
+        draws, level = sums[:, 1:] / sums[:, :1], analysis.settings.level
+        away = np.nanquantile(draws - draws.mean(axis=0), [(1 - level) / 2, (1 + level) / 2], axis=0) * np.sqrt(2)
+        mean = scores.mean(axis=0)
+        label = f"{a.checkpoint.name} ({whole.sum():,} prompts of {size})"
+        _series(ax, number, np.arange(1, size + 1) + 0.06 * number, mean, (mean + away).T, label)
+        alt.append(f"{a.checkpoint.name}: mean true score by rank {', '.join(f'{score:.2f}' for score in mean)}.")
+    ax.set_xlabel("rank by reward in its prompt (1 = highest)")
+    ax.set_ylabel("mean true score")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    svg.add_legend(figure)
+    yield "", figure, " ".join(alt)
+
+
+def _draw_histogram(a: Analysed, analysis: Analysis, colour: str) -> "tuple[Figure, str]":
+    known = a.checkpoint.known
+    reward, correct = a.checkpoint.reward[known], a.checkpoint.score[known] > analysis.settings.threshold
+    low, high = np.quantile(reward, [0.001, 0.999])
+    edges = np.linspace(low, high if high > low else low + 1, 41)
+    figure, ax = svg.new_figure()
+    for some, shade, label in ((~correct, WRONG, "wrong"), (correct, CORRECT, "correct")):
+        counts = np.histogram(reward[some], edges)[0]
+        ax.stairs(counts, edges, fill=True, color=shade, alpha=0.3)
+        ax.stairs(counts, edges, color=shade, linewidth=1.4, label=f"{label} ({some.sum():,})")
+    ax.set_xlabel("reward")
+    ax.set_ylabel("number of responses")
+    svg.add_legend(figure)
+    return figure, f"Rewards of {correct.sum():,} correct and {(~correct).sum():,} wrong responses."
+
+
+def _draw_calibration(a: Analysed, analysis: Analysis, colour: str) -> "tuple[Figure, str] | None":
+    c = a.calibration
+    if c is None:
+        return None
+    figure, ax = svg.new_figure(svg.HEIGHT + 0.2)
+    ax.step(c.reward, c.isotonic, where="mid", color=SERIES[2], linewidth=1.2, label="never-falling curve")
+    bars = np.abs(np.stack([c.low, c.high]) - c.score)
+    ax.errorbar(c.reward, c.score, yerr=bars, fmt="o", markersize=3.5, color=CORRECT, label="mean score")
+    some = c.over_confident
+    if some.any():
+        ring = {"s": 60, "facecolors": "none", "edgecolors": WRONG, "linewidths": 1.5, "zorder": 3}
+        ax.scatter(c.reward[some], c.score[some], label="over-confident", **ring)
+    ax.set_xlabel("reward (mean of the group)")
+    ax.set_ylabel("true score (mean of the group)")
+    svg.add_legend(figure)
+    return figure, f"Mean true score of {len(c.score)} groups of reward; the highest {c.top} are over-confident."
+
+
+def draw_drift(analysis: Analysis) -> Pictures:
+    """Yield the measure of reliability that the verdict rests on, in each window of steps."""
+    measure = next((m for m in MEASURES if any(m in a.trends for a in analysis.analysed)), None)
+    if measure is None:
+        return
+    figure, ax = svg.new_figure()
+    alt = []
+    title = "share of pairs right" if measure == "pairwise_accuracy" else METRICS[measure].title
+    for number, a in enumerate(analysis.analysed):
+        if measure not in a.trends:
+            continue
+        windows = a.trends[measure].windows
+        x = np.array([(w["first"] + w["last"]) / 2 for w in windows])
+        y = np.array([w["estimate"] for w in windows])
+        _series(ax, number, x, y, np.array([[w["low"], w["high"]] for w in windows]), a.checkpoint.name)
+        alt.append(f"{title}, {a.checkpoint.name}: from {y[0]:.3f} in the first to {y[-1]:.3f} in the last window.")
+    ax.set_xlabel("training step")
+    ax.set_ylabel(title)
+    if len(analysis.analysed) > 1:
+        svg.add_legend(figure)
+    yield "", figure, " ".join(alt)
+
+
+#: In the order of the page.
+FIGURES: dict[str, Callable[[Analysis], Pictures]] = {
+    "gains": draw_gains,
+    "reliability": _each(_draw_reliability),
+    "rank": draw_ranks,
+    "histogram": _each(_draw_histogram),
+    "calibration": _each(_draw_calibration),
+    "drift": draw_drift,
+}

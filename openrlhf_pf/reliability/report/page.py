@@ -1,0 +1,161 @@
+"""The contents of report.html, laid out for the template ``page.html.j2``: one file without anything to fetch."""
+
+from importlib.resources import files
+from typing import Any
+
+from openrlhf_pf.reliability.analysis import Analysed, Analysis
+from openrlhf_pf.reliability.measures.evaluate import summarize
+from openrlhf_pf.reliability.measures.metrics import METRICS
+from openrlhf_pf.reliability.measures.strategies import Strategy
+from openrlhf_pf.reliability.recommend.choose import Recommendation
+from openrlhf_pf.reliability.report import svg
+from openrlhf_pf.reliability.report.figures import Panel
+from openrlhf_pf.reliability.report.sentences import (
+    FILTER_MEANINGS,
+    LEARNED_MEANING,
+    answers_of,
+    sentences_of,
+    settings_line,
+    text_of,
+)
+from openrlhf_pf.reliability.report.terminal import format_cell, format_keep
+from openrlhf_pf.reliability.report.warnings import warnings_of
+
+#: Kind of figure to its title and its caption.
+CAPTIONS = {
+    "gains": (
+        "The gain of each filter",
+        "Dots are estimates, bars their intervals, the dashed line is training on all responses. Further right is"
+        " better; filters whose bars overlap a lot may be equally good.",
+    ),
+    "reliability": (
+        "Reward against true score",
+        "Responses sorted by reward and cut into groups of equal count; one dot per group. Each thin line is a random"
+        " half of the prompts. Where thin lines lie close together and the thick one rises, a higher reward means a"
+        " better response.",
+    ),
+    "rank": (
+        "Rank by reward against true score",
+        "Rank 1 is the response of a prompt with the highest reward. The line should fall from left to right; where it"
+        " is flat, those ranks are interchangeable.",
+    ),
+    "histogram": (
+        "Rewards of correct and wrong responses",
+        "Correct is a true score above {threshold:g}. The less the two areas overlap, the better the reward separates"
+        " correct from wrong.",
+    ),
+    "calibration": (
+        "Where the reward model is over-confident",
+        "Dots are mean scores of groups of similar reward, the line is the best curve that never falls. Ringed dots at"
+        " the highest rewards score lower than those just below: training would chase them.",
+    ),
+    "drift": (
+        "Reliability over the training steps",
+        "Where the line falls, the reward model judges the newer policy's responses less well.",
+    ),
+}
+
+
+def render_page(analysis: Analysis, panels: list[Panel]) -> str:
+    """Return report.html; nothing in it refers to anything outside.
+
+    Args:
+        analysis: its contents.
+        panels: its pictures.
+    """
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    recommendation, first, level = analysis.recommendation, analysis.analysed[0], analysis.settings.level
+    # Further checkpoints may contradict the first, which its own answers do not say.
+    together = None if recommendation is first.recommendation else recommendation
+    shown = [
+        {
+            "kind": p.figure,
+            "title": CAPTIONS[p.figure][0],
+            "caption": CAPTIONS[p.figure][1].format(threshold=analysis.settings.threshold),
+            "of": p.of,
+            "svg": Markup(svg.write_inline(p.box, p.inside, p.alt)),
+        }
+        for p in panels
+    ]
+    template = files(__package__).joinpath("page.html.j2").read_text("utf-8")
+    return (
+        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        .from_string(template)
+        .render(
+            light=Markup(svg.css_variables(False)),
+            dark=Markup(svg.css_variables(True)),
+            opening=analysis.opening,
+            together=together and {"text": text_of(together, first), "state": "" if together.decided else "open"},
+            answers=[
+                {"name": a.checkpoint.name, "amount": amount_of(a), "questions": answers_of(a), "meter": _meter(a)}
+                for a in analysis.analysed
+            ],
+            warnings=[_without_name(line, analysis) for line in warnings_of(analysis)],
+            sentences=[_without_name(line, analysis) for line in sentences_of(analysis)],
+            level=f"{100 * level:g}%",
+            checkpoints=[_tables(a, together or a.recommendation, level) for a in analysis.analysed],
+            settings_line=settings_line(analysis),
+            metrics=list(METRICS.values()),
+            figures=shown,
+        )
+    )
+
+
+def amount_of(a: Analysed) -> str:
+    """Return the amount of data as text."""
+    return f"{a.checkpoint.n_prompts:,} prompts with {int(a.checkpoint.known.sum()):,} scored responses"
+
+
+def _without_name(line: str, analysis: Analysis) -> str:
+    """Return a sentence without the checkpoint's name in front, where there is one checkpoint."""
+    if len(analysis.analysed) == 1 and line.startswith(name := f"{analysis.analysed[0].checkpoint.name}: "):
+        line = line.removeprefix(name)
+        return line[:1].upper() + line[1:]
+    return line
+
+
+def _tables(a: Analysed, recommendation: Recommendation, level: float) -> dict[str, Any]:
+    """Return the rows of all metrics, and those of the short table, largest gain first."""
+    best = recommendation.best if recommendation.decided else None
+    table = [summarize(r, a.bootstrap, level) for r in a.results]
+    gains = [-1e9 if (gain := values["gain"]["estimate"]) is None else gain for values in table]
+    order = sorted(range(len(table)), key=lambda i: -gains[i])
+    return {
+        "name": a.checkpoint.name,
+        "rows": [_row(r.strategy, [_cell(t[m], m) for m in METRICS], best) for r, t in zip(a.results, table)],
+        "ranked": [_row(a.results[i].strategy, _short_cells(table[i]), best) for i in order],
+    }
+
+
+def _row(strategy: Strategy, cells: list[dict[str, str]], best: str | None) -> dict[str, Any]:
+    meaning = LEARNED_MEANING if strategy.learned else FILTER_MEANINGS.get(strategy.name, "")
+    label = strategy.label
+    return {"label": label, "keep": format_keep(strategy), "meaning": meaning, "cells": cells, "best": label == best}
+
+
+def _cell(values: dict[str, float | None], name: str) -> dict[str, str]:
+    return {key: text.replace("-", "−") for key, text in format_cell(values, name).items()}
+
+
+def _short_cells(values: dict[str, dict]) -> list[dict[str, str]]:
+    """Return gain, share of correctly ordered pairs and the paper's R²."""
+    pairs = values["pairwise_accuracy"]
+    texts = {key: "" if value is None else f"{100 * value:.0f}" for key, value in pairs.items()}
+    between = f"{texts['low']}–{texts['high']}%" if texts["low"] and texts["high"] else ""
+    share = {"value": f"{texts['estimate']}%" if texts["estimate"] else "–", "interval": between}
+    return [_cell(values["gain"], "gain"), share, _cell(values["binned_r2"], "binned_r2")]
+
+
+def _meter(a: Analysed) -> dict[str, Any] | None:
+    """Return the share of correctly ordered pairs on a scale from 0 to 100%."""
+    low, at, high = (a.accuracy[key] for key in ("low", "estimate", "high"))
+    if low is None or at is None or high is None:
+        return None
+    return {
+        "low": round(100 * low, 1),
+        "width": round(100 * (high - low), 1),
+        "at": round(100 * at, 1),
+        "label": f"{at:.1%} of pairs are ordered correctly, interval {low:.1%} to {high:.1%}, guessing is 50%.",
+    }

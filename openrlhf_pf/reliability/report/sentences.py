@@ -1,0 +1,451 @@
+"""Decisions to sentences: the three answers of a report, its recommendation in words, and the remarks next to them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from openrlhf_pf.reliability.analysis import Analysed, Analysis
+from openrlhf_pf.reliability.measures.drift import MEASURES
+from openrlhf_pf.reliability.measures.evaluate import summarize_metric
+from openrlhf_pf.reliability.measures.metrics import METRICS
+from openrlhf_pf.reliability.recommend import choose as decisions
+from openrlhf_pf.reliability.recommend.choose import Recommendation
+from openrlhf_pf.reliability.recommend.verdict import (
+    FEWEST_PROMPTS,
+    GOOD,
+    GUESSING,
+    MOSTLY,
+    RIGHT,
+    SLIGHTLY,
+    UNKNOWN,
+    WRONG,
+)
+
+#: R² of the paper from which on it looks good.
+GOOD_R2 = 0.8
+#: A lead over guessing, in share of pairs, that is worth detecting.
+WORTH_FINDING = 0.05
+
+#: The filters: their choice among the responses of a prompt, of which k train.
+FILTER_MEANINGS = {
+    "none": "no filter: all responses train",
+    "best_of_n": "the k highest rewards of each prompt",
+    "best_random": "the highest rewards of each prompt (half of k), and random others",
+    "best_worst": "the highest and the lowest rewards of each prompt (half of k each)",
+    "rank_weights": "ranks of a prompt's rewards by given weights",
+    "max_variance": "the k rewards of each prompt with the largest variance",
+    "top": "rewards above a threshold",
+    "top_random": "rewards above a threshold, and half of the others",
+    "top_bottom": "rewards above one threshold or below another",
+    "reward_power": "responses in proportion to a power of |reward|",
+    "shortest": "the k shortest responses of each prompt",
+    "reward_per_token": "the k responses of each prompt with the most reward per token",
+    "pareto": "the k responses of each prompt with the best trade-off of reward and length",
+    "ensemble_agreement": "the k responses of each prompt that several reward models rank the same",
+}
+LEARNED_MEANING = "the k ranks of largest gain, judged on other prompts than those they were found from"
+
+RANKING_ANSWERS = {
+    RIGHT: "Yes, nearly always",
+    MOSTLY: "Mostly",
+    SLIGHTLY: "A little more often than not",
+    GUESSING: "Not shown by these data",
+    WRONG: "No, the ranking is reversed",
+    UNKNOWN: "Unknown",
+}
+
+
+@dataclass
+class Answer:
+    """A question, its answer in a few words, and sentences, the first of which matters most.
+
+    ``state`` is "", "open" or "bad".
+    """
+
+    question: str
+    short: str
+    sentences: list[str]
+    state: str = ""
+
+
+def join_words(parts: Sequence[object]) -> str:
+    """Return a, b and c."""
+    texts = [str(part) for part in parts]
+    return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
+
+
+def percent(share: float) -> str:
+    """Return a share as text."""
+    return f"{100 * share:.0f}%" if 0.02 < share < 0.98 else f"{100 * share:.1f}%"
+
+
+def answers_of(a: Analysed) -> list[Answer]:
+    """Return the three answers on one checkpoint."""
+    headline, why = headline_of(a.recommendation, a), why_of(a.recommendation, a)
+    short, action = next_step(a)
+    decided, bad = a.recommendation.decided, a.recommendation.answer == decisions.WRONG_WAY
+    return [
+        Answer("Does the reward rank responses correctly?", *_describe_ranking(a)),
+        Answer("Which filter, if any?", headline.rstrip("."), why, "bad" if bad else "" if decided else "open"),
+        Answer("What to do next?", short, action, "" if decided else "open"),
+    ]
+
+
+def _describe_ranking(a: Analysed) -> tuple[str, list[str], str]:
+    short, accuracy = RANKING_ANSWERS[a.ranking], a.accuracy
+    if a.ranking == UNKNOWN:
+        return short, ["Too few prompts have responses with different true scores to compare."], "open"
+    level = f"{a.recommendation.level:.0%}"
+    sentence = (
+        "Of two responses to one prompt, the one with the better true score has the higher reward in"
+        f" {percent(accuracy['estimate'])} of pairs ({level} interval {percent(accuracy['low'])} to"
+        f" {percent(accuracy['high'])}; guessing would be 50%)."
+    )
+    return short, [sentence, *remarks_of(a)], {RIGHT: "", MOSTLY: "", WRONG: "bad"}.get(a.ranking, "open")
+
+
+# ── The recommendation in words ──
+
+
+def label_of(r: Recommendation) -> str:
+    """Return the recommended strategy's name in a sentence."""
+    if not r.learned:
+        return r.best
+    ranks = [rank for rank, weight in enumerate(r.options["weights"], 1) if weight]
+    return f"rank_weights on rank{'s' * (len(ranks) > 1)} {join_words(ranks)}"
+
+
+def text_of(r: Recommendation, a: Analysed) -> str:
+    """Return headline and reasons as one text."""
+    return " ".join([headline_of(r, a), *why_of(r, a)])
+
+
+def headline_of(r: Recommendation, a: Analysed) -> str:
+    """Return the recommendation in one sentence."""
+    if r.answer == decisions.FILTER:
+        use = f"Use {label_of(r)}, k = {r.keep}"
+        if r.lead is None:
+            return f"{use}."
+        if r.lead < 0:
+            return f"{use}, if training time is short; otherwise use no filter."
+        return f"{use}, if the reward is noisy between scorings; with a deterministic reward model it only saves time."
+    if r.reason == decisions.DISAGREE:
+        return f"No filter yet: {_disagreement(a)}."
+    return {
+        decisions.NO_FILTER: "Use no filter.",
+        decisions.TIME_ONLY: "Filtering only saves time.",
+        decisions.NO_HELP: "Use no filter: these rewards are not shown to rank the responses to a prompt.",
+        decisions.WRONG_WAY: "Do not train with this reward: the ranking is reversed.",
+        decisions.NOTHING_KNOWN: "No strategy can be judged.",
+        decisions.FEW_PROMPTS: "There are too few prompts.",
+        decisions.FEW_INFORMATIVE: "There are too few informative prompts.",
+        decisions.NOTHING_TO_COMPARE: "There is nothing to compare.",
+        decisions.NOT_SEPARATED: "These data do not single out a strategy.",
+        decisions.CHECKPOINTS: "The checkpoints do not agree.",
+    }[r.reason or r.answer]
+
+
+def _disagreement(a: Analysed) -> str:
+    good, kind = a.ranking in GOOD, a.causes[0].kind
+    if kind == "one prompt":
+        return "one prompt carries the result"
+    if kind == "huge rewards":
+        return "a few huge rewards outweigh the ranking" if good else "the gain comes from a few huge rewards"
+    if kind == "hacked top":
+        return "the highest rewards are hacked"
+    return "the gain is too small to be measured" if good else "the ranking is not shown to be right"
+
+
+def why_of(r: Recommendation, a: Analysed) -> list[str]:
+    """Return the reasons for the headline, a sentence each."""
+    name = METRICS[decisions.CRITERION].title
+    if r.answer == decisions.FILTER:
+        return _why_filter(r, a)
+    if r.answer == decisions.NO_FILTER:
+        return [
+            f"Training on all responses has a {name} of {r.values[r.best]:.3f}, and every filter compared has"
+            " significantly less.",
+            *_limits(r),
+        ]
+    if r.answer == decisions.TIME_ONLY:
+        close = [r.best, *(label for label in r.not_told_apart if label != r.best)]
+        filters = join_words([label for label in close if label != "none"])
+        return [
+            f"No filter's {name} is significantly above that of training on all responses ({r.values['none']:.3f}).",
+            f"{filters} may be as good: keeping k of N responses saves the training passes of the others, as a random"
+            " k of N would.",
+        ]
+    if r.answer == decisions.WRONG_WAY:
+        return [
+            "Higher rewards go with lower true scores within a prompt. Training would lower the true score.",
+            "Check the sign of reward and score first.",
+        ]
+    if r.answer == decisions.NO_HELP:
+        return [
+            "These data do not show that the better of two responses to a prompt has the higher reward, so no choice"
+            " by reward is better than a random choice.",
+        ]
+    return _why_open(r, a)
+
+
+def _why_filter(r: Recommendation, a: Analysed) -> list[str]:
+    name = METRICS[decisions.CRITERION].title
+    text = f"{label_of(r)} has a {name} of {r.values[r.best]:.3f}"
+    gap = next((c["difference"] for c in r.comparisons if c["strategy"] == "none"), None)
+    if gap is not None:
+        text += (
+            f", {gap['estimate']:.3f} more than training on all responses (joint {r.level:.0%} interval"
+            f" {gap['low']:.3f} to {gap['high']:.3f})"
+        )
+    close = join_words(r.not_told_apart)
+    found = [f"{text}.", f"{close} may be as good." if close else "It is significantly ahead of every other strategy."]
+    if a.ranking not in GOOD:
+        share = percent(summarize_metric(a.result_of(r.best), "pairwise_accuracy", a.bootstrap, r.level)["estimate"])
+        found.append(
+            f"Over all responses the ranking is not right, but among those that it keeps, {share} of pairs are ordered"
+            " correctly."
+        )
+    if r.learned:
+        found.append("Ranks were judged on prompts that they were not found from.")
+    if r.lead is not None and r.lead < 0:
+        found.append(
+            "This compares equal numbers of trained responses. At equal rollouts, no filter trains on more of them and"
+            f" is ahead by {1 / (1 + r.lead) - 1:.0%} in gain times the root of their number, which counts with Adam."
+        )
+    elif r.lead is not None:
+        found.append(
+            "It is ahead at equal rollouts too (gain times the root of the number of responses, which counts with"
+            " Adam). On the small task that lead lasted only where scoring a response again may give another reward."
+        )
+    return [*found, *_limits(r)]
+
+
+def _limits(r: Recommendation) -> list[str]:
+    share = r.confidence or 0.0
+    often = "all" if share == 1 else "more than 99%" if share > 0.99 else f"{share:.0%}"
+    return [
+        f"It has the largest gain in {often} of the bootstrap repetitions.",
+        "Another reward model, another k or a later policy may change this. The gain is that of the first step and"
+        " does not say how training ends.",
+    ]
+
+
+def _why_open(r: Recommendation, a: Analysed) -> list[str]:
+    if r.reason == decisions.NOTHING_KNOWN:
+        return ["The gain needs prompts with at least two responses whose reward and score are known."]
+    if r.reason == decisions.FEW_PROMPTS:
+        return [f"Intervals from {r.n_prompts} prompts are unreliable: score at least {FEWEST_PROMPTS}."]
+    if r.reason == decisions.FEW_INFORMATIVE:
+        return [
+            f"Only in {a.informative} of {r.n_prompts:,} prompts do responses have different true scores, and only"
+            f" these show how rewards rank; {FEWEST_PROMPTS} are needed."
+        ]
+    if r.reason == decisions.NOTHING_TO_COMPARE:
+        return ["All strategies that were asked for keep the same responses: name others, or sample more responses."]
+    if r.reason == decisions.NOT_SEPARATED:
+        others = join_words(r.not_told_apart)
+        return [f"{r.best} has the largest gain ({r.values[r.best]:.3f}), but not significantly more than {others}."]
+    if r.reason == decisions.CHECKPOINTS:
+        name, label = r.contradicted
+        return [
+            f"{r.best} has the largest gain at the first checkpoint, but at {name} {label} is significantly better."
+        ]
+    good = "The pairs say that the ranking is right, but no strategy's gain is significantly above 0."
+    bad = "A strategy's gain is significantly above 0, but the pairs do not say that the ranking is right."
+    return [good if a.ranking in GOOD else bad, *(_describe_cause(cause, a) for cause in a.causes)]
+
+
+def _describe_cause(cause: object, a: Analysed) -> str:
+    if cause.kind == "one prompt":
+        return "One prompt makes up most of the pairs."
+    if cause.kind == "few informative prompts":
+        return f"Only in {cause.count} of {a.checkpoint.n_prompts:,} prompts do responses have different true scores."
+    if cause.kind == "huge rewards":
+        return (
+            f"{cause.count:,} responses, 5% of all, make up {cause.share:.0%} of the spread of rewards within prompts:"
+            " the gain follows these few, while each pair counts the same in the ranking."
+        )
+    if cause.kind == "hacked top":
+        return "The responses with the highest reward of their prompt are worse than the second choices."
+    return "Both are close to the border of significance: more prompts would settle it."
+
+
+# ── What to do next ──
+
+
+def next_step(a: Analysed) -> tuple[str, list[str]]:
+    """Return the next step in a few words and in sentences."""
+    r = a.recommendation
+    if r.answer == decisions.FILTER:
+        return "Train", [f"Add {flags_of(r)} to the training command.", "Analyse later checkpoints too."]
+    if r.answer == decisions.NO_FILTER:
+        return "Train without a filter", ["Leave --sample_filter out.", "Analyse later checkpoints too."]
+    if r.answer == decisions.WRONG_WAY:
+        return "Check the reward", ["Check that higher rewards and higher scores mean better; else change the reward."]
+    if r.reason == decisions.DISAGREE:
+        return _cure(a)
+    if r.reason == decisions.FEW_INFORMATIVE:
+        return "Score other prompts", [
+            "Choose prompts that the policy solves sometimes: those it always or never solves show nothing.",
+            "More responses per prompt help too.",
+        ]
+    if r.reason in (decisions.NOTHING_KNOWN, decisions.NOTHING_TO_COMPARE):
+        return "Sample more responses", ["Sample at least three responses per prompt and score them."]
+    if r.reason == decisions.CHECKPOINTS:
+        return "Choose a checkpoint", ["Analyse the checkpoint that training starts from by itself."]
+    if r.answer == decisions.NO_HELP:
+        return _next_without_ranking(a)
+    return _next_by_prompts(r)
+
+
+def flags_of(r: Recommendation) -> str:
+    """Return the flags that train with the recommended strategy."""
+    flags = f"--sample_filter {r.strategy} --sample_filter_keep {r.keep}"
+    options = {key: ",".join(f"{x:g}" for x in v) if isinstance(v, list) else f"{v:g}" for key, v in r.options.items()}
+    return flags + "".join([" --sample_filter_options"] * bool(options) + [f" {k}={v}" for k, v in options.items()])
+
+
+def _cure(a: Analysed) -> tuple[str, list[str]]:
+    kinds = [cause.kind for cause in a.causes]
+    if "huge rewards" in kinds:
+        return "Look at the extreme rewards", [
+            "Read the responses with the highest and lowest rewards; clip or transform these rewards, and analyse"
+            " again."
+        ]
+    if "hacked top" in kinds:
+        return "Read the favourites", [
+            "Read the responses with the highest reward of their prompt, fix the reward model, and analyse again."
+        ]
+    if "one prompt" in kinds:
+        return "Score more prompts", ["Give every prompt about the same number of responses, and analyse again."]
+    return "Score more prompts", ["Train on all responses until more prompts settle it."]
+
+
+def _next_without_ranking(a: Analysed) -> tuple[str, list[str]]:
+    low, high, n = a.accuracy["low"], a.accuracy["high"], a.checkpoint.n_prompts
+    if low is None:
+        return "Score other prompts", ["Choose prompts whose responses differ in true score."]
+    total = int(np.ceil(n * ((high - low) / 2 / WORTH_FINDING) ** 2))
+    if total > n:
+        return f"Score about {total - n:,} more prompts", [
+            f"With {total:,} prompts in all, a reward model that is right in {0.5 + WORTH_FINDING:.0%} of pairs would"
+            " be distinguished from guessing."
+        ]
+    return "Use another reward model", [
+        f"A reward model that is right in {0.5 + WORTH_FINDING:.0%} of pairs would have been recognised with these"
+        " prompts."
+    ]
+
+
+def _next_by_prompts(r: Recommendation) -> tuple[str, list[str]]:
+    until = "Until then, train on all responses."
+    if r.prompts_needed is None:
+        return "Train on all responses", [
+            "The differences between the strategies are too small for any reasonable number of prompts."
+        ]
+    more = max(r.prompts_needed - r.n_prompts, 1)
+    return f"Score about {more:,} more prompts", [
+        f"If the differences are as estimated, {r.n_prompts + more:,} prompts in all would settle which filter.",
+        until,
+    ]
+
+
+# ── Remarks ──
+
+
+def remarks_of(a: Analysed) -> list[str]:
+    """Return sentences on misranked extremes and on where the ranking and R² over all samples disagree."""
+    notes = []
+    r = a.everything.estimates.get("binned_r2", np.nan)
+    r2 = r * abs(r)
+    if a.ranking == RIGHT and r2 < GOOD_R2:
+        notes.append(
+            f"R² over all samples looks bad ({r2:.2f}) because it includes differences between prompts, which neither"
+            " a filter within a prompt nor a baseline per prompt uses."
+        )
+    if a.ranking in (GUESSING, WRONG) and r2 >= GOOD_R2:
+        notes.append(
+            f"R² over all samples looks good ({r2:.2f}) only because the reward knows which prompts are easy; it does"
+            " not know which of the responses to one prompt is better."
+        )
+    if a.extremes is not None and a.extremes.top_is_wrong:
+        notes.append(
+            "The responses with the highest reward of their prompt are worse than the second choices, by"
+            f" {_range(a.extremes.top)} in true score: best_of_n would teach what fools the reward model."
+        )
+    if a.extremes is not None and a.extremes.bottom_is_wrong:
+        notes.append(
+            "The responses with the lowest reward of their prompt are better than the rank above, by"
+            f" {_range(a.extremes.bottom)} in true score: the reward model misjudges some of them."
+        )
+    if a.split is not None and np.isfinite(a.split.reward_between):
+        text = f"{a.split.reward_between:.0%} of the variance of rewards lies between prompts"
+        text += f", and {a.split.score_between:.0%} of that of scores" if np.isfinite(a.split.score_between) else ""
+        notes.append(f"{text}.")
+    return notes
+
+
+def _range(difference: dict[str, float]) -> str:
+    estimate, high, low = (-difference[key] for key in ("estimate", "low", "high"))
+    return f"{estimate:.3f} (interval {low:.3f} to {high:.3f})"
+
+
+def sentences_of(analysis: Analysis) -> list[str]:
+    """Return the sentences on over-confidence, ranks and drift."""
+    lines = [_describe_calibration(a) for a in analysis.analysed if a.calibration is not None]
+    lines += [_describe_ranks(a) for a in analysis.analysed if a.ranks is not None]
+    return lines + [describe_drift(a) for a in analysis.analysed if _has_steps(a)]
+
+
+def _has_steps(a: Analysed) -> bool:
+    return a.checkpoint.step is not None and len(np.unique(a.checkpoint.step)) > 1
+
+
+def _describe_calibration(a: Analysed) -> str:
+    c, name = a.calibration, a.checkpoint.name
+    if not c.top:
+        return f"{name}: true scores do not fall significantly where rewards are highest."
+    return (
+        f"{name}: the reward model is over-confident at rewards from {c.edges[-c.top, 0]:.3g} to {c.edges[-1, 1]:.3g}:"
+        f" true scores there are {c.fall:.3f} lower than just below."
+    )
+
+
+def _describe_ranks(a: Analysed) -> str:
+    found = a.ranks
+    return (
+        f"{a.checkpoint.name}: of {len(found.c)} ranks by reward, {join_words(found.chosen)} have the largest gain"
+        f" with k = {found.keep}: {found.gain:.3f} on their own prompts, {a.gain_of_ranks:.3f} on others;"
+        f" {found.stability:.0%} of random halves of the prompts give the same ranks. Where weights scale advantages"
+        f" (reweight), the best by rank are {' '.join(f'{w:.2f}' for w in found.scaled_weights)}."
+    )
+
+
+def describe_drift(a: Analysed) -> str:
+    """Return the verdict on the reliability over the steps."""
+    name = a.checkpoint.name
+    if not a.trends:
+        return f"{name}: there are too few steps to see a trend."
+    trend = next(a.trends[measure] for measure in MEASURES if measure in a.trends)
+    first, last = trend.windows[0]["first"], trend.windows[-1]["last"]
+    by = f"{trend.change['estimate']:+.3f} (interval {trend.change['low']:+.3f} to {trend.change['high']:+.3f})"
+    if trend.verdict == "no evidence of change":
+        start = f"no significant change of the reward model's reliability from step {first} to {last}"
+    else:
+        start = f"the reward model's reliability is {trend.verdict} from step {first} to {last}"
+    return f"{name}: {start}; the fitted change of the {METRICS[trend.measure].title} is {by}."
+
+
+def settings_line(analysis: Analysis) -> str:
+    """Return all settings that the numbers depend on."""
+    s = analysis.settings
+    options = [
+        f"; {x.label} " + ", ".join(f"{key} {value:.4g}" for key, value in x.options.items())
+        for x in analysis.strategies
+        if x.options.keys() & {"high", "low"}
+    ]
+    return (
+        f"{s.bins} groups of equal count; {s.repetitions} bootstrap repetitions over prompts, seed {s.seed}; "
+        f"intervals of {s.level:.0%}; a score above {s.threshold:g} is correct{''.join(options)}."
+    )

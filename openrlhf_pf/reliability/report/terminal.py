@@ -1,0 +1,77 @@
+"""A report's tables and sentences in the terminal."""
+
+from typing import TYPE_CHECKING
+
+from openrlhf_pf.reliability.analysis import Analysed, Analysis
+from openrlhf_pf.reliability.measures.evaluate import summarize
+from openrlhf_pf.reliability.measures.metrics import METRICS
+from openrlhf_pf.reliability.measures.strategies import Strategy
+from openrlhf_pf.reliability.report.sentences import answers_of, sentences_of, settings_line, text_of
+from openrlhf_pf.reliability.report.warnings import warnings_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Columns of the table, which must fit 120 characters.
+COLUMNS = ("gain", "pairwise_accuracy", "within_r2", "binned_r2", "mean_score", "effective_samples")
+
+
+def format_number(value: float | None, name: str) -> str:
+    """Return a metric's value as text."""
+    if value is None:
+        return "–"
+    if name == "effective_samples":
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
+
+
+def format_keep(strategy: Strategy) -> str:
+    """Return k as text."""
+    return "all" if strategy.name == "none" else str(strategy.keep)
+
+
+def format_cell(values: dict[str, float | None], name: str) -> dict[str, str]:
+    """Return ``value`` and ``interval`` as text, of ``{estimate, low, high}``."""
+    known = values["low"] is not None and name != "effective_samples"
+    dash = " to " if known and values["low"] < 0 else "–"  # a dash would look like one more minus
+    between = f"{format_number(values['low'], name)}{dash}{format_number(values['high'], name)}" if known else ""
+    return {"value": format_number(values["estimate"], name), "interval": between}
+
+
+def show_report(analysis: Analysis, console: "Console") -> None:
+    """Print the answers, tables, warnings and the recommendation."""
+    from rich.markup import escape
+
+    def say(line: str, start: str = "") -> None:
+        console.print(start + escape(line), soft_wrap=True, highlight=False)
+
+    for line in analysis.opening:
+        say(line + "\n")
+    for a in analysis.analysed:
+        for answer in answers_of(a):
+            say(f"{answer.short}. {' '.join(answer.sentences)}", f"[bold]{answer.question}[/bold] ")
+        console.print(_table_of(a, analysis.settings.level))
+    say(settings_line(analysis))
+    for line in warnings_of(analysis):
+        say(line, "[yellow]warning:[/yellow] ")
+    for line in sentences_of(analysis):
+        say(line)
+    style = "bold green" if analysis.recommendation.decided else "bold yellow"
+    say(text_of(analysis.recommendation, analysis.analysed[0]), f"[{style}]recommendation:[/{style}] ")
+
+
+def _table_of(a: Analysed, level: float) -> object:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"{escape(a.checkpoint.name)}: {a.checkpoint.n_prompts:,} prompts", title_justify="left")
+    table.add_column("strategy", no_wrap=True)
+    table.add_column("k", justify="right")
+    for name in COLUMNS:
+        table.add_column(METRICS[name].title, justify="right")
+    for r in a.results:
+        values = summarize(r, a.bootstrap, level)
+        cells = [format_cell(values[name], name) for name in COLUMNS]
+        texts = [c["value"] + (f"\n[dim]{c['interval']}[/dim]" if c["interval"] else "") for c in cells]
+        table.add_row(r.strategy.label, format_keep(r.strategy), *texts)
+    return table
