@@ -41,7 +41,7 @@ def write_samples(path: Path, n_samples: int) -> None:
 def analyse_one(path: Path, repetitions: int) -> None:
     """In the child: print the seconds of analysis and report, and the peak memory in GiB."""
     start = time.perf_counter()
-    from openrlhf_pf.reliability import Settings, analyse, report
+    from openrlhf_pf.reliability import Settings, analyse, write_report
 
     analysis = analyse([path], Settings(repetitions=repetitions, weights=tuple(range(N, 0, -1))))
     computed = time.perf_counter()

@@ -6,8 +6,7 @@ python tests/benchmarks/extraction_time.py
 import sys
 import time
 
-from openrlhf_pf.code_reward.tasks.answers import response_of
-from openrlhf_pf.code_reward.tasks.answers import extract_code
+from openrlhf_pf.code_reward.tasks.answers import extract_code, response_of
 
 SHAPES = {
     "backticks": lambda n: "`" * n,

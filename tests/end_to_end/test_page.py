@@ -111,8 +111,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     opened.close()
 
 
-def write(path: Path, world: str, n_prompts: int, n_samples: int, name: str, seed: int) -> Path:
-    planted = plant(world, n_prompts, n_samples, seed)
+def write(path: Path, setting: str, n_prompts: int, n_samples: int, name: str, seed: int) -> Path:
+    planted = plant(setting, n_prompts, n_samples, seed)
     reward, count = np.tanh(planted.reward).ravel(), planted.reward.size
     columns = {
         "prompt_id": np.repeat([f"p{i}" for i in range(n_prompts)], n_samples),

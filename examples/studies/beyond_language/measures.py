@@ -11,6 +11,7 @@ import torch
 from examples.studies.statistics import Floats
 from openrlhf_pf.filters.gain import gain
 from openrlhf_pf.reliability.measures import metrics
+from openrlhf_pf.reliability.measures.pairs import count_pairs
 
 from .arms import Arm
 from .problems import pick
@@ -53,6 +54,6 @@ def criteria_of(reward: Floats, value: Floats, arms: Mapping[str, Arm]) -> dict[
             "gain_root_k": slope * keep**0.5,
         }.items():
             found.setdefault(name, []).append(numbers)
-    pairs = metrics.pairwise_sums(*flat, weights).reshape(len(weights), 2, n_problems, n_prompts).sum(-1)
+    pairs = count_pairs(*flat, weights).reshape(len(weights), 2, n_problems, n_prompts).sum(-1)
     found["pairwise_accuracy"] = list(pairs[:, 0] / np.maximum(pairs[:, 1], 1e-12))
     return {name: np.nan_to_num(np.stack(numbers, axis=1)) for name, numbers in found.items()}
