@@ -76,7 +76,7 @@ def check_directory(directory: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise ValueError(
             f"the rollout log cannot be written to {str(path)!r} ({error.strerror}): it needs a directory that exists "
-            "or can be created and that this process may write; give another path or make room for this one."
+            "or can be created and that this process may write; give another path or free space for this one."
         ) from error
     return path
 
@@ -99,7 +99,7 @@ def table_of(step: int, columns: Mapping[str, Sequence], metadata: Mapping[str, 
         step: the step of all samples.
         columns: (samples,) values by column name, ``step`` excepted; None for a missing value, a mapping a sample for
             the two map columns.
-        metadata: what to note in the file beside the format's version.
+        metadata: what to note in the file in addition to the format's version.
 
     Raises:
         ValueError: a column is unknown, missing or of another length, or a value is missing where there must be one.
@@ -126,7 +126,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def write_parts(path: Path, parts: Iterable[pa.Table]) -> None:
-    """Likewise, of tables with one schema, each of which is on disk before the next one is asked for.
+    """Write tables of one schema to one file; each is on disk before the next one is asked for.
 
     Raises:
         OSError: as :func:`write_table`.

@@ -2,7 +2,7 @@
 
 Check it, then train with it:
 
-    python -m openrlhf_pf.filters.check examples/filters/custom_filter.py:ShortestCorrect
+    openrlhf-pf check examples/filters/custom_filter.py:ShortestCorrect
     python -m openrlhf.cli.train_ppo --sample_filter examples/filters/custom_filter.py:ShortestCorrect \\
         --sample_filter_keep 4 --sample_filter_options threshold=0.5 ...
 

@@ -3,7 +3,7 @@
 ``FILTERS`` maps the name that a user types to the class that does it. To add a filter, write a ``SampleFilter``
 subclass, give it a line in ``FILTERS``, a row in the tables of README and docs/filters.md, and a hand-computed test. A
 filter of your own needs no line here: ``package.module:Class`` and ``path/to/file.py:Class`` are names, too, and
-``python -m openrlhf_pf.filters.check`` checks it.
+``openrlhf-pf check`` checks it.
 """
 
 import inspect

@@ -8,7 +8,7 @@ With d a reward and s a true score, each minus its prompt's mean, rank j has c_j
   noise sqrt(sum n_j² v_j): the gradients of different samples are taken as orthogonal and equally long. So
   J = sum E[n] c / sqrt(sum E[n²] v), which does not change when all n are scaled by one factor.
 
-docs/gain.md derives both; this project's own.
+docs/when_to_filter.md derives both; this project's own.
 
 Notation used for array shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train, L
 multipliers.

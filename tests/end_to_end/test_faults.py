@@ -1,4 +1,4 @@
-"""What happens to a training when a part of it dies or misbehaves; the table is in docs/faults.md.
+"""What happens to a training when a part of it dies or misbehaves; the table is in docs/clusters.md.
 
 Nothing is mocked: processes are killed by their id, disks are full, servers answer nonsense.
 """

@@ -1,4 +1,4 @@
-"""Parallel modes of OpenRLHF with a filter, pair by pair; the table is in docs/parallel.md."""
+"""Parallel modes of OpenRLHF with a filter, pair by pair; the table is in docs/clusters.md."""
 
 import math
 from collections import Counter

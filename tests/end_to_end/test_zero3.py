@@ -1,4 +1,4 @@
-"""What the CPU patch mends in DeepSpeed's ZeRO-3: see patches/README.md."""
+"""What the CPU patch fixes in DeepSpeed's ZeRO-3: see patches/README.md."""
 
 import re
 import subprocess

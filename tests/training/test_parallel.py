@@ -1,4 +1,4 @@
-"""What a CPU cannot run, by OpenRLHF's own functions on what we hand them; the table is in docs/parallel.md.
+"""What a CPU cannot run, by OpenRLHF's own functions on what we hand them; the table is in docs/clusters.md.
 
 Ring attention and tensor parallelism, dynamic batches, packing and sleeping engines; and whether the cases of
 tests/end_to_end/test_parallel.py bring every pair of parallel modes together.

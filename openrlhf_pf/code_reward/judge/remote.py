@@ -166,7 +166,7 @@ class Remote:
         self.verdict("crashed", "an answer to another question")
 
     def _decoded(self, data: bytes) -> Any:
-        """An answer. What it takes to read tags that are not plain data is made when the first one comes."""
+        """Return an answer. The decoder of tags that are not plain data is made when the first one comes."""
         if self._decode:
             return self._decode(data)
         try:

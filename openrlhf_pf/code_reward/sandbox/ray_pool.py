@@ -284,6 +284,6 @@ def ray_pool(
         except ConnectionError as error:
             raise ValueError(
                 "there is no Ray cluster: start one (ray start --head) or name it in RAY_ADDRESS, or run programs on "
-                "this machine alone (without OPENRLHF_PF_CODE_RAY, without --ray)."
+                "this machine alone (without OPENRLHF_PF_CODE_RAY=1)."
             ) from error
     return RayPool(workers, limits or Limits(), retries, num_cpus, require_isolation, tuple(packages))
