@@ -407,16 +407,3 @@ def test_nothing_to_read_is_refused(tmp_path):
 def test_importing_the_log_loads_no_training_stack():
     code = "import sys, openrlhf_pf.rollout_log; print({'torch', 'ray', 'openrlhf'} & sys.modules.keys())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
-
-
-def test_the_former_place_still_works_and_says_where_the_log_is():
-    code = """if True:
-        import warnings
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            from openrlhf_pf.training.rollout_log import RolloutLog, prompt_id, read
-        import openrlhf_pf.rollout_log as now
-        print([str(w.message) for w in caught if w.category is DeprecationWarning], RolloutLog is now.RolloutLog)"""
-    found = subprocess.check_output([sys.executable, "-c", code], text=True)
-    expected = "openrlhf_pf.training.rollout_log has moved: import openrlhf_pf.rollout_log instead."
-    assert found.strip() == f"['{expected}'] True"
