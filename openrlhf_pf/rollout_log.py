@@ -18,6 +18,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from openrlhf_pf.files import replace_file
+
 logger = logging.getLogger(__name__)
 
 FORMAT = {"openrlhf_pf.rollout_log": "1"}
@@ -132,20 +134,15 @@ def write_parts(path: Path, parts: Iterable[pa.Table]) -> None:
         OSError: as :func:`write_table`.
         ValueError: there is no table.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     remaining = iter(parts)
-    try:
-        if (first := next(remaining, None)) is None:
-            raise ValueError("there are no samples to write")
-        with open(unfinished, "wb") as file:
-            with pq.ParquetWriter(file, first.schema, compression="zstd", write_page_checksum=True) as writer:
-                for table in itertools.chain([first], remaining):
-                    writer.write_table(table)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    if (first := next(remaining, None)) is None:
+        raise ValueError("there are no samples to write")
+    with (
+        replace_file(path, "wb") as file,
+        pq.ParquetWriter(file, first.schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for table in itertools.chain([first], remaining):
+            writer.write_table(table)
 
 
 class RolloutLog:
