@@ -1,4 +1,4 @@
-"""Studies of micro-code: arms, judges, reward models, baselines, comparisons, reward learning. No training."""
+"""Studies of micro-code: arms, judges, reward models, comparisons, reward learning. No training."""
 
 import itertools
 import json
@@ -18,8 +18,8 @@ from examples.micro_code.config import PRESETS, PPOConfig, override
 from examples.micro_code.phases import Run, read_rows, write_rows
 from examples.micro_code.score import passes
 from examples.micro_code.tasks import Task
-from examples.studies import figures, statistics, tables
-from examples.studies.micro_code import arms, baselines, clusters, frozen_judge, judge, rewards, rlp, rlp_results, runs
+from examples.studies import figures, tables
+from examples.studies.micro_code import arms, clusters, frozen_judge, judge, rewards, rlp, rlp_results, runs
 
 SAME = "def f(n):\n    return n"
 
@@ -122,9 +122,9 @@ def test_reward_models_change_the_pairs_they_should():
 
 def test_a_run_is_kept_under_its_settings(made, monkeypatch):
     assert made.study == PRESETS["quickstart"]
-    paths = {made.path("none", 1), made.path("none", 2), made.path("random", 1), made.path("raft", 1)}
+    paths = {made.path("none", 1), made.path("none", 2), made.path("random", 1)}
     other = runs.Runs(made.base, made.output, ["ppo.kl=0.2"])
-    assert len(paths | {other.path("none", 1)}) == 5 and made.path("none", 1) in paths
+    assert len(paths | {other.path("none", 1)}) == 4 and made.path("none", 1) in paths
     here = made.path("judge_none", 1)
     monkeypatch.setitem(arms.JUDGES, "judge", "/elsewhere/judge.py")
     assert made.path("judge_none", 1) == here, "a reward function of the examples is the same in another checkout"
@@ -197,18 +197,6 @@ def test_seeds_of_one_base_do_not_count_as_bases(made, tmp_path):
     assert random["cells"] == 20 and random["interval"] == pytest.approx((0, 0.2))
 
 
-@pytest.mark.parametrize("grouped", [True, False])
-def test_the_interval_covers_the_truth_where_rows_share_a_group(grouped):
-    hits = 0
-    for seed in range(60):
-        rng = np.random.default_rng(seed)
-        differences = np.repeat(rng.normal(0.1, 0.3, (10, 1)), 4, axis=0) + rng.normal(0, 0.5, (40, 50))
-        groups = [row // 4 for row in range(40)] if grouped else None
-        low, high = statistics.paired_interval(differences, groups, 400, seed)
-        hits += low < 0.1 < high
-    assert hits >= 52 if grouped else hits <= 48
-
-
 def test_figure_and_table_show_the_compared_numbers(made, tmp_path, capsys):
     rng = np.random.default_rng(0)
     for arm, level in {"none": 0.5, "random": 0.3, "best_worst": 0.5}.items():
@@ -234,50 +222,6 @@ RESULTS = sorted(Path(runs.__file__).parents[1].glob("*/results/*.json"))
 def test_every_committed_result_has_a_table(file):
     found = tables.tables_of(json.loads(file.read_text()))
     assert found.count("|") > 10 or file.stem == "overoptimisation"  # courses without intervals
-
-
-# ── Baselines ──
-
-
-def test_the_best_trains_or_wins_and_the_worst_loses():
-    tasks = [Task("f", "int", f"# {n}\n", "") for n in range(2)]
-    scores = np.array([[0.1, 0.9, 0.4], [0.3, 0.2, 0.3]])
-    texts = [["a", "b", "c"], ["same", "same", "same"]]
-    best = [{"input": "# 0\n", "output": "b"}, {"input": "# 1\n", "output": "same"}]
-    assert baselines.choose_rows("raft", tasks, texts, scores) == best
-    pair = {"prompt": "# 0\n", "chosen": "b", "rejected": "a"}
-    assert baselines.choose_rows("dpo", tasks, texts, scores) == [pair], "equal texts are no pair"
-
-
-def test_each_round_samples_and_trains_the_policy_before(made, monkeypatch):
-    write_rows(
-        made.source.path("data", "prompts.jsonl"), [vars(Task("f", "int", f"# {n}\n", SAME)) for n in range(1400)]
-    )
-    drawn, ran = [], []
-
-    def sample(draws):
-        drawn.extend(draws)
-        return [[[f"{i}" for i in range(draw.samples)] for _ in draw.prompts] for draw in draws]
-
-    def train(run, name, command):
-        flags = dict(itertools.pairwise(command))
-        ran.append((command[0], flags))
-        Path(flags["--ckpt.output_dir"]).mkdir(parents=True)
-
-    monkeypatch.setattr(baselines, "sample_all", sample)
-    monkeypatch.setattr(baselines, "rewards_of", lambda model, texts: np.array([float(t[-1]) for t in texts]))
-    monkeypatch.setattr(baselines, "train_in_process", train)
-    for arm in ("dpo_iterative", "raft", "dpo_iterative"):
-        made.train(arm, 1)
-    assert [module for module, _ in ran] == ["openrlhf.cli.train_dpo"] * 4 + ["openrlhf.cli.train_sft"], "once each"
-    rounds = [flags for module, flags in ran if module == "openrlhf.cli.train_dpo"]
-    models = [flags["--model.model_name_or_path"] for flags in rounds]
-    assert models == [str(made.source.path("models", "sft")), *(flags["--ckpt.output_dir"] for flags in rounds[:-1])]
-    assert models == [flags["--ref.model_name_or_path"] for flags in rounds]
-    assert [str(draw.model) for draw in drawn[:4]] == models and len({draw.seed for draw in drawn[:4]}) == 4
-    assert len({prompt for draw in drawn[:4] for prompt in draw.prompts}) == 1024
-    rows = read_rows(Path(rounds[0]["--data.dataset"]))
-    assert len(rows) == 256 and (rows[0]["chosen"], rows[0]["rejected"]) == ("4", "0")
 
 
 # ── Reward learning on policy ──

@@ -20,7 +20,6 @@ def _flags(values: dict[str, object]) -> list[str]:
 _DEEPSPEED = {"ds.zero_stage": 0, "ds.attn_implementation": "sdpa"}
 _ONE_PROCESS = _DEEPSPEED | {f"{role}.num_gpus_per_node": 1 for role in ("actor", "critic", "reward", "ref")}
 _ENGINE = {"vllm.num_engines": 1, "vllm.tensor_parallel_size": 1, "vllm.enforce_eager": True}
-_PAIRS = {"data.prompt_key": "prompt", "data.chosen_key": "chosen", "data.rejected_key": "rejected"}
 
 
 def _supervised(
@@ -46,16 +45,11 @@ def sft(study: Study, policy: Path, data: Path, output: Path) -> list[str]:
     return ["openrlhf.cli.train_sft", *_flags(_supervised(study, study.sft, policy, data, output) | columns)]
 
 
-def on_pairs(
-    trainer: str, study: Study, settings: RewardConfig, policy: Path, pairs: Path | str, output: Path
-) -> list[str]:
-    """Return OpenRLHF's ``train_rm`` or ``train_dpo`` on preference pairs; several files with commas."""
-    return [f"openrlhf.cli.{trainer}", *_flags(_supervised(study, settings, policy, pairs, output) | _PAIRS)]
-
-
 def reward_model(study: Study, policy: Path, pairs: Path | str, eval_pairs: Path, output: Path) -> list[str]:
-    """Return OpenRLHF's ``train_rm`` from the SFT policy's weights."""
-    return [*on_pairs("train_rm", study, study.reward, policy, pairs, output), "--eval.dataset", str(eval_pairs)]
+    """Return OpenRLHF's ``train_rm`` from the SFT policy's weights; several files of pairs with commas."""
+    values = _supervised(study, study.reward, policy, pairs, output)
+    columns = {"data.prompt_key": "prompt", "data.chosen_key": "chosen", "data.rejected_key": "rejected"}
+    return ["openrlhf.cli.train_rm", *_flags(values | columns | {"eval.dataset": eval_pairs})]
 
 
 def ppo(study: Study, run: PPOConfig, policy: Path, reward: Path, prompts: Path, output: Path) -> list[str]:

@@ -36,10 +36,9 @@ for study in "${@:-filters judge sizes rewards selection bandit criteria noise_m
     case $name in
     filters)
         main="none random+updates best_worst+updates best_random+updates learned_weights+updates"
-        others="raft ipo dpo_iterative dpo best_of_n"
-        runs filters --arms $main $others
+        runs filters --arms $main best_of_n
         runs filters --seeds 1 2 --arms $main
-        runs filters --seeds 1 2 --arms $main $others --table
+        runs filters --seeds 1 2 --arms $main best_of_n --table
         ;;
     judge) # accurate at the extremes: errors redrawn in each call, and errors that repeat
         judged="judge_none judge_random+updates judge_best_worst+updates"

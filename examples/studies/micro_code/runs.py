@@ -43,8 +43,6 @@ from examples.micro_code.sampling import Draw, sample_all, score_samples
 from examples.studies.statistics import paired_interval
 
 from .arms import ARMS, config_of, episodes, probe_flags
-from .baselines import BASELINES, Baseline
-from .baselines import train as train_baseline
 from .rewards import REWARD_MODELS, change_pairs
 
 PROBE = 64  # prompts
@@ -77,23 +75,15 @@ class Runs:
         """Return everything that decides a run."""
         whole = self.study.as_dict()
         others = {name: whole[name] for name in ("seed", "task", "model", "sft", "reward", "evaluation")}
-        how = self.config(arm)
-        kind = "ppo" if isinstance(how, PPOConfig) else "baseline"
-        values = asdict(how)
-        if isinstance(how, PPOConfig):
-            # A reward function of the examples is the same one in another checkout.
-            values["flags"] = [Path(flag).name if flag.endswith(".py") else flag for flag in how.flags]
-            values["sample_filter"] = Path(how.sample_filter).name
-        turned = {"reward_model": self.reward} if self.reward != "given" else {}
-        return {"base": others, kind: values, "ppo_seed": seed} | turned
+        values = asdict(self.config(arm))
+        # A file of the examples is the same one in another checkout.
+        values["flags"] = [Path(flag).name if flag.endswith(".py") else flag for flag in values["flags"]]
+        values["sample_filter"] = Path(values["sample_filter"]).name
+        return {"base": others, "ppo": values, "ppo_seed": seed, "reward_model": self.reward}
 
-    def config(self, arm: str) -> PPOConfig | Baseline:
-        """Return the settings of an arm.
-
-        Raises:
-            ValueError: there is no such arm, or no such variant of it.
-        """
-        return BASELINES.get(arm) or config_of(self.study.ppo, arm)
+    def config(self, arm: str) -> PPOConfig:
+        """Return the settings of an arm."""
+        return config_of(self.study.ppo, arm)
 
     def path(self, arm: str, seed: int) -> Path:
         """Return where a run is kept."""
@@ -132,16 +122,12 @@ class Runs:
         order = np.random.default_rng([7, seed]).permutation(len(tasks))  # other prompts for each seed, same for arms
         policy, reward = self.source.path("models", "sft"), self.reward_model()
         study, name, config = replace(self.study, seed=seed), f"{self.name}-{arm}-s{seed}", self.config(arm)
-        if isinstance(config, Baseline):
-            chosen = [tasks[order[i % len(tasks)]] for i in range(config.prompts)]
-            train_baseline(config, replace(self.run, study=study), name, (policy, reward), chosen, directory)
-        else:
-            needed = config.steps * config.rollout_prompts // episodes(config)
-            prompts, probe = directory / "prompts.jsonl", directory / "probe.jsonl"
-            write_rows(prompts, labelled_rows([tasks[order[i % len(tasks)]] for i in range(needed)]))
-            write_rows(probe, labelled_rows(held[:PROBE]))
-            asked = replace(config, flags=config.flags + probe_flags(config, probe))
-            train_on_ray(self.run, name, commands.ppo(study, asked, policy, reward, prompts, directory / "model"))
+        needed = config.steps * config.rollout_prompts // episodes(config)
+        prompts, probe = directory / "prompts.jsonl", directory / "probe.jsonl"
+        write_rows(prompts, labelled_rows([tasks[order[i % len(tasks)]] for i in range(needed)]))
+        write_rows(probe, labelled_rows(held[:PROBE]))
+        asked = replace(config, flags=config.flags + probe_flags(config, probe))
+        train_on_ray(self.run, name, commands.ppo(study, asked, policy, reward, prompts, directory / "model"))
         (directory / "settings.json").write_text(json.dumps(self.settings(arm, seed)))
         (directory / "curves.json").write_text(json.dumps(scalars(directory / "model" / "tensorboard")))
 
@@ -246,22 +232,16 @@ def _mean_of(curves: list[dict[str, list]], tag: str, points: int) -> float | No
     return round(float(np.mean(values)), 4) if values else None
 
 
-def command_line(name: str, about: str | None, arms: Sequence[str]) -> argparse.ArgumentParser:
-    """Return a parser with the flags that all commands on runs have; ``arms`` is the default of ``--arms``."""
-    prog = f"python -m examples.studies.micro_code.{name}"
-    parser = argparse.ArgumentParser(prog, description=about, formatter_class=argparse.RawTextHelpFormatter)
-    add = parser.add_argument
-    add("--base", type=Path, nargs="+", required=True, help="run directories with a policy and a reward model")
-    add("--output", type=Path, required=True, help="where runs are kept; all these commands share them")
-    add("--arms", nargs="+", default=list(arms), help=f"of {', '.join([*ARMS, *BASELINES])}, with +variants")
-    add("--json", type=Path, metavar="FILE", help="write all numbers there, too")
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, evaluate and compare; return 0 when every run ended well."""
-    parser = command_line("runs", __doc__, ["none", "random", "best_worst"])
+    prog = "python -m examples.studies.micro_code.runs"
+    parser = argparse.ArgumentParser(prog, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
+    add("--base", type=Path, nargs="+", required=True, help="run directories with a policy and a reward model")
+    add("--output", type=Path, required=True, help="where runs are kept")
+    arms = ["none", "random", "best_worst"]
+    add("--arms", nargs="+", default=arms, help=f"of {', '.join(ARMS)}, with +variants")
+    add("--json", type=Path, metavar="FILE", help="write all numbers there, too")
     add("--reward", choices=REWARD_MODELS, default="given", help="the reward model of every run, see rewards.py")
     add("--seeds", nargs="+", type=int, default=[1], help="of PPO, on every base")
     add(
