@@ -4,36 +4,15 @@ Nothing here imports OpenRLHF, so that bad arguments are refused within a second
 """
 
 import argparse
-from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import Any
 
 from openrlhf_pf.rollout_log import check_directory
-
-
-class Flag:
-    """A flag as ``argparse`` takes it: its name, its help, and the settings of ``add_argument``."""
-
-    def __init__(self, name: str, help: str, **settings: Any) -> None:
-        self.name, self.settings = name, {"help": help, **settings}
-
-
-def add_group(parser: argparse.ArgumentParser, title: str, description: str, flags: Iterable[Flag]) -> None:
-    """Add flags to OpenRLHF's parser, in a group of their own."""
-    group = parser.add_argument_group(title, description)
-    for flag in flags:
-        group.add_argument(flag.name, **flag.settings)
-
-
-def first_given(args: SimpleNamespace, prefix: str, names: Iterable[str]) -> str | None:
-    """Return the first flag ``--<prefix>_<name>`` that was given, None if none was."""
-    return next((f"--{prefix}_{name}" for name in names if getattr(args, f"{prefix}_{name}") is not None), None)
+from openrlhf_pf.training.flags import batches, data, prompts, reward_models, sample_filter, true_scores
+from openrlhf_pf.training.flags.flag import add_group
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add all flags of PPO training to OpenRLHF's parser."""
-    from openrlhf_pf.training.flags import prompts, reward_models, sample_filter, true_scores
-
     add_group(
         parser,
         "policy filtration (openrlhf_pf)",
@@ -57,8 +36,6 @@ def check_arguments(args: SimpleNamespace) -> None:
     Raises:
         ValueError: one sentence that says what was given, what is allowed and what to do.
     """
-    from openrlhf_pf.training.flags import batches, data, prompts, reward_models, sample_filter, true_scores
-
     sample_filter.check_unused(args)
     prompts.check_drop(args)
     prompts.check_refill(args)

@@ -9,8 +9,8 @@ from typing import Any
 from openrlhf_pf import files
 from openrlhf_pf.rollout_log import check_directory
 from openrlhf_pf.training import flags
-from openrlhf_pf.training.flags import Flag
 from openrlhf_pf.training.flags.data import check_paths
+from openrlhf_pf.training.flags.flag import Flag
 from openrlhf_pf.training.flags.prompts import is_scored_when_generated
 from openrlhf_pf.training.flags.reward_models import check_reward_models
 from openrlhf_pf.training.flags.true_scores import load_reward_func

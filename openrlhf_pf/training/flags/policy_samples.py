@@ -8,7 +8,7 @@ from openrlhf_pf.reliability.read.files import read_table
 from openrlhf_pf.rlp import group_by_prompt
 from openrlhf_pf.rlp.multi_view import Views
 from openrlhf_pf.rlp.samples import COLUMN_NAMES
-from openrlhf_pf.training.flags import Flag, add_group, first_given
+from openrlhf_pf.training.flags.flag import Flag, add_group, first_given
 
 FLAGS = (
     Flag("--policy_samples", "what openrlhf-pf collect wrote; without it, nothing changes", metavar="DIR"),

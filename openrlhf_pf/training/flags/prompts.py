@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from openrlhf_pf.filters.prompts import VARIANCE_SHARE
 from openrlhf_pf.selection import SELECTIONS, build_selection
-from openrlhf_pf.training.flags import Flag, first_given
+from openrlhf_pf.training.flags.flag import Flag, first_given
 
 FLAGS = (
     Flag(

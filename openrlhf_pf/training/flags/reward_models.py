@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from openrlhf_pf.training.flags import Flag
+from openrlhf_pf.training.flags.flag import Flag
 
 FLAGS = (
     Flag(

@@ -14,7 +14,8 @@ from openrlhf_pf.filters import (
     filter_class,
     options_of,
 )
-from openrlhf_pf.training.flags import Flag, first_given, prompts
+from openrlhf_pf.training.flags import prompts
+from openrlhf_pf.training.flags.flag import Flag, first_given
 
 #: Estimators that take a baseline from the other samples of a prompt, so that one sample has none.
 GROUP_ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")

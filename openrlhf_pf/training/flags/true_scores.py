@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from openrlhf_pf import registry
 from openrlhf_pf.filters import LearningFilter, SampleFilter
-from openrlhf_pf.training.flags import Flag, first_given
+from openrlhf_pf.training.flags.flag import Flag, first_given
 from openrlhf_pf.training.flags.prompts import is_scored_when_generated
 from openrlhf_pf.training.flags.sample_filter import LEARNING
 
