@@ -16,7 +16,7 @@ from openrlhf_pf.code_reward import Pool, label_check
 from openrlhf_pf.code_reward.tasks import from_label, humaneval, leetcode, mbpp
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="needs the benchmarks' data beside the repository")
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="needs the benchmarks' data next to the repository")
 
 LINKED_LISTS = {
     "doubleIt": """

@@ -138,7 +138,7 @@ def test_each_question_wants_its_own_answer(pool, problem, body, verdict):
 
 
 def test_a_wrong_answer_ends_a_program_that_hangs_in_the_next():
-    """All are asked for at once, and one look at the end would come too late."""
+    """All are asked for at once, and one check at the end would be too late."""
     problem = replace(CONSTANT, data=CONSTANT.data | {"cases": [([n], {}, n) for n in range(3)]})
     program = "def f(n):\n    while n == 2: pass\n    return 0\n"
     with Pool(1, Limits(cpu_seconds=20, wall_seconds=60), packages=()) as pool:

@@ -204,7 +204,7 @@ def test_a_checker_is_replaced_after_some_programs(pool, monkeypatch):
 
 
 def test_what_is_free_on_pages_that_programs_share_is_found():
-    """Of every size: none takes as many as would be taken where a new pool is not to be told."""
+    """Of every size, the search ends at a new pool and not at its limit."""
     script = "from openrlhf_pf.code_reward.sandbox import worker as w; w._fill_holes(); print(*map(len, w._holes))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     lengths = [int(word) for word in run.stdout.split()]
@@ -239,7 +239,7 @@ def test_an_environment_where_programs_write_or_behind_a_link(tmp_path, monkeypa
             if pool.weaknesses:
                 pytest.skip(f"this kernel grants less than the whole jail: {pool.weaknesses}")
             for name in ("package_below", "package_linked"):
-                for _ in range(2):  # also in the directory that is made anew after the file
+                for _ in range(2):  # also in the directory that is made again after the file
                     result = pool.check(program.format(name), SAME)
                     assert result.passed, result
     finally:

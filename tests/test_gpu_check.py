@@ -22,7 +22,7 @@ def run(*arguments, path="/usr/bin:/bin", python=sys.executable):
 
 
 def with_nvidia_smi(folder, gpus):
-    """A PATH on which nvidia-smi lists so many GPUs."""
+    """A PATH on which nvidia-smi lists this number of GPUs."""
     smi = folder / "nvidia-smi"
     smi.write_text("#!/bin/sh\n" + "".join(f"echo 'GPU {i}: NVIDIA H100 (UUID: {i})'\n" for i in range(gpus)))
     smi.chmod(0o755)

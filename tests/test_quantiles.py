@@ -47,7 +47,7 @@ def test_a_threshold_is_a_quantile_of_this_rollout_and_of_those_before():
     top = filter_of()
     # 0 to 7: place 5.25, so that 6 and 7 pass.
     assert passing(top, [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]]) == [[0] * 4, [0, 0, 1, 1]]
-    # With 10 to 13 beside 0 to 7: place 8.25 of 12 is 10.25.
+    # With 10 to 13 next to 0 to 7: place 8.25 of 12 is 10.25.
     assert passing(top, [[10.0, 11.0, 12.0, 13.0]]) == [[0, 1, 1, 1]]
     assert top.metrics() == {"high": 10.25}
     both = filter_of("top_bottom", low=0.25)

@@ -153,7 +153,7 @@ def test_figures_of_a_rollout():
     assert figures["expected_gain"] == pytest.approx(1 / 12)
 
 
-# ── Worlds ──
+# ── Simulations ──
 
 
 def test_where_chances_stay_the_middle_is_found():
