@@ -109,7 +109,7 @@ def test_a_decided_report_goes_back_into_training(tmp_path):
     assert read_recommendation(tmp_path / "out") == {"name": "best_worst", "keep": 2, "options": {}}
     page = (tmp_path / "out" / "report.html").read_text()
     assert (
-        "Use best_worst, k = 2, if training time is short; otherwise use no filter." in page
+        "Use best_worst, k = 2, to save training time; otherwise use no filter." in page
         and page.count('<tr class="best">') == page.count("</table>") == 2
     )
     assert page.count("recommended") == 1

@@ -126,7 +126,7 @@ def test_a_decided_choice_is_significant_and_says_what_to_type():
     assert (advice.decided, advice.strategy, advice.keep, advice.answer) == (True, "best_worst", 2, "filter")
     assert advice.confidence > 0.97 and all(c["told_apart"] for c in advice.comparisons)
     text, (_, filters, following) = text_of(advice, found.analysed[0]), answers_of(found.analysed[0])
-    assert filters.short == "Use best_worst, k = 2, if training time is short; otherwise use no filter"
+    assert filters.short == "Use best_worst, k = 2, to save training time; otherwise use no filter"
     assert "more than training on all responses" in text and "does not say how training ends" in text
     assert "--sample_filter best_worst --sample_filter_keep 2" in following.sentences[0]
 

@@ -128,7 +128,7 @@ def headline_of(r: Recommendation, a: Analysed) -> str:
         if r.lead is None:
             return f"{use}."
         if r.lead < 0:
-            return f"{use}, if training time is short; otherwise use no filter."
+            return f"{use}, to save training time; otherwise use no filter."
         return f"{use}, if the reward is noisy between scorings; with a deterministic reward model it only saves time."
     if r.reason == decisions.DISAGREE:
         return f"No filter yet: {_disagreement(a)}."
