@@ -57,18 +57,18 @@ def test_the_best_strategy_is_found_in_a_world_like_the_papers_at_300_prompts():
     assert {f.answer for f in found} <= {"filter", "time only"}
 
 
-@pytest.mark.parametrize("world", ["difficulty only", "useless"])
-def test_no_filter_is_recommended_where_the_reward_says_nothing_within_a_prompt(world):
-    found = [recommended(plant(world, 300, 8, seed), (), seed) for seed in range(40)]
+@pytest.mark.parametrize("setting", ["difficulty only", "useless"])
+def test_no_filter_is_recommended_where_the_reward_says_nothing_within_a_prompt(setting):
+    found = [recommended(plant(setting, 300, 8, seed), (), seed) for seed in range(40)]
     assert sum(f.decided for f in found) <= 2
     assert next(f for f in found if not f.decided).answer == "no help"
 
 
-@pytest.mark.parametrize("world", ["offsets", "offsets against difficulty"])
-def test_right_within_prompts_is_called_good_whatever_the_offsets(world):
+@pytest.mark.parametrize("setting", ["offsets", "offsets against difficulty"])
+def test_right_within_prompts_is_called_good_whatever_the_offsets(setting):
     good = 0
     for seed in range(40):
-        checkpoint, bootstrap = plant(world, 300, 8, seed), Bootstrap(300, 200, seed)
+        checkpoint, bootstrap = plant(setting, 300, 8, seed), Bootstrap(300, 200, seed)
         strategies = strategies_for(checkpoint, PAPERS)
         results = evaluate(checkpoint, strategies, bootstrap, whole=False)
         verdict = verdict_of(summarize(results[0], bootstrap, 0.95)["pairwise_accuracy"])
@@ -332,7 +332,7 @@ def test_a_falling_reliability_is_seen_and_a_steady_one_is_not():
 
 
 def pairs_right(shares, n_prompts, seed):
-    """A window a share: of so many prompts, a right and a wrong response each, ranked right with this chance."""
+    """One window per share: this number of prompts with a right and a wrong response each, ranked right with this chance."""
     rng = np.random.default_rng(seed)
     step = np.repeat(np.arange(len(shares)), n_prompts)
     score = np.tile([1.0, 0.0], (len(step), 1))

@@ -150,9 +150,9 @@ def test_ranks_are_recommended_where_they_clearly_win():
     assert all(c["told_apart"] for c in found[0].comparisons)
 
 
-@pytest.mark.parametrize("world", ["noise in the middle", "right everywhere", "useless", "difficulty only"])
-def test_named_filters_stay_where_ranks_are_no_better(world):
-    checkpoints = [plant(world, 300, 8, seed) for seed in range(30)]
+@pytest.mark.parametrize("setting", ["noise in the middle", "right everywhere", "useless", "difficulty only"])
+def test_named_filters_stay_where_ranks_are_no_better(setting):
+    checkpoints = [plant(setting, 300, 8, seed) for seed in range(30)]
     found = [recommended(c, seed=seed) for seed, c in enumerate(checkpoints)]
     assert not any(f.strategy == "rank_weights" for f in found)
     for seed in range(3):
@@ -209,9 +209,7 @@ def test_the_report_shows_them_with_the_other_strategies(analysis, tmp_path):
 
 
 def arguments(path, **changes):
-    flags = dict.fromkeys(
-        "keep mode options baseline rank_by probe probe_every probe_score log".split()
-    )
+    flags = dict.fromkeys("keep mode options baseline rank_by probe probe_every probe_score log".split())
     values = {f"sample_filter_{flag}": value for flag, value in flags.items()}
     given = {"sample_filter": "auto", "sample_filter_report": str(path), "prompt_selection": "none", **values}
     return SimpleNamespace(**{**given, "rollout.n_samples_per_prompt": 6, **changes})

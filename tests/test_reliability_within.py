@@ -82,9 +82,9 @@ def test_within_spearman_is_scipys_where_there_is_one_prompt():
 
 
 def test_the_split_finds_what_was_planted():
-    # Variance of z: .5 between, .5 within; of the offset world 4 between and .5 within.
-    for world, share in (("right everywhere", 0.5), ("offsets", 8 / 9), ("useless", 0.0)):
-        checkpoint = plant(world, 4000, 4)
+    # Variance of z: .5 between, .5 within; of the offset setting 4 between and .5 within.
+    for setting, share in (("right everywhere", 0.5), ("offsets", 8 / 9), ("useless", 0.0)):
+        checkpoint = plant(setting, 4000, 4)
         found = within.split_variance(checkpoint, within.deviations_of(checkpoint))
         assert found.reward_between == pytest.approx(share, abs=0.02)
     assert found.correlation_within == pytest.approx(0.0, abs=0.03)
@@ -206,16 +206,16 @@ def test_units_of_a_dominating_prompt_are_few():
 # ── The three answers ──
 
 
-@pytest.mark.parametrize("world", ["offsets", "offsets against difficulty"])
-def test_right_within_prompts_is_called_right_whatever_the_offsets(world):
+@pytest.mark.parametrize("setting", ["offsets", "offsets against difficulty"])
+def test_right_within_prompts_is_called_right_whatever_the_offsets(setting):
     names = ("none", "best_worst")
     for seed in range(10):
         analysis = analyse_rollouts(
-            Rollouts([plant(world, 300, 8, seed)]), Settings(repetitions=100, strategies=names)
+            Rollouts([plant(setting, 300, 8, seed)]), Settings(repetitions=100, strategies=names)
         )
         ranking, _, _ = answers_of(analysis.analysed[0])
         assert ranking.short == "Yes, nearly always" and "100.0% of pairs" in ranking.sentences[0]
-        if world == "offsets against difficulty":
+        if setting == "offsets against difficulty":
             assert any("R² over all samples looks bad (-0." in line for line in ranking.sentences)
 
 
@@ -228,10 +228,10 @@ def test_one_that_knows_only_difficulty_is_told_so():
 
 
 def test_every_planted_world_has_its_score_rate_and_shape():
-    for world in SETTINGS:
-        checkpoint = plant(world, 3000, 4, score_rate=0.2)
+    for setting in SETTINGS:
+        checkpoint = plant(setting, 3000, 4, score_rate=0.2)
         assert checkpoint.reward.shape == checkpoint.score.shape == (3000, 4) and checkpoint.known.all()
-        if "wrong" not in world:
+        if "wrong" not in setting:
             assert checkpoint.score.mean() == pytest.approx(0.2, abs=0.02)
 
 

@@ -136,41 +136,31 @@ def _read(paths: Sequence[str], warnings: list[str]) -> pa.Table:
 
 def _estimate_accuracies(orders: Mapping[str, Order], n_texts: int) -> dict[str, Any]:
     """Return ``accuracy``, ``lead`` and ``verdict`` as :func:`make_report` takes them."""
-    from openrlhf_pf.reliability.measures.bootstrap import Bootstrap, interval
+    from openrlhf_pf.reliability.measures.bootstrap import Bootstrap, as_values, effective_units, interval
     from openrlhf_pf.reliability.recommend.verdict import verdict_of
 
     if not orders:
         return {"accuracy": None, "lead": None, "verdict": "unknown"}
     bootstrap = Bootstrap(n_texts, REPETITIONS)
-    found, draws = {}, {}
+    found, shares = {}, {}
     for kind, order in orders.items():
-        number, right, wrong, equal = np.array(order, float).reshape(-1, 4).T
-        number, total = number.astype(int), right.sum() + wrong.sum() + equal.sum()
-        sums = bootstrap.resample(bootstrap.table(bootstrap.block[number], [right, wrong]))[1:, 0]
-        estimate = right.sum() / (right.sum() + wrong.sum()) if (right + wrong).any() else np.nan
+        number, *columns = np.array(order, float).reshape(-1, 4).T
+        number, total = number.astype(int), sum(column.sum() for column in columns)
+        sums = bootstrap.resample(bootstrap.table(bootstrap.block[number], columns[:2])[:, 0])
         with np.errstate(invalid="ignore"):
-            draws[kind] = sums[:, 0] / sums.sum(axis=1)
-        weights = np.bincount(number, right + wrong, minlength=1)
-        units = weights.sum() ** 2 / (weights**2).sum() if weights.any() else 0.0
+            shares[kind] = sums[:, 0] / sums.sum(axis=1)
+        estimate, draws = shares[kind][0], shares[kind][1:]
+        weights = np.bincount(number, columns[0] + columns[1], minlength=1)
+        ends = interval(estimate, draws, "share", bootstrap.n_blocks, 0.95, effective_units(weights))
+        names = zip(("right", "wrong", "equal"), columns)
         found[kind] = {
-            "accuracy": _name_ends(
-                estimate, *interval(estimate, draws[kind], "share", bootstrap.n_blocks, 0.95, units)
-            ),
-            **{
-                name: float(x.sum() / total) if total else None
-                for name, x in (("right", right), ("wrong", wrong), ("equal", equal))
-            },
+            "accuracy": as_values(estimate, *ends),
+            **{name: float(column.sum() / total) if total else None for name, column in names},
             "prompts": int((weights > 0).sum()),
         }
-    one, other = (found[kind]["accuracy"]["estimate"] for kind in ("spg", "ranked"))
-    lead = np.nan if one is None or other is None else one - other
-    ends = interval(lead, draws["spg"] - draws["ranked"], "plain", bootstrap.n_blocks, 0.95)
-    return {"accuracy": found, "lead": _name_ends(lead, *ends), "verdict": verdict_of(found["spg"]["accuracy"])}
-
-
-def _name_ends(estimate: float, low: float, high: float) -> dict[str, float | None]:
-    values = {"estimate": estimate, "low": low, "high": high}
-    return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
+    leads = shares["spg"] - shares["ranked"]
+    lead = as_values(leads[0], *interval(leads[0], leads[1:], "plain", bootstrap.n_blocks, 0.95))
+    return {"accuracy": found, "lead": lead, "verdict": verdict_of(found["spg"]["accuracy"])}
 
 
 def _log(text: str) -> None:

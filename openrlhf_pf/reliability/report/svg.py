@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: Name of a colour to its light and its dark value. Text reaches a contrast of 4.5, series of 3, on ``page`` and
-#: ``card``; series can be told apart with any colour vision (after Okabe and Ito).
+#: ``card``; series can be distinguished with any colour vision (after Okabe and Ito).
 PALETTE = {
     "page": ("#f6f6f3", "#131519"),
     "card": ("#ffffff", "#1c1f25"),
