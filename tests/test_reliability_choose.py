@@ -332,7 +332,7 @@ def test_a_falling_reliability_is_seen_and_a_steady_one_is_not():
 
 
 def pairs_right(shares, n_prompts, seed):
-    """One window per share: this number of prompts with a right and a wrong response each, ranked right with this chance."""
+    """One window per share: prompts with a right and a wrong response each, ranked right with this chance."""
     rng = np.random.default_rng(seed)
     step = np.repeat(np.arange(len(shares)), n_prompts)
     score = np.tile([1.0, 0.0], (len(step), 1))

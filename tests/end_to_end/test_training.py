@@ -130,7 +130,9 @@ def test_every_batch_strategy_async_with_a_reward_function_that_fails_for_some(s
 
 def test_every_batch_strategy_resampled_with_all_models_on_one_gpu_in_an_initialised_driver(stack, tmp_path):
     """Draws repeat samples: a sample goes forward once and trains as often as it was drawn."""
-    driver = "import ray; ray.init(); from openrlhf_pf.training.startup.launch import main; main(); print('DRIVER CONTINUES')"
+    driver = (
+        "import ray; ray.init(); from openrlhf_pf.training.startup.launch import main; main(); print('STILL HERE')"
+    )
     run = stack.train(
         tmp_path / "run",
         32,
@@ -139,7 +141,7 @@ def test_every_batch_strategy_resampled_with_all_models_on_one_gpu_in_an_initial
         f"--reward.model_name_or_path {stack.reward}",
         entry=("-c", driver),
     )
-    assert "DRIVER CONTINUES" in run.log
+    assert "STILL HERE" in run.log
     assert run.samples("RewardModelActor", "forward") == 32 * 4
     log = steps_of(tmp_path / "run")
     for rows, name in zip(log.values(), BATCH):

@@ -507,7 +507,7 @@ def test_every_reward_model_scores_every_sample_and_the_filter_sees_them():
     assert maker.reward_model_group.models == [None, "upside"], "the main model scores once"
     models = maker.rollout.model_rewards
     assert models.shape == (2, 1, 4) and sorted(models[0, 0].tolist()) == [10, 25, 30, 45]
-    # Ranks by main 0 1 2 3, by -|token - 28|: -18 -3 -2 -17: 0 2 3 1: sample 10 is the one to which both give the same rank.
+    # Ranks by main 0 1 2 3, by -|token - 28|: -18 -3 -2 -17: 0 2 3 1: both agree on sample 10 alone.
     assert trained_tokens(experiences) == [10]
     assert [float(s.rewards) for s in samples] == [10, 25, 30, 45]
     assert maker.metrics["filter/ensemble_spread"] > 0
