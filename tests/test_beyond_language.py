@@ -183,5 +183,5 @@ def test_criteria_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(criteria, "PROBE", 2)
     monkeypatch.setattr(criteria, "N_SAMPLES", (4,))
     found = criteria.run(2, at=(2, 4))
-    assert found["all"]["worlds"] == 4 and found["all"]["spearman"] == found["shared, adam"]["spearman"]
+    assert found["all"]["problems"] == 4 and found["all"]["spearman"] == found["shared, adam"]["spearman"]
     assert "always best_worst" in tables.tables_of(found)

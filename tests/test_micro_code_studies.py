@@ -45,9 +45,9 @@ def test_an_arm_and_its_variants_change_what_they_name():
     assert both.actor_updates(16) == 2 * arms.config_of(base, "random").actor_updates(16) == 52
     assert arms.config_of(base, "ranks_2_4").weights == (0, 1, 0, 1, 0)
     assert arms.config_of(base, "judge_none").flags[1] == arms.JUDGES["judge"]
-    everything, some = arms.config_of(base, "none+n8"), arms.config_of(base, "random+k4+n8")
-    assert (everything.samples, everything.keep) == (8, 8)
-    assert (some.samples, some.keep, some.weights) == (8, 4, (1.0,) * 8)
+    everything, some = arms.config_of(base, "none+n16"), arms.config_of(base, "random+n16")
+    assert (everything.samples, everything.keep) == (16, 16)
+    assert (some.samples, some.keep, some.weights) == (16, 2, (1.0,) * 16)
     assert arms.probe_flags(plain, Path("p")) == () != arms.probe_flags(arms.config_of(base, "adaptive"), Path("p"))
 
 
@@ -166,7 +166,7 @@ def test_arms_are_paired_over_seeds_and_tasks(made):
         plant(made, "random", seed, rng.random((300, 8)) < easy * 0.8)
     plant(made, "best_worst", 1, np.ones((300, 8), bool))
     none, random, best = runs.compare([made], ["none", "random", "best_worst"], [1, 2, 3])
-    assert (none["cells"], random["cells"], best["cells"]) == (2, 2, 1)
+    assert (none["runs"], random["runs"], best["runs"]) == (2, 2, 1)
     assert none["difference"] == 0 and none["kl"] == 0.375 and none["by_step"][8] == 0
     assert none["step_seconds"] == 3 and none["informative"] is None
     low, high = random["interval"]
@@ -179,7 +179,7 @@ def test_arms_are_paired_over_bases_and_compared_at_equal_updates(made, tmp_path
         plant(base, "none", 1, np.full((300, 8), level))
         plant(base, "random", 1, np.full((300, 8), level + 0.1))
     none, random = runs.compare(bases, ["none", "random"], [1])
-    assert none["by_cell"] == [0.2, 0.8] and random["difference"] == pytest.approx(0.1)
+    assert none["by_run"] == [0.2, 0.8] and random["difference"] == pytest.approx(0.1)
     assert random["interval"] == pytest.approx((0.1, 0.1))
     # random takes 2 updates a step, none 5: its end is compared with step 8, where planted scores are 0.
     assert none["to_first_after_step"] == 12 and random["to_first_after_step"] == 8
@@ -194,7 +194,7 @@ def test_seeds_of_one_base_do_not_count_as_bases(made, tmp_path):
             plant(base, "none", seed, np.full((300, 8), 0.4))
             plant(base, "random", seed, np.full((300, 8), 0.4 + gain))
     _, random = runs.compare(bases, ["none", "random"], seeds)
-    assert random["cells"] == 20 and random["interval"] == pytest.approx((0, 0.2))
+    assert random["runs"] == 20 and random["interval"] == pytest.approx((0, 0.2))
 
 
 def test_figure_and_table_show_the_compared_numbers(made, tmp_path, capsys):

@@ -25,8 +25,8 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def logs(alpha: float, beta: float, n: int, cells: int) -> tuple[Tensor, Tensor]:
-    return tuple(torch.full((n, cells), math.log(x)) for x in (alpha, beta))
+def logs(alpha: float, beta: float, n: int, points: int) -> tuple[Tensor, Tensor]:
+    return tuple(torch.full((n, points), math.log(x)) for x in (alpha, beta))
 
 
 # ── Masks ──
@@ -47,11 +47,11 @@ def test_samples_are_beta_distributed_and_never_at_the_ends() -> None:
 
 
 def test_a_mask_is_enlarged_then_blurred() -> None:
-    cells = torch.zeros(1, 16)
-    cells[0, 0] = 1.0  # the upper left 2 x 2 pixels
-    sharp, soft = as_mask(cells, blur=1), as_mask(cells, blur=3, sigma=1.0)
+    points = torch.zeros(1, 16)
+    points[0, 0] = 1.0  # the upper left 2 x 2 pixels
+    sharp, soft = as_mask(points, blur=1), as_mask(points, blur=3, sigma=1.0)
     assert sharp[0, 0, :2, :2].eq(1).all() and sharp.sum() == 4
-    # weights 1, exp(-1/2) on either side: .4519, .2741; the third column touches the cell with .2741, the fourth not
+    # weights 1, exp(-1/2) on either side: .4519, .2741; the third column touches the point with .2741, the fourth not
     assert soft[0, 0, 0].tolist() == pytest.approx([1, 0.7259, 0.2741, 0, 0, 0, 0, 0], abs=1e-4)
     assert soft[0, 0, 2, 2].item() == pytest.approx(0.2741**2, abs=1e-4)
     assert as_mask(torch.full((2, 9), 0.3)).flatten().tolist() == pytest.approx([0.3] * 128)
@@ -76,16 +76,16 @@ def test_parameters_are_the_base_s_and_a_tenth_of_the_heads_and_the_base_follows
 # ── Gradients ──
 
 
-def scores(objective: Callable[[Tensor], Tensor], alpha: float, beta: float, n: int, cells: int) -> tuple:
-    """Samples (n, K), and derivatives of the objective of log-densities by log alpha and log beta of all cells."""
-    a, b = (x.requires_grad_() for x in logs(alpha, beta, n, cells))
+def scores(objective: Callable[[Tensor], Tensor], alpha: float, beta: float, n: int, points: int) -> tuple:
+    """Samples (n, K), and derivatives of the objective of log-densities by log alpha and log beta of all points."""
+    a, b = (x.requires_grad_() for x in logs(alpha, beta, n, points))
     m = sample(a, b, rng())
     gradients = torch.autograd.grad(objective(log_density(m, a, b)).sum(), [a, b])
     return m, *(g.sum(dim=1).double() for g in gradients)
 
 
 @pytest.mark.parametrize(
-    ("alpha", "beta", "cells", "mean"),
+    ("alpha", "beta", "points", "mean"),
     [
         (1.65, 1.65, 1, 0),
         (1.65, 1.65, 2, 0.034),
@@ -96,12 +96,12 @@ def scores(objective: Callable[[Tensor], Tensor], alpha: float, beta: float, n: 
     ],
 )
 def test_the_score_of_a_sum_of_densities_is_biased_and_that_of_a_mask_is_not(
-    alpha: float, beta: float, cells: int, mean: float
+    alpha: float, beta: float, points: int, mean: float
 ) -> None:
-    _, biased, _ = scores(lambda log_p: log_p.logsumexp(dim=1), alpha, beta, 200_000, cells)
+    _, biased, _ = scores(lambda log_p: log_p.logsumexp(dim=1), alpha, beta, 200_000, points)
     # By alpha itself: d / d alpha = (d / d log alpha) / alpha.
     assert biased.mean().item() / alpha == pytest.approx(mean, abs=0.005)
-    _, right, _ = scores(lambda log_p: log_p.sum(dim=1), alpha, beta, 200_000, cells)
+    _, right, _ = scores(lambda log_p: log_p.sum(dim=1), alpha, beta, 200_000, points)
     assert abs(right.mean().item()) < 3 * right.std().item() / 200_000**0.5
 
 
@@ -116,10 +116,10 @@ def test_who_gets_a_gradient(name: str) -> None:
     torch.manual_seed(0)
     again, twin = build(), MaskPolicy(4)
     a, b = twin(images)
-    cells = sample(a, b, rng())
-    assert a.requires_grad and not cells.requires_grad  # so that the policy has none through the classifier
-    functional.cross_entropy(again(images * as_mask(cells)), batch.labels).backward()
-    factor = 1.0 if name == "reinforce" else log_density(cells, a, b).logsumexp(dim=1).mean().item()
+    points = sample(a, b, rng())
+    assert a.requires_grad and not points.requires_grad  # so that the policy has none through the classifier
+    functional.cross_entropy(again(images * as_mask(points)), batch.labels).backward()
+    factor = 1.0 if name == "reinforce" else log_density(points, a, b).logsumexp(dim=1).mean().item()
     assert factor == 1.0 or factor > 2
     for mine, its in zip(classifier.parameters(), again.parameters()):
         assert torch.allclose(mine.grad, factor * its.grad, atol=1e-6)
@@ -130,7 +130,7 @@ def test_who_gets_a_gradient(name: str) -> None:
 
 
 def taught(name: str, loss: Callable[[Tensor], Tensor], images: Tensor, conditional: bool = True, start=None) -> list:
-    """Mean of a cell of each image before and after 500 steps on a loss of masks (B, 1, H, H)."""
+    """Mean of a point of each image before and after 500 steps on a loss of masks (B, 1, H, H)."""
     torch.manual_seed(0)
     policy, luck = MaskPolicy(2, conditional), rng()
     if start is not None:
@@ -145,9 +145,9 @@ def taught(name: str, loss: Callable[[Tensor], Tensor], images: Tensor, conditio
         a, b = policy(images)
         if step % 500 == 0:
             found.append((a.exp() / (a.exp() + b.exp())).mean(dim=1).detach())
-        cells = sample(a, b, luck)
+        points = sample(a, b, luck)
         optimizer.zero_grad()
-        OBJECTIVES[name](log_density(cells, a, b), loss(as_mask(cells))).backward()
+        OBJECTIVES[name](log_density(points, a, b), loss(as_mask(points))).backward()
         optimizer.step()
     return found
 

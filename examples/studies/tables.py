@@ -21,17 +21,17 @@ def show(interval: Sequence[float]) -> str:
 def table(head: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
     """Return a Markdown table, a row a name."""
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join([name, *cells]) + " |" for name, cells in rows.items())]) + "\n"
+    return "\n".join([*lines, *("| " + " | ".join([name, *values]) + " |" for name, values in rows.items())]) + "\n"
 
 
 def of_runs(rows: Sequence[dict[str, Any]]) -> str:
     """Return the table of micro_code/runs.py: an arm's pass@1, and its difference from the first arm."""
-    cells = {}
+    lines = {}
     for row in rows:
         difference = show([row["difference"], *row["interval"]])
         kl = "-" if row["kl"] is None else f"{row['kl']:.3f}"
-        cells[row["arm"]] = [str(row["cells"]), str(row["updates"]), f"{row['pass_at_1']:.3f}", difference, kl]
-    return table(["arm", "runs", "updates", "pass@1", f"minus {rows[0]['arm']}", "KL"], cells)
+        lines[row["arm"]] = [str(row["runs"]), str(row["updates"]), f"{row['pass_at_1']:.3f}", difference, kl]
+    return table(["arm", "runs", "updates", "pass@1", f"minus {rows[0]['arm']}", "KL"], lines)
 
 
 def is_interval(value: Any) -> bool:
@@ -59,7 +59,7 @@ def tables_of(found: Any) -> str:
         grids.setdefault(", ".join(title), {}).setdefault(row, {})[column] = show(interval)
     parts = []
     for title, rows in grids.items():
-        columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
+        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
         parts.append(
             table([title, *columns], {n: [c.get(column, "-") for column in columns] for n, c in rows.items()})
         )

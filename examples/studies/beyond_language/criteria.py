@@ -94,7 +94,7 @@ def summarise(found: dict[str, Any], at: Sequence[int] = AT) -> dict[str, Any]:
     equal_k = {n: [rank_correlation(v[:, EQUAL_K], r[:, EQUAL_K]) for r in final] for n, v in before.items()}
     tables = {"spearman": spearman, "spearman, arms of equal k": equal_k, "regret": regrets}
     tables["gain over start"] = {arm: [r[:, i] - found["start"] for r in final] for i, arm in enumerate(ARMS)}
-    return {"worlds": len(found["start"]), "at": list(at)} | {  # problems; the name in the file of results
+    return {"problems": len(found["start"]), "at": list(at)} | {
         title: {name: [mean_interval(column) for column in columns] for name, columns in rows.items()}
         for title, rows in tables.items()
     }

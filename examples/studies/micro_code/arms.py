@@ -72,12 +72,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "updates": {"batch_size": 32, "micro_batch_size": 32},
     "rloo": {"flags": _RLOO},
     "group": {"flags": _RLOO + _GROUP_BASELINE},
-    "lr2": {"learning_rate": 6e-4},
     "kl.1": {"kl": 0.1},
-    "hard": {"learning_rate": 6e-4, "kl": 0.001, "save_every": 2},
-    "n8": {"samples": 8},
     "n16": {"samples": 16},
-    "k4": {"keep": 4},
     "best_worst": {
         "sample_filter": "best_worst",
         "keep": 2,

@@ -209,9 +209,9 @@ def compare(bases: Sequence[Runs], arms: Sequence[str], seeds: Sequence[int]) ->
         rows.append(
             {
                 "arm": arm,
-                "cells": len(both),  # runs; the name in the files of results
+                "runs": len(both),
                 "pass_at_1": float(mine.mean()),
-                "by_cell": [round(float(x), 4) for x in mine.mean(axis=1)],
+                "by_run": [round(float(x), 4) for x in mine.mean(axis=1)],
                 "by_step": {s: round(float(np.mean([steps[s] for steps in by_step])), 4) for s in shared},
                 "difference": float(away.mean()),
                 "interval": paired_interval(away, studies),
