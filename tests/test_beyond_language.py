@@ -166,11 +166,6 @@ def test_rank_correlation_regret_and_interval() -> None:
     assert (mean, low, high) == (0.495, pytest.approx(0.495 - 0.0566, abs=0.005), pytest.approx(0.5516, abs=0.005))
 
 
-def test_value_at_equal_reward() -> None:
-    run = {"reward": np.array([[0.0], [1.0], [0.5], [2.0]]), "value": np.array([[0.0], [0.4], [0.9], [0.8]])}
-    assert bandit.at_reward(run, np.array([0.5])).tolist() == pytest.approx([0.2])
-
-
 def test_bandit_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     bandit.main(["--seeds", "2", "--steps", "20", "--output", str(tmp_path / "bandit.json")])
     results = json.loads((tmp_path / "bandit.json").read_text())

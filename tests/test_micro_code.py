@@ -115,11 +115,6 @@ def test_a_long_computation_is_stopped():
     assert score.run(slow, INPUTS["int"]) is None
 
 
-@pytest.mark.parametrize("got, expected", [(True, 1), (1.0, 1), ([1, True], [1, 1]), ([1], (1,)), ([1, 2], [1])])
-def test_equality_is_strict_about_types(got, expected):
-    assert not score._same(got, expected)
-
-
 def test_scores_keep_the_order_of_the_items_with_repeats():
     wrong = "def f(n):\n    return n"
     items = [(REFERENCE, REFERENCE, "int"), (wrong, REFERENCE, "int")] * 3
@@ -210,13 +205,6 @@ def test_override_changes_one_setting_of_a_copy():
 def test_override_refuses_in_one_sentence(assignment, message):
     with pytest.raises(ValueError, match=message):
         override(PRESETS["quickstart"], [assignment])
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_give_whole_batches(name):
-    for run in PRESETS[name].ppo_runs().values():
-        assert run.rollout_prompts * run.keep % run.batch_size == 0 and run.batch_size % run.micro_batch_size == 0
-        assert run.steps % run.save_every == 0
 
 
 def test_the_task_needs_no_training_stack():
@@ -320,18 +308,6 @@ def test_the_verdict_on_the_filter_follows_each_interval():
     assert "34 updates of the actor instead of 85 and 33% fewer seconds a step, and lost pass@1" in saved
     slower = verdict(summary_of(intervals=dict.fromkeys(MEASURES, (0.01, 0.1)), seconds=(3.0, 2.0)))
     assert "50% more seconds a step, and gained pass@1" in slower
-
-
-@pytest.mark.parametrize("last, interval, words", [(1.0, (-0.2, -0.1), "shows"), (1.0, (0.1, 0.2), "does not show")])
-def test_over_optimisation_needs_a_rising_reward_and_a_falling_score(last, interval, words):
-    summary = summary_of()
-    summary["policies"]["overoptimised"] = {
-        "reward_first": 0.0,
-        "reward_last": last,
-        "pass_at_1": 0.3,
-        "gain_interval": interval,
-    }
-    assert f"it {words} over-optimisation" in verdict(summary).splitlines()[-1]
 
 
 def test_the_runs_differ_in_the_filter_alone():

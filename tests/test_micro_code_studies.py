@@ -60,17 +60,6 @@ def test_every_arm_trains_whole_batches_of_kept_samples(name):
     assert config.keep == config.samples or config.sample_filter != "none"
 
 
-def test_arms_with_code_as_the_reward_have_equal_rollouts():
-    base = PPOConfig(steps=16)
-    uniform = arms.config_of(base, "code_uniform")
-    assert arms.episodes(uniform) == 5 and arms.episodes(base) == 1
-    for name in (arm for arm in arms.ARMS if arm.startswith("code_")):
-        config = arms.config_of(base, name)
-        assert (config.steps, config.rollout_prompts, config.samples) == (20, 40, 8)
-    filtered = arms.config_of(base, "code_vade+best_worst")
-    assert filtered.actor_updates(20) == uniform.actor_updates(20) and filtered.flags[-1] == "group"
-
-
 @pytest.mark.parametrize(
     "name, message", [("nome", "no arm 'nome'"), ("none+lr", "no variant 'lr'"), ("judge_top", "no arm 'judge_top'")]
 )
