@@ -1,4 +1,4 @@
-"""HumanEval and LeetCode Contest as they stand: what is right passes, what is not does not, whatever it does to get
+"""HumanEval and LeetCode Contest: what is right passes, what is not does not, whatever it does to get
 there.
 """
 
@@ -134,7 +134,7 @@ def {name}(*arguments, **named):
 
 
 @pytest.mark.parametrize("way", [NAME_THIEF, FORM_READER], ids=["name thief", "form reader"])
-def test_nobody_passes_by_names_or_forms(pool, human_eval, contest, way):
+def test_no_program_passes_by_names_or_forms(pool, human_eval, contest, way):
     programs = [(way.format(name=row["entry_point"]), task.problem) for task, row in human_eval]
     methods = [re.findall(r"my_solution\.(\w+)\(", row["test"])[0] for _, row in contest]
     classes = [

@@ -23,6 +23,8 @@ def results():
             except ValueError as error:
                 found.append(error)
                 continue
+            if not isinstance(case["label"], str):
+                assert from_label(json.dumps(case["label"])).problem.encoded == task.problem.encoded
             found.append(pool.submit(task.program(case["answer"]), task.problem))
         yield found
 

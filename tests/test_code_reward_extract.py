@@ -354,3 +354,45 @@ def test_no_parser_touches_an_answer(monkeypatch):
 
     monkeypatch.setattr(ast, "parse", refuse)
     assert extract_code("```python\ndef f(n):\n    return n\nx = (", "f").strip() == "def f(n):\n    return n"
+
+
+ADD = "def add(a, b):\n    return a + b"
+WRONG = "def add(a, b):\n    return a - b"
+
+
+@pytest.mark.parametrize(
+    "answer, code",
+    [
+        (ADD, ADD),
+        (f"```python\n{ADD}\n```", ADD),
+        (f"Sure!\n\n```py\n{ADD}\n```\nIt adds.", ADD),
+        (f"~~~\n{ADD}\n~~~", ADD),
+        (f"Here:\n```python\n{ADD}", ADD),  # the fence was cut off
+        (f"```python\n{ADD}\nprint(add(1,", ADD),  # and so was a statement
+        (f"```python\n{WRONG}\n```\nNo, better:\n```python\n{ADD}\n```", ADD),
+        (f"```python\n{ADD}\n```\nUse it so:\n```python\nprint(add(1, 2))\n```", ADD),
+        (f"```bash\npip install x\n```\n```python\n{ADD}\n```\n```\n3\n```", ADD),
+        (f"```python\nimport math\n```\nThen\n```python\n{ADD}\n```", f"import math\n\n{ADD}"),
+        (f"The function is simple.\n\n{ADD}\n", ADD),
+        (f"<think>def add(a, b): hm\n```python\n{WRONG}\n```</think>\n```python\n{ADD}\n```", ADD),
+        (f"```python\r\n{ADD}\r\n```".replace("\n", "\r\n").replace("\r\r", "\r"), ADD),
+        ("    return a + b\n", "    return a + b"),
+        ("", ""),
+        ("I cannot help with that.", "I cannot help with that."),
+    ],
+)
+def test_the_code_in_an_answer(answer, code):
+    assert extract_code(answer, "add").strip("\n") == code
+
+
+@pytest.mark.parametrize(
+    "query, prompt, response",
+    [
+        ("What?def f(): 0", "What?", "def f(): 0"),
+        ("<|im_start|>user\nWhat?<|im_end|>\nyes<|im_end|>", "<|im_start|>user\nWhat?<|im_end|>\n", "yes"),
+        ("<s> What? yes</s>", "What?", " yes"),
+        ("something else", "What?", "something else"),
+    ],
+)
+def test_the_response_in_a_query(query, prompt, response):
+    assert response_of(query, prompt) == response

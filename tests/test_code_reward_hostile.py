@@ -73,7 +73,7 @@ def test_the_program_fools_a_naive_runner(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_program_scores_nothing_and_harms_nobody(pool, name):
+def test_a_hostile_program_scores_nothing_and_harms_no_other(pool, name):
     result = pool.check(HOSTILE[name], FUNCTION)
     assert result.reward == 0.0, result
     after = pool.check(SOLUTION, FUNCTION, PATIENT)
@@ -255,7 +255,7 @@ SECCOMP_ALONE = {
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_is_left_of_the_jail_still_holds(bait, without, open_doors, caplog):
+def test_the_rest_of_the_jail_still_holds(bait, without, open_doors, caplog):
     before = descendants(os.getpid())
     with Pool(1, LIMITS, packages=(), without=without) as pool:
         # Landlock is not needed where the file system is its own.

@@ -20,42 +20,6 @@ def check(pool, program, label=SUM):
 
 
 @pytest.mark.parametrize(
-    "program",
-    [
-        PRINT.format("input()"),
-        PRINT.format("open(0).read()"),
-        PRINT.format("open('/dev/stdin').read()"),
-        PRINT.format("__import__('pathlib').Path('/dev/stdin').read_text()"),
-        PRINT.format("__import__('os').read(0, 1 << 20)"),
-        PRINT.format("__import__('sys').stdin.buffer.readline()"),
-        PRINT.format("next(__import__('fileinput').input())"),
-        PRINT.format("__import__('io').TextIOWrapper(__import__('sys').stdin.detach()).read()"),
-        "import os\na, b = map(int, input().split())\nos.write(1, str(a + b).encode())\n",
-        "import sys\na, b = map(int, input().split())\nsys.stdout.buffer.write(b'%d' % (a + b))\n",
-        "a, b = map(int, input().split())\nopen('/dev/stdout', 'w').write(str(a + b))\n",
-        "a, b = map(int, input().split())\nprint(a + b)\nexit()\n",
-        "a, b = map(int, input().split())\nprint(a + b, flush=True)\nimport os\nos._exit(0)\n",
-        "a, b = map(int, input().split())\nprint(a + b)\nimport sys\nsys.exit(0)\n",
-        "import atexit\na, b = map(int, input().split())\natexit.register(print, a + b)\n",
-        "import threading, time\na, b = map(int, input().split())\n"
-        "threading.Thread(target=lambda: (time.sleep(0.05), print(a + b))).start()\n",
-        "import sys, __main__\na, b = map(int, input().split())\n__main__.c = a + b\nprint(c)\n",
-        "import sys\na, b = map(int, input().split())\nprint(a + b if len(sys.argv) == 1 else 0)\n",
-        "import sys\na, b = map(int, input().split())\nprint(a + b)\nsys.stdout.close()\nsys.stdin.close()\n",
-        "open('/dev/null', 'w').write('x')\n" + PRINT.format("input()"),
-        "open('x.txt', 'w').write(input())\n" + PRINT.format("open('x.txt').read()"),
-        "if __name__ == '__main__':\n    " + PRINT.format("input()"),
-        "from __future__ import annotations\n" + PRINT.format("input()"),
-        "import sys\nsys.setrecursionlimit(10 ** 6)\ndef f(n):\n    return n and 1 + f(n - 1)\nf(50000)\n"
-        + PRINT.format("input()"),
-    ],
-)
-def test_a_right_program_passes(pool, program):
-    result = check(pool, program)
-    assert result.passed, result
-
-
-@pytest.mark.parametrize(
     "program, verdict, detail",
     [
         ("print(3)\n", "failed", "printed '3"),

@@ -24,7 +24,7 @@ class Verdict(str, enum.Enum):
 class Limits:
     """What one program may use.
 
-    CPU time is the limit that is meant; wall time only ends those that sleep, and is long so that a busy machine
+    CPU time is the limit that is meant; wall time only ends those that sleep, and is long, so that a busy machine
     fails no program.
     """
 

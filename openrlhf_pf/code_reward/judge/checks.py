@@ -140,6 +140,7 @@ def _check_asserts(remote: Remote, source: str, data: dict[str, Any]) -> None:
     solution's; ``reference`` with the code that defines ``helpers``, which are ours.
     """
     space = space_of_asserts(remote, source, data)
+    remote.compares_own = bool(data.get("compares_own"))
     whole = "\n".join([data["setup"], *data["asserts"]])
     space.prepare(whole)
     if data["setup"].strip():
@@ -176,9 +177,9 @@ def _check_functions(remote: Remote, source: str, data: dict[str, Any]) -> None:
     ``entry_point``.
     """
     space = Space(remote, {data["entry_point"]} - {""})
-    space.refuse_missing(data["setup"], data["test"])
+    space.refuse_missing(data.get("imports", ""), data.get("setup", ""), data["test"])
     remote.load(source)
-    space.trusted(lambda: space.run(data["setup"]))
+    space.trusted(lambda: space.run(data.get("setup", "")))
     space.prepare(data["test"])
     _judged(space, lambda: space.run(data["test"]))
     tests = pytest_stand_in.tests_of(space.names)

@@ -56,8 +56,9 @@ def guarded_operation(name: str, left: Any, right: Any) -> Any:
     """
     numpy = sys.modules.get("numpy")
     if numpy and (isinstance(left, numpy.ndarray) or isinstance(right, numpy.ndarray)):
+        plain = (int, float, complex, list, tuple, range, numpy.ndarray, numpy.generic)
         is_limit = name in _ORDER and not (numpy.ndim(left) and numpy.ndim(right))
-        if not is_limit:
+        if not is_limit and isinstance(left, plain) and isinstance(right, plain):
             _refuse_empty(numpy, left, right)
     return _OPERATIONS[name](left, right)
 

@@ -12,11 +12,15 @@ import operator
 import types
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_pf.code_reward.judge import codec, values
 
+if TYPE_CHECKING:
+    from openrlhf_pf.code_reward.judge.remote import Remote
+
 _PUBLIC_MODULES = ("builtins", "math", "operator", "functools", "itertools", "string")
+_KINDS = {"generator": types.GeneratorType, "function": types.FunctionType, "map": map, "filter": filter, "zip": zip}
 _LONGEST_ITERATOR = 100_000
 _ONE_BY_ONE, _AT_A_TIME = 32, 1024  # elements of an iterator: most tests take a few, or all
 _METHODS_OF_DATA = {
@@ -27,19 +31,6 @@ _METHODS_OF_DATA = {
 } | {"all", "any", "equals", "item", "tolist", "most_common", "elements", "appendleft", "isoformat", "is_integer"}
 
 
-class Asks(Protocol):
-    """What an object of the program needs of the conversation."""
-
-    def ask(self, operation: str, *arguments: Any) -> Any:
-        """One question, one answer."""
-
-    def call(self, target: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """What a call returns."""
-
-    def relies_on_the_program(self) -> None:
-        """Note that the program's own comparison decides."""
-
-
 class RemoteObject:
     """An object that stays with the program.
 
@@ -48,11 +39,15 @@ class RemoteObject:
     that plain data has too, comparisons with its like, and arithmetic.
     """
 
-    def __init__(self, asks: Asks, number: int, name: str, ability: str, known: bool) -> None:
+    def __init__(self, asks: "Remote", number: int, name: str, ability: str, known: bool) -> None:
         vars(self).update(_asks=asks, _number=number, _name=name, _ability=ability, _known=known)
 
     def __repr__(self) -> str:
-        return f"<{self._name} of the program>"
+        return str(self._method("__repr__")) if self._known else f"<{self._name} of the program>"
+
+    @property
+    def __class__(self) -> type:  # what isinstance asks for, of the kinds that a test may expect
+        return _KINDS.get(self._name, RemoteObject)
 
     def __str__(self) -> str:
         return str(self._method("__str__"))
@@ -140,6 +135,12 @@ class RemoteObject:
             return bool(self._method("__contains__", item))
         return any(item is found or item == found for found in self)
 
+    def __abs__(self) -> Any:
+        found = self._method("__abs__") if self._known else None
+        if not isinstance(found, RemoteObject):  # a number would judge itself: abs(f(x) - 7) < 1e-6
+            raise TypeError(f"a {self._name} of the program has no absolute value")
+        return found
+
     def __bool__(self) -> bool:
         return bool(self._asks.ask("truth", self._number))
 
@@ -149,8 +150,20 @@ class RemoteObject:
     def __exit__(self, *_: Any) -> None:
         self._method("__exit__", None, None, None)
 
+    def __aiter__(self) -> "RemoteObject":
+        return self._method("__aiter__")
+
+    async def __anext__(self) -> Any:
+        try:
+            return self._asks.ask("await", self._method("__anext__")._number)
+        except ProgramStopIteration:
+            raise StopAsyncIteration from None
+
     def __hash__(self) -> int:
-        return hash((RemoteObject, self._number))
+        if not self._known:
+            return hash((RemoteObject, self._number))
+        self._asks.relies_on_the_program()
+        return hash(self._method("__hash__"))
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -168,19 +181,22 @@ class RemoteObject:
         return found if type(found) is bool else NotImplemented
 
 
-def _operate(name: str) -> Callable[[RemoteObject, Any], Any]:
-    """Of two objects of classes that the test names."""
+def _operate(name: str) -> Callable[..., Any]:
+    """Arithmetic of an object of a class that the test names."""
 
-    def between(self: RemoteObject, other: Any) -> Any:
-        if not (self._known and isinstance(other, RemoteObject) and other._known):
+    def operate(self: RemoteObject, *others: Any) -> Any:
+        if not self._known or any(isinstance(other, RemoteObject) and not other._known for other in others):
             return NotImplemented
-        return self._method(name, other)
+        found = self._method(name, *others)
+        # A number for what is perhaps the expected one would judge itself: abs(f(x) - 7) < 1e-6.
+        judges = any(not isinstance(other, RemoteObject) for other in others) and not isinstance(found, RemoteObject)
+        return NotImplemented if judges else found
 
-    return between
+    return operate
 
 
-for _name in ("__add__", "__sub__", "__mul__", "__truediv__", "__and__", "__or__", "__xor__", "__matmul__"):
-    setattr(RemoteObject, _name, _operate(_name))
+for _name in "add sub mul truediv floordiv mod pow and or xor matmul radd rsub rmul neg pos invert".split():
+    setattr(RemoteObject, f"__{_name}__", _operate(f"__{_name}__"))
 for _name in ("__lt__", "__le__", "__gt__", "__ge__"):
     setattr(RemoteObject, _name, lambda self, other, name=_name: self._compared(name, other))
 
@@ -301,6 +317,12 @@ def exception_of(
     return made
 
 
+def text_of(error: Exception) -> str:
+    """The ``__str__`` of a class of the program's: what it said there."""
+    raised = raised_by_program(error)
+    return raised[1] if raised else Exception.__str__(error)
+
+
 def raised_by_program(error: BaseException) -> tuple[str, str] | None:
     """The class and the text of an exception that the program raised; None for one of the test's own."""
     return getattr(error, "_raised_by_program", None)
@@ -316,6 +338,6 @@ def _builtin_exception(name: str) -> type[Exception] | None:
 @functools.lru_cache(maxsize=512)
 def _named(name: str, bases: tuple[type[Exception], ...]) -> type[Exception]:
     try:
-        return type(name, bases, {}) if name.isidentifier() else bases[0]
+        return type(name, bases, {"__str__": text_of}) if name.isidentifier() else bases[0]
     except TypeError:  # two of them have no common layout
         return bases[0]

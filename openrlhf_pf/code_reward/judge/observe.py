@@ -213,7 +213,7 @@ def _ask_asserts(remote: RecordingRemote, source: str, data: dict[str, Any]) -> 
 def _ask_functions(remote: RecordingRemote, source: str, data: dict[str, Any]) -> None:
     remote.load(source)
     space = Space(remote, {data["entry_point"]} - {""})
-    space.trusted(lambda: space.run(data["setup"]))
+    space.trusted(lambda: space.run(data.get("setup", "")))
     test = disarmed(data["test"])
     space.prepare(test)
     space.run(test)

@@ -172,7 +172,7 @@ def _is_equal_line(got: list[str], expected: list[str], tolerance: float | None)
 
 
 def _is_equal_number(got: str, expected: str, tolerance: float | None) -> bool:
-    if len(got) > 400 or len(expected) > 400 or "_" in got:
+    if len(got) > 400 or len(expected) > 400 or "_" in got or not got.isascii():
         return False
     if not _DECIMAL.fullmatch(expected) and (tolerance is None or not _DECIMAL.fullmatch(got)):
         return False

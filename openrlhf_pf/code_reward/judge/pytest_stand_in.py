@@ -2,7 +2,6 @@
 checker's jail.
 """
 
-import asyncio
 import contextlib
 import inspect
 import math
@@ -55,6 +54,8 @@ def finished(value: Any) -> Any:
     """The value, or the result of a coroutine."""
     if not inspect.isawaitable(value):
         return value
+
+    import asyncio  # few tests need it
 
     async def result() -> Any:
         return await value
@@ -201,6 +202,11 @@ yield_fixture = fixture
 
 
 class _Raised(SimpleNamespace):
+    @property
+    def typename(self) -> str:
+        """The name of the class of the exception."""
+        return self.type.__name__
+
     def match(self, pattern: str) -> bool:
         """Whether the text of the exception matches."""
         assert re.search(pattern, str(self.value)), f"{self.value} does not match {pattern!r}"
@@ -231,6 +237,8 @@ def raises(kinds: Any, *call: Any, match: str | None = None, **kwargs: Any) -> A
 class approx:
     """Equal to a number, or a container of numbers, within a tolerance."""
 
+    __array_ufunc__, __array_priority__ = None, 100  # an array on the left leaves the comparison to us
+
     def __init__(
         self, expected: Any, rel: float | None = None, abs: float | None = None, nan_ok: bool = False
     ) -> None:
@@ -259,6 +267,8 @@ class approx:
         try:
             if self._nan and math.isnan(expected) and math.isnan(got):
                 return True
+            if isinstance(got, complex) or isinstance(expected, complex):
+                return abs(got - expected) <= max(self._relative * abs(expected), self._absolute)
             return bool(got == expected) or math.isclose(got, expected, rel_tol=self._relative, abs_tol=self._absolute)
         except TypeError:
             return False
@@ -299,16 +309,16 @@ def _set(name: str, value: Any) -> Callable[[Any], Any]:
     return decorate
 
 
-def _parametrize(argnames: Any, argvalues: Any, **_: Any) -> Any:
+def _parametrize(argnames: Any, argvalues: Any, indirect: Any = False, **_: Any) -> Any:
     names = [name.strip() for name in argnames.split(",")] if isinstance(argnames, str) else list(argnames)
-    names = [name for name in names if name]
+    given = {name: _PARAM + name if indirect is True or name in (indirect or ()) else name for name in names if name}
     rows = []
     for row in argvalues:
         if isinstance(row, _Row):
             if row.skipped:
                 continue
-            row = row.values if len(names) > 1 else row.values[0]
-        rows.append(dict(zip(names, row if len(names) > 1 or not isinstance(argnames, str) else [row])))
+            row = row.values if len(given) > 1 else row.values[0]
+        rows.append(dict(zip(given.values(), row if len(given) > 1 or not isinstance(argnames, str) else [row])))
 
     def decorate(function: Any) -> Any:
         setattr(function, _ROWS, [{**one, **other} for one in getattr(function, _ROWS, [{}]) for other in rows])

@@ -64,9 +64,11 @@ class Remote:
         self._called: tuple[Any, ...] = ()  # the arguments of the call that is answered
         self._changeable: list[Any] | None = []  # what is in them that it may change, by place; see _arguments
         self._asked_for = 0
+        self._target: Any = None
         self.classes: set[str] = set()  # those of the program that the test names
         self.exceptions: dict[str, type[Exception]] = {}
         self.weaker = self.faulty = False
+        self.compares_own = False  # the test compares answers with objects of the program's own classes
         self.shares_seeds = False  # the test seeds random numbers, which the program is to draw
 
     @classmethod
@@ -198,11 +200,16 @@ class Remote:
     def _special(self, tag: str, content: Any) -> Any:
         """What a tag of an answer stands for."""
         if tag == "x":
-            return values.rebuild(content)
+            found = values.rebuild(content)
+            if isinstance(found, values.Attributed):
+                vars(found)["_asks"] = self
+            return found
         if type(content) is list and tag == "h" and [type(item) for item in content] == [int, str, str]:
             number, name, ability = content
             if name == "coroutine":
                 return self._coroutine(number)
+            if name == "Solution" and self._target != ["Solution"]:  # an answer, and not what the test made
+                return objects.RemoteObject(self, number, name, ability, False)
             if number not in self._objects:
                 known = name in self.classes
                 self._objects[number] = objects.RemoteObject(self, number, name[:80], ability, known)
@@ -280,13 +287,16 @@ class Remote:
         return self.request((operation, *arguments))
 
     def relies_on_the_program(self) -> None:
-        """Note that the program's own comparison decides a test."""
+        """Note that the program's own comparison decides a test; whose label must not leave it that, is at fault."""
         self.weaker = True
+        if self.compares_own:
+            self.fault("the program's own class decides whether its answer is right: compare attributes")
 
     def call(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """What a call returns: of ``[function]``, of ``[class, method]``, or of ``(number, method)`` of an object."""
         if type(target) is list:
             self.calls += 1
+        self._target = target
         if self.shares_seeds:
             self.request(("random", *random_states()))
         self._called, self._changeable = (tuple(args), kwargs), None
@@ -294,12 +304,23 @@ class Remote:
 
     def proxy(self, *path: str) -> Callable[..., Any]:
         """A function that calls the program's function, or the method of a fresh instance of its class."""
+        return Proxy(self, path)
 
-        def candidate(*args: Any, **kwargs: Any) -> Any:
-            return self.call(list(path), args, kwargs)
 
-        candidate.__name__ = candidate.__qualname__ = path[-1]
-        return candidate
+class Proxy:
+    """See :meth:`Remote.proxy`."""
+
+    def __init__(self, remote: Remote, path: tuple[str, ...]) -> None:
+        self._remote, self._path = remote, path
+        self.__name__ = self.__qualname__ = path[-1]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._remote.call(list(self._path), args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:  # such as cache_clear
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._remote.ask("name", self._path[0]), name)
 
 
 def random_states() -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from openrlhf_pf.code_reward.judge import pytest_stand_in
 from openrlhf_pf.code_reward.judge.empty_arrays import GUARD, guarded_operation, guarded_tree
-from openrlhf_pf.code_reward.judge.objects import ProgramStopIteration, RemoteObject, raised_by_program
+from openrlhf_pf.code_reward.judge.objects import ProgramStopIteration, RemoteObject, raised_by_program, text_of
 from openrlhf_pf.code_reward.judge.remote import Remote
 from openrlhf_pf.code_reward.judge.values import CALLABLE, ProgramEnum
 
@@ -173,7 +173,11 @@ class ForeignClass(type):
         return getattr(cls._itself(), name)
 
     def _itself(cls) -> Any:
-        return cls.remote.ask("name", cls.__name__)
+        cls.remote.calls += 1
+        found = cls.remote.ask("name", cls.__name__)
+        if isinstance(found, RemoteObject):
+            vars(found)["_known"] = True
+        return found
 
     def __getitem__(cls, key: Any) -> Any:
         return cls._itself()[key]
@@ -198,7 +202,7 @@ def foreign(remote: Remote, name: str, expected: frozenset[str], called: frozens
         called: names that the test calls.
     """
     if name in expected or _AN_EXCEPTION.fullmatch(name):
-        return remote.exceptions.setdefault(name, type(name, (Exception,), {}))
+        return remote.exceptions.setdefault(name, type(name, (Exception,), {"__str__": text_of}))
     if name.isupper() and name not in called:  # a constant, or a class whose members are used
         value = remote.ask("name", name)
         if not (isinstance(value, RemoteObject) and value._ability == CALLABLE):
@@ -219,7 +223,6 @@ class Space:
         module = sys.modules["checker"] = types.ModuleType("checker")
         self.names = module.__dict__
         self.names[GUARD] = guarded_operation
-        self.foreign: set[str] = set()
         self._bound: set[str] = set()
         self._expected: frozenset[str] = frozenset()
         self._called: frozenset[str] = frozenset()
@@ -237,7 +240,6 @@ class Space:
     def _foreign(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        self.foreign.add(name)
         return foreign(self._remote, name, self._expected, self._called)
 
     def prepare(self, source: str, also_bound: frozenset[str] = frozenset()) -> None:
@@ -248,6 +250,8 @@ class Space:
         read, bound, called, expected = names_of(source)
         self._bound |= bound | also_bound
         self._expected |= expected
+        if "SystemExit" in expected:
+            self._remote.exceptions["exit:SystemExit"] = SystemExit  # type: ignore[assignment]
         self._remote.shares_seeds = self._remote.shares_seeds or ".seed(" in source
         self._called |= called
         if "StopIteration" in expected and "raise StopIteration" not in source:

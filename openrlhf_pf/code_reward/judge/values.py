@@ -80,7 +80,17 @@ KNOWN: dict[tuple[str, str], tuple[Callable[[Any], Any], Callable[[Any], Any]]] 
 # ── Named tuples and enums, of whatever class ──
 
 
-class ProgramEnum:
+class Attributed:
+    """A rebuilt value whose further attributes, of the program's class, are asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_asks" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        place = getattr(self, "name", None) if isinstance(self, ProgramEnum) else list(self)  # type: ignore[call-overload]
+        return vars(self)["_asks"].ask("attribute", type(self).__name__, place, name)
+
+
+class ProgramEnum(Attributed):
     """A member of an enum that only the other side has: equal to the member of that class and name."""
 
     name: str
@@ -118,7 +128,8 @@ def _to_enum(content: list) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _tuple_class(name: str, fields: tuple[str, ...]) -> type:
-    return collections.namedtuple(name, fields, rename=True)  # type: ignore[misc]
+    fields_alone = collections.namedtuple(name, fields, rename=True)  # type: ignore[misc]
+    return type(name, (fields_alone, Attributed), {})
 
 
 def _to_named_tuple(content: list) -> Any:

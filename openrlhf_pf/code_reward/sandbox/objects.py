@@ -60,6 +60,7 @@ class Conversation:
             "await": lambda number: _awaited(self._objects[number]),
             "name": lambda name: getattr(module, name),
             "random": _set_random_states,
+            "attribute": lambda kind, place, name: getattr(self._member(kind, place), name),
             "truth": lambda number: bool(self._objects[number]),
         }
         self._objects: list[Any] = []
@@ -197,11 +198,13 @@ class Conversation:
         """The program's own named tuple or member of an enum that a tag stands for; None for other values."""
         if content[0] not in ("namedtuple", "enum"):
             return None
-        name, _, items, *_ = content[1]
-        kind = getattr(self.module, name, None)
-        if content[0] == "enum":
-            return kind[items] if isinstance(kind, type) and hasattr(kind, "__members__") else None
-        return kind(*items) if isinstance(kind, type) and issubclass(kind, tuple) else None
+        name, _, place, *_ = content[1]
+        return self._member(name, place) if isinstance(getattr(self.module, name, None), type) else None
+
+    def _member(self, name: str, place: Any) -> Any:
+        """The member of an enum of that name, or a named tuple with these items."""
+        kind = getattr(self.module, name)
+        return kind(*place) if issubclass(kind, tuple) else kind[place]
 
     def _callback(self, number: int, name: str) -> Callable[..., Any]:
         """A function of the other side."""
@@ -266,10 +269,19 @@ def _set_random_states(state: Any, state_of_numpy: Any) -> None:
         sys.modules["numpy"].random.set_state(state_of_numpy)
 
 
-def _awaited(coroutine: Any) -> Any:
+def _awaited(awaitable: Any) -> Any:
+    """The result, from the one loop that asynchronous generators stay in."""
     import asyncio
 
-    return asyncio.run(coroutine)
+    async def result() -> Any:
+        return await awaitable
+
+    if not _loops:
+        _loops.append(asyncio.new_event_loop())
+    return _loops[0].run_until_complete(result())
+
+
+_loops: list[Any] = []
 
 
 def _photograph(*parts: Any) -> bytes | None:

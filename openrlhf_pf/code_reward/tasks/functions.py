@@ -148,7 +148,8 @@ def functions_task(row: Mapping[str, Any]) -> Task:
         refuse_undefined([tree], strange, [*imported, first, *defined_names(solution), *defined_names(code)])
     is_alone = bool(row.get("entry_point")) or len(imported) == 1
     refuse_unknown_judges([bare], strange | set(imported), [first] if is_alone else [])
-    data = {"test": test, "entry_point": first, "setup": setup, **options(row, of_values=False)}
+    data = {"test": test, "entry_point": first, "setup": setup, "imports": _imports_in(code)}
+    data |= options(row, of_values=False)
     completes = bool(code) and bool(first) and first in defined_names(code)
     return Task(
         str(row.get("task_id", "")),
@@ -173,6 +174,13 @@ def _is_test(node: ast.stmt) -> bool:
 
 def _is_flat(test: str) -> bool:
     return any(isinstance(node, (ast.Assert, ast.For, ast.With, ast.Try)) for node in ast.parse(test).body)
+
+
+def _imports_in(code: str) -> str:
+    """The imports of a prompt's code: what it imports, the label needs."""
+    return "\n".join(
+        ast.unparse(node) for node in ast.parse(code).body if isinstance(node, (ast.Import, ast.ImportFrom))
+    )
 
 
 def _imported(tree: ast.Module) -> list[str]:

@@ -57,9 +57,8 @@ def _shared_uses(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name in _CALLS and (
-                isinstance(node.func, ast.Name) or _root(node.func) in _OWNERS.get(name, {_root(node.func)})
-            ):
+            owner = "" if isinstance(node.func, ast.Name) else _root(node.func)
+            if name in _CALLS and (not owner or owner in _OWNERS.get(name, {owner})):
                 yield _CALLS[name]
             if name == "setattr" and node.args and _root(node.args[0]) in modules:
                 yield "changes a module"
@@ -70,8 +69,10 @@ def _shared_uses(tree: ast.Module) -> Iterator[str]:
                 yield f"uses os.{node.attr}"
             if isinstance(node.value, ast.Attribute) and node.value.attr == "path" and node.attr in _OF_PATH:
                 yield f"uses os.path.{node.attr}"
-            if isinstance(node.ctx, (ast.Store, ast.Del)) and getattr(node.value, "id", "") in modules:
+            if isinstance(node.ctx, (ast.Store, ast.Del)) and _root(node) in modules:
                 yield f"changes {_root(node)}.{node.attr}"
+        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, (ast.Store, ast.Del)) and _root(node) in modules:
+            yield f"changes {_root(node)}"
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             for argument in [*node.args.args, *node.args.kwonlyargs]:
                 if argument.arg in _FIXTURES and _takes_fixtures(node):
@@ -135,7 +136,7 @@ def refuse_unknown_judges(trees: Sequence[ast.AST], strange: set[str], known: It
                         f"the test's class {node.name} is derived from the program's class {base.id}, which stays in "
                         "another process: test the program's own class"
                     )
-        for outer in judges_in(tree, strange - known, strange):
+        for outer in judges_in(tree, strange - known, strange, bool(known)):
             raise ValueError(
                 f"{outer}(...) judges the program's answer, and nothing defines it but the program: define it in setup"
             )
@@ -213,27 +214,40 @@ def without_solution(tree: ast.Module) -> tuple[ast.Module, set[str]]:
     return _Bare(modules).visit(copy.deepcopy(tree)), {node.attr for node in attributes}
 
 
-def judges_in(tree: ast.AST, candidates: set[str], strange: set[str]) -> Iterator[str]:
-    """The functions among ``candidates`` whose result for an answer of the ``strange`` functions decides a test."""
+def judges_in(tree: ast.AST, candidates: set[str], strange: set[str], strict: bool = False) -> Iterator[str]:
+    """The functions among ``candidates`` whose result for an answer of the ``strange`` functions decides a test.
+
+    Args:
+        tree: the test.
+        candidates: names of functions and classes.
+        strange: all names that only the program defines.
+        strict: a function that gets the answer and something else decides by any constant result, too.
+    """
     answers = _answers_in(tree, strange)
     for node in ast.walk(tree):
-        for expression, is_compared in _decisive(node):
+        for expression, how in _decisive(node):
             name = _maker(expression.func) if isinstance(expression, ast.Call) else ""
             if name not in candidates or not isinstance(expression, ast.Call):
                 continue
             given = [*expression.args, *(keyword.value for keyword in expression.keywords)]
             is_class = name[:1].isupper()
-            if (is_class and isinstance(expression.func, ast.Name)) or (is_compared and len(given) < 2):
+            if (is_class and isinstance(expression.func, ast.Name)) or (how != _TRUTH and len(given) < 2):
                 continue
             others = strange - {name} if is_class else strange  # a class under test may compare its own objects
-            if any(_holds_answer(part, others, answers) for part in given):
+            if (strict or how != _CONSTANT) and any(_holds_answer(part, others, answers) for part in given):
                 yield ast.unparse(expression.func)
 
 
-def _decisive(node: ast.AST) -> Iterator[tuple[ast.expr, bool]]:
-    """The expressions whose truth decides a test, and whether it is compared with a limit or a constant."""
+_TRUTH, _LIMIT, _CONSTANT = range(3)  # how an expression decides a test: by its truth, a limit, another constant
+_AROUND = ("abs", "round", "float", "int", "max", "min", "sum")
+
+
+def _decisive(node: ast.AST) -> Iterator[tuple[ast.expr, int]]:
+    """The expressions that decide a test, and how."""
     if isinstance(node, (ast.Assert, ast.If, ast.While, ast.IfExp)):
         yield from _truths(node.test)
+    elif isinstance(node, ast.Return) and node.value:
+        yield from ((part, max(how, _LIMIT)) for part, how in _truths(node.value))
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
         name = node.func.attr
         if name in ("assertTrue", "assertFalse", "assertIs", "assertIsNone", "assertIsNotNone"):
@@ -241,22 +255,16 @@ def _decisive(node: ast.AST) -> Iterator[tuple[ast.expr, bool]]:
         elif name in ("assertEqual", "assertAlmostEqual") and len(node.args) > 1:
             yield from _truths(ast.Compare(node.args[0], [ast.Eq()], [node.args[1]]))
         elif name.startswith(("assertLess", "assertGreater")):
-            yield from ((argument, True) for argument in node.args[:2])
+            yield from ((argument, _LIMIT) for argument in node.args[:2])
 
 
-def _truths(node: ast.expr) -> Iterator[tuple[ast.expr, bool]]:
+def _truths(node: ast.expr) -> Iterator[tuple[ast.expr, int]]:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         yield from _truths(node.operand)
     elif isinstance(node, ast.BoolOp):
         yield from (part for value in node.values for part in _truths(value))
     elif isinstance(node, ast.Compare):
-        sides = [node.left, *node.comparators]
-        if any(isinstance(side, ast.Constant) and isinstance(side.value, (bool, type(None))) for side in sides):
-            yield from (part for side in sides for part in _truths(side))
-        elif any(isinstance(op, (ast.Lt, ast.LtE, ast.Gt, ast.GtE)) for op in node.ops) or any(
-            isinstance(side, ast.Constant) and side.value == 0 for side in sides
-        ):
-            yield from ((part, True) for side in sides for part in _unwrapped(side))
+        yield from _compared(node)
     elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("all", "any", "bool") and node.args:
         inner = node.args[0]
         if isinstance(inner, (ast.GeneratorExp, ast.ListComp, ast.SetComp)):
@@ -265,23 +273,28 @@ def _truths(node: ast.expr) -> Iterator[tuple[ast.expr, bool]]:
             yield from (part for item in inner.elts for part in _truths(item))
         elif isinstance(inner, ast.Call) and inner.args and isinstance(inner.args[0], ast.Lambda):
             yield from _truths(inner.args[0].body)
+        elif isinstance(inner, ast.Call) and getattr(inner.func, "id", "") == "map" and inner.args:
+            yield ast.Call(inner.args[0], inner.args[1:], []), _TRUTH
         else:
             yield from _truths(inner)
     else:
-        yield node, False
+        yield node, _TRUTH
+
+
+def _compared(node: ast.Compare) -> Iterator[tuple[ast.expr, int]]:
+    sides = [node.left, *node.comparators]
+    constants = [side.value for side in sides if isinstance(side, ast.Constant)]
+    if any(constant is None or isinstance(constant, bool) for constant in constants):
+        yield from (part for side in sides for part in _truths(side))
+    elif any(isinstance(one, (ast.Lt, ast.LtE, ast.Gt, ast.GtE)) for one in node.ops) or 0 in constants:
+        yield from ((part, _LIMIT) for side in sides for part in _unwrapped(side))
+    elif constants:
+        yield from ((part, _CONSTANT) for side in sides for part in _unwrapped(side))
 
 
 def _unwrapped(node: ast.expr) -> Iterator[ast.expr]:
     """An expression, and what stands in calls of builtins around it: ``abs(f(x))``, ``round(f(x), 3)``."""
     yield node
-    if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
-        "abs",
-        "round",
-        "float",
-        "int",
-        "max",
-        "min",
-        "sum",
-    ):
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") in _AROUND:
         for argument in node.args:
             yield from _unwrapped(argument)

@@ -1,20 +1,22 @@
-"""Labels as data sets have them: a right program passes, a wrong one fails, and what is not understood is refused."""
+"""From a label and an answer to a program, its tests and OpenRLHF's reward; what is not understood is refused."""
 
 # ruff: noqa: E501 - a label stands on one line
 import base64
+import importlib.util
 import json
+import math
 import pickle
 import zlib
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from openrlhf_pf.code_reward import Pool, label_check, reward
-from openrlhf_pf.code_reward.tasks import from_label, labels
+from openrlhf_pf.code_reward import Pool, Verdict, label_check, reward
+from openrlhf_pf.code_reward.tasks import BENCHMARKS, from_label, labels
 from openrlhf_pf.training.flags import data
 
 DOUBLE = "def double(x):\n    return 2 * x\n"
-METHOD = "class Solution:\n    def double(self, x: List[int]) -> List[int]:\n        return [2 * item for item in x]\n"
 PROGRAM = "print(2 * int(input()))\n"
 HIDDEN = base64.b64encode(
     zlib.compress(pickle.dumps(json.dumps([{"input": "4", "output": "8", "testtype": "stdin"}])))
@@ -29,34 +31,11 @@ EVALPLUS = {
     "atol": 0,
 }
 FORMS = {
-    "PRIME, a function": ({"fn_name": "double", "inputs": [[3], [5]], "outputs": [[6], [10]]}, DOUBLE),
-    "APPS, a method": ({"fn_name": "double", "inputs": [[[3]], [[]]], "outputs": [[[6]], [[]]]}, METHOD),
-    "APPS, a row": ({"input_output": json.dumps({"inputs": ["3\n"], "outputs": ["6\n"]}), "problem_id": 1}, PROGRAM),
-    "TACO, a program": ({"inputs": ["3\n", "5\n"], "outputs": ["6\n", "10\n"], "fn_name": None}, PROGRAM),
-    "APPS, lists of lines": ({"inputs": [["3"], ["5"]], "outputs": [["6"], ["10"]]}, PROGRAM),
-    "verl, ground truth": ({"ground_truth": json.dumps({"inputs": ["3"], "outputs": ["6"]})}, PROGRAM),
-    "LiveCodeBench, a list": ([{"input": "3", "output": "6", "testtype": "stdin"}, {"input": "4", "output": "8", "testtype": "stdin"}], PROGRAM),
-    "LiveCodeBench, a function": ([{"input": "[3, 4]", "output": "[6, 8]", "testtype": "functional", "metadata": {"func_name": "double"}}], METHOD),
     "LiveCodeBench, a row": ({"public_test_cases": json.dumps([{"input": "3", "output": "6", "testtype": "stdin"}]), "private_test_cases": HIDDEN.decode()}, PROGRAM),
-    "open-r1": ({"verification_info": {"language": "python", "test_cases": [{"input": "3\n", "output": "6\n", "type": "stdin_stdout"}]}}, PROGRAM),
-    "DeepCoder": ({"tests": [{"input": "3", "output": "6", "testtype": "stdin_stdout"}]}, PROGRAM),
     "code_contests": ({"public_tests": {"input": ["3"], "output": ["6"]}, "private_tests": {"input": [], "output": []}, "generated_tests": {"input": ["9"], "output": ["18"]}}, PROGRAM),
-    "LeetCodeDataset": ({"prompt": "from typing import *\n", "entry_point": "Solution().double", "test": "def check(candidate):\n    assert candidate(x = [3]) == [6]\n"}, METHOD),
-    "HumanEval": ({"prompt": "def double(x):\n    '''Double.'''\n", "entry_point": "double", "test": "def check(candidate):\n    assert candidate(3) == 6\n"}, DOUBLE),
-    "HumanEval, a prompt in words": ({"prompt": "Double it.", "entry_point": "double", "test": "def check(candidate):\n    assert candidate(3) == 6\n"}, DOUBLE),
     "EvalPlus": (EVALPLUS, DOUBLE),
-    "EvalPlus, MBPP+": ({**EVALPLUS, "task_id": "Mbpp/2", "prompt": '"""Double."""\n', "canonical_solution": DOUBLE}, DOUBLE),
     "MBPP+": ({"code": DOUBLE, "test_list": ["assert double(3) == 6"], "test_imports": [], "test": "inputs = [[3], [5]]\nresults = [6, 10]\nfor inp, exp in zip(inputs, results):\n    assert double(*inp) == exp\n"}, DOUBLE),
     "AceCoder": (["assert double(3) == 6", "assert double(0) == 0"], DOUBLE),
-    "AceCoder, as text": ('["assert double(3) == 6"]', DOUBLE),
-    "verl, assert_case": ({"assert_case": ["assert double(3) == 6"], "inputs": [], "outputs": []}, DOUBLE),
-    "KodCode": ({"question": "Double.", "test": "from solution import double\n\ndef test_a():\n    assert double(3) == 6\n\ndef test_b():\n    assert double(0) == 0\n"}, DOUBLE),
-    "KodCode, pytest": ({"test": "import pytest\nfrom solution import double\n\n@pytest.mark.parametrize('x, y', [(1, 2), (3, 6)])\ndef test_a(x, y):\n    assert double(x) == pytest.approx(y)\n\ndef test_b():\n    with pytest.raises(TypeError):\n        double(None)\n"}, DOUBLE),
-    "KodCode, a class": ({"test": "from solution import double\n\nclass TestIt:\n    def test_a(self):\n        assert double(3) == 6\n"}, DOUBLE),
-    "BigCodeBench": ({"entry_point": "double", "complete_prompt": "def double(x):\n", "test": "import unittest\nclass TestCases(unittest.TestCase):\n    def test_a(self):\n        self.assertEqual(double(3), 6)\n    def test_b(self):\n        with self.assertRaises(TypeError):\n            double(None)\n"}, DOUBLE),
-    "flat asserts": ({"entry_point": "double", "test": "assert double(3) == 6\nassert double(0) == 0\n"}, DOUBLE),
-    "own, by name": ({"entry_point": "double", "inputs": [{"x": 3}], "outputs": [6]}, DOUBLE),
-    "own, many digits": ('{"entry_point": "double", "inputs": [[1' + "0" * 6000 + ']], "outputs": [2' + "0" * 6000 + "]}", DOUBLE),
 }  # fmt: skip
 
 
@@ -64,17 +43,6 @@ FORMS = {
 def pool():
     with Pool(1) as pool:
         yield pool
-
-
-@pytest.mark.parametrize("name", FORMS)
-def test_a_right_program_passes_and_a_wrong_one_fails(pool, name):
-    label, right = FORMS[name]
-    wrong = right.replace("2 *", "5 +")
-    for program, expected in ((right, "passed"), (wrong, "failed")):
-        for form in (label, label if isinstance(label, str) else json.dumps(label)):
-            task = from_label(form)
-            result = pool.check(task.program(f"Here:\n```python\n{program}```"), task.problem)
-            assert result.verdict.value == expected, result
 
 
 def test_every_test_of_a_row_counts(pool):
@@ -208,6 +176,133 @@ def test_what_labels_are_worth(pool):
     )
     assert (report["labels"], report["understood"], list(report["refused"])) == (4, 3, [2])
     assert (report["references"], report["references_passed"], list(report["references_failed"])) == (3, 2, [3])
-    # With 0 and 0: the stubs 0 and the first argument ([], None, '', True are wrong), and the mutant a - b.
+    # With 0 and 0: the stubs 0 and the first argument ([], None, '', True are wrong).
     assert (report["labels_that_stubs_pass"], report["stubs_passed"]) == ([1], 2)
     assert "2 of 12 stubs pass too, on 1 labels: rows 1" in label_check.sentences(report)
+
+
+# ── Verdicts and OpenRLHF's reward ──
+
+ADD = "def add(a, b):\n    return a + b"
+WRONG = "def add(a, b):\n    return a - b"
+
+
+def verdict(pool, row, answer):
+    task = from_label(json.dumps(row))
+    return pool.check(task.program(answer), task.problem)
+
+
+PAIRS = {"entry_point": "add", "inputs": [[1, 2], [0.1, 0.2]], "outputs": [3, 0.3], "tolerance": 1e-9}
+HUMAN_EVAL = {
+    "task_id": "HumanEval/x",
+    "prompt": "from typing import List\n\ndef twice(x):\n    return 2 * x\n\n"
+    'def add(a: int, b: int):\n    """Add."""\n',
+    "entry_point": "add",
+    "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n"
+    "    assert candidate(twice(2), 0) == add(4, 0) == 4\n",
+}
+MBPP = {
+    "task_id": 601,
+    "text": "Write a function to find the longest chain.",
+    # As in the data file: a class that the tests need, line ends of another system, letters beyond ASCII.
+    "code": "class Pair(object):\r\n    def __init__(self, a, b):\r\n        self.a, self.b = a, b  # é\r\n"
+    "def longest(pairs, n):\r\n    return n",
+    "test_setup_code": "root = Pair(1, 2)\r\nroot.a = Pair(5, 6)",
+    "test_list": ["assert longest([Pair(5, 24), Pair(15, 25)], 2) == 2", "assert longest(root.a.a, root.b) == 2 "],
+}
+
+
+def test_the_failed_test_is_named(pool):
+    failed = verdict(pool, MBPP, MBPP["code"].replace("return n", "return 2 if len(pairs) else 0"))
+    assert (failed.verdict, failed.test) == (Verdict.FAILED, 1)
+    assert failed.detail == "TypeError: object of type 'int' has no len()"
+    assert verdict(pool, PAIRS, "def add(a, b):\n    return 3").test == 1
+    assert verdict(pool, HUMAN_EVAL, "    return 3").test == 1
+
+
+def test_expected_values_do_not_reach_the_program(pool):
+    """Everything that the program's process is asked, as it sees it."""
+    spy = """
+import sys
+def add(a, b):
+    frame = sys._getframe()
+    while "asked" not in frame.f_locals:
+        frame = frame.f_back
+    raise ValueError(repr([question for question in frame.f_locals["asked"] if question[0] != "load"]))
+"""
+    row = {"asserts": ["assert abs(add(1, 2) - 314159) < 1e-6 and add(1, 2) == 314159"]}
+    assert verdict(pool, row, spy).detail == "ValueError: [('change', ['add'], (1, 2), {})]"
+    row = {"entry_point": "add", "inputs": [[1, 2]], "outputs": [314159]}
+    assert verdict(pool, row, spy).detail == "ValueError: [('call', ['add'], (1, 2), {}), ('end',)]"
+
+
+@pytest.mark.parametrize("label", ["", "null", "[]", "{}", '{"inputs": [], "outputs": [], "entry_point": "f"}', "def"])
+def test_a_label_without_tests_is_refused(label):
+    with pytest.raises(ValueError, match="no tests in the label .* give a row of HumanEval"):
+        from_label(label)
+
+
+def test_benchmarks_have_names():
+    assert list(BENCHMARKS) == ["humaneval", "mbpp", "mbpp_sanitized", "leetcode"]
+
+
+@pytest.fixture
+def reward_module(monkeypatch):
+    """Loaded as OpenRLHF loads ``--reward.remote_url path/to/reward.py``."""
+    monkeypatch.setenv("OPENRLHF_PF_CODE_WORKERS", "1")
+    monkeypatch.setenv("OPENRLHF_PF_CODE_CPU_SECONDS", "5")
+    spec = importlib.util.spec_from_file_location("reward_func", reward.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    if module._pool:
+        module._pool.close()
+
+
+def test_reward_func_keeps_openrlhfs_contract(reward_module):
+    prompts = ["Add two numbers.", "Add two numbers.", "Say it:"]
+    answers = [f"```python\n{ADD}\n```<|im_end|>", f"```python\n{WRONG}\n```", "def add(a, b:"]
+    labels = [json.dumps(PAIRS)] * 3
+    out = reward_module.reward_func([p + a for p, a in zip(prompts, answers)], prompts, labels, anything=1)
+    assert out["rewards"].tolist() == out["scores"].tolist() == [1.0, 0.0, 0.0]
+    assert {name: values.tolist() for name, values in out["extra_logs"].items() if values.any()} == {
+        "code_passed": [1.0, 0.0, 0.0],
+        "code_failed": [0.0, 1.0, 0.0],
+        "code_syntax_error": [0.0, 0.0, 1.0],
+    }
+    assert all(isinstance(values, torch.Tensor) and values.shape == (3,) for values in out["extra_logs"].values())
+
+
+def test_a_broken_sandbox_is_a_missing_reward(reward_module, monkeypatch):
+    pool = reward_module.shared_pool()
+    monkeypatch.setattr(
+        pool, "_attempt", lambda place, *program: (reward_module.Result(Verdict.INFRASTRUCTURE), place)
+    )
+    out = reward_module.reward_func([ADD], [""], [json.dumps(PAIRS)])
+    assert math.isnan(out["rewards"].item())
+    assert out["extra_logs"]["code_infrastructure"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("MEMORY_MB", "much", "is 'much': give a whole number above 0"),
+        ("WORKERS", "0", "is '0': give a whole number above 0"),
+        ("RAY", "auto", "is 'auto': give 0 or 1"),
+        ("REQUIRE_ISOLATION", "2", "is '2': give 0 or 1"),
+    ],
+)
+def test_a_bad_setting_is_refused(reward_module, monkeypatch, name, value, message):
+    monkeypatch.setenv(f"OPENRLHF_PF_CODE_{name}", value)
+    with pytest.raises(ValueError, match=f"OPENRLHF_PF_CODE_{name} {message}"):
+        reward_module.reward_func([ADD], [""], [json.dumps(PAIRS)])
+
+
+def test_over_rays_nodes_the_number_of_workers_is_each_nodes_own(reward_module, monkeypatch):
+    assert reward_module.settings()[:2] == (False, 1)
+    monkeypatch.setenv("OPENRLHF_PF_CODE_RAY", "1")
+    assert reward_module.settings()[:2] == (True, 1)
+    monkeypatch.delenv("OPENRLHF_PF_CODE_WORKERS")
+    assert reward_module.settings()[:2] == (True, None)
+    monkeypatch.setenv("OPENRLHF_PF_CODE_RAY", "0")
+    assert reward_module.settings()[:2] == (False, 2)
