@@ -8,25 +8,31 @@ from setuptools import Distribution, find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "openrlhf_pf" / "__init__.py").read_text("utf-8"), re.M)[1]
 
-# What filters, analyze, preferences and evaluate import. No torch: reading a table of scores should not need it.
+# What filters, analyze, preferences and evaluate import (tests/test_architecture.py compares). No torch: reading a
+# table of scores should not need it.
 REQUIRES = [
     "jinja2>=3.1",
-    "markdown-it-py>=3",
     "matplotlib>=3.8",
     "numpy>=1.26",
     "packaging>=22",
-    "pandas>=2",
     "pyarrow>=15",
     "pydantic>=2.5",
     "rich>=13",
-    "scikit-learn>=1.4",
     "scipy>=1.12",
+    "typing_extensions>=4.6",
 ]
 EXTRAS = {
     # Training, on top of an OpenRLHF that may also be installed from source.
     "openrlhf": ["openrlhf>=0.11.0,<0.12", "torch>=2.4"],
-    "examples": ["gymnasium>=1.4,<2", "torch>=2.4"],
-    "test": ["hypothesis>=6.100", "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5"],
+    "examples": ["scikit-learn>=1.4", "torch>=2.4"],
+    "test": [
+        "hypothesis>=6.100",
+        "pandas>=2",
+        "pytest>=8",
+        "pytest-timeout>=2.3",
+        "pytest-xdist>=3.5",
+        "scikit-learn>=1.4",
+    ],
 }
 EXTRAS["dev"] = [*EXTRAS["examples"], *EXTRAS["test"], "black>=25", "isort>=6", "pre-commit", "ruff>=0.9"]
 

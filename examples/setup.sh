@@ -21,7 +21,7 @@ PYTHON=${PYTHON:-python3.11}
 LOCK=$ROOT/examples/requirements-cpu.txt
 PATCH=$ROOT/patches/openrlhf-0.11.2-cpu.patch
 TORCH=2.13.0
-ANALYSIS="scikit-learn==1.9.1 joblib==1.6.0 threadpoolctl==3.8.0"
+ASIDE="scikit-learn==1.9.1 joblib==1.6.0 threadpoolctl==3.8.0"
 STAMP=$VENV/.openrlhf_pf_setup
 LOG=$VENV/setup.log
 STARTED=$SECONDS
@@ -141,20 +141,17 @@ install_packages() {
         "$VENV/bin/pip" install --no-deps --no-compile -r "$LOCK"
 }
 
-# scikit-learn goes into a folder of its own, $VENV/analysis: transformers imports it wherever it finds it, which costs
-# every training process 4 seconds of CPU and 35 to 140 MB. A .pth file puts the folder on the path of `openrlhf-pf
-# analyze` and of pytest; for other programs, set PYTHONPATH=$VENV/analysis.
-install_analysis() {
-    "$VENV/bin/pip" install --no-deps --no-compile --upgrade --target "$VENV/analysis" $ANALYSIS
-    cat >"$VENV/lib/python3.11/site-packages/analysis.pth" <<'PTH'
-import sys; sys.path += [sys.prefix + "/analysis"] * any("analyze" in x or "pytest" in x for x in sys.orig_argv[:4])
-PTH
+# scikit-learn checks metrics in the tests, and a study needs it. It goes into a folder of its own, which tests/conftest.py
+# puts on the path: transformers imports it wherever it finds it, which costs every training process 4 seconds of CPU and
+# 35 to 140 MB. For the study, set PYTHONPATH=$VENV/aside.
+install_aside() {
+    "$VENV/bin/pip" install --no-deps --no-compile --upgrade --target "$VENV/aside" $ASIDE
 }
 
 install_all() {
     local code=0
     install_torch &
-    { install_packages && install_analysis; } || code=1
+    { install_packages && install_aside; } || code=1
     wait $! && return $code
 }
 

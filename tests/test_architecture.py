@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,15 @@ def test_importing_it_imports_no_torch(name: str) -> None:
     code = f"import sys, openrlhf_pf.{name}; print(*sorted({HEAVY} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (result.stdout, result.returncode) == ("\n", 0), result.stderr
+
+
+def test_the_base_install_has_what_is_imported() -> None:
+    """What only training or an explicit choice (a checkpoint, Ray's nodes) needs is not in it."""
+    optional = {"torch", "openrlhf", "ray", "vllm", "deepspeed", "transformers", "tqdm"}
+    own = {*sys.stdlib_module_names, PACKAGE.name, "markupsafe"}  # jinja2 comes with markupsafe
+    imported = {name.split(".")[0] for module in TREES for name in imports_of(module)} - own - optional
+    (names,) = re.findall(r"^REQUIRES = \[(.*?)\]", (ROOT / "setup.py").read_text("utf-8"), re.M | re.S)
+    assert set(re.findall(r'"([\w-]+)>=', names)) == imported
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in PACKAGE.rglob("*.py")}), ids=lambda path: path.name)

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from openrlhf_pf.reliability import Settings, analyse, analyse_rollouts, demo, show_report, write_report
         from openrlhf_pf.reliability.read.columns import parse_columns
     except ModuleNotFoundError as error:
-        print(f'analyze: {error.name} is not installed: pip install "openrlhf-pf[analyze]".', file=sys.stderr)
+        print(f"analyze: {error.name} is not installed: pip install {error.name}.", file=sys.stderr)
         return 2
     # Without a terminal (a log file), lines must not be cut at 80.
     console = Console(width=None if sys.stdout.isatty() else 140)

@@ -14,12 +14,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-ANALYSIS = str(Path(sys.prefix) / "analysis")  # where examples/setup.sh puts scikit-learn
+ASIDE = str(Path(sys.prefix) / "aside")  # where examples/setup.sh puts scikit-learn
 PARTS = {
     "torch": "import torch",
     "torch, transformers": "import torch; from transformers import AutoModelForCausalLM",
     "torch, vLLM": "import torch, vllm",
-    "torch, scikit-learn's metrics": f"import torch, sys; sys.path.append({ANALYSIS!r}); import sklearn.metrics",
+    "torch, scikit-learn's metrics": f"import torch, sys; sys.path.append({ASIDE!r}); import sklearn.metrics",
     "a worker": "import openrlhf.trainer.ray.launcher, openrlhf.trainer.ray.ppo_actor",
 }
 
