@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-DEMO_FOLDER = "openrlhf-pf-demo"
+DEMO_FOLDER, FOLDER = "openrlhf-pf-demo", "openrlhf-pf-report"
 MAX_SEED = 2**64 - 1  # of PyTorch's generators
 
 
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add = found.add_argument
     add("paths", nargs="*", metavar="PATH", help="rollout log, file or folder of samples")
     add("--demo", action="store_true", help="analyse two simulated reward models with a known flaw")
-    add("--output", metavar="DIR", help=f"where the report goes (with --demo, {DEMO_FOLDER})")
+    add("--output", metavar="DIR", help=f"where the report goes ({FOLDER}; with --demo, {DEMO_FOLDER})")
     add(
         "--columns",
         metavar="OURS=YOURS,...",
@@ -93,13 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             named = parse_columns(options.columns) if options.columns else None
             analysis = analyse(options.paths, settings, say, named)
-        files = write_report(analysis, Path(options.output or DEMO_FOLDER))
+        files = write_report(analysis, _folder(options))
     except ValueError as error:
         print(f"analyze: {error}", file=sys.stderr)
         return 2
     show_report(analysis, console)
     console.print(f"{files[0]} and {len(files) - 1} more files are written.", soft_wrap=True, highlight=False)
     return 0
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    return Path(options.output or (DEMO_FOLDER if options.demo else FOLDER))
 
 
 def _refusal(options: argparse.Namespace) -> str:
@@ -110,11 +114,9 @@ def _refusal(options: argparse.Namespace) -> str:
         return "--demo makes its own samples, which --columns cannot name: leave out the one or the other."
     if not options.demo and not options.paths:
         return "there is no PATH: give a rollout log, file or folder, or --demo to see a made-up example."
-    if not options.demo and not options.output:
-        return "there is no --output: give the directory that the report shall be written to."
     if options.seed > MAX_SEED:
         return f"--seed must lie between 0 and {MAX_SEED}, got {options.seed}."
-    output = Path(options.output or DEMO_FOLDER)
+    output = _folder(options)
     there = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not there.is_dir():
         return f"--output {str(output)!r} cannot be a directory, because {str(there)!r} is a file: give another."

@@ -12,10 +12,15 @@ from openrlhf_pf.reliability.measures.drift import Trend, find_trends
 from openrlhf_pf.reliability.measures.evaluate import Result, evaluate, summarize_metric
 from openrlhf_pf.reliability.measures.extreme_ranks import ExtremeRanks, compare_extreme_ranks
 from openrlhf_pf.reliability.measures.learned_ranks import FOLDS, LearnedRanks, can_learn_ranks, learn_ranks
+from openrlhf_pf.reliability.measures.length import LengthEffect, measure_length
 from openrlhf_pf.reliability.measures.strategies import LEARNED, POWERS, Strategy, strategies_for
 from openrlhf_pf.reliability.read.checkpoints import Checkpoint, Rollouts, load
-from openrlhf_pf.reliability.recommend.choose import Recommendation, choose
-from openrlhf_pf.reliability.recommend.verdict import Cause, count_informative, find_causes, verdict_of
+from openrlhf_pf.reliability.recommend.choose import PAIRS, Recommendation, choose
+from openrlhf_pf.reliability.recommend.verdict import SAME, Cause, count_informative, find_causes, is_same, verdict_of
+
+#: Filters that choose by length: not recommended where the reward follows length.
+BY_LENGTH = ("shortest", "reward_per_token", "pareto")
+MOST_BINS, MOST_REPETITIONS = 1000, 20_000
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,15 @@ class Settings:
     strategies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.bins < 3:
-            raise ValueError(f"bins must be at least 3, got {self.bins}: two points are always on a line.")
-        if self.repetitions < 100:
+        if not 3 <= self.bins <= MOST_BINS:
             raise ValueError(
-                f"bootstrap must be at least 100, got {self.repetitions}: fewer repetitions give no usable interval."
+                f"bins must be at least 3 and at most {MOST_BINS:,}, got {self.bins}: two points are always on a line,"
+                " and 20 is usual."
+            )
+        if not 100 <= self.repetitions <= MOST_REPETITIONS:
+            raise ValueError(
+                f"bootstrap must be at least 100 and at most {MOST_REPETITIONS:,}, got {self.repetitions}: fewer give"
+                " no usable interval, and 1000 is usual."
             )
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}: give 0 or more.")
@@ -71,6 +80,9 @@ class Analysed:
         accuracy: ``{estimate, low, high}`` of the share of correctly ordered pairs of all samples.
         rankings: label to the verdict on the pairs that a strategy keeps, see ``verdict_of``.
         informative: number of prompts whose responses differ in true score.
+        same: reward and score are the same up to scale.
+        length: how the reward follows length, or None.
+        subsets: part of a benchmark to ``{estimate, low, high, groups}``, its share of correctly ordered pairs.
         causes: what could make gain and ranking disagree.
     """
 
@@ -86,12 +98,15 @@ class Analysed:
     rankings: dict[str, str]
     informative: int
     causes: list[Cause]
+    same: bool
+    length: LengthEffect | None
+    subsets: dict[str, dict[str, float | None]]
     recommendation: Recommendation | None = None
 
     @property
     def ranking(self) -> str:
         """The verdict on all pairs."""
-        return self.rankings["none"]
+        return SAME if self.same else self.rankings["none"]
 
     @property
     def everything(self) -> Result:
@@ -121,6 +136,7 @@ class Analysis:
     recommendation: Recommendation
     warnings: list[str] = field(default_factory=list)
     opening: list[str] = field(default_factory=list)
+    n_files: int = 0
 
 
 def analyse(
@@ -168,11 +184,22 @@ def analyse_rollouts(
         theirs = [(a.checkpoint.name, a.results, a.checkpoint.n_prompts) for a in others]
         recommendation = _choose(first, theirs, settings)
     strategies = [r.strategy for r in first.results]
-    return Analysis(settings, strategies, analysed, recommendation, list(rollouts.warnings))
+    warnings = list(rollouts.warnings)
+    return Analysis(settings, strategies, analysed, recommendation, warnings, n_files=rollouts.n_files)
 
 
 def _choose(a: Analysed, others: Sequence, settings: Settings) -> Recommendation:
-    return choose(a.results, others, a.checkpoint.n_prompts, settings.level, a.rankings, a.informative)
+    follows_length = a.length is not None and a.length.dominates
+    return choose(
+        a.results,
+        others,
+        a.checkpoint.n_prompts,
+        settings.level,
+        a.rankings,
+        a.informative,
+        BY_LENGTH if follows_length else (),
+        PAIRS if a.checkpoint.has_pairs else SAME if a.same else "",
+    )
 
 
 def _analyse_one(
@@ -191,7 +218,7 @@ def _analyse_one(
     results = evaluate(checkpoint, strategies, bootstrap, settings.bins, settings.threshold)
     everything = next(r for r in results if r.strategy.name == "none")
     accuracies = {r.strategy.label: summarize_metric(r, "pairwise_accuracy", bootstrap, level) for r in results}
-    extremes = compare_extreme_ranks(checkpoint, bootstrap, level)
+    extremes, away = compare_extreme_ranks(checkpoint, bootstrap, level), within.deviations_of(checkpoint)
     found = Analysed(
         checkpoint=checkpoint,
         bootstrap=bootstrap,
@@ -200,19 +227,34 @@ def _analyse_one(
         trends=find_trends(checkpoint, bootstrap, settings.threshold, level),
         ranks=ranks,
         extremes=extremes,
-        split=within.split_variance(checkpoint, within.deviations_of(checkpoint)),
+        split=within.split_variance(checkpoint, away),
         accuracy=accuracies["none"],
         rankings={label: verdict_of(share) for label, share in accuracies.items()},
         informative=count_informative(checkpoint),
         causes=find_causes(checkpoint, everything, extremes),
+        same=is_same(checkpoint),
+        length=measure_length(checkpoint, away, bootstrap, level),
+        subsets=_measure_subsets(checkpoint, bootstrap, level),
     )
     found.recommendation = _choose(found, (), settings)
     return found
 
 
+def _measure_subsets(checkpoint: Checkpoint, bootstrap: Bootstrap, level: float) -> dict[str, dict[str, float | None]]:
+    """Return the share of correctly ordered pairs of each part of a benchmark."""
+    found = {}
+    for name in [] if checkpoint.subset is None else dict.fromkeys(checkpoint.subset.tolist()):
+        rows = checkpoint.subset == name
+        part = Checkpoint(name, checkpoint.reward[rows], checkpoint.score[rows], checkpoint.prompt[rows])
+        (result,) = evaluate(part, [Strategy("none", part.reward.shape[1])], bootstrap, whole=False)
+        share = summarize_metric(result, "pairwise_accuracy", bootstrap, level)
+        found[name] = {**share, "groups": int(rows.sum())}
+    return found
+
+
 def _learns_ranks(checkpoints: Sequence[Checkpoint], settings: Settings) -> bool:
     """Return whether ranks are learned: asked for, or no strategies named, and all checkpoints allow it."""
-    if settings.strategies and LEARNED not in settings.strategies:
+    if (settings.strategies and LEARNED not in settings.strategies) or checkpoints[0].has_pairs:
         return False
     return all(can_learn_ranks(checkpoint, settings.keep) for checkpoint in checkpoints)
 
@@ -224,5 +266,7 @@ def _common_strategies(checkpoints: Sequence[Checkpoint], settings: Settings) ->
         s = settings
         return strategies_for(checkpoint, s.strategies, s.keep, s.low, s.high, s.powers, s.weights)
 
+    if checkpoints[0].has_pairs:
+        return [Strategy("none", checkpoints[0].reward.shape[1])]
     names = [{strategy.name for strategy in allowed(checkpoint)} for checkpoint in checkpoints]
     return [strategy for strategy in allowed(checkpoints[0]) if all(strategy.name in found for found in names)]

@@ -24,6 +24,8 @@ from openrlhf_pf.reliability.read.samples import read_samples
 
 Floats = NDArray[np.float64]
 
+#: Larger numbers count as infinite: their squares have no float.
+LARGEST = 1e100
 #: Groups of very different sizes are padded to the largest; more padding than this for each sample is refused.
 MOST_PADDING = 50
 
@@ -40,6 +42,9 @@ class Checkpoint:
         step: (G,) training step, or None.
         length: (G, N) int64 tokens of the responses, or None.
         model_rewards: (M, G, N), or None.
+        subset: (G,) names of parts of a benchmark, or None.
+        has_pairs: the groups are preference pairs and not samples of a policy.
+        others: the files' further columns of numbers, any of which might be the true score.
     """
 
     name: str
@@ -49,6 +54,9 @@ class Checkpoint:
     step: NDArray[np.int64] | None = None
     length: NDArray[np.int64] | None = None
     model_rewards: Floats | None = None
+    subset: NDArray | None = None
+    has_pairs: bool = False
+    others: tuple[str, ...] = ()
 
     @property
     def n_prompts(self) -> int:
@@ -65,12 +73,13 @@ class Checkpoint:
 class Rollouts:
     """The checkpoints in the order given, and sentences on what was left out.
 
-    ``separate``: they are different reward models, so none contradicts another.
+    ``separate``: they are different reward models, so none contradicts another. ``n_files`` were read.
     """
 
     checkpoints: list[Checkpoint]
     warnings: list[str] = field(default_factory=list)
     separate: bool = False
+    n_files: int = 0
 
 
 def load(
@@ -92,14 +101,22 @@ def load(
     """
     notes: list[str] = []
     parts: list[tuple[str, dict[str, NDArray]]] = []
-    names = _names([Path(path) for path in paths])
+    names, n_files, others, pairs = _names([Path(path) for path in paths]), 0, {}, False
     for path, name in zip(paths, names):
-        found = _columns(read_samples(Path(path), columns or {}, notes, say), notes)
+        lines: list[str] = []
+        table, further, files = read_samples(Path(path), columns or {}, notes, lines.append)
+        for line in lines:
+            say(line)
+        pairs |= any("is read as preference pairs" in line for line in lines)
+        found, n_files, others = _columns(table, notes), n_files + files, others | dict.fromkeys(further)
         for checkpoint, rows in _by_checkpoint(found, name if len(names) > 1 else "all samples"):
             parts.append((checkpoint, {key: values[rows] for key, values in found.items() if values is not None}))
     if not any(len(found["reward"]) for _, found in parts):
         raise ValueError(f"there are no samples in {', '.join(map(str, paths))}: give files with at least one row.")
-    return Rollouts([_checkpoint(name, found, notes) for name, found in parts if len(found["reward"])], notes)
+    checkpoints = [_checkpoint(name, found, notes) for name, found in parts if len(found["reward"])]
+    for checkpoint in checkpoints:
+        checkpoint.has_pairs, checkpoint.others = pairs, tuple(others)
+    return Rollouts(checkpoints, notes, n_files=n_files)
 
 
 def _names(paths: list[Path]) -> list[str]:
@@ -118,10 +135,12 @@ def _columns(table: pa.Table, notes: list[str]) -> dict[str, NDArray | None]:
         # A score column without values has a message of its own later.
         if name in table.column_names and (name in NEEDED or table[name].null_count < len(table)):
             numbers = table[name].to_numpy()
-            columns[name] = np.where(np.isfinite(numbers), numbers, np.nan)
+            columns[name] = np.where(np.abs(numbers) <= LARGEST, numbers, np.nan)
     columns["prompt_id"] = _codes(table["prompt_id"])[0]
     if "checkpoint" in table.column_names and table["checkpoint"].null_count < len(table):
         columns["checkpoint"] = np.asarray(table["checkpoint"].to_pylist(), dtype=object)
+    if "subset" in table.column_names and table["subset"].null_count < len(table):
+        columns["subset"] = np.asarray(table["subset"].fill_null("").to_pylist(), dtype=object)
     if "model_rewards" in table.column_names:
         columns["model_rewards"] = _ensemble(table["model_rewards"].combine_chunks(), notes)
     return columns
@@ -223,6 +242,7 @@ def _checkpoint(name: str, columns: dict[str, NDArray], notes: list[str]) -> Che
         None if steps is None else steps[first].astype(np.int64),
         None if length is None or np.isnan(length).any() else table(length.astype(np.int64), 0),
         None if models is None else np.stack([table(model, np.nan) for model in models.T]),
+        None if columns.get("subset") is None else columns["subset"][first],
     )
     notes += find_data_warnings(name, result.reward, result.score, sizes)
     return result

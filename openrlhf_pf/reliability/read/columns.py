@@ -30,7 +30,12 @@ COLUMNS = {
     "group": ("group",),
     "length": ("response_tokens", "response_length", "length"),
     "model_rewards": ("model_rewards",),
+    "subset": ("subset", "domain", "category"),
+    "chosen_reward": ("chosen_reward", "chosen_score", "reward_chosen", "score_chosen", "scores_chosen"),
+    "rejected_reward": ("rejected_reward", "rejected_score", "reward_rejected", "score_rejected", "scores_rejected"),
 }
+#: Rewards of the two sides of preference pairs, which need no true score.
+PAIR = ("chosen_reward", "rejected_reward")
 NEEDED = ("prompt_id", "reward", "score")
 #: Names that suggest a meaning, offered in messages and never assumed: ``score`` is the reward in some files.
 SUGGESTED = {
@@ -59,6 +64,11 @@ class Preset:
 
 
 PRESETS = (
+    Preset(
+        "a validation dump of verl",
+        ("input", "output", "reward", "acc", "step"),
+        {"prompt_id": "input", "reward": "reward", "score": "acc"},
+    ),
     Preset(
         "a rollout dump of verl, whose score is the reward",
         ("input", "output", "score", "step"),
@@ -89,12 +99,14 @@ class Plan:
         line: a sentence about it, or "".
         right_first: ``score`` counts the right responses, which come first in the lists of a row.
         named: our names that the user gave columns for.
+        others: the file's further columns of numbers, any of which might be the true score.
     """
 
     columns: dict[str, str | tuple[str, ...]]
     line: str = ""
     right_first: bool = False
     named: frozenset[str] = field(default_factory=frozenset)
+    others: tuple[str, ...] = ()
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -141,6 +153,13 @@ def plan_columns(schema: pa.Schema, named: Mapping[str, str], path: str, rows: i
         how, preset, right_first = _preset(schema, [*schema.names, *numbered])
         found = {**known, **{ours: name if name in there else None for ours, name in preset.items()}, **chosen}
     found = {ours: name for ours, name in found.items() if name}
+    if set(PAIR) <= found.keys() and "reward" not in named and not {"reward", "score"} <= found.keys():
+        columns = {ours: numbered.get(name, name) for ours, name in found.items() if ours in (*PAIR, "subset")}
+        columns |= {"prompt_id": found["prompt_id"]} if "prompt_id" in found else {}
+        chosen, rejected = (found[name] for name in PAIR)
+        return Plan(columns, f"{path} is read as preference pairs: {chosen} should be above {rejected}.")
+    for ours in set(PAIR) & found.keys():
+        del found[ours]
     _unique(schema, found.values(), path)
     nameless = "prompt_id" not in found and {"reward", "score"} <= found.keys() and _is_list(schema, found["reward"])
     missing = [name for name in NEEDED if name not in found and not (name == "prompt_id" and nameless)]
@@ -152,7 +171,8 @@ def plan_columns(schema: pa.Schema, named: Mapping[str, str], path: str, rows: i
     if nameless:
         line = (line or f"{path} has no prompt_id") + "; each row is a prompt of its own"
     columns = {ours: numbered.get(name, name) for ours, name in found.items()}
-    return Plan(columns, line and f"{line}.", right_first and "score" not in named, frozenset(named))
+    others = tuple(name for name in list_numeric(schema) if name not in found.values())
+    return Plan(columns, line and f"{line}.", right_first and "score" not in named, frozenset(named), others)
 
 
 def _preset(schema: pa.Schema, there: Sequence[str]) -> tuple[str, dict[str, str], bool]:
@@ -182,6 +202,20 @@ def _is_list(schema: pa.Schema, name: str) -> bool:
 def is_list(kind: pa.DataType) -> bool:
     """Return whether a type is one of Arrow's lists; a map is none."""
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def list_numeric(schema: pa.Schema) -> list[str]:
+    """Return the columns of numbers, also of lists of numbers and within objects (``extra.acc``)."""
+
+    def names_in(name: str, kind: pa.DataType) -> list[str]:
+        if pa.types.is_struct(kind):
+            return [n for inner in kind for n in names_in(f"{name}.{inner.name}", inner.type)]
+        while is_list(kind):
+            kind = kind.value_type
+        number = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        return [name] if number else []
+
+    return [n for name, kind in zip(schema.names, schema.types) for n in names_in(name, kind)]
 
 
 def _type(schema: pa.Schema, name: str) -> pa.DataType | None:
@@ -238,14 +272,16 @@ def listed(names: Iterable[str], numbered: Mapping[str, tuple[str, ...]] | None 
 
 def _candidates(schema: pa.Schema, numbered: Mapping, ours: str, taken: Iterable[str]) -> list[str]:
     """Return the file's columns that may be one of ours, the likeliest first."""
-    names = [name for name in [*numbered, *schema.names] if name not in taken]
+    nested = [name for name in list_numeric(schema) if "." in name]
+    names = [name for name in [*numbered, *schema.names, *nested] if name not in taken]
     names = [name for name in names if not any(name in columns for columns in numbered.values())]
     if ours != "prompt_id":  # texts are no numbers
         names = [n for n in names if n in numbered or not pa.types.is_string(_type(schema, n)) or _is_list(schema, n)]
-    plain = {name.removesuffix("_*").lower(): name for name in reversed(names)}
+    plain = {name.removesuffix("_*").rpartition(".")[2].lower(): name for name in reversed(names)}
     synonyms = [plain[word] for word in SUGGESTED[ours].split() if word in plain]
     close = [plain[word] for word in get_close_matches(ours, plain, 3, 0.75)]
-    return list(dict.fromkeys([*close, *synonyms]))
+    within = [name for word, name in plain.items() if ours == "reward" and "reward" in word]
+    return list(dict.fromkeys([*close, *synonyms, *within]))
 
 
 def _missing(
@@ -263,12 +299,18 @@ def _missing(
         taken |= set(names[:1])
         flags.append(f"{ours}={names[0] if names else 'NAME'}")
     guess = f"if {_and(guesses)}, " if guesses else ""
+    asked = ""
+    if "reward" in missing and found.get("score") == "score":
+        asked = "; is 'score' your reward? Then give --columns reward=score,score=NAME with the true score"
+    numbers = [name for name in list_numeric(schema) if name not in found.values()]
+    numbers = [name for name in numbers if not any(name in columns for columns in numbered.values())]
+    offered = f"; columns of numbers are {listed(numbers)}" if any("." in name for name in numbers) else ""
     return (
         f"{path} has no column for {_and(missing)} ({rows:,} row{'s' * (rows != 1)}), it has "
         + f"{listed(schema.names, numbered)}: "
         + (f"it looks like {how}; " if how else "")
         + f"a sample needs {', '.join(NEEDED)}, the score being the true one, of unit tests for instance; "
-        + f"{guess}give --columns {','.join(flags)}"
+        + f"{guess}give --columns {','.join(flags)}{offered}{asked}"
     )
 
 

@@ -34,18 +34,13 @@ def find_data_warnings(name: str, reward: Floats, score: Floats, sizes: NDArray[
         ("score", score, "they are ranked but excluded from all metrics"),
     ):
         if lost := n_samples - int(np.isfinite(values).sum()):
-            notes.append(f"{name}: {lost} of {n_samples} samples have no finite {what}; {then}.")
+            notes.append(f"{name}: {lost} of {n_samples} samples have no finite {what} (or one beyond 1e100); {then}.")
     notes += _describe_sizes(name, sizes)
     r, s = reward[known], score[known]
     if np.ptp(s) == 0:
         notes.append(f"{name}: all scores are {s[0]:g}, so no reward can be right or wrong.")
     if np.ptp(r) <= 1e-9 * np.abs(r).max():
         notes.append(f"{name}: all rewards are {r[0]:g}, so they carry no information.")
-    elif np.array_equal(r, s):
-        notes.append(
-            f"{name}: reward and score are equal in all {len(r):,} samples, so the reward is measured by itself; "
-            "name a true score of another source with --columns score=NAME."
-        )
     notes += [*_find_dominating(name, "rewards", r), *_find_dominating(name, "scores", s)]
     if times := _count_copies(reward, score, sizes):
         often = "twice" if times == 2 else f"{times} times"

@@ -5,7 +5,6 @@ of them, also compressed (.gz, .bz2, .zst, .lz4).
 """
 
 import contextlib
-import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -173,24 +172,27 @@ def _csv(content: bytes) -> pa.Table:
     header = content[: content.find(b"\n") + 1 or None]
     delimiter = max(",;\t", key=lambda sign: header.count(sign.encode()))
     options = pv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    # Arrow's threads read a buffer of its own and not a Python file: after an error they may still read at exit, and
+    # would call an interpreter that is being shut down (abort, status 134).
     try:
-        return pv.read_csv(io.BytesIO(content), parse_options=options)
+        table = pv.read_csv(pa.BufferReader(content), parse_options=options)
     except pa.ArrowInvalid:
         # A column that turns from numbers to text: read all as text and convert value by value later.
-        names = pv.open_csv(io.BytesIO(content), parse_options=options).schema.names
-        convert = pv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-        return pv.read_csv(io.BytesIO(content), parse_options=options, convert_options=convert)
+        first = pv.read_csv(pa.BufferReader(header), parse_options=options)
+        convert = pv.ConvertOptions(column_types=dict.fromkeys(first.column_names, pa.string()))
+        table = pv.read_csv(pa.BufferReader(content), parse_options=options, convert_options=convert)
+    return table.rename_columns([name.strip() for name in table.column_names])
 
 
 def _json(content: bytes, file: Path, notes: list[str]) -> pa.Table:
     content = content.removeprefix(b"\xef\xbb\xbf").lstrip()
     if content.startswith(b"{"):
         try:
-            table = pj.read_json(io.BytesIO(content), parse_options=pj.ParseOptions(newlines_in_values=False))
+            table = pj.read_json(pa.BufferReader(content), parse_options=pj.ParseOptions(newlines_in_values=False))
             # JSON has no dates: keep them as text.
             if dates := [(field.name, pa.string()) for field in table.schema if pa.types.is_timestamp(field.type)]:
                 options = pj.ParseOptions(pa.schema(dates), newlines_in_values=False)
-                table = pj.read_json(io.BytesIO(content), parse_options=options)
+                table = pj.read_json(pa.BufferReader(content), parse_options=options)
             if table.num_rows > 1:
                 return table
         except pa.ArrowInvalid:

@@ -11,17 +11,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from openrlhf_pf.reliability.read.columns import Plan, is_list, plan_columns
+from openrlhf_pf.reliability.read.columns import COLUMNS, PAIR, SUGGESTED, Plan, is_list, plan_columns
 from openrlhf_pf.reliability.read.files import GIVE, MIXED, cause_of, find_files, left_out, open_file
 
 NUMBERS = ("reward", "score", "step", "group", "length")
+#: Rows that show whether an id identifies a prompt.
+ENOUGH_ROWS = 20
 #: Columns that differ between the responses of a prompt: a list in a row has one value per response.
 PER_RESPONSE = ("reward", "score", "length")
 
 
 def read_samples(
     path: Path, named: Mapping[str, str], notes: list[str], say: Callable[[str], None] = lambda line: None
-) -> pa.Table:
+) -> tuple[pa.Table, list[str], int]:
     """Read a file or a folder.
 
     Args:
@@ -33,16 +35,16 @@ def read_samples(
     Returns:
         (S,) rows: ``prompt_id`` without nulls, ``reward`` and ``score`` as float64, those of ``step``, ``group``,
         ``length`` (float64), ``checkpoint`` (string) and ``model_rewards`` (as it is) that the files have, and
-        ``file``, which counts them.
+        ``file``, which counts them; the names of further columns of numbers; and the number of files.
 
     Raises:
         ValueError: nothing can be read; the message is one sentence.
     """
     files = find_files(path, notes)
-    tables, lost, said, misfit = [], {}, set(), None
+    tables, lost, said, others, misfit = [], {}, set(), {}, None
     for file in files:
         try:
-            table, line = _read_file(file, named, notes)
+            table, how = _read_file(file, named, notes)
         except (OSError, pa.ArrowException) as error:
             cause = cause_of(error)
             if len(files) == 1:
@@ -53,35 +55,86 @@ def read_samples(
             misfit = misfit or error
             lost.setdefault(str(error).replace(str(file), "it", 1), []).append(file.name)
             continue
-        if (line := line.replace(str(file), str(path), 1)) and line not in said:
+        if (line := how.line.replace(str(file), str(path), 1)) and line not in said:
             said.add(line)
             say(line)
+        others |= dict.fromkeys(how.others)
         tables.append(table.append_column("file", pa.repeat(pa.scalar(len(tables), pa.int32()), len(table))))
     if not tables:
         raise misfit or ValueError(
             f"no file in {str(path)!r} can be read: all {len(files)} are damaged or unfinished."
         )
     notes += [left_out(names, why) for why, names in lost.items()]
-    return _together(tables, notes)
+    table = _together(tables, notes)
+    _check_prompts(table, str(path), files)
+    return table, list(others), len(tables)
 
 
-def _read_file(file: Path, named: Mapping[str, str], notes: list[str]) -> tuple[pa.Table, str]:
-    """Return the samples of a file and a sentence about its columns."""
+def _check_prompts(table: pa.Table, path: str, files: list[Path]) -> None:
+    """Refuse samples whose ids do not identify prompts."""
+    if not len(table) or "checkpoint" in table.column_names:
+        return
+    ids = _one(table["prompt_id"])
+    counts = pc.value_counts(ids)
+    if len(counts) == 1 and len(table) > 1:
+        shown = _text(ids)[0].as_py()
+        raise ValueError(
+            f"all {len(table):,} rows of {path} belong to one prompt ({shown[:40]!r}): name the column that identifies"
+            " the prompt with --columns prompt_id=NAME, or score many prompts."
+        )
+    by = {"step", "group"} & set(table.column_names)
+    if len(files) > 1 and not by:
+        pairs = pa.table({"id": ids, "file": table["file"]}).group_by(["id", "file"]).aggregate([("id", "count")])
+        several = pairs.filter(pc.greater(pairs["id_count"], 1))
+        if len(several) > 1.5 * len(pc.unique(several["id"])):
+            raise ValueError(
+                f"files of {path} ({files[0].name}, {files[1].name}) have several responses to the same prompts and no"
+                " step: give them as separate PATHs to compare them, or add a column step."
+            )
+
+
+def _read_file(file: Path, named: Mapping[str, str], notes: list[str]) -> tuple[pa.Table, Plan]:
+    """Return the samples of a file and how its columns were read."""
     source = open_file(file, notes)
     if not source.rows:
         empty = {"prompt_id": pa.string(), "reward": pa.float64(), "score": pa.float64()}
-        return pa.schema(empty).empty_table(), ""
+        return pa.schema(empty).empty_table(), Plan({})
     how = plan_columns(source.schema, named, str(file), source.rows)
     names = {name for names in how.columns.values() for name in ([names] if isinstance(names, str) else names)}
     table = source.read(sorted({name if name in source.schema.names else name.split(".")[0] for name in names}))
-    return _samples(table, how, str(file), notes), how.line
+    found = _samples(table, how, str(file), notes)
+    if len(found) >= ENOUGH_ROWS and len(pc.unique(found["prompt_id"])) == len(found):
+        _refuse_single_rows(table, source.schema, how, str(file), source.read)
+    return found, how
+
+
+def _refuse_single_rows(table: pa.Table, schema: pa.Schema, how: Plan, path: str, read: Callable) -> None:
+    """Refuse a file in which every row is a prompt of its own although another column groups the rows."""
+    if "prompt_id" not in how.columns:
+        raise ValueError(
+            f"{path} has one response in each of {len(table):,} rows and no column for prompt_id, so responses to one"
+            " prompt cannot be compared: name the column that identifies the prompt with --columns prompt_id=NAME."
+        )
+    known = [*COLUMNS["prompt_id"], *SUGGESTED["prompt_id"].split()]
+    for name in [name for name in known if name in schema.names and name != how.columns["prompt_id"]]:
+        count = len(pc.unique(_flat(_one(read([name])[name]))))
+        if 1 < count <= len(table) / 2:
+            raise ValueError(
+                f"column {how.columns['prompt_id']} of {path} is different in each of its {len(table):,} rows, so"
+                f" responses to one prompt cannot be compared: {name} has {count:,} different values; if it identifies"
+                f" the prompt, give --columns prompt_id={name}."
+            )
 
 
 def _samples(table: pa.Table, how: Plan, path: str, notes: list[str]) -> pa.Table:
     """Return a file's columns as ours, a row per sample."""
     found = {ours: _column(table, names) for ours, names in how.columns.items()}
     shown = {ours: n if isinstance(n, str) else f"{n[0]} to {n[-1]}" for ours, n in how.columns.items()}
+    if PAIR[0] in found:
+        found = _join_sides(found, path)
     found |= {ours: _parsed(found[ours]) for ours in ("reward", "score")}
+    if PAIR[0] in shown:
+        shown |= dict.fromkeys(("reward", "score", "group"), " and ".join(shown[name] for name in PAIR))
     if how.right_first or any(is_list(found[ours].type) for ours in ("reward", "score")):
         found = _unrolled(found, how, shown, path, notes)
     for ours in NUMBERS:
@@ -96,8 +149,8 @@ def _samples(table: pa.Table, how: Plan, path: str, notes: list[str]) -> pa.Tabl
             "prompt: name the column that identifies the prompt with --columns prompt_id=NAME."
         )
     found["prompt_id"] = ids
-    if "checkpoint" in found:
-        found["checkpoint"] = _text(_filled(found["checkpoint"]))
+    for name in {"checkpoint", "subset"} & found.keys():
+        found[name] = _text(_filled(found[name]))
     result = pa.table({ours: values for ours, values in found.items() if values is not None})
     if ids.null_count:
         notes.append(f"{path}: {ids.null_count:,} of {len(ids):,} rows have no prompt_id and were left out.")
@@ -147,6 +200,20 @@ def _parsed(array: pa.Array) -> pa.Array:
 # ── One row a prompt ──
 
 
+def _join_sides(found: dict, path: str) -> dict:
+    """Turn preference pairs into rows of lists: the chosen responses with score 1, the rejected ones with score 0.
+
+    Every row is a group of its own, so that only responses of one row are compared.
+    """
+    sides = [[v if isinstance(v, list) else [v] for v in _parsed(found[name]).to_pylist()] for name in PAIR]
+    rewards = [[*chosen, *rejected] for chosen, rejected in zip(*sides)]
+    scores = [[1.0] * len(chosen) + [0.0] * len(rejected) for chosen, rejected in zip(*sides)]
+    joined = {ours: values for ours, values in found.items() if ours not in PAIR}
+    rows = pa.array(range(len(rewards)))
+    joined |= {"prompt_id": found.get("prompt_id", pa.array([f"{path}:{row}" for row in range(len(rewards))]))}
+    return {**joined, "reward": pa.array(rewards), "score": pa.array(scores), "group": rows}
+
+
 def _unrolled(found: dict, how: Plan, shown: Mapping[str, str], path: str, notes: list[str]) -> dict:
     """Turn (L,) rows with lists into (S,) samples; single values are repeated."""
     lists = {ours: found[ours] for ours in PER_RESPONSE if ours in found and is_list(found[ours].type)}
@@ -176,6 +243,8 @@ def _unrolled(found: dict, how: Plan, shown: Mapping[str, str], path: str, notes
     for ours, values in found.items():
         if ours == "model_rewards":
             notes.append(f"{path}: column {shown[ours]} was left out, because each row holds several responses.")
+        elif ours not in result and _is_per_response(values, size):
+            result[ours] = pc.list_flatten(values)
         elif ours not in result:
             result[ours] = _flat(values).take(pa.array(row)) if ours == "prompt_id" else values.take(pa.array(row))
     if "prompt_id" not in found:
@@ -186,6 +255,14 @@ def _unrolled(found: dict, how: Plan, shown: Mapping[str, str], path: str, notes
     return (
         {ours: values.filter(pc.invert(empty)) for ours, values in result.items()} if pc.any(empty).as_py() else result
     )
+
+
+def _is_per_response(values: pa.Array, size: np.ndarray) -> bool:
+    """Return whether a column has a text or number for each response: a row is then a batch of several prompts."""
+    if not is_list(values.type) or pa.types.is_nested(values.type.value_type):
+        return False
+    sizes = pc.fill_null(pc.list_value_length(values), 0).to_numpy()
+    return bool((sizes == size).all() and size.max(initial=0) > 1)
 
 
 def _values(lists: pa.Array, name: str, path: str) -> pa.Array:

@@ -37,7 +37,7 @@ NO_HELP, WRONG_WAY, TIME_ONLY, FILTER, NO_FILTER, OPEN = "no help", "wrong way",
 #: Reasons for the answer "open".
 NOTHING_KNOWN, FEW_PROMPTS, FEW_INFORMATIVE = "nothing known", "few prompts", "few informative prompts"
 NOTHING_TO_COMPARE, NOT_SEPARATED, CHECKPOINTS = "nothing to compare", "not separated", "checkpoints disagree"
-DISAGREE, SAME = "ranking and gain disagree", "reward is the score"
+DISAGREE, PAIRS = "ranking and gain disagree", "preference pairs"
 
 
 @dataclass
@@ -170,6 +170,8 @@ def choose(
     level: float = 0.95,
     rankings: Mapping[str, str] | None = None,
     informative: int | None = None,
+    excluded: Sequence[str] = (),
+    open_because: str = "",
 ) -> Recommendation:
     """Recommend a strategy if it is significantly better than training on all samples.
 
@@ -183,8 +185,14 @@ def choose(
         level: of the intervals.
         rankings: label to the verdict of ``verdict_of`` on the pairs that a strategy keeps; None to go by gains alone.
         informative: number of prompts whose responses differ in true score; None for all.
+        excluded: names of strategies that are not recommended.
+        open_because: a reason for which nothing can be recommended from these data, or "".
     """
     informative = n_prompts if informative is None else informative
+    results = [r for r in results if r.strategy.name not in excluded]
+    if open_because:
+        found = Field.of(results, n_prompts, level)
+        return _build(found, found.best if found.rivals else None, OPEN, open_because)
     if min(n_prompts, informative) >= FEWEST_PROMPTS:
         learned = _choose_learned(results, others, n_prompts, level)
         if learned and (rankings is None or is_ranked(learned.best, rankings)):

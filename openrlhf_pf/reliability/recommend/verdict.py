@@ -16,11 +16,14 @@ from openrlhf_pf.reliability.read.checkpoints import Checkpoint
 RIGHT_FROM, MOSTLY_FROM = 0.9, 0.7
 RIGHT, MOSTLY, SLIGHTLY = "right", "mostly right", "slightly right"
 GUESSING, WRONG, UNKNOWN = "no better than guessing", "wrong way round", "unknown"
+SAME = "reward is the score"
 #: Verdicts by which higher rewards mean better responses.
 GOOD = (RIGHT, MOSTLY, SLIGHTLY)
 
 #: Fewer prompts than this decide nothing: bootstrap intervals are unreliable.
 FEWEST_PROMPTS = 30
+#: A correlation of reward and score from which on they are the same up to scale.
+SAME_FROM = 0.999
 #: The share of responses that may not make up more than half of the spread of rewards within prompts.
 FEW = 0.05
 
@@ -37,6 +40,15 @@ def verdict_of(accuracy: dict[str, float | None]) -> str:
         if accuracy["estimate"] >= least:
             return verdict
     return SLIGHTLY
+
+
+def is_same(checkpoint: Checkpoint) -> bool:
+    """Return whether reward and score are the same up to scale, or nearly: the reward is then measured by itself."""
+    reward, score = (x[checkpoint.known] for x in (checkpoint.reward, checkpoint.score))
+    reward, score = (x / max(np.abs(x).max(initial=0.0), np.finfo(float).tiny) for x in (reward, score))
+    if len(reward) < 3 or min(np.ptp(reward), np.ptp(score)) <= 0:
+        return False
+    return bool(abs(np.corrcoef(reward, score)[0, 1]) > SAME_FROM)
 
 
 @dataclass(frozen=True)

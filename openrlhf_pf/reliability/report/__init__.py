@@ -59,6 +59,8 @@ def _checkpoint_as_dict(a: Analysed, level: float) -> dict[str, Any]:
         "n_scored": int(checkpoint.known.sum()),
         "samples_per_prompt": checkpoint.reward.shape[1],
         "ranking": a.ranking,
+        "length": None if a.length is None else asdict(a.length),
+        "subsets": a.subsets,
         "strategies": strategies,
         "calibration": None if c is None else {name: _list(getattr(c, name)) for name in calibration},
         "learned_ranks": None if a.ranks is None else a.ranks.as_dict(),

@@ -14,6 +14,8 @@ from openrlhf_pf.reliability.report.sentences import (
     FILTER_MEANINGS,
     LEARNED_MEANING,
     answers_of,
+    caveat_of,
+    describe_data,
     sentences_of,
     settings_line,
     text_of,
@@ -69,6 +71,7 @@ def render_page(analysis: Analysis, panels: list[Panel]) -> str:
     recommendation, first, level = analysis.recommendation, analysis.analysed[0], analysis.settings.level
     # Further checkpoints may contradict the first, which its own answers do not say.
     together = None if recommendation is first.recommendation else recommendation
+    warnings = warnings_of(analysis)
     shown = [
         {
             "kind": p.figure,
@@ -89,10 +92,16 @@ def render_page(analysis: Analysis, panels: list[Panel]) -> str:
             opening=analysis.opening,
             together=together and {"text": text_of(together, first), "state": "" if together.decided else "open"},
             answers=[
-                {"name": a.checkpoint.name, "amount": amount_of(a), "questions": answers_of(a), "meter": _meter(a)}
-                for a in analysis.analysed
+                {
+                    "name": a.checkpoint.name,
+                    "data": line,
+                    "questions": answers_of(a),
+                    "caveat": caveat_of(a, warnings),
+                    "meter": _meter(a),
+                }
+                for a, line in zip(analysis.analysed, describe_data(analysis))
             ],
-            warnings=[_without_name(line, analysis) for line in warnings_of(analysis)],
+            warnings=[_without_name(line, analysis) for line in warnings],
             sentences=[_without_name(line, analysis) for line in sentences_of(analysis)],
             level=f"{100 * level:g}%",
             checkpoints=[_tables(a, together or a.recommendation, level) for a in analysis.analysed],
@@ -101,11 +110,6 @@ def render_page(analysis: Analysis, panels: list[Panel]) -> str:
             figures=shown,
         )
     )
-
-
-def amount_of(a: Analysed) -> str:
-    """Return the amount of data as text."""
-    return f"{a.checkpoint.n_prompts:,} prompts with {int(a.checkpoint.known.sum()):,} scored responses"
 
 
 def _without_name(line: str, analysis: Analysis) -> str:

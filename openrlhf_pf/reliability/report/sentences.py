@@ -17,6 +17,7 @@ from openrlhf_pf.reliability.recommend.verdict import (
     GUESSING,
     MOSTLY,
     RIGHT,
+    SAME,
     SLIGHTLY,
     UNKNOWN,
     WRONG,
@@ -53,6 +54,7 @@ RANKING_ANSWERS = {
     GUESSING: "Not shown by these data",
     WRONG: "No, the ranking is reversed",
     UNKNOWN: "Unknown",
+    SAME: "Not measured",
 }
 
 
@@ -92,17 +94,76 @@ def answers_of(a: Analysed) -> list[Answer]:
     ]
 
 
+def describe_data(analysis: Analysis) -> list[str]:
+    """Return what was read, a sentence per checkpoint: the first line of every report."""
+    files = f", from {analysis.n_files:,} file{'s' * (analysis.n_files != 1)}" if analysis.n_files else ""
+    return [
+        (f"{a.checkpoint.name}: " if len(analysis.analysed) > 1 else "") + f"{describe_samples(a)}{files}."
+        for a in analysis.analysed
+    ]
+
+
+def describe_samples(a: Analysed) -> str:
+    """Return the amount of samples: 120 prompts of 6 responses."""
+    c = a.checkpoint
+    sizes = np.isfinite(c.reward).sum(axis=1)
+    if c.has_pairs:
+        return f"{len(c.reward):,} preference pairs" if c.reward.shape[1] == 2 else f"{len(c.reward):,} rows of pairs"
+    low, high = int(sizes.min()), int(sizes.max())
+    size = f"{high} response{'s' * (high != 1)}" if low == high else f"{low} to {high} responses"
+    groups = f" in {len(c.reward):,} rollouts" if len(c.reward) > c.n_prompts else ""
+    return f"{c.n_prompts:,} prompt{'s' * (c.n_prompts != 1)}{groups} of {size}"
+
+
 def _describe_ranking(a: Analysed) -> tuple[str, list[str], str]:
     short, accuracy = RANKING_ANSWERS[a.ranking], a.accuracy
+    if a.ranking == SAME:
+        return short, ["Reward and score are the same up to scale, so the reward would be measured by itself."], "open"
     if a.ranking == UNKNOWN:
-        return short, ["Too few prompts have responses with different true scores to compare."], "open"
+        return short, [_describe_unknown(a)], "open"
     level = f"{a.recommendation.level:.0%}"
+    subject = "Of two responses to one prompt, the one with the better true score"
+    subject = "The chosen response" if a.checkpoint.has_pairs else subject
     sentence = (
-        "Of two responses to one prompt, the one with the better true score has the higher reward in"
-        f" {percent(accuracy['estimate'])} of pairs ({level} interval {percent(accuracy['low'])} to"
-        f" {percent(accuracy['high'])}; guessing would be 50%)."
+        f"{subject} has the higher reward in {percent(accuracy['estimate'])} of pairs ({level} interval"
+        f" {percent(accuracy['low'])} to {percent(accuracy['high'])}; guessing would be 50%)."
     )
     return short, [sentence, *remarks_of(a)], {RIGHT: "", MOSTLY: "", WRONG: "bad"}.get(a.ranking, "open")
+
+
+def _describe_unknown(a: Analysed) -> str:
+    known = a.checkpoint.known
+    if known.sum(axis=1).max(initial=0) < 2:
+        return "Every prompt has one response, so there are no responses to one prompt to compare."
+    if not a.informative:
+        return "The responses to each prompt all have the same true score."
+    return f"Only {a.informative} of {a.checkpoint.n_prompts:,} prompts have responses with different true scores."
+
+
+def caveat_of(a: Analysed, warnings: Sequence[str]) -> str:
+    """Return the one caveat that could overturn the answers, or the first of the further warnings."""
+    if a.length is not None and a.length.dominates:
+        return describe_length(a)
+    if a.ranking in GOOD and a.causes[0].kind != "close":
+        return _describe_cause(a.causes[0], a)
+    if a.extremes is not None and a.extremes.top_is_wrong:
+        return "The responses with the highest reward of their prompt are worse than the second choices."
+    name = f"{a.checkpoint.name}: "
+    serious = ("there twice", "there 3 times", "too few", "carry", "spread", "different weights")
+    for line in warnings:
+        if any(word in line for word in serious) and (line.startswith(name) or ": " not in line[:60]):
+            return line.removeprefix(name)
+    return "Intervals do not cover prompts of another kind than these, nor a later policy."
+
+
+def describe_length(a: Analysed) -> str:
+    """Return how the reward follows length."""
+    values = [(v["estimate"], v["low"], v["high"]) for v in (a.length.length, a.length.score)]
+    texts = [f"{x:.2f} ({low:.2f} to {high:.2f})" for x, low, high in values]
+    return (
+        f"The reward follows response length more than the true score: within prompts it correlates {texts[0]} with"
+        f" length at equal score and {texts[1]} with score at equal length."
+    )
 
 
 # ── The recommendation in words ──
@@ -143,6 +204,8 @@ def headline_of(r: Recommendation, a: Analysed) -> str:
         decisions.NOTHING_TO_COMPARE: "There is nothing to compare.",
         decisions.NOT_SEPARATED: "These data do not single out a strategy.",
         decisions.CHECKPOINTS: "The checkpoints do not agree.",
+        decisions.PAIRS: "Not from these data: preference pairs are not samples of a policy.",
+        SAME: "Not from these data: the reward is its own true score.",
     }[r.reason or r.answer]
 
 
@@ -232,6 +295,10 @@ def _limits(r: Recommendation) -> list[str]:
 
 
 def _why_open(r: Recommendation, a: Analysed) -> list[str]:
+    if r.reason == SAME:
+        return ["Reward and score correlate at more than 0.999, so nothing independent measures the reward."]
+    if r.reason == decisions.PAIRS:
+        return ["A filter chooses among several responses that the policy gives to one prompt."]
     if r.reason == decisions.NOTHING_KNOWN:
         return ["The gain needs prompts with at least two responses whose reward and score are known."]
     if r.reason == decisions.FEW_PROMPTS:
@@ -278,11 +345,18 @@ def next_step(a: Analysed) -> tuple[str, list[str]]:
     """Return the next step in a few words and in sentences."""
     r = a.recommendation
     if r.answer == decisions.FILTER:
-        return "Train", [f"Add {flags_of(r)} to the training command.", "Analyse later checkpoints too."]
+        add = f"Add {flags_of(r)} to the training command."
+        if a.length is not None and a.length.dominates:
+            return "Train, but control the length first", [add, "Give the reward a length penalty and analyse again."]
+        return "Train", [add, "Analyse later checkpoints too."]
     if r.answer == decisions.NO_FILTER:
         return "Train without a filter", ["Leave --sample_filter out.", "Analyse later checkpoints too."]
     if r.answer == decisions.WRONG_WAY:
         return "Check the reward", ["Check that higher rewards and higher scores mean better; else change the reward."]
+    if r.reason == SAME:
+        return _name_score(a)
+    if r.reason == decisions.PAIRS:
+        return "Sample from the policy", ["Use openrlhf-pf collect to sample and score responses, then analyse them."]
     if r.reason == decisions.DISAGREE:
         return _cure(a)
     if r.reason == decisions.FEW_INFORMATIVE:
@@ -297,6 +371,18 @@ def next_step(a: Analysed) -> tuple[str, list[str]]:
     if r.answer == decisions.NO_HELP:
         return _next_without_ranking(a)
     return _next_by_prompts(r)
+
+
+def _name_score(a: Analysed) -> tuple[str, list[str]]:
+    others = [name for name in a.checkpoint.others][:8]
+    if not others:
+        return "Add a true score", [
+            "Score the responses by another source, unit tests for instance, and analyse again."
+        ]
+    return "Name the true score", [
+        f"If one of these columns is the true score, name it: {', '.join(others)}; for instance by --columns"
+        f" score={others[0]}."
+    ]
 
 
 def flags_of(r: Recommendation) -> str:
@@ -356,7 +442,14 @@ def _next_by_prompts(r: Recommendation) -> tuple[str, list[str]]:
 
 def remarks_of(a: Analysed) -> list[str]:
     """Return sentences on misranked extremes and on where the ranking and R² over all samples disagree."""
-    notes = []
+    notes = [describe_length(a)] if a.length is not None and a.length.dominates else []
+    notes += [
+        f"{name}: {percent(v['estimate'])}"
+        + ("" if v["low"] is None else f" ({percent(v['low'])} to {percent(v['high'])})")
+        + f" of {v['groups']:,}."
+        for name, v in a.subsets.items()
+        if v["estimate"] is not None
+    ]
     r = a.everything.estimates.get("binned_r2", np.nan)
     r2 = r * abs(r)
     if a.ranking == RIGHT and r2 < GOOD_R2:

@@ -1,19 +1,28 @@
 """A report's tables and sentences in the terminal."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from openrlhf_pf.reliability.analysis import Analysed, Analysis
 from openrlhf_pf.reliability.measures.evaluate import summarize
 from openrlhf_pf.reliability.measures.metrics import METRICS
 from openrlhf_pf.reliability.measures.strategies import Strategy
-from openrlhf_pf.reliability.report.sentences import answers_of, sentences_of, settings_line, text_of
+from openrlhf_pf.reliability.report.sentences import (
+    answers_of,
+    caveat_of,
+    describe_data,
+    sentences_of,
+    settings_line,
+    text_of,
+)
 from openrlhf_pf.reliability.report.warnings import warnings_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: Columns of the table, which must fit 120 characters.
+#: Columns of the table: of a terminal of 120 characters, and of a narrower one.
 COLUMNS = ("gain", "pairwise_accuracy", "within_r2", "binned_r2", "mean_score", "effective_samples")
+FEW_COLUMNS, WIDE = ("gain", "pairwise_accuracy", "binned_r2"), 120
 
 
 def format_number(value: float | None, name: str) -> str:
@@ -42,17 +51,23 @@ def show_report(analysis: Analysis, console: "Console") -> None:
     """Print the answers, tables, warnings and the recommendation."""
     from rich.markup import escape
 
+    warnings = warnings_of(analysis)
+
     def say(line: str, start: str = "") -> None:
         console.print(start + escape(line), soft_wrap=True, highlight=False)
 
+    for line in describe_data(analysis):
+        say(line)
     for line in analysis.opening:
         say(line + "\n")
     for a in analysis.analysed:
         for answer in answers_of(a):
             say(f"{answer.short}. {' '.join(answer.sentences)}", f"[bold]{answer.question}[/bold] ")
-        console.print(_table_of(a, analysis.settings.level))
+        say(caveat_of(a, warnings), "[bold]But:[/bold] ")
+        columns = COLUMNS if console.width >= WIDE else FEW_COLUMNS
+        console.print(_table_of(a, analysis.settings.level, columns))
     say(settings_line(analysis))
-    for line in warnings_of(analysis):
+    for line in warnings:
         say(line, "[yellow]warning:[/yellow] ")
     for line in sentences_of(analysis):
         say(line)
@@ -60,18 +75,18 @@ def show_report(analysis: Analysis, console: "Console") -> None:
     say(text_of(analysis.recommendation, analysis.analysed[0]), f"[{style}]recommendation:[/{style}] ")
 
 
-def _table_of(a: Analysed, level: float) -> object:
+def _table_of(a: Analysed, level: float, columns: Sequence[str]) -> object:
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"{escape(a.checkpoint.name)}: {a.checkpoint.n_prompts:,} prompts", title_justify="left")
     table.add_column("strategy", no_wrap=True)
     table.add_column("k", justify="right")
-    for name in COLUMNS:
+    for name in columns:
         table.add_column(METRICS[name].title, justify="right")
     for r in a.results:
         values = summarize(r, a.bootstrap, level)
-        cells = [format_cell(values[name], name) for name in COLUMNS]
+        cells = [format_cell(values[name], name) for name in columns]
         texts = [c["value"] + (f"\n[dim]{c['interval']}[/dim]" if c["interval"] else "") for c in cells]
         table.add_row(r.strategy.label, format_keep(r.strategy), *texts)
     return table

@@ -20,7 +20,7 @@ def _warn_of(a: Analysed, analysis: Analysis) -> list[str]:
             f"{name}: {a.checkpoint.n_prompts} prompts are too few for reliable intervals; score at least "
             f"{FEWEST_PROMPTS}."
         )
-    else:
+    elif not a.checkpoint.has_pairs:
         notes += _warn_of_few_carriers(a)
     correct = a.checkpoint.score[known] > settings.threshold
     if correct.all() or not correct.any():
@@ -28,7 +28,7 @@ def _warn_of(a: Analysed, analysis: Analysis) -> list[str]:
             f"{name}: {'all' if correct.all() else 'no'} scores are above {settings.threshold:g}, so there is no "
             "ROC-AUC; choose another --threshold."
         )
-    return notes + _warn_of_strategies(a, settings)
+    return notes if a.checkpoint.has_pairs or a.same else notes + _warn_of_strategies(a, settings)
 
 
 def _warn_of_strategies(a: Analysed, settings: Settings) -> list[str]:
