@@ -66,7 +66,7 @@ def _module_of_file(file: Path) -> types.ModuleType:
         return known
     spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # first, because dataclasses and pickle look a class's module up
+    sys.modules[name] = module  # first, because dataclasses and pickle import a class's module by name
     try:
         spec.loader.exec_module(module)
     except BaseException:

@@ -29,7 +29,7 @@ from numpy import ndarray
 from openrlhf_pf.filters import DRAWS, FilterBatch, SampleFilter, build_filter, draw, make_generator
 from openrlhf_pf.selection import PromptSelection, build_selection
 
-#: Prompts of most test rollouts: a prime, so that no mixed-up shape fits by chance.
+#: Prompts of most test rollouts: a prime, so that no wrong shape fits by chance.
 N_PROMPTS = 61
 #: Prompts of the rollout whose samples are equal: the standard error of a mean weight is below 0.008.
 N_TIED = 4000
@@ -38,6 +38,8 @@ N_SEEDS = 12
 #: Columns with an entry for each prompt; all others have one for each sample.
 OF_PROMPTS = ("prompts", "labels", "datasources", "posterior_mean", "visits")
 OF_SELECTION = ("posterior_mean", "visits")
+#: Columns whose content depends on the user's data and reward: an exception after reading them is no failure.
+OF_USER = ("prompts", "responses", "response_tokens", "labels", "datasources", "extra_logs")
 
 
 def check_filter(
@@ -84,14 +86,14 @@ def _run(checks: dict[str, Callable], case: Any, cls: type) -> Iterator[tuple[st
             note = check(case)
         except AssertionError as error:
             yield name, False, str(error)
-        except UnknownLog as error:
-            note = (
-                f"the filter reads extra_logs[{error.args[0]!r}], which your reward function must return; the checks "
-                "provide extra_logs['accuracy'] only and stop here."
-            )
-            yield name, True, note
-            return
         except (Exception, SystemExit) as error:
+            read = [column for column in OF_USER if column in getattr(case, "used", ())]
+            if name == "weights" and read and isinstance(error, Exception):
+                yield name, True, (
+                    f"{_describe(error, cls)[:-1]} after it had read {' and '.join(read)}, which are invented here; "
+                    "the checks stop, as they cannot know yours."
+                )
+                return
             yield name, False, _describe(error, cls)
         else:
             yield name, True, note or ""
@@ -140,17 +142,6 @@ def seeded_globally(seed: int) -> Iterator[None]:
 # ── Test rollouts ──
 
 
-class UnknownLog(KeyError):
-    """A filter asked for an extra log that only the user's reward function has."""
-
-
-class ExtraLogs(dict[str, ndarray]):
-    """Extra logs that distinguish a missing key from the filter's own KeyError."""
-
-    def __missing__(self, key: str) -> ndarray:
-        raise UnknownLog(key)
-
-
 class Rollout(dict[str, ndarray]):
     """Rewards and every column that a filter can ask for, as arrays: (G,) of ``OF_PROMPTS``, else (..., G, N)."""
 
@@ -161,7 +152,7 @@ class Rollout(dict[str, ndarray]):
             return copy.deepcopy(values.tolist() if values.dtype == object else values)
 
         columns: dict[str, Any] = {name: partial(copied, values) for name, values in self.items()}
-        columns["extra_logs"] = lambda: ExtraLogs(accuracy=self["accuracy"].copy())
+        columns["extra_logs"] = lambda: {"accuracy": self["accuracy"].copy()}
         del columns["rewards"], columns["accuracy"]
         return FilterBatch(self["rewards"].copy(), make_generator(seed), step, **columns)
 
@@ -241,7 +232,8 @@ class FilterCase:
                 f"{type(self.filter).__name__}.__init__ must start with super().__init__(n_samples, keep): {error}."
             ) from error
         self.rollout = make_rollout(N_PROMPTS, self.n_samples, seed)
-        #: Names of what the filter has changed in place in any of the checks.
+        #: Columns that the filter has read, and that it has changed in place, in any of the checks.
+        self.used: set[str] = set()
         self.changed: set[str] = set()
 
     def weights(
@@ -254,11 +246,13 @@ class FilterCase:
     ) -> ndarray:
         """Return the (G, N) weights of a new filter, or of ``sample_filter``; ``shift`` is added to the seed."""
         batch, unchanged = rollout.batch(self.seed + shift, step), rollout.batch(self.seed + shift, step)
-        with seeded_globally(global_seed):
-            weights = (sample_filter or self.build())(batch)
-        used = [name for name in ("rewards", "usable", "extra_logs", *rollout) if name in batch.__dict__]
-        self.changed |= {name for name in used if not _is_equal(getattr(batch, name), getattr(unchanged, name))}
-        return weights
+        try:
+            with seeded_globally(global_seed):
+                return (sample_filter or self.build())(batch)
+        finally:
+            used = {"usable", "extra_logs", *rollout} & batch.__dict__.keys()
+            self.used |= used
+            self.changed |= {n for n in used if not _is_equal(getattr(batch, n), getattr(unchanged, n))}
 
     @cached_property
     def plain(self) -> ndarray:
@@ -416,26 +410,21 @@ def check_unusable(case: FilterCase) -> str | None:
     return None
 
 
-def check_sample_order(case: FilterCase) -> str | None:
-    """Weights follow when the samples of a prompt change places."""
-    order = np.random.default_rng(case.seed).random(case.plain.shape).argsort(axis=1)
-    expected = np.take_along_axis(case.plain, order, axis=1)
-    return _check_moved(case, "samples of a prompt", case.rollout.with_samples(order), expected)
-
-
-def check_prompt_order(case: FilterCase) -> str | None:
-    """Weights follow when prompts change places."""
-    order = np.random.default_rng(case.seed).permutation(N_PROMPTS)
-    return _check_moved(case, "prompts", case.rollout.with_prompts(order), case.plain[order])
-
-
-def _check_moved(case: FilterCase, what: str, moved: Rollout, expected: ndarray) -> str | None:
+def check_order(case: FilterCase) -> str | None:
+    """Weights follow when prompts, or the samples of a prompt, change places."""
     if case.is_random:
-        return f"weights are random, so they cannot be compared when {what} change places."
-    expect(
-        _is_same(case.weights(moved), expected),
-        f"weights do not follow when {what} change places: use no row or column numbers.",
-    )
+        return "weights are random, so they cannot be compared when samples change places."
+    rng = np.random.default_rng(case.seed)
+    order, prompts = rng.random(case.plain.shape).argsort(axis=1), rng.permutation(N_PROMPTS)
+    for what, moved, expected in (
+        ("samples of a prompt", case.rollout.with_samples(order), np.take_along_axis(case.plain, order, axis=1)),
+        ("prompts", case.rollout.with_prompts(prompts), case.plain[prompts]),
+    ):
+        expect(
+            _is_same(case.weights(moved), expected),
+            f"weights do not follow when {what} change places: do not go by row or column numbers.",
+        )
+    return None
 
 
 def check_without_selection(case: FilterCase) -> str | None:
@@ -485,8 +474,7 @@ FILTER_CHECKS: dict[str, Callable[[FilterCase], str | None]] = {
     "seed": check_seed,
     "ties": check_ties,
     "unusable": check_unusable,
-    "sample_order": check_sample_order,
-    "prompt_order": check_prompt_order,
+    "order": check_order,
     "without_selection": check_without_selection,
     "state": check_state,
     "input": check_input,

@@ -69,15 +69,6 @@ def test_the_better_strategy_takes_over_and_says_why():
     )
 
 
-def test_it_weighs_as_the_strategy_in_use_does():
-    sample_filter = build_filter("adaptive", N, candidates=["best_of_n", "best_worst"])
-    batch = rollout(0)
-    assert np.array_equal(sample_filter(batch), build_filter("best_of_n", N, 2)(rollout(0)))
-    run(sample_filter, range(30))
-    assert sample_filter.in_use == "best_worst"
-    assert np.array_equal(sample_filter(rollout(99)), build_filter("best_worst", N, 2)(rollout(99)))
-
-
 def test_it_changes_its_mind_when_the_reward_model_changes():
     """First the middle is noise, then the worst rewards go to the best responses."""
     sample_filter = build_filter("adaptive", N, candidates=["best_of_n", "best_worst"], half_life=8.0)
@@ -118,13 +109,6 @@ def test_rewards_that_know_only_how_hard_a_prompt_is_change_nothing():
         assert sample_filter.in_use == "best_worst"
 
 
-def test_a_random_k_takes_over_where_ranks_mislead():
-    sample_filter = build_filter("adaptive", 8, candidates=["best_of_n", "none"])
-    for seed in range(40):
-        sample_filter(hacked(seed))
-    assert sample_filter.in_use == "none" and sample_filter(hacked(99)).tolist() == [[0.125] * 8] * 64
-
-
 def test_noise_makes_it_switch_seldom():
     """60 rollouts of rewards that are noise: of 100 runs, fewer than 5 may ever switch."""
     switched = 0
@@ -160,7 +144,7 @@ def test_a_resumed_filter_decides_as_the_unbroken_one():
         ({"candidates": ["best_worst"]}, "two or more different ones of best_worst, best_random"),
         ({"candidates": ["best_worst", "best_worst"]}, "two or more different"),
         ({"candidates": ["best_worst", "top"]}, "got best_worst,top"),
-        ({"half_life": 0}, "half_life must be above 0, got 0"),
+        ({"half_life": 0}, "half_life must be above 0 and at most 1000000, got 0"),
         ({"certainty": -1.0}, "certainty must be above 0"),
     ],
 )

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_pf.filters import FilterBatch
@@ -13,6 +13,7 @@ from openrlhf_pf.filters.prompts import band, variance_top_p
 NAN = math.nan
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(-5, 5), min_size=4, max_size=4), min_size=1, max_size=8), st.floats(0.01, 1.0))
 def test_the_fewest_prompts_that_hold_the_share(rewards, share):
     rewards = np.array(rewards, dtype=float)

@@ -196,7 +196,7 @@ def test_the_different_one_is_kept():
         (["objectives=reward,reward"], "two or more different ones"),
         (["objectives=reward,shortness"], "got reward,shortness: choose among those"),
         (["ngram=2"], "ngram has no effect without the objective diversity: add it or leave ngram out"),
-        (["objectives=reward,diversity", "ngram=0"], "ngram must be 1 or more tokens, got 0"),
+        (["objectives=reward,diversity", "ngram=0"], "ngram must be 1 to 100 tokens, got 0"),
     ],
 )
 def test_settings_that_cannot_be(texts, words):

@@ -52,11 +52,11 @@ def test_one_common_factor_does_what_a_sweep_does(decay):
         chosen = rng.choice(20, 5, replace=False)
         counts = rng.integers(0, 9, 5)  # a prompt without a usable reward counts as not observed
         right = rng.random(5) * counts
-        seen = chosen[counts > 0]
+        observed = chosen[counts > 0]
         for values, new in ((a, right), (b, counts - right)):
-            kept = decay[0] * values[seen] + new[counts > 0]
+            kept = decay[0] * values[observed] + new[counts > 0]
             values *= decay[1]
-            values[seen] = kept
+            values[observed] = kept
         posterior.observe(chosen, right, counts)
         assert posterior.counts() == pytest.approx(np.stack([a, b]), abs=1e-9)
 
@@ -157,7 +157,7 @@ def test_figures_of_a_rollout():
 
 
 def test_where_chances_stay_the_middle_is_found():
-    """The sheet's figures: uniform .498, VADE .711, p (1 - p) .824."""
+    """Expected: uniform .498, VADE .711, p (1 - p) .824."""
     for seed in range(3):
         uniform, vade, variance = (informative(arm, False, seed)[0] for arm in ("uniform", "vade", "p (1 - p)"))
         assert vade - uniform > 0.15
@@ -165,7 +165,7 @@ def test_where_chances_stay_the_middle_is_found():
 
 
 def test_where_training_moves_chances_forgetting_and_drawing_pay():
-    """The sheet's figures: uniform .374, VADE .487, greedy .452, the last rollout only .469."""
+    """Expected: uniform .374, VADE .487, greedy .452, the last rollout only .469."""
     found = {
         arm: np.array([informative(arm, True, seed)[0] for seed in range(6)])
         for arm in ("uniform", "vade", "mean, no draw", "last rollout only")

@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if failed:
         print(f"{args.name} is not sound: {', '.join(failed)} failed.")
         return 1
-    print(f"{args.name} is sound: {done} of {len(checks)} checks passed.")
+    verdict = "is sound" if done == len(checks) else "could not be checked to the end"
+    print(f"{args.name} {verdict}: {done} of {len(checks)} checks passed.")
     return 0
 
 

@@ -151,7 +151,7 @@ def lead(sums: ndarray, difference: Callable[[ndarray], ndarray]) -> tuple[ndarr
 
 
 def check_positive(**settings: float) -> None:
-    """Raise ValueError for a setting that is not above 0."""
+    """Raise ValueError for a setting that is not above 0, or above a million."""
     for name, value in settings.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}: leave it out for the default.")
+        if not 0 < value <= 1e6:
+            raise ValueError(f"{name} must be above 0 and at most 1000000, got {value}: leave it out for the default.")

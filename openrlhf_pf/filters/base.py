@@ -11,6 +11,9 @@ from numpy import ndarray
 
 from openrlhf_pf.filters.batch import FilterBatch, as_array, put_in_columns
 
+#: Weights up to this can be summed.
+_LARGEST_WEIGHT = 1e100
+
 
 class SampleFilter(ABC):
     """A filtered policy mu: rewards (G, N) in, weights (G, N) out (PF-PPO, Section 3).
@@ -95,6 +98,8 @@ class SampleFilter(ABC):
             found = f"{wrong} of {weights.size} weights that are NaN or infinite"
         elif wrong := int((weights < 0).sum()):
             found = f"{wrong} of {weights.size} weights below 0, the lowest {float(weights.min()):.3g}"
+        elif float(weights.max(initial=0)) > _LARGEST_WEIGHT:
+            found = f"a weight of {float(weights.max()):.3g}, above {_LARGEST_WEIGHT:g}"
         else:
             return weights.astype(np.float64)
         raise ValueError(

@@ -58,11 +58,17 @@ def as_array(values: Any) -> ndarray:
     return np.asarray(values)
 
 
+def is_usable(values: ndarray) -> ndarray:
+    """Return which numbers are finite in float32: sums of their squares and products never overflow in float64."""
+    with np.errstate(over="ignore"):
+        return np.isfinite(values.astype(np.float32))
+
+
 class FilterBatch:
     """The scored samples of one rollout, read-only; columns that are costly to make are made when first used.
 
     Args:
-        rewards: (G, N) the reward model's own scores. NaN and infinite entries mean "no usable reward".
+        rewards: (G, N) the reward model's own scores. NaN, infinite and larger ones than float32 has are not usable.
         generator: source of all randomness: :func:`make_generator`, or any object with numpy's ``random(size,
             dtype)``. Without one, every batch has numbers of its own.
         step: number of training steps before this rollout.
@@ -151,8 +157,7 @@ class FilterBatch:
     @cached_property
     def extra_logs(self) -> Mapping[str, ndarray]:
         """Name to (G, N) float64: the extra logs of the reward function, NaN where one is missing."""
-        logs = self._column("extra_logs")
-        return type(logs)({name: as_array(values) for name, values in logs.items()})
+        return {name: as_array(values) for name, values in self._column("extra_logs").items()}
 
     # ── Columns of the prompts ──
 
@@ -188,24 +193,26 @@ class FilterBatch:
     @cached_property
     def ensemble_mean(self) -> ndarray:
         """(G, N) mean over the reward models."""
-        return self.model_rewards.mean(axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite and too large ones
+            return self.model_rewards.mean(axis=0)
 
     @cached_property
     def ensemble_spread(self) -> ndarray:
         """(G, N) standard deviation over the reward models (with M - 1)."""
-        with np.errstate(invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             return self.model_rewards.std(axis=0, ddof=1)
 
     def lower_bound(self, width: float = 1.0) -> ndarray:
         """Return the (G, N) lower confidence bound: mean minus ``width`` standard deviations over the models."""
-        return self.ensemble_mean - width * self.ensemble_spread
+        with np.errstate(invalid="ignore"):
+            return self.ensemble_mean - width * self.ensemble_spread
 
     # ── Derived from the rewards ──
 
     @cached_property
     def usable(self) -> ndarray:
-        """(G, N) bool: the reward is a finite number."""
-        return np.isfinite(self.rewards)
+        """(G, N) bool: the reward is a finite number of float32, the type that training uses; 1e308 is not."""
+        return is_usable(self.rewards)
 
     @cached_property
     def n_usable(self) -> ndarray:
@@ -246,8 +253,8 @@ class FilterBatch:
     @cached_property
     def spread(self) -> ndarray:
         """(G,) highest minus lowest usable reward of each prompt; -inf where there is none."""
-        highest = np.where(self.usable, self.rewards, -np.inf).max(axis=1)
-        return highest - np.where(self.usable, self.rewards, np.inf).min(axis=1)
+        rewards = self.rewards.astype(np.float64)  # in float32 the difference may be infinite
+        return np.where(self.usable, rewards, -np.inf).max(axis=1) - np.where(self.usable, rewards, np.inf).min(axis=1)
 
     def flat_within(self, tolerance: float = 0.0) -> ndarray:
         """Return (G,) bool: the usable rewards of the prompt lie within ``tolerance``, or ``FLAT_TOLERANCE``."""

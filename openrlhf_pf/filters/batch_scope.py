@@ -68,7 +68,8 @@ class Top(SampleFilter):
     def thresholds(self, batch: FilterBatch, **given: float) -> list[ndarray]:
         """Add this rollout to the quantiles' windows and return the thresholds as rewards, (G, 1) each."""
         shape, dtype = (len(batch.rewards), 1), batch.rewards.dtype
-        found = {name: np.full(shape, value, dtype=dtype) for name, value in given.items()}
+        with np.errstate(over="ignore"):  # a threshold that float32 does not reach
+            found = {name: np.full(shape, value, dtype=dtype) for name, value in given.items()}
         if self.unit == "reward":
             return list(found.values())
         self._logged = {}

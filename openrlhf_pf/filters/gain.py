@@ -18,7 +18,7 @@ import numpy as np
 from numpy import ndarray
 
 from openrlhf_pf.filters.base import SampleFilter, scaled
-from openrlhf_pf.filters.batch import FilterBatch
+from openrlhf_pf.filters.batch import FilterBatch, is_usable
 from openrlhf_pf.filters.rank import spread_ranks
 
 #: Stands in for 0 in a denominator.
@@ -26,10 +26,10 @@ _TINY = 1e-300
 
 
 def known_samples(batch: FilterBatch) -> ndarray | None:
-    """Return (G, N) bool: reward and true score are finite; None where there is no such sample."""
+    """Return (G, N) bool: reward and true score are usable; None where there is no such sample."""
     if batch.scores is None:
         return None
-    known = batch.usable & np.isfinite(batch.scores)
+    known = batch.usable & is_usable(batch.scores)
     return known if known.any() else None
 
 

@@ -43,7 +43,7 @@ class Pareto(SampleFilter):
         ngram: tokens of an n-gram that ``diversity`` compares (3).
 
     Raises:
-        ValueError: an objective is unknown or given twice, there is one only, or ``ngram`` is below 1 or without
+        ValueError: an objective is unknown or given twice, there is one only, or ``ngram`` is out of range or without
             ``diversity``.
     """
 
@@ -62,8 +62,8 @@ class Pareto(SampleFilter):
             )
         if ngram is not None and "diversity" not in objectives:
             raise ValueError("ngram has no effect without the objective diversity: add it or leave ngram out.")
-        if ngram is not None and ngram < 1:
-            raise ValueError(f"ngram must be 1 or more tokens, got {ngram}: {NGRAM} is the default.")
+        if ngram is not None and not 1 <= ngram <= 100:
+            raise ValueError(f"ngram must be 1 to 100 tokens, got {ngram}: {NGRAM} is the default.")
         self.objectives, self.ngram = tuple(objectives), NGRAM if ngram is None else ngram
 
     @property
@@ -139,7 +139,7 @@ def crowding(values: ndarray, members: ndarray) -> ndarray:
         value = np.where(members, value, np.inf)
         order = np.argsort(value, axis=1, kind="stable")
         ordered = np.take_along_axis(value, order, axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # of others than members
             extent = np.take_along_axis(ordered, last, axis=1) - ordered[:, :1]
             gap = np.pad(ordered[:, 2:] - ordered[:, :-2], ((0, 0), (1, 1))) / extent
         gap = np.where((place == 0) | (place == last), np.inf, gap)
@@ -186,7 +186,9 @@ def _chunks(responses: Sequence[Sequence[ndarray]]) -> Iterator[slice]:
 
 def signatures(responses: Sequence[ndarray], ngram: int) -> ndarray:
     """Return (R, B) int32: the least hash in each bin of a response, the largest number if it is empty."""
-    padded = [np.pad(tokens, (0, max(ngram - len(tokens), 0)), constant_values=-1) for tokens in responses]
+    padded = [
+        tokens if len(tokens) >= ngram else np.append(tokens, [-1] * (ngram - len(tokens))) for tokens in responses
+    ]
     hashes = _hashes(np.concatenate(padded).astype(np.int64), ngram)
     row = np.repeat(np.arange(len(padded)), [len(tokens) for tokens in padded])
     # An n-gram that begins in the last n - 1 tokens of a response ends in the next one.

@@ -6,7 +6,7 @@ Notation used for array shapes: G prompts (groups), N scored samples a prompt.
 import numpy as np
 from numpy import ndarray
 
-from openrlhf_pf.filters.base import FilterBatch
+from openrlhf_pf.filters.batch import FilterBatch, is_usable
 
 #: Default share of the variance that is kept (RAGEN-2's own default is not known to us).
 VARIANCE_SHARE = 0.9
@@ -36,7 +36,7 @@ def band(batch: FilterBatch, low: float, high: float) -> ndarray:
     Without true scores the mean reward counts; a prompt with neither is out.
     """
     values = batch.rewards if batch.scores is None else batch.scores
-    known = batch.usable & np.isfinite(values)
+    known = batch.usable & is_usable(values)
     with np.errstate(invalid="ignore"):
         mean = np.where(known, values, 0.0).astype(np.float64).sum(axis=1) / known.sum(axis=1)
     return (mean >= low) & (mean <= high)

@@ -100,10 +100,10 @@ class RankWeights(RankFilter):
             raise ValueError(
                 f"rank_weights needs one weight for each of the {n_samples} samples of a prompt, got {len(values)}."
             )
-        if not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
+        if not np.isfinite(values).all() or (values < 0).any() or not 0 < values.max() < 1e100:
             raise ValueError(
-                f"rank weights must be finite, not negative and not all 0, got {list(weights)}: give the probability "
-                "of each rank, best first."
+                f"rank weights must be finite, below 1e100, not negative and not all 0, got {list(weights)}: give the "
+                "probability of each rank, best first."
             )
         self.weights = values / values.sum()
 

@@ -19,7 +19,7 @@ _COMMON = ("n_prompts",)
 
 
 def selection_class(name: str) -> type[PromptSelection]:
-    """The class called ``name``: a key of ``SELECTIONS``, ``package.module:Class`` or ``path/to/file.py:Class``.
+    """Return the class ``name``: a key of ``SELECTIONS``, ``package.module:Class`` or ``path/to/file.py:Class``.
 
     Raises:
         ValueError: there is none; the message is one sentence.
