@@ -106,7 +106,7 @@ def test_a_decided_report_goes_back_into_training(tmp_path):
     file = parquet(tmp_path / "a.parquet", **columns_of(2000, 6))
     names = ["--strategies", "none", "best_random", "best_worst"]
     assert run(file, "--output", tmp_path / "out", *names) == 0
-    assert read_recommendation(tmp_path / "out") == {"name": "best_worst", "keep": 2, "options": {}}
+    assert {"name": "best_worst", "keep": 2, "options": {}}.items() <= read_recommendation(tmp_path / "out").items()
     page = (tmp_path / "out" / "report.html").read_text()
     assert (
         "Use best_worst, k = 2, to save training time; otherwise use no filter." in page

@@ -219,16 +219,19 @@ def report(tmp_path, **recommendation):
 
 def test_a_recommendation_is_read_as_build_filter_takes_it(tmp_path):
     found = read_recommendation(report(tmp_path))
-    assert found == {"name": "top_bottom", "keep": 2, "options": {"low": -0.5, "high": 0.5}}
+    assert found == {"name": "top_bottom", "keep": 2, "options": {"low": -0.5, "high": 0.5}, "headline": ""}
     assert read_recommendation(tmp_path) == found
     assert build_filter(found["name"], 4, found["keep"], **found["options"]).high == 0.5
     assert read_recommendation(report(tmp_path, strategy="none", keep=8, options={}))["keep"] is None
 
 
-def test_an_undecided_or_broken_report_is_refused_in_one_sentence(tmp_path):
+def test_an_undecided_report_recommends_no_filter(tmp_path):
     undecided = {"decided": False, "strategy": None, "keep": None, "headline": "Filtering saves time only."}
-    with pytest.raises(ValueError, match=r"recommends no sample filter \(Filtering saves time only\): name one"):
-        read_recommendation(report(tmp_path, **undecided))
+    found = read_recommendation(report(tmp_path, **undecided))
+    assert found == {"name": "none", "keep": None, "options": {}, "headline": "Filtering saves time only"}
+
+
+def test_a_broken_report_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"has a recommendation that cannot be used: run openrlhf-pf"):
         read_recommendation(report(tmp_path, keep="two"))
     with pytest.raises(ValueError, match=r"nowhere.json' cannot be read \(No such file or directory\): run"):

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from openrlhf_pf.reliability.measures.pairs import count_pairs
+
 #: Standard errors below the threshold that count as significant. The rule is evaluated after every rollout.
 CERTAINTY = 3.0
 
@@ -100,22 +102,6 @@ class StopTraining(Exception):
     """Training should end in good order; the message says why."""
 
 
-def pairs_within(rewards: NDArray, scores: NDArray) -> NDArray[np.float64]:
-    """Return (G, 2): a prompt's pairs of samples with different true scores that the rewards order right (equal
-    rewards count half), and all of them.
-
-    Args:
-        rewards: (G, N); NaN and infinite ones are left out.
-        scores: (G, N) true scores; the same.
-    """
-    known = np.isfinite(rewards) & np.isfinite(scores)
-    better = scores[:, :, None] > scores[:, None, :]
-    better &= known[:, :, None] & known[:, None, :]
-    right = better & (rewards[:, :, None] > rewards[:, None, :])
-    equal = better & (rewards[:, :, None] == rewards[:, None, :])
-    return np.stack([right.sum(axis=(1, 2)) + 0.5 * equal.sum(axis=(1, 2)), better.sum(axis=(1, 2))], axis=1)
-
-
 class StopRule:
     """Early stopping when rewards order fewer pairs within prompts right than a share, significantly.
 
@@ -133,8 +119,8 @@ class StopRule:
 
     def observe(self, rewards: NDArray, scores: NDArray) -> None:
         """Add a rollout: (G, N) rewards and true scores; one without pairs does not count."""
-        pairs = pairs_within(rewards, scores)
-        right, total = pairs[pairs[:, 1] > 0].T
+        ((right, total),) = count_pairs(rewards, scores)
+        right, total = right[total > 0], total[total > 0]
         if len(total):
             sums = (right, total, right * right, right * total, total * total)
             self._rollouts.append([float(len(total)), *(float(x.sum()) for x in sums)])

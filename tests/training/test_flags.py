@@ -18,7 +18,7 @@ from preference_samples import table_of
 from rollouts import FLAGS, HAS_FLASH_REINFORCE, MINIMAL, namespace
 
 from openrlhf_pf.cli import preferences, train_rm
-from openrlhf_pf.training.flags import collect, data, policy_samples
+from openrlhf_pf.training.flags import collect, data, policy_samples, prompts, sample_filter
 from openrlhf_pf.training.startup import launch
 from openrlhf_pf.training.startup.preflight import preflight
 
@@ -114,7 +114,6 @@ BAD = """
 --sample_filter auto | takes the filter from a report on the reward model
 --sample_filter best_worst --sample_filter_report r.json | has no effect without --sample_filter auto
 --sample_filter auto --sample_filter_report absent.json | 'absent.json' cannot be read
---sample_filter auto --sample_filter_report {REPORTS}/undecided.json | recommends no sample filter
 {AUTO} --sample_filter_options high=1 | --sample_filter_options cannot be combined with --sample_filter auto
 {AUTO} --algo.advantage.estimator rloo | --sample_filter top_bottom draws from the whole batch
 """
@@ -189,6 +188,8 @@ def launched(tmp_path_factory):
     """Every command line, by name, in one process, because importing vLLM takes ten seconds: (stdout, stderr) each."""
     minimal = "\t".join(MINIMAL)
     lines = {"none": minimal + "\t--sample_filter\tnone"}  # first: a filter leaves our trainers in the process
+    undecided = f"--sample_filter auto --sample_filter_report {TESTS / 'reports' / 'undecided.json'}"
+    lines["undecided"] = "\t".join([minimal, *undecided.split(), "--sample_filter_keep", "2"])
     lines |= {extra: "\t".join([minimal, *extra.split()]) for extra in [*(extra for extra, _ in BAD), *GOOD]}
     lines |= {script.stem: submitted_by(script, tmp_path_factory.mktemp("client")) for script in SCRIPTS}
     lines["help"] = "--help"
@@ -225,6 +226,12 @@ def test_several_reward_models_put_our_worker_in_place(launched):
 
 def test_none_leaves_openrlhfs_own_trainers_in_place(launched):
     assert "REACHED RAY PPOTrainer TrainingActor" in launched["none"][0]
+
+
+def test_auto_takes_no_filter_if_the_report_recommends_none_and_prints_it_once(launched):
+    out, err = launched["undecided"]
+    line = "openrlhf_pf: the report recommends no sample filter (Filtering saves time only): all samples train.\n"
+    assert (out + err).count(line) == 1 and "REACHED RAY PPOTrainer TrainingActor" in out
 
 
 def test_help_lists_our_flags_in_a_group_of_their_own(launched):
@@ -280,6 +287,35 @@ def test_code_that_python_cannot_read_is_refused_before_an_engine_loads_it(flag,
         args.reward.remote_url = ["http://localhost:5000/get", str(file)]  # as OpenRLHF has split it
         with pytest.raises(ValueError, match="line 2"):
             data.check_user_code(args)
+
+
+BREAKS_THE_CONTRACT = """
+import numpy as np
+from openrlhf_pf import PromptSelection, SampleFilter
+
+class Negative(SampleFilter):
+    def weigh(self, batch):
+        return -np.ones(batch.rewards.shape)
+
+class Nothing(PromptSelection):
+    def priorities(self, generator):
+        return None
+"""
+
+
+def test_a_users_filter_or_selection_that_breaks_its_contract_is_refused_in_one_sentence(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(BREAKS_THE_CONTRACT)
+    with pytest.raises(ValueError) as error:
+        sample_filter.check_contract(namespace(sample_filter=f"{file}:Negative"))
+    assert f"--sample_filter {file}:Negative fails the check 'weights': " in str(error.value)
+    assert "none negative" in str(error.value) and "\n" not in str(error.value)
+    sample_filter.check_contract(namespace(sample_filter="best_worst"))
+    sample_filter.check_contract(namespace(sample_filter=f"{TESTS / 'end_to_end' / 'rotation.py'}:Group"))
+    with pytest.raises(
+        ValueError, match=f"--prompt_selection {file}:Nothing fails the check .*priorities must return"
+    ):
+        prompts.check_selection(namespace(prompt_selection=f"{file}:Nothing", **{"algo.dynamic_filtering_enable": 0}))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ pytest.importorskip("openrlhf")
 from rollouts import rollout_of
 
 from openrlhf_pf.training.flags.true_scores import load_reward_func
-from openrlhf_pf.training.true_score import StopRule, TrueScore, pairs_within
+from openrlhf_pf.training.true_score import StopRule, TrueScore
 
 NAN = math.nan
 TOKENIZER = SimpleNamespace(decode=lambda tokens, skip_special_tokens: " ".join(map(str, tokens)))
@@ -96,11 +96,15 @@ def test_an_extra_log_that_is_no_number_leaves_the_score():
 # ── The stop rule ──
 
 
-def test_pairs_by_hand():
+def test_pairs_that_rewards_order_right_by_hand():
     rewards = np.array([[3.0, 1.0, 2.0, 2.0], [1.0, 1.0, NAN, 0.0], [1.0, 2.0, 3.0, 4.0]])
     scores = np.array([[1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, NAN], [1.0, 1.0, 1.0, 1.0]])
     # First: of 2 x 2 pairs three are right and one is a tie. Second: a tie. Third: no pair differs.
-    assert pairs_within(rewards, scores).tolist() == [[3.5, 4], [0.5, 1], [0, 0]]
+    rule = StopRule(0.5, window=2)
+    rule.observe(rewards, scores)
+    assert rule.accuracy()[0] == (3.5 + 0.5) / (4 + 1) and rule.state_dict() == {
+        "rollouts": [[2, 4, 5, 12.5, 14.5, 17]]
+    }
 
 
 def simulate(rng, accuracy, prompts=32, n=8):

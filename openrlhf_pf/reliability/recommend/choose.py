@@ -373,11 +373,12 @@ def read_recommendation(path: str | os.PathLike[str]) -> dict[str, Any]:
         path: report.json, or the directory that holds it.
 
     Returns:
-        ``name``, ``keep`` and ``options``, as ``build_filter(name, n_samples, keep, **options)`` takes them; ``keep``
-        is None for ``none``.
+        ``name``, ``keep`` and ``options``, as ``build_filter(name, n_samples, keep, **options)`` takes them, and the
+        report's ``headline``. The name is ``none``, and ``keep`` None, if the report recommends no filter, is
+        undecided, or if filters only save time.
 
     Raises:
-        ValueError: there is no report, it is not one, or it is undecided; the message is one sentence.
+        ValueError: there is no report, or it is not one; the message is one sentence.
     """
     file = Path(path)
     file = file / "report.json" if file.is_dir() else file
@@ -392,10 +393,7 @@ def read_recommendation(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{str(file)!r} is not a report of the reliability tool: {again}.") from error
     if not valid:
         raise ValueError(f"{str(file)!r} has a recommendation that cannot be used: {again}.")
-    if not decided:
-        raise ValueError(
-            f"the report {str(file)!r} recommends no sample filter ({str(found.get('headline')).rstrip('.')}): name"
-            " one yourself, or score more prompts and analyse again."
-        )
-    # N may be another in training, and all are kept in any case.
-    return {"name": name, "keep": None if name == "none" else keep, "options": options}
+    headline = str(found.get("headline") or "").rstrip(".")
+    if not decided or name == "none":  # N may be another in training, and all are kept in any case
+        name, keep, options = "none", None, {}
+    return {"name": name, "keep": keep, "options": options, "headline": headline}

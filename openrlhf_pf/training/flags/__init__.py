@@ -46,6 +46,7 @@ def check_arguments(args: SimpleNamespace) -> None:
     chosen = sample_filter.filter_from_args(args)
     sample_filter.check_keep(args, chosen)
     sample_filter.check_estimator(args, chosen)
+    sample_filter.check_contract(args)
     reward_models.check_reward_models(args)
     true_scores.check_probe(args, chosen)
     batches.check_batches(args, chosen)

@@ -170,6 +170,13 @@ def check_selection(args: SimpleNamespace) -> None:
             )
         return
     build_selection(args.prompt_selection, 1, args.prompt_selection_options or ())
+    if ":" in args.prompt_selection:
+        from openrlhf_pf.testing import check_selection
+
+        try:
+            check_selection(args.prompt_selection, texts=args.prompt_selection_options or ())
+        except AssertionError as error:
+            raise ValueError(f"--prompt_selection {str(error).rstrip('.')}: fix it.") from error
     if args.rollout.n_samples_per_prompt < 2:
         raise ValueError(
             "--prompt_selection looks for prompts whose responses differ, but only "

@@ -106,15 +106,20 @@ def filter_from_args(args: SimpleNamespace) -> SampleFilter:
     Raises:
         ValueError: see :func:`openrlhf_pf.filters.build_filter`.
     """
-    cls = filter_class(args.sample_filter)
-    takes_mode = issubclass(cls, LearningFilter) and "mode" in options_of(cls)
     return build_filter(
         args.sample_filter,
         n_samples=args.rollout.n_samples_per_prompt,
         keep=args.sample_filter_keep,
         texts=args.sample_filter_options or (),
-        **({"mode": draw_mode(args)} if takes_mode else {}),
+        **_options_of_mode(args),
     )
+
+
+def _options_of_mode(args: SimpleNamespace) -> dict[str, str]:
+    """Return the draw as an option, for a filter that learns and needs to know it."""
+    cls = filter_class(args.sample_filter)
+    takes_mode = issubclass(cls, LearningFilter) and "mode" in options_of(cls)
+    return {"mode": draw_mode(args)} if takes_mode else {}
 
 
 def draw_mode(args: SimpleNamespace) -> str:
@@ -174,7 +179,12 @@ def _resolve_auto(args: argparse.Namespace | SimpleNamespace) -> None:
     recommended = read_recommendation(report)
     _check_rank_weights(args, recommended)
     args.sample_filter = recommended["name"]
-    if args.sample_filter_keep is None:
+    if args.sample_filter == "none":
+        # Flags that shape a filter have nothing to shape.
+        args.sample_filter_keep = args.sample_filter_mode = args.sample_filter_baseline = None
+        headline = f" ({recommended['headline']})" if recommended["headline"] else ""
+        print(f"openrlhf_pf: the report recommends no sample filter{headline}: all samples train.", flush=True)
+    elif args.sample_filter_keep is None:
         args.sample_filter_keep = recommended["keep"]
     args.sample_filter_options = [
         f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
@@ -223,6 +233,22 @@ def check_keep(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
             f"--sample_filter_keep has no effect with --sample_filter {args.sample_filter} and --sample_filter_mode "
             "reweight, which trains every sample of the batch that has weight: leave it out, or choose select."
         )
+
+
+def check_contract(args: SimpleNamespace) -> None:
+    """Raise ValueError if a user's own filter breaks the contract of filters, after two seconds on made-up rewards."""
+    if ":" not in args.sample_filter:
+        return
+    from openrlhf_pf.testing import check_filter
+
+    options = _options_of_mode(args)
+    n_samples = args.rollout.n_samples_per_prompt
+    try:
+        check_filter(
+            args.sample_filter, n_samples, args.sample_filter_keep, args.sample_filter_options or (), **options
+        )
+    except AssertionError as error:
+        raise ValueError(f"--sample_filter {str(error).rstrip('.')}: fix it, or see openrlhf-pf check.") from error
 
 
 def check_estimator(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
