@@ -124,7 +124,7 @@ GOOD = """
 --sample_filter rank_weights --sample_filter_options weights=0.5,0,0,0,0.5
 --sample_filter best_random --sample_filter_mode reweight --train.batch_size 32
 {TOP} --sample_filter_keep 3
---sample_filter {EXAMPLES}/custom_filter.py:ShortestCorrect
+--sample_filter {EXAMPLES}/filters/custom_filter.py:ShortestCorrect
 --sample_filter none --sample_filter_drop flat --train.batch_size 8
 --sample_filter ensemble_agreement --sample_filter_reward_models a,b
 """

@@ -28,7 +28,7 @@ def requested_gpus(args: SimpleNamespace) -> dict[str, int]:
         wanted |= {} if args.reward.remote_url else {"reward": gpus(args.reward)}
     if not train.colocate_all or train.async_enable:
         wanted["vllm"] = (args.vllm.num_engines or 0) * args.vllm.tensor_parallel_size
-    return {name: number for name, number in wanted.items() if number}
+    return wanted
 
 
 def check_when_ray_started(get_strategy: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -52,6 +52,7 @@ def wait_for_gpus(wanted: Mapping[str, int]) -> None:
     """
     import ray
 
+    wanted = {name: number for name, number in wanted.items() if number}
     total, since, has = sum(wanted.values()), time.monotonic(), -1
     can_grow = not getattr(ray._private.worker._global_node, "head", False)
     while True:
