@@ -8,16 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from examples.filters.learned_weights import best_subset, expected_counts, rank_sums, signal_to_noise
 from openrlhf_pf import filters
 from openrlhf_pf.filters import FilterBatch, draw, make_generator
-from openrlhf_pf.filters.gain import (
-    best_subset,
-    closed_form,
-    expected_counts,
-    known_samples,
-    rank_sums,
-    signal_to_noise,
-)
+from openrlhf_pf.filters.gain import closed_form, known_samples
 
 LEARNED = str(Path(__file__).parents[1] / "examples/filters/learned_weights.py:LearnedWeights")
 

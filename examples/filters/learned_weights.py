@@ -4,7 +4,7 @@
         --sample_filter_probe DATA --sample_filter_probe_score FILE ...
 
 Notation used for array shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train, D draws
-of weights.
+of weights, L multipliers.
 """
 
 import warnings
@@ -16,17 +16,9 @@ import numpy as np
 from numpy import ndarray
 
 from openrlhf_pf.filters import DRAWS, FilterBatch, LearningFilter, RankFilter
-from openrlhf_pf.filters.adaptive import CANDIDATES, check_positive, lead
-from openrlhf_pf.filters.gain import (
-    best_subset,
-    closed_form,
-    decayed,
-    expected_counts,
-    known_samples,
-    rank_sums,
-    signal_to_noise,
-)
-from openrlhf_pf.filters.rank import RankWeights
+from openrlhf_pf.filters.adaptive import CANDIDATES, check_positive, decayed, lead
+from openrlhf_pf.filters.gain import closed_form, deviations, known_samples
+from openrlhf_pf.filters.rank import RankWeights, spread_ranks
 
 #: How weights are found; "auto" takes what is exact for the draw.
 METHODS = ("auto", "closed", "subset", "reinforce")
@@ -264,3 +256,79 @@ class DirichletPolicy:
             move = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
             u = (u + self.RATE * move).clip(self.LOWEST, self.HIGHEST)
         self.state = np.stack([u, first, second]), made + steps
+
+
+# ── Signal and noise by rank, see openrlhf_pf/filters/gain.py ──
+
+
+def rank_sums(batch: FilterBatch, known: ndarray) -> ndarray:
+    """Return (3, N) by rank: number of samples, sum of s d, sum of d²; c and v are the latter by the first.
+
+    A prompt with n < N usable rewards adds to n ranks, evenly spaced, as ``rank_weights`` does; one with a single
+    ``known`` (G, N) sample adds nothing.
+    """
+    known = known & (known.sum(axis=1, keepdims=True) > 1)
+    d, s = deviations(batch.rewards, known), deviations(batch.scores, known)
+    return np.stack([by_rank(values * known, batch).sum(axis=0) for values in (np.ones_like(d), s * d, d * d)])
+
+
+def by_rank(values: ndarray, batch: FilterBatch) -> ndarray:
+    """Return (G, N) the value of the sample at each rank, of values (G, N) of the samples.
+
+    A prompt with n < N usable rewards has values at n ranks, evenly spaced, as ``rank_weights`` does, and 0 elsewhere.
+    """
+    ranked, n = np.take_along_axis(values, batch.order, axis=1), values.shape[1]
+    for n_usable in np.unique(batch.n_usable[batch.n_usable < n]).tolist():
+        rows = batch.n_usable == n_usable
+        spread = np.zeros((int(rows.sum()), n), dtype=ranked.dtype)
+        spread[:, spread_ranks(n_usable, n)] = ranked[rows, :n_usable]
+        ranked[rows] = spread
+    return ranked
+
+
+def expected_counts(weights: ndarray, keep: int, mode: str) -> tuple[ndarray, ndarray]:
+    """Return E[n] and E[n²] (..., N) of how often each rank trains, of weights (..., N) with sum 1 under a draw.
+
+    ``select`` takes a rank floor(k w) or ceil(k w) times, ``resample`` as often as a binomial of k draws, ``reweight``
+    w times.
+    """
+    if mode == "reweight":
+        return weights, weights**2
+    mean = keep * weights
+    if mode == "resample":
+        return mean, mean * (1 - weights) + mean**2
+    whole = np.floor(mean + 1e-9)
+    rest = (mean - whole).clip(min=0.0)
+    return mean, whole**2 + rest * (2 * whole + 1)
+
+
+def signal_to_noise(weights: ndarray, c: ndarray, v: ndarray, keep: int, mode: str) -> ndarray:
+    """Return (...,) J of weights (..., N) under a draw; 0 where there is no noise, hence no reward that differs."""
+    mean, square = expected_counts(weights, keep, mode)
+    signal, noise = (mean * c).sum(axis=-1), (square * v).sum(axis=-1)
+    return np.where(noise > 0, signal / np.sqrt(noise.clip(min=1e-300)), 0.0)
+
+
+def best_subset(c: ndarray, v: ndarray, keep: int) -> ndarray:
+    """Return (N,) 1/k on the k ranks with the largest sum of c by the root of their sum of v, where that is above 0.
+
+    Exact, without listing the subsets: sum c / sqrt(sum v) rises with sum c, falls with sum v, and is quasi-convex
+    where sum c > 0, so that its largest value lies at a corner of the convex hull of (sum v, sum c): k ranks with the
+    largest c - m v for a multiplier m >= 0. These change only where two ranks change places, at one of N (N - 1) / 2
+    values of m. Ranks with v = 0, where no reward ever differs, are left out; so fewer than k may be left.
+    """
+    some = v > 0
+    size = min(keep, int(some.sum()))
+    i, j = np.triu_indices(len(c), 1)
+    crossing = some[i] & some[j] & (v[i] != v[j])
+    i, j = i[crossing], j[crossing]
+    crossings = (c[i] - c[j]) / (v[i] - v[j])
+    crossings = np.sort(crossings[crossings > 0])
+    ends = np.concatenate([[0.0], crossings, crossings[-1:] * 2 + 1])
+    multipliers = np.concatenate([ends[:1], (ends[1:] + ends[:-1]) / 2])
+    keys = np.where(some, c - multipliers[:, None] * v, -np.inf)  # (L, N)
+    ranks = np.argsort(-keys, axis=1, kind="stable")[:, :size]
+    value = c[ranks].sum(axis=1) / np.sqrt(v[ranks].sum(axis=1))
+    best = np.zeros_like(c)
+    best[ranks[value.argmax()]] = 1.0 / size
+    return best

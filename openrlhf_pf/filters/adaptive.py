@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from openrlhf_pf.filters.base import LearningFilter, SampleFilter
 from openrlhf_pf.filters.batch import FilterBatch, as_array
-from openrlhf_pf.filters.gain import decayed, gain, known_samples, moments
+from openrlhf_pf.filters.gain import gain, known_samples, moments
 from openrlhf_pf.filters.rank import BestOfN, BestRandom, BestWorst, NoFilter
 from openrlhf_pf.filters.subset import MaxVariance
 
@@ -135,6 +135,13 @@ class Adaptive(LearningFilter):
             )
         self.in_use, self._since_switch = state["in_use"], state["since_switch"]
         self._moments.extend(map(as_array, state["moments"]))
+
+
+def decayed(sums: list[ndarray], half_life: float) -> ndarray:
+    """Return (rollouts, ...) the sums of each rollout, oldest first, with the weight that their age leaves them."""
+    stacked = np.stack(sums)
+    age = np.arange(len(stacked) - 1, -1, -1)
+    return stacked * (0.5 ** (age / half_life)).reshape(-1, *[1] * (stacked.ndim - 1))
 
 
 def lead(sums: ndarray, difference: Callable[[ndarray], ndarray]) -> tuple[ndarray, ndarray]:
