@@ -74,7 +74,7 @@ def check_openrlhf() -> Iterator[tuple]:
     """Yield whether the version of OpenRLHF is supported."""
     found = _read_metadata("openrlhf")
     if found is None:
-        advice = f'pip install "openrlhf-pf[openrlhf]" brings a supported one ({SUPPORTED_OPENRLHF}).'
+        advice = f'pip install ".[openrlhf]" in a checkout of openrlhf-pf ({SUPPORTED_OPENRLHF}).'
         yield "FAILED", "OpenRLHF", f"not installed: {advice}"
     elif not SUPPORTED_OPENRLHF.contains(found["Version"]):
         advice = f'pip install "openrlhf{SUPPORTED_OPENRLHF}", or a release of openrlhf-pf that supports yours.'
@@ -125,7 +125,7 @@ def check_import_hook() -> Iterator[tuple]:
     finder = next((f for f in sys.meta_path if getattr(f, "__name__", "") == "TrainPPOFinder"), None)
     instead = "python -m openrlhf_pf.cli.train_ppo is the same command"
     if finder is None:
-        advice = f"pip install openrlhf-pf into this environment, or use the other name ({instead})."
+        advice = f"pip install . in a checkout of openrlhf-pf, or use the other name ({instead})."
         yield "note", "train_ppo", f"no openrlhf_pf.pth in site-packages serves {SERVED_NAME}: {advice}"
     elif Path(served := finder.find_spec(SERVED_NAME).origin).resolve() != ours.resolve():
         advice = f"uninstall the other, or use the other name ({instead})."

@@ -82,7 +82,7 @@ def test_python_fits_what_openrlhf_asks_for(plant: Plant, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("version", "status", "words"),
     [
-        (None, "FAILED", 'not installed: pip install "openrlhf-pf[openrlhf]"'),
+        (None, "FAILED", 'not installed: pip install ".[openrlhf]"'),
         ("0.9.3", "FAILED", "0.9.3, and"),
         ("0.12.0", "FAILED", "0.12.0, and"),
         ("0.11.2", "ok", "0.11.2, supported"),

@@ -100,7 +100,7 @@ def test_rewards_that_are_wrong_are_counted_and_a_dead_server_a_torn_checkpoint_
     with FaultyRewards(until_the_engine_dies, server.port) as server:
         run, sentence = ended(stack, folder, 24, f"--reward.remote_url {server.url}")
     assert "openrlhf_pf: training resumes from global_step1, " in run.log
-    assert f"({file.name} of _actor/global_step2 is torn)" in run.log
+    assert f"({file.name} of _actor/global_step2 is damaged)" in run.log
     assert re.search(
         rf"ended: a vLLM engine \(process {victims[0]} on \S+\) died; .* resumes from global_step2 ", sentence
     )

@@ -48,5 +48,5 @@ else
 fi
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 "$PYTHON" -c "import openrlhf_pf, rich" 2>/dev/null ||
-    refuse "$PYTHON lacks what training needs: pip install \"openrlhf-pf[openrlhf,analyze]\", then python -m openrlhf_pf.cli.doctor."
+    refuse "$PYTHON lacks what training needs: pip install \".[openrlhf]\", then openrlhf-pf doctor."
 exec "$PYTHON" "$ROOT/tests/gpu/check.py" --gpus "$gpus"

@@ -82,7 +82,7 @@ def test_a_torn_file_costs_its_checkpoint_and_no_other(args, tmp_path, capsys, f
     cut(tmp_path / "_critic" / "global_step4" / file, size)
     checkpoints.choose_checkpoint(args)
     assert latest(tmp_path) == {"_actor": "global_step2", "_critic": "global_step2"}
-    assert f"({file} of _critic/global_step4 is torn)" in capsys.readouterr().err
+    assert f"({file} of _critic/global_step4 is damaged)" in capsys.readouterr().err
 
 
 def test_a_full_disk_that_has_emptied_latest(args, tmp_path):
@@ -113,7 +113,9 @@ def test_where_all_are_torn_training_is_refused(args, tmp_path):
     for model in ("_actor", "_critic"):
         save(tmp_path, model, "global_step1")
     cut(tmp_path / "_actor" / "global_step1" / MODEL, 50)
-    with pytest.raises(ValueError, match=rf"can be loaded \({MODEL} of _actor/global_step1 is torn\): put one back"):
+    with pytest.raises(
+        ValueError, match=rf"can be loaded \({MODEL} of _actor/global_step1 is damaged\): put one back"
+    ):
         checkpoints.choose_checkpoint(args)
     assert args.ckpt.load_enable
 

@@ -74,7 +74,7 @@ def load_digits() -> Digits:
     try:
         from sklearn import datasets
     except ModuleNotFoundError as missing:
-        raise ModuleNotFoundError('scikit-learn is not installed: pip install "openrlhf-pf[examples]".') from missing
+        raise ModuleNotFoundError("scikit-learn is not installed: pip install scikit-learn.") from missing
     found = datasets.load_digits()
     return Digits(torch.from_numpy(found.images / 16).float().unsqueeze(1), torch.from_numpy(found.target).long())
 

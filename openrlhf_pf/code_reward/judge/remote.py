@@ -189,12 +189,12 @@ class Remote:
         """A value, and what the call has left of its arguments."""
         arguments = self._arguments()
         if type(contents) is not list or len(contents) != len(arguments):
-            self.verdict("crashed", "an answer that is none")
+            self.verdict("crashed", "an invalid answer")
         try:
             for old, new in zip(arguments, contents):
                 values.overwrite(old, new)
         except Exception as error:
-            self.verdict("crashed", f"an answer that is none: {type(error).__name__}")
+            self.verdict("crashed", f"an invalid answer: {type(error).__name__}")
         return value
 
     def _special(self, tag: str, content: Any) -> Any:
@@ -227,7 +227,7 @@ class Remote:
         """The program calls one of the test's functions."""
         functions = self._sender.functions
         if type(number) is not int or not 0 <= number < len(functions) or type(kwargs) is not dict:
-            self.verdict("crashed", "a question that is none")
+            self.verdict("crashed", "an invalid question")
         self._asked_for += 1
         if self._asked_for > _MOST_CALLS_BACK:
             self.verdict("failed", f"more than {_MOST_CALLS_BACK} calls of the test's functions")
@@ -271,7 +271,7 @@ class Remote:
         except TimeoutError:
             self.verdict("timeout", f"no end within {self._wall_seconds} seconds")
         except codec.NotPlain as error:
-            self.verdict("crashed", f"an answer that is none: {error}")
+            self.verdict("crashed", f"an invalid answer: {error}")
 
     def load(self, source: str) -> None:
         """Have the program's top level run."""

@@ -56,7 +56,7 @@ class Model:
         files = sorted((self.folder / tag).glob("*.pt"))
         for file in files:
             if not _is_complete(file):
-                return f"{file.name} of {place} is torn"
+                return f"{file.name} of {place} is damaged"
         if not any(file.name.endswith("model_states.pt") for file in files):
             return f"{place} has no model"
         shards = sum(_SHARD.search(file.name) is not None for file in files)
