@@ -410,6 +410,10 @@ def _cure(a: Analysed) -> tuple[str, list[str]]:
 
 def _next_without_ranking(a: Analysed) -> tuple[str, list[str]]:
     low, high, n = a.accuracy["low"], a.accuracy["high"], a.checkpoint.n_prompts
+    known, reward = a.checkpoint.known, a.checkpoint.reward
+    spread = np.where(known, reward, -np.inf).max(axis=1) - np.where(known, reward, np.inf).min(axis=1)
+    if not (spread > 0).any():
+        return "Use another reward model", ["All responses to a prompt have the same reward: nothing is ranked."]
     if low is None:
         return "Score other prompts", ["Choose prompts whose responses differ in true score."]
     total = int(np.ceil(n * ((high - low) / 2 / WORTH_FINDING) ** 2))

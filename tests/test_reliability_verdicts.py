@@ -1,0 +1,342 @@
+"""A report never contradicts itself or the planted truth, and says what was read or why it cannot be."""
+
+import json
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from openrlhf_pf.cli.analyze import main
+from openrlhf_pf.reliability import Rollouts, Settings, analyse, analyse_rollouts, show_report
+from openrlhf_pf.reliability.analysis import BY_LENGTH
+from openrlhf_pf.reliability.planted import SETTINGS, plant
+from openrlhf_pf.reliability.recommend.verdict import GOOD, WRONG
+from openrlhf_pf.reliability.report.sentences import answers_of, caveat_of, describe_data, text_of
+
+#: 20 takes a quarter of an hour.
+SEEDS = int(os.environ.get("OPENRLHF_PF_VERDICT_SEEDS", "1"))
+NAMES = ("none", "best_of_n", "best_worst", "learned_ranks")
+
+
+# ── Simulated samples: (reward, score) from the samples of a right reward model ──
+
+
+def huge(c, rng):
+    c.reward += np.where(rng.random(c.reward.shape) < 0.03, 100.0, 0.0)
+
+
+def huge_and_hacked(c, rng):
+    hacked = rng.random(c.reward.shape) < 0.03
+    c.reward, c.score = c.reward + 100.0 * hacked, np.where(hacked, 0.0, c.score)
+
+
+def cauchy(c, rng):
+    c.reward += rng.standard_cauchy(c.reward.shape)
+
+
+def few_informative(c, rng):
+    c.score[8:] = c.score[8:, :1]
+
+
+def one_informative(c, rng):
+    c.score[1:] = c.score[1:, :1]
+
+
+def one_huge_prompt(c, rng):
+    c.reward[0] *= 1e6
+
+
+def likert(c, rng):
+    c.reward = np.clip(np.round(c.reward + rng.normal(size=c.reward.shape)), -2, 1)
+
+
+def binary(c, rng):
+    c.reward = (c.reward + rng.normal(size=c.reward.shape) > 0).astype(float)
+
+
+def flat(c, rng):
+    c.reward[:] = c.reward[:, :1]
+
+
+def reversed_(c, rng):
+    c.reward *= -1
+
+
+def tiny(c, rng):
+    c.reward *= 1e-9
+
+
+def offset(c, rng):
+    c.reward += 1e9
+
+
+def missing(c, rng):
+    c.reward[rng.random(c.reward.shape) < 0.2] = np.nan
+    c.score[rng.random(c.reward.shape) < 0.2] = np.nan
+
+
+def by_length(c, rng):
+    c.length = rng.integers(10, 900, c.reward.shape)
+    c.reward = c.length / 200.0 + 0.2 * c.reward
+
+
+def same(c, rng):
+    c.reward = 2 * c.score - 1
+
+
+CHANGES = {change.__name__: change for change in (huge, huge_and_hacked, cauchy, few_informative, one_informative)}
+CHANGES |= {c.__name__: c for c in (one_huge_prompt, likert, binary, flat, reversed_, tiny, offset, missing)}
+CHANGES |= {c.__name__: c for c in (by_length, same)}
+KINDS = [*SETTINGS, *CHANGES]
+
+
+def draw(kind, seed, n_prompts=150):
+    checkpoint = plant(kind if kind in SETTINGS else "right everywhere", n_prompts, 5, seed)
+    if kind in CHANGES:
+        CHANGES[kind](checkpoint, np.random.default_rng([seed, 9]))
+    return checkpoint
+
+
+def analysed(checkpoint, names=NAMES):
+    return analyse_rollouts(Rollouts([checkpoint]), Settings(repetitions=100, strategies=names))
+
+
+def share_of_pairs(checkpoint):
+    """Of all pairs of a prompt, by brute force."""
+    d = checkpoint.reward[:, :, None] - checkpoint.reward[:, None]
+    better = checkpoint.score[:, :, None] > checkpoint.score[:, None]
+    right = np.where(np.isfinite(d), (np.sign(d) + 1) / 2, np.nan)[better]
+    return np.nanmean(right) if len(right) else np.nan
+
+
+def contradictions(a):
+    """Sentences of one report that exclude each other."""
+    r, (ranking, _, following) = a.recommendation, answers_of(a)
+    text, found = text_of(r, a), []
+    says_right = a.ranking in GOOD
+    if says_right and any(words in text for words in ("not shown to rank", "is reversed", "random choice")):
+        found.append("ranked, and not ranked")
+    if r.answer == "filter" and not says_right and "Over all responses the ranking is not right" not in text:
+        found.append("a filter without a ranking")
+    if r.reason == "ranking and gain disagree" and "pairs" not in text:
+        found.append("no reason for a disagreement")
+    if r.decided != following.short.startswith("Train"):
+        found.append("the next step is not the answer")
+    remarks = " ".join(ranking.sentences)
+    if r.strategy == "best_of_n" and "best_of_n would teach" in remarks:
+        found.append("best_of_n, and not best_of_n")
+    if a.length is not None and a.length.dominates and r.strategy in BY_LENGTH:
+        found.append("by length, although the reward follows it")
+    if "nearly always" in ranking.short and a.accuracy["estimate"] < 0.9:
+        found.append("a number that is not the words")
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_two_sentences_contradict_each_other_or_the_truth(kind):
+    wrong = 0
+    for seed in range(SEEDS):
+        checkpoint = draw(kind, seed)
+        a = analysed(checkpoint).analysed[0]
+        assert contradictions(a) == [], (kind, seed)
+        truth = share_of_pairs(draw(kind, 1000, 3000))
+        wrong += (a.ranking in GOOD and truth < 0.49) or (a.ranking == WRONG and truth > 0.51)
+        if kind in ("useless", "difficulty only", "flat"):
+            wrong += a.ranking in GOOD
+    assert wrong <= max(1, SEEDS // 10), kind
+
+
+@pytest.mark.parametrize(
+    "kind, short, headline, cause",
+    [
+        ("huge_and_hacked", "", "No filter yet: a few huge rewards outweigh the ranking", "of the spread of rewards"),
+        ("few_informative", "", "There are too few informative prompts", "of 150 prompts do responses have different"),
+        ("same", "Not measured", "Not from these data: the reward is its own true score", "more than 0.999"),
+        ("reversed_", "No, the ranking is reversed", "Do not train with this reward: the ranking is reversed", "sign"),
+        ("flat", "Not shown by these data", "Use no filter: these rewards are not shown to rank", "random choice"),
+    ],
+)
+def test_where_the_answers_differ_the_report_names_why(kind, short, headline, cause):
+    a = analysed(draw(kind, 0)).analysed[0]
+    ranking, filters, _ = answers_of(a)
+    assert ranking.short.startswith(short) and filters.short.startswith(headline)
+    assert any(cause in line for line in filters.sentences)
+
+
+def test_a_reward_that_follows_length_is_named_and_pareto_is_not_recommended():
+    found = analysed(draw("by_length", 0, 300), ("none", "best_worst", "pareto"))
+    a = found.analysed[0]
+    assert a.length.dominates and a.length.length["low"] > 0.8 > a.length.score["high"]
+    assert caveat_of(a, []).startswith("The reward follows response length more than the true score")
+    assert found.recommendation.strategy != "pareto"
+    right = draw("right everywhere", 0, 300)
+    right.length = np.random.default_rng(0).integers(10, 900, right.reward.shape)
+    assert not analysed(right, ("none",)).analysed[0].length.dominates
+
+
+def test_a_reward_too_large_to_square_is_left_out(tmp_path):
+    checkpoint = draw("right everywhere", 0)
+    table = {"prompt_id": np.repeat(checkpoint.prompt, 5), "reward": checkpoint.reward.ravel()}
+    table |= {"score": checkpoint.score.ravel()}
+    table["reward"][3] = 1e308
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    (found,) = analyse([tmp_path / "a.parquet"], Settings(repetitions=100, strategies=("none",))).analysed
+    assert np.isnan(found.checkpoint.reward[0, 3]) and found.ranking in GOOD
+
+
+@pytest.mark.parametrize(
+    "change, wanted",
+    [
+        (lambda c: c.reward.fill(0.5), "Not shown by these data"),
+        (lambda c: c.score.fill(1.0), "Unknown"),
+    ],
+)
+def test_equal_rewards_and_equal_scores_do_not_ask_for_more_prompts(change, wanted):
+    checkpoint = draw("right everywhere", 0)
+    change(checkpoint)
+    ranking, _, following = answers_of(analysed(checkpoint).analysed[0])
+    assert ranking.short == wanted and "more prompts" not in following.short
+
+
+def test_one_response_a_prompt_asks_for_responses():
+    checkpoint = plant("right everywhere", 60, 1)
+    ranking, _, following = answers_of(analysed(checkpoint, ("none",)).analysed[0])
+    assert "Every prompt has one response" in ranking.sentences[0] and following.short == "Sample more responses"
+
+
+# ── What was read ──
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def samples(n_prompts=60, n=6, seed=0):
+    c = plant("right everywhere", n_prompts, n, seed)
+    noise = np.random.default_rng(seed).normal(size=c.reward.shape)
+    return [
+        {"prompt_id": f"p{g}", "reward": float(c.reward[g, i] + noise[g, i]), "score": float(c.score[g, i])}
+        for g in range(n_prompts)
+        for i in range(n)
+    ]
+
+
+def test_the_first_line_says_what_was_understood(tmp_path, capsys):
+    file = write(tmp_path / "a.jsonl", samples(120))
+    assert main([str(file), "--output", str(tmp_path / "out"), "--bootstrap", "100", "--strategies", "none"]) == 0
+    assert capsys.readouterr().out.startswith("120 prompts of 6 responses, from 1 file.\n")
+    assert "120 prompts of 6 responses, from 1 file." in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_without_output_the_report_goes_to_a_folder_of_its_own(tmp_path, monkeypatch):
+    write(tmp_path / "a.jsonl", samples())
+    monkeypatch.chdir(tmp_path)
+    assert main(["a.jsonl", "--bootstrap", "100", "--strategies", "none"]) == 0
+    assert (tmp_path / "openrlhf-pf-report" / "report.json").exists()
+
+
+def refusal(path):
+    with pytest.raises(ValueError) as caught:
+        analyse([path], Settings(repetitions=100))
+    return str(caught.value)
+
+
+def test_ids_that_identify_no_prompt_are_refused(tmp_path):
+    one = [row | {"prompt_id": "You are helpful."} for row in samples()]
+    assert "all 360 rows of" in (said := refusal(write(tmp_path / "a.jsonl", one)))
+    assert "belong to one prompt ('You are helpful.')" in said
+    each = [row | {"prompt_id": f"u{i}", "prompt": row["prompt_id"]} for i, row in enumerate(samples())]
+    assert "give --columns prompt_id=prompt" in refusal(write(tmp_path / "b.jsonl", each))
+    lists = [{"rewards": [row["reward"]], "accuracy": [row["score"]], "idx": i} for i, row in enumerate(samples())]
+    assert "has one response in each of 360 rows" in refusal(write(tmp_path / "c.jsonl", lists))
+    (tmp_path / "in").mkdir()
+    for step in (0, 100):
+        write(tmp_path / "in" / f"step_{step}.jsonl", samples(seed=step))
+    assert "give them as separate PATHs" in refusal(tmp_path / "in")
+
+
+def test_a_row_of_lists_of_several_prompts_is_a_batch(tmp_path):
+    found = samples()
+    rows = [found[i : i + 24] for i in range(0, len(found), 24)]
+    batches = [
+        {
+            "prompt": [r["prompt_id"] for r in row],
+            "reward": [r["reward"] for r in row],
+            "score": [r["score"] for r in row],
+        }
+        for row in rows
+    ]
+    analysis = analyse([write(tmp_path / "a.jsonl", batches)], Settings(repetitions=100, strategies=("none",)))
+    assert describe_data(analysis) == ["60 prompts of 6 responses, from 1 file."]
+
+
+def test_spaces_around_a_csvs_names_do_not_matter(tmp_path):
+    lines = ["prompt_id, reward ,score", *(f"{r['prompt_id']},{r['reward']},{r['score']}" for r in samples())]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    analysis = analyse([tmp_path / "a.csv"], Settings(repetitions=100, strategies=("none",)))
+    assert analysis.analysed[0].checkpoint.known.sum() == 360
+
+
+def test_a_reward_that_is_the_score_lists_columns_that_might_be_true(tmp_path):
+    rows = [row | {"score": 3 * row["reward"] - 1, "extra": {"acc": row["score"]}, "n": "x"} for row in samples()]
+    analysis = analyse([write(tmp_path / "a.jsonl", rows)], Settings(repetitions=100))
+    following = answers_of(analysis.analysed[0])[2]
+    assert not analysis.recommendation.decided and following.short == "Name the true score"
+    assert "extra.acc" in following.sentences[0]
+
+
+def test_a_validation_dump_of_verl_is_measured_by_its_accuracy(tmp_path):
+    rows = [
+        {"input": r["prompt_id"], "output": "x", "score": r["reward"], "reward": r["reward"], "step": 0}
+        | {"acc": bool(r["score"])}
+        for r in samples()
+    ]
+    analysis = analyse([write(tmp_path / "a.jsonl", rows)], Settings(repetitions=100, strategies=("none",)))
+    assert analysis.analysed[0].ranking in GOOD and analysis.analysed[0].accuracy["estimate"] < 0.95
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("scores_chosen", "scores_rejected"), ("chosen_score", "rejected_score"), ("chosen_reward", "rejected_reward")],
+)
+def test_preference_pairs_give_pair_accuracy_by_subset(tmp_path, names):
+    rng = np.random.default_rng(0)
+    rows = [
+        {names[0]: float(rng.normal() + 1), names[1]: float(rng.normal()), "subset": "math" if i % 2 else "chat"}
+        for i in range(200)
+    ]
+    analysis = analyse([write(tmp_path / "a.jsonl", rows)], Settings(repetitions=100))
+    a = analysis.analysed[0]
+    assert a.accuracy["estimate"] == pytest.approx(np.mean([row[names[0]] > row[names[1]] for row in rows]))
+    chat = [row for row in rows if row["subset"] == "chat"]
+    assert a.subsets["chat"]["estimate"] == pytest.approx(np.mean([row[names[0]] > row[names[1]] for row in chat]))
+    assert a.subsets["chat"]["low"] < a.subsets["chat"]["estimate"] < a.subsets["chat"]["high"]
+    assert describe_data(analysis) == ["200 preference pairs, from 1 file."]
+    assert not analysis.recommendation.decided
+
+
+def test_lists_of_chosen_and_rejected_scores_are_compared_within_a_row(tmp_path):
+    rows = [{"id": "a", "score_chosen": [3.0, 0.0], "score_rejected": [1.0, 2.0], "domain": "chat"}] * 40
+    analysis = analyse([write(tmp_path / "a.jsonl", rows)], Settings(repetitions=100))
+    assert analysis.analysed[0].accuracy["estimate"] == pytest.approx(0.5)  # 3 beats both, 0 none
+
+
+def test_refusals_offer_nested_columns_and_ask_whether_score_is_the_reward(tmp_path):
+    rows = [{"prompt": r["prompt_id"], "metrics": {"acc": r["score"], "rm": r["reward"]}} for r in samples()]
+    said = refusal(write(tmp_path / "a.jsonl", rows))
+    assert "metrics.acc" in said and "metrics.rm" in said
+    rows = [{"problem": f"p{g}", "score": [0.1, 0.2, 0.3]} for g in range(60)]
+    assert "is 'score' your reward? Then give --columns reward=score" in refusal(write(tmp_path / "b.jsonl", rows))
+
+
+def test_a_narrow_terminal_cuts_no_interval(tmp_path):
+    checkpoint = draw("right everywhere", 0)
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))
+    show_report(analysed(checkpoint), console)
+    text = console.export_text()
+    table = [line for line in text.splitlines() if line.startswith(("│", "┃"))]
+    assert table and all(len(line) <= 80 and "…" not in line for line in table)
