@@ -60,18 +60,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"check: {error}", file=sys.stderr)
         return 2
-    failed, done = [], 0
+    done, failed = [], []
     for check, passed, sentence in results:
-        text = sentence or inspect.getdoc(checks[check]).splitlines()[0]
-        print(f"{'ok' if passed else 'FAILED':<6}  {check:<17}  {text}")
+        status = "FAILED" if not passed else "note" if sentence else "ok"
+        print(f"{status:<6}  {check:<17}  {sentence or inspect.getdoc(checks[check]).splitlines()[0]}")
+        done.append(check)
         failed += [] if passed else [check]
-        done += 1
     if failed:
         print(f"{args.name} is not sound: {', '.join(failed)} failed.")
-        return 1
-    verdict = "is sound" if done == len(checks) else "could not be checked to the end"
-    print(f"{args.name} {verdict}: {done} of {len(checks)} checks passed.")
-    return 0
+    elif len(done) < len(checks):
+        print(f"{args.name} could not be checked to the end: the checks stopped at {done[-1]}.")
+    else:
+        print(f"{args.name} is sound: {len(done)} checks, none failed.")
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ class Adaptive(LearningFilter):
         used = names.index(self.in_use)
         ahead, error = lead(self._decayed(), lambda sums: gain(sums) - gain(sums)[..., used : used + 1])
         best = int(np.where(ahead > self.certainty * error, ahead, 0.0).argmax())
-        if best == used or not ahead[best] > 0:
+        if best == used or not ahead[best] > 1e-12:  # rounding, where candidates keep the same samples
             return
         values = self.gains()
         self.log_message = (
