@@ -88,7 +88,7 @@ def names_of(source: str) -> Names:
 def names_in(tree: ast.AST) -> Names:
     """The names in code, in one pass: a checker that is new has it all to do again."""
     read, bound, called, expected = set(), set(), set(), set()
-    for node in _walk(tree):
+    for node in walk(tree):
         kinds: list[ast.expr] = []
         if isinstance(node, ast.Name):
             (read if isinstance(node.ctx, ast.Load) else bound).add(node.id)
@@ -109,7 +109,7 @@ def names_in(tree: ast.AST) -> Names:
     return Names(frozenset(read), frozenset(bound), frozenset(called), frozenset(expected))
 
 
-def _walk(tree: ast.AST) -> Iterator[ast.AST]:
+def walk(tree: ast.AST) -> Iterator[ast.AST]:
     """As ``ast.walk``, in another order, without most nodes that have no name in them, and in half the time."""
     waiting = [tree]
     while waiting:

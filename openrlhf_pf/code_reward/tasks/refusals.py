@@ -7,8 +7,10 @@ import builtins
 import copy
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
-from openrlhf_pf.code_reward.judge.script import is_usual, names_in
+from openrlhf_pf.code_reward.judge.script import is_usual, names_in, walk
 
 _MODULES = set("subprocess multiprocessing threading concurrent runpy tempfile shutil inspect socket".split())
 _FIXTURES = set("""
@@ -53,8 +55,8 @@ def refuse_shared_process(*trees: ast.Module) -> None:
 
 
 def _shared_uses(tree: ast.Module) -> Iterator[str]:
-    modules = _imported_modules(tree)
-    for node in ast.walk(tree):
+    modules = _imports_in(tree).names
+    for node in walk(tree):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             owner = "" if isinstance(node.func, ast.Name) else _root(node.func)
@@ -77,7 +79,7 @@ def _shared_uses(tree: ast.Module) -> Iterator[str]:
             for argument in [*node.args.args, *node.args.kwonlyargs]:
                 if argument.arg in _FIXTURES and _takes_fixtures(node):
                     yield f"uses the fixture {argument.arg}"
-    yield from (f"imports {name}" for name in sorted(_module_names(tree) & _MODULES))
+    yield from (f"imports {name}" for name in sorted(_imports_in(tree).modules & _MODULES))
 
 
 def _takes_fixtures(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
@@ -97,23 +99,36 @@ def _maker(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def _imported_modules(tree: ast.Module) -> set[str]:
-    """The names that stand for modules in code."""
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
-    return {(alias.asname or alias.name).split(".")[0] for node in imports for alias in node.names}
+class _Imports(NamedTuple):
+    """The modules that code imports, the names that stand for modules, and the modules of star imports."""
+
+    modules: frozenset[str]
+    names: frozenset[str]
+    starred: frozenset[str]
 
 
-def _module_names(tree: ast.Module) -> set[str]:
-    found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    found |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    return {name.split(".")[0] for name in found}
+@lru_cache(maxsize=8)  # a label's trees are read by several functions in turn
+def _imports_in(tree: ast.AST) -> _Imports:
+    modules, names, starred = set(), set(), set()
+    for node in walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add((node.module or "").split(".")[0])
+            starred |= {str(node.module)} if node.names[0].name == "*" else set()
+    return _Imports(frozenset(modules), frozenset(names), frozenset(starred))
+
+
+_names_in = lru_cache(maxsize=8)(names_in)
 
 
 def programs_names(*trees: ast.AST) -> set[str]:
     """The names that neither the tests nor Python define, and that are not usual names of a library."""
-    names = [names_in(tree) for tree in trees]
+    names = [_names_in(tree) for tree in trees]
     read, bound = (frozenset().union(*(getattr(one, kind) for one in names)) for kind in ("read", "bound"))
-    bound |= {name for module in _star_imports(*trees) & _STARRED for name in dir(importlib.import_module(module))}
+    starred = frozenset().union(*(_imports_in(tree).starred for tree in trees)) & _STARRED
+    bound |= {name for module in starred for name in dir(importlib.import_module(module))}
     unknown = read - bound - frozenset(dir(builtins)) - {"__name__", "__file__"}
     strange = {name for name in unknown if not is_usual(name)}
     return strange or set(unknown)
@@ -129,7 +144,7 @@ def refuse_unknown_judges(trees: Sequence[ast.AST], strange: set[str], known: It
     """
     known = {name.split(".")[0] for name in known} - {""}
     for tree in trees:
-        for node in ast.walk(tree):
+        for node in walk(tree) if strange & _names_in(tree).read else ():
             for base in node.bases if isinstance(node, ast.ClassDef) else ():
                 if isinstance(base, ast.Name) and base.id in strange:
                     raise ValueError(
@@ -142,18 +157,13 @@ def refuse_unknown_judges(trees: Sequence[ast.AST], strange: set[str], known: It
             )
 
 
-def _star_imports(*trees: ast.AST) -> set[str]:
-    imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    return {str(node.module) for node in imports if any(alias.name == "*" for alias in node.names)}
-
-
 def refuse_undefined(trees: Sequence[ast.AST], strange: set[str], known: Iterable[str]) -> None:
     """Raise ``ValueError`` if tests call a function that nothing defines, where the label says what the program is to
     define.
     """
-    if _star_imports(*trees) - _STARRED:
+    if any(_imports_in(tree).starred - _STARRED for tree in trees):
         return
-    called = {name for tree in trees for name in names_in(tree).called}
+    called = {name for tree in trees for name in _names_in(tree).called}
     for name in sorted((called & strange) - set(known)):
         if not name[:1].isupper():
             raise ValueError(f"nothing defines {name}(...), which the test calls: define it in setup")
@@ -223,6 +233,8 @@ def judges_in(tree: ast.AST, candidates: set[str], strange: set[str], strict: bo
         strange: all names that only the program defines.
         strict: a function that gets the answer and something else decides by any constant result, too.
     """
+    if not candidates & _names_in(tree).read:
+        return
     answers = _answers_in(tree, strange)
     for node in ast.walk(tree):
         for expression, how in _decisive(node):
