@@ -19,7 +19,7 @@ ARROWS = {
     "code_reward": set(),
     "rlp": {"code_reward"},
     "reliability": {"filters", "rollout_log"},
-    "training": {"filters", "selection", "rollout_log", "reliability", "code_reward", "rlp"},
+    "training": {"filters", "selection", "rollout_log", "reliability", "code_reward", "rlp", "testing"},
     "testing": {"filters", "selection"},
     "doctor": {"training", "code_reward"},
 }
