@@ -15,7 +15,9 @@ from openrlhf_pf.reliability.measures.evaluate import evaluate, summarize
 from openrlhf_pf.reliability.measures.strategies import Strategy, average_ties, expected_weights, strategies_for
 from openrlhf_pf.reliability.planted import plant
 from openrlhf_pf.reliability.recommend.verdict import verdict_of
-from openrlhf_pf.reliability.report.sentences import answers_of, describe_drift, text_of
+from openrlhf_pf.reliability.report.answers import answers_of
+from openrlhf_pf.reliability.report.reasons import text_of
+from openrlhf_pf.reliability.report.remarks import describe_drift
 from openrlhf_pf.reliability.report.warnings import warnings_of
 
 PAPERS = ("none", "best_of_n", "best_random", "best_worst")

@@ -17,7 +17,7 @@ from openrlhf_pf.reliability.measures.learned_ranks import FOLDS, learn_ranks
 from openrlhf_pf.reliability.measures.strategies import Strategy, strategies_for
 from openrlhf_pf.reliability.planted import plant
 from openrlhf_pf.reliability.report import report_as_dict
-from openrlhf_pf.reliability.report.sentences import answers_of
+from openrlhf_pf.reliability.report.answers import answers_of
 from openrlhf_pf.training.flags.sample_filter import resolve
 
 #: Chances of being correct, best reward first: both ends are hacked, so that ranks 2 and 5 of 6 should train.

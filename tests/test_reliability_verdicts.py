@@ -14,7 +14,9 @@ from openrlhf_pf.reliability import Rollouts, Settings, analyse, analyse_rollout
 from openrlhf_pf.reliability.analysis import BY_LENGTH
 from openrlhf_pf.reliability.planted import SETTINGS, plant
 from openrlhf_pf.reliability.recommend.verdict import GOOD, WRONG
-from openrlhf_pf.reliability.report.sentences import answers_of, caveat_of, describe_data, text_of
+from openrlhf_pf.reliability.report.answers import answers_of, caveat_of
+from openrlhf_pf.reliability.report.reasons import text_of
+from openrlhf_pf.reliability.report.remarks import describe_data
 
 #: 20 takes a quarter of an hour.
 SEEDS = int(os.environ.get("OPENRLHF_PF_VERDICT_SEEDS", "1"))

@@ -11,7 +11,7 @@ from openrlhf_pf.reliability.measures.bootstrap import Bootstrap, effective_unit
 from openrlhf_pf.reliability.measures.evaluate import evaluate, summarize
 from openrlhf_pf.reliability.measures.strategies import Strategy, expected_weights, strategies_for
 from openrlhf_pf.reliability.planted import SETTINGS, plant
-from openrlhf_pf.reliability.report.sentences import answers_of
+from openrlhf_pf.reliability.report.answers import answers_of
 from openrlhf_pf.reliability.report.warnings import warnings_of
 
 

@@ -1,7 +1,7 @@
 """Decisions to what people and training read: report.json, report.html with its figures, and the terminal's tables.
 
-``sentences`` and ``warnings`` write the words, ``page`` fills ``page.html.j2`` in, ``figures`` draws with ``svg``,
-``terminal`` prints.
+``answers``, ``reasons``, ``next_step``, ``remarks`` and ``warnings`` write the sentences, ``page`` fills
+``page.html.j2`` in, ``figures`` draws with ``svg``, ``terminal`` prints.
 """
 
 import json
@@ -13,7 +13,8 @@ import numpy as np
 
 from openrlhf_pf.reliability.analysis import Analysed, Analysis
 from openrlhf_pf.reliability.measures.evaluate import summarize
-from openrlhf_pf.reliability.report.sentences import headline_of, sentences_of, text_of
+from openrlhf_pf.reliability.report.reasons import headline_of, text_of
+from openrlhf_pf.reliability.report.remarks import sentences_of
 from openrlhf_pf.reliability.report.warnings import warnings_of
 
 FORMAT = 1

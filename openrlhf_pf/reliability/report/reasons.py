@@ -1,0 +1,190 @@
+"""The recommendation in words: headline and reasons."""
+
+from collections.abc import Sequence
+
+from openrlhf_pf.reliability.analysis import Analysed
+from openrlhf_pf.reliability.measures.evaluate import summarize_metric
+from openrlhf_pf.reliability.measures.metrics import METRICS
+from openrlhf_pf.reliability.recommend import choose as decisions
+from openrlhf_pf.reliability.recommend.choose import Recommendation
+from openrlhf_pf.reliability.recommend.verdict import FEWEST_PROMPTS, GOOD, SAME, Cause
+
+
+def join_words(parts: Sequence[object]) -> str:
+    """Return a, b and c."""
+    texts = [str(part) for part in parts]
+    return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
+
+
+def percent(share: float) -> str:
+    """Return a share as text."""
+    return f"{100 * share:.0f}%" if 0.02 < share < 0.98 else f"{100 * share:.1f}%"
+
+
+def label_of(r: Recommendation) -> str:
+    """Return the recommended strategy's name in a sentence."""
+    if not r.learned:
+        return r.best
+    ranks = [rank for rank, weight in enumerate(r.options["weights"], 1) if weight]
+    return f"rank_weights on rank{'s' * (len(ranks) > 1)} {join_words(ranks)}"
+
+
+def text_of(r: Recommendation, a: Analysed) -> str:
+    """Return headline and reasons as one text."""
+    return " ".join([headline_of(r, a), *why_of(r, a)])
+
+
+def headline_of(r: Recommendation, a: Analysed) -> str:
+    """Return the recommendation in one sentence."""
+    if r.answer == decisions.FILTER:
+        use = f"Use {label_of(r)}, k = {r.keep}"
+        if r.lead is None:
+            return f"{use}."
+        if r.lead < 0:
+            return f"{use}, to save training time; otherwise use no filter."
+        return f"{use}, if the reward is noisy between scorings; with a deterministic reward model it only saves time."
+    if r.reason == decisions.DISAGREE:
+        return f"No filter yet: {_disagreement(a)}."
+    return {
+        decisions.NO_FILTER: "Use no filter.",
+        decisions.TIME_ONLY: "Filtering only saves time.",
+        decisions.NO_HELP: "Use no filter: these rewards are not shown to rank the responses to a prompt.",
+        decisions.WRONG_WAY: "Do not train with this reward: the ranking is reversed.",
+        decisions.NOTHING_KNOWN: "No strategy can be judged.",
+        decisions.FEW_PROMPTS: "There are too few prompts.",
+        decisions.FEW_INFORMATIVE: "There are too few informative prompts.",
+        decisions.NOTHING_TO_COMPARE: "There is nothing to compare.",
+        decisions.NOT_SEPARATED: "These data do not single out a strategy.",
+        decisions.CHECKPOINTS: "The checkpoints do not agree.",
+        decisions.PAIRS: "Not from these data: preference pairs are not samples of a policy.",
+        SAME: "Not from these data: the reward is its own true score.",
+    }[r.reason or r.answer]
+
+
+def _disagreement(a: Analysed) -> str:
+    good, kind = a.ranking in GOOD, a.causes[0].kind
+    if kind == "one prompt":
+        return "one prompt carries the result"
+    if kind == "huge rewards":
+        return "a few huge rewards outweigh the ranking" if good else "the gain comes from a few huge rewards"
+    if kind == "hacked top":
+        return "the highest rewards are hacked"
+    return "the gain is too small to be measured" if good else "the ranking is not shown to be right"
+
+
+def why_of(r: Recommendation, a: Analysed) -> list[str]:
+    """Return the reasons for the headline, a sentence each."""
+    name = METRICS[decisions.CRITERION].title
+    if r.answer == decisions.FILTER:
+        return _why_filter(r, a)
+    if r.answer == decisions.NO_FILTER:
+        return [
+            f"Training on all responses has a {name} of {r.values[r.best]:.3f}, and every filter compared has"
+            " significantly less.",
+            *_limits(r),
+        ]
+    if r.answer == decisions.TIME_ONLY:
+        close = [r.best, *(label for label in r.not_told_apart if label != r.best)]
+        filters = join_words([label for label in close if label != "none"])
+        return [
+            f"No filter's {name} is significantly above that of training on all responses ({r.values['none']:.3f}).",
+            f"{filters} may be as good: keeping k of N responses saves the training passes of the others, as a random"
+            " k of N would.",
+        ]
+    if r.answer == decisions.WRONG_WAY:
+        return [
+            "Higher rewards go with lower true scores within a prompt. Training would lower the true score.",
+            "Check the sign of reward and score first.",
+        ]
+    if r.answer == decisions.NO_HELP:
+        return [
+            "These data do not show that the better of two responses to a prompt has the higher reward, so no choice"
+            " by reward is better than a random choice.",
+        ]
+    return _why_open(r, a)
+
+
+def _why_filter(r: Recommendation, a: Analysed) -> list[str]:
+    name = METRICS[decisions.CRITERION].title
+    text = f"{label_of(r)} has a {name} of {r.values[r.best]:.3f}"
+    gap = next((c["difference"] for c in r.comparisons if c["strategy"] == "none"), None)
+    if gap is not None:
+        text += (
+            f", {gap['estimate']:.3f} more than training on all responses (joint {r.level:.0%} interval"
+            f" {gap['low']:.3f} to {gap['high']:.3f})"
+        )
+    close = join_words(r.not_told_apart)
+    found = [f"{text}.", f"{close} may be as good." if close else "It is significantly ahead of every other strategy."]
+    if a.ranking not in GOOD:
+        share = percent(summarize_metric(a.result_of(r.best), "pairwise_accuracy", a.bootstrap, r.level)["estimate"])
+        found.append(
+            f"Over all responses the ranking is not right, but among those that it keeps, {share} of pairs are ordered"
+            " correctly."
+        )
+    if r.learned:
+        found.append("Ranks were judged on prompts that they were not found from.")
+    if r.lead is not None and r.lead < 0:
+        found.append(
+            "This compares equal numbers of trained responses. At equal rollouts, no filter trains on more of them and"
+            f" is ahead by {1 / (1 + r.lead) - 1:.0%} in gain times the root of their number, which counts with Adam."
+        )
+    elif r.lead is not None:
+        found.append(
+            "It is ahead at equal rollouts too (gain times the root of the number of responses, which counts with"
+            " Adam). On the small task that lead lasted only where scoring a response again may give another reward."
+        )
+    return [*found, *_limits(r)]
+
+
+def _limits(r: Recommendation) -> list[str]:
+    share = r.confidence or 0.0
+    often = "all" if share == 1 else "more than 99%" if share > 0.99 else f"{share:.0%}"
+    return [
+        f"It has the largest gain in {often} of the bootstrap repetitions.",
+        "Another reward model, another k or a later policy may change this. The gain is that of the first step and"
+        " does not say how training ends.",
+    ]
+
+
+def _why_open(r: Recommendation, a: Analysed) -> list[str]:
+    if r.reason == SAME:
+        return ["Reward and score correlate at more than 0.999, so nothing independent measures the reward."]
+    if r.reason == decisions.PAIRS:
+        return ["A filter chooses among several responses that the policy gives to one prompt."]
+    if r.reason == decisions.NOTHING_KNOWN:
+        return ["The gain needs prompts with at least two responses whose reward and score are known."]
+    if r.reason == decisions.FEW_PROMPTS:
+        return [f"Intervals from {r.n_prompts} prompts are unreliable: score at least {FEWEST_PROMPTS}."]
+    if r.reason == decisions.FEW_INFORMATIVE:
+        return [
+            f"Only in {a.informative} of {r.n_prompts:,} prompts do responses have different true scores, and only"
+            f" these show how rewards rank; {FEWEST_PROMPTS} are needed."
+        ]
+    if r.reason == decisions.NOTHING_TO_COMPARE:
+        return ["All strategies that were asked for keep the same responses: name others, or sample more responses."]
+    if r.reason == decisions.NOT_SEPARATED:
+        others = join_words(r.not_told_apart)
+        return [f"{r.best} has the largest gain ({r.values[r.best]:.3f}), but not significantly more than {others}."]
+    if r.reason == decisions.CHECKPOINTS:
+        name, label = r.contradicted
+        return [
+            f"{r.best} has the largest gain at the first checkpoint, but at {name} {label} is significantly better."
+        ]
+    good = "The pairs say that the ranking is right, but no strategy's gain is significantly above 0."
+    bad = "A strategy's gain is significantly above 0, but the pairs do not say that the ranking is right."
+    return [good if a.ranking in GOOD else bad, *(describe_cause(cause, a) for cause in a.causes)]
+
+
+def describe_cause(cause: Cause, a: Analysed) -> str:
+    if cause.kind == "one prompt":
+        return "One prompt makes up most of the pairs."
+    if cause.kind == "few informative prompts":
+        return f"Only in {cause.count} of {a.checkpoint.n_prompts:,} prompts do responses have different true scores."
+    if cause.kind == "huge rewards":
+        return (
+            f"{cause.count:,} responses, 5% of all, make up {cause.share:.0%} of the spread of rewards within prompts:"
+            " the gain follows these few, while each pair counts the same in the ranking."
+        )
+    if cause.kind == "hacked top":
+        return "The responses with the highest reward of their prompt are worse than the second choices."
+    return "Both are close to the border of significance: more prompts would settle it."
