@@ -287,18 +287,18 @@ def _is_same(weights: ndarray, expected: ndarray) -> bool:
 
 
 def check_weights(case: FilterCase) -> str | None:
-    """``weigh`` returns finite weights, none negative, and some of them are above 0."""
+    """``weigh`` returns finite weights, none negative, of the shape of the rewards."""
     try:
         kept = (case.plain > 0).any(axis=1)
     except ValueError as error:
         if "weigh must return" not in str(error):
             raise
         raise AssertionError(f"{error} All rewards of the check are finite, between -1 and 1.") from error
-    expect(
-        kept.any(),
-        f"no sample of {len(kept)} prompts has a weight above 0, so nothing would train: fix weigh, or give options "
-        "that fit the rewards of this check, which lie between -1 and 1.",
-    )
+    if not kept.any():
+        return (
+            "no sample has a weight above 0: fix weigh, or give options that fit the rewards of this check, which "
+            "lie between -1 and 1."
+        )
     if not kept.all():
         return f"{int((~kept).sum())} of {len(kept)} prompts have no weight though all their rewards are usable."
     return None
@@ -335,7 +335,8 @@ def check_draws(case: FilterCase) -> str | None:
             expected, found = case.keep * (weights.sum(axis=1) > 0), counts.sum(axis=1)
         else:
             budget = case.keep * len(weights)
-            expected, found = min(budget, (weights > 0).sum()) if mode == "select" else budget, counts.sum()
+            allowed = (weights > 0).sum() if mode == "select" or not weights.any() else budget
+            expected, found = min(budget, allowed), counts.sum()
         expect(
             np.array_equal(found, expected),
             f"draw '{mode}' does not take {case.keep} samples a prompt: write weigh and do not override __call__.",

@@ -115,6 +115,11 @@ def test_prompts_that_are_dropped_are_noted(tmp_path):
         == f"{dropped} of {N_PROMPTS} prompts have no weight though all their rewards are usable."
     )
     assert failures(name) == {}
+    for texts in (["high=5"], ["high=5", "low=-5"]):  # thresholds for rewards of another size
+        name = "top_bottom" if texts[1:] else "top"
+        assert "no sample has a weight above 0" in notes(name, texts=texts)["weights"] and not failures(
+            name, texts=texts
+        )
 
 
 def test_the_checks_leave_the_global_generators_as_they_were(tmp_path):
@@ -155,7 +160,6 @@ BEST = "(batch.order.argsort(axis=1) == {}) * 1.0"
         ("return batch.rewards", {"weights": "weights below 0, the lowest -0.9"}),
         ("return 1 / 0", {"weights": "raised ZeroDivisionError: division by zero ("}),
         ("sys.exit(3)", {"weights": "raised SystemExit: 3 ("}),
-        ("return np.zeros_like(batch.rewards)", {"weights": "nothing would train"}),
         (
             f"{ONES}\n\ndef __call__(self, batch):\n    return batch.usable * 1.0",
             {"sums": "sum to 8, not to 1 or 0", "draws": "raised ValueError: each row of weights"},
