@@ -339,7 +339,7 @@ def check_draws(case: FilterCase) -> str | None:
             expected, found = min(budget, allowed), counts.sum()
         expect(
             np.array_equal(found, expected),
-            f"draw '{mode}' does not take {case.keep} samples a prompt: write weigh and do not override __call__.",
+            f"draw '{mode}' does not take {case.keep} samples per prompt: write weigh and do not override __call__.",
         )
 
 

@@ -160,7 +160,7 @@ def test_arrow_and_parquet_by_content(tmp_path, name):
 
 
 def saved(folder, found):
-    """What ``datasets`` writes with save_to_disk, and a file of its cache beside it."""
+    """What ``datasets`` writes with save_to_disk, and a file of its cache next to it."""
     folder.mkdir(parents=True)
     half = len(found) // 2
     for i, part in enumerate((found[:half], found[half:])):

@@ -330,7 +330,7 @@ def test_exit_status_1_for_a_broken_contract(tmp_path, capsys):
         ("class Mine:\n", "return 1", [], "must be a subclass of openrlhf_pf.SampleFilter, found another class"),
         (HEADER, "return batch.usable", ["power=2"], "takes no power; it takes no options: leave it out"),
         (HEADER, "return batch.usable", ["--keep", "9"], "between 1 and the 8 samples of a prompt, got 9"),
-        (HEADER, "return batch.usable", ["--samples", "1"], "draw at least 2 samples a prompt"),
+        (HEADER, "return batch.usable", ["--samples", "1"], "draw at least 2 samples per prompt"),
     ],
 )
 def test_exit_status_2_and_one_sentence_for_a_class_that_cannot_be_used(

@@ -300,7 +300,7 @@ def test_tokens_stay_in_a_program_s_strings(text):
     "unit", ['```\n"""\n', '```python\nx = """\n```\n', "```\n", "x = (\n", "```python\n", "'''\n"]
 )
 def test_no_line_is_looked_at_more_than_a_few_times(unit, monkeypatch):
-    """However many fences and strings are open: a look for every line and not for every pair of lines."""
+    """However many fences and strings are open: one pass per line, not one per pair of lines."""
     seen, scan = [], lexical.scan
 
     def counted(line, state):

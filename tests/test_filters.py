@@ -247,7 +247,7 @@ def test_bad_settings_get_one_sentence(name, n_samples, options, words):
 
 
 def test_rewards_of_another_width_are_refused():
-    with pytest.raises(ValueError, match="built for 5 samples a prompt, got 4"):
+    with pytest.raises(ValueError, match="built for 5 samples per prompt, got 4"):
         build_filter("best_worst", 5)(np.zeros((2, 4)))
 
 

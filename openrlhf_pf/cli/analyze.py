@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         help="names of our columns in the files: reward=rm_score,score=acc,prompt_id=id",
     )
     add("--strategies", nargs="+", default=(), metavar="NAME", help="compare only these, and none (all possible)")
-    add("--keep", type=int, metavar="K", help="k, samples a prompt that train (each filter's own default)")
+    add("--keep", type=int, metavar="K", help="k, samples per prompt that train (each filter's own default)")
     add("--bins", type=int, default=20, help="groups of equal count for R² (%(default)s)")
     add("--bootstrap", type=int, default=1000, help="repetitions over prompts (%(default)s)")
     add("--seed", type=int, default=0, help="of the bootstrap (%(default)s)")

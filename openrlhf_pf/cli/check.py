@@ -3,7 +3,7 @@
     openrlhf-pf check path/to/file.py:Class [KEY=VALUE ...]
     openrlhf-pf check path/to/file.py:Class threshold=0.5 --samples 16 --keep 4
 
-prints one line a check and a verdict. Exit status: 0 when all checks pass, 1 when one fails, 2 when the class cannot
+prints one line per check and a verdict. Exit status: 0 when all checks pass, 1 when one fails, 2 when the class cannot
 be loaded or built. The same from pytest: openrlhf_pf.testing.
 """
 
@@ -24,8 +24,8 @@ def parser() -> argparse.ArgumentParser:
     )
     built.add_argument("name", help="path/to/file.py:Class, package.module:Class or a built-in name")
     built.add_argument("options", nargs="*", metavar="KEY=VALUE", help="options of the filter or selection")
-    built.add_argument("--samples", type=int, default=8, metavar="N", help="samples drawn a prompt (default: 8)")
-    built.add_argument("--keep", type=int, metavar="K", help="samples a prompt that train (default: the filter's own)")
+    built.add_argument("--samples", type=int, default=8, metavar="N", help="samples drawn per prompt (default: 8)")
+    built.add_argument("--keep", type=int, metavar="K", help="samples per prompt that train (the filter's own)")
     built.add_argument("--prompts", type=int, default=200, metavar="P", help="prompts of a selection (default: 200)")
     built.add_argument("--seed", type=int, default=0, help="seed of a filter's test rollouts (default: 0)")
     return built

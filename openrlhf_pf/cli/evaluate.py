@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     built.add_argument("--data", help="the benchmark's own file: .jsonl, .jsonl.gz or .json")
     source = built.add_mutually_exclusive_group()
     source.add_argument(
-        "--solutions", help="JSON lines with task_id and completion (or solution); several a task are samples"
+        "--solutions", help="JSON lines with task_id and completion (or solution); several per task are samples"
     )
     source.add_argument("--model", help="a checkpoint that vLLM writes the solutions with")
     source.add_argument("--check-labels", metavar="DATA", help="instead: check the labels of this file")

@@ -118,7 +118,7 @@ def build_filter(
     if n_samples < 2 and cls is not NoFilter:
         raise ValueError(
             f"sample filter '{name}' chooses among the samples of a prompt, but only {n_samples} is drawn: "
-            "draw at least 2 samples a prompt."
+            "draw at least 2 samples per prompt."
         )
     return cls(n_samples, cls.default_keep(n_samples) if keep is None else keep, **given)
 

@@ -38,7 +38,7 @@ class SampleFilter(ABC):
         if not 1 <= keep <= n_samples:
             raise ValueError(
                 f"keep must lie between 1 and the {n_samples} samples of a prompt, got {keep}: "
-                "draw more samples a prompt or keep fewer."
+                "draw more samples per prompt or keep fewer."
             )
         self.n_samples = n_samples
         self.keep = keep
@@ -74,7 +74,7 @@ class SampleFilter(ABC):
         batch = rewards if isinstance(rewards, FilterBatch) else FilterBatch(rewards, generator)
         if batch.rewards.shape[1] != self.n_samples:
             raise ValueError(
-                f"this filter was built for {self.n_samples} samples a prompt, got {batch.rewards.shape[1]}."
+                f"this filter was built for {self.n_samples} samples per prompt, got {batch.rewards.shape[1]}."
             )
         weights = self.checked_weights(batch) * batch.usable * ~self.too_few_usable(batch)[:, None]
         return scaled(weights, weights.sum(axis=1, keepdims=True) if self.scope == "group" else weights.sum())
