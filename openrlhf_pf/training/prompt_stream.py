@@ -4,6 +4,7 @@
 steps and the learning-rate schedule stay, but a ``PromptSelection`` decides which ones when a rollout begins.
 """
 
+import copy
 import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -185,7 +186,7 @@ class PromptStream:
                 f"{' and other prompts' if state.get('data', mine['data']) != mine['data'] else ''}: resume with what "
                 "the run began with, or start another one."
             )
-        self.selection.load_state_dict(state["selection"])
+        self.selection.load_state_dict(copy.deepcopy(state["selection"]))  # Ray's arrays are read-only
         self._rollouts, self._place, self.metrics = state["rollouts"], state["place"], state["metrics"]
         # At the end of an episode, the next iteration yields nothing: OpenRLHF then counts it as over.
         self._ended, self._selected, self._in_flight = False, deque(), set()

@@ -196,7 +196,7 @@ class FilteringTrainer:
                 "without it."
             )
             return
-        self.experience_maker.filter.load_state_dict(saved["state"])
+        self.experience_maker.filter.load_state_dict(copy.deepcopy(saved["state"]))  # Ray's arrays are read-only
 
 
 class FilteringPPOTrainer(FilteredSchedule, FilteringTrainer, undecorated(ppo_trainer.PPOTrainer)):

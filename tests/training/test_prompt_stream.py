@@ -169,6 +169,8 @@ def test_a_resumed_run_takes_what_the_unbroken_one_takes():
     for _ in range(3):
         rollout(unbroken, iterator)
     state = copy.deepcopy(unbroken.state_dict())
+    for array in (state["selection"]["visits"], state["selection"]["posterior"]["counts"]):
+        array.flags.writeable = False  # as Ray hands arrays over
     resumed = stream_of(DATA)
     resumed.load_state_dict(state)
     again = iter(resumed)

@@ -6,6 +6,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.utils.deepspeed.deepspeed import DeepspeedStrategy
 from rollouts import ModelGroup, namespace, rollout_of
 
-from openrlhf_pf.filters import NoFilter, build_filter
+from openrlhf_pf.filters import FilterBatch, NoFilter, build_filter
 from openrlhf_pf.training import trainer as trainer_module
 from openrlhf_pf.training.experience_maker import NoRewards
 from openrlhf_pf.training.trainer import (
@@ -129,10 +130,12 @@ def test_a_step_that_trains_nothing_says_why(trainer, caplog):
 class Counting(NoFilter):
     """A filter that learns: it counts its rollouts."""
 
-    count = 0
+    def __init__(self, n_samples, keep):
+        super().__init__(n_samples, keep)
+        self.count = np.zeros(1)
 
     def weigh(self, batch):
-        self.count += 1
+        self.count[0] += 1
         return super().weigh(batch)
 
     def state_dict(self):
@@ -147,14 +150,16 @@ def test_a_filter_that_learns_is_saved_with_the_checkpoint_and_restored_from_it(
     trainer.actor_model_group.async_run_method = lambda method_name, **kwargs: saved.update(kwargs) or []
     trainer.args.ckpt.save_steps, trainer.args.logger.logging_steps = 1, 1
     trainer.experience_maker.filter = Counting(4, 4)
-    trainer.experience_maker.filter.count = 5
+    trainer.experience_maker.filter.count = np.array([5.0])
     states = {"global_step": 3}
     trainer.save_logs_and_checkpoints(3, {}, states)
-    assert saved["client_states"]["sample_filter"]["state"] == {"count": 5} and states["global_step"] == 3
+    assert saved["client_states"]["sample_filter"]["state"] == {"count": 5.0} and states["global_step"] == 3
 
+    saved["client_states"]["sample_filter"]["state"]["count"].flags.writeable = False  # as Ray hands arrays over
     trainer.experience_maker.filter = Counting(4, 4)
     trainer.restore_best_checkpoint_state(saved["client_states"])
-    assert trainer.experience_maker.filter.count == 5
+    trainer.experience_maker.filter.weigh(FilterBatch(np.ones((1, 4))))
+    assert trainer.experience_maker.filter.count == 6
 
     trainer.experience_maker.filter = Counting(4, 4)
     trainer.args.sample_filter = "another"
