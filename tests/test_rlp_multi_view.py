@@ -10,13 +10,13 @@ from preference_samples import prompt_of
 from openrlhf_pf.rlp.multi_view import (
     HEADS,
     Layers,
-    Views,
     compute_view_loss,
     jsd_bound,
     make_heads,
     nwj_bound,
     symmetric_kl,
 )
+from openrlhf_pf.rlp.views import Views
 
 
 @pytest.fixture(autouse=True)

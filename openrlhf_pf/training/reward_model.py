@@ -12,7 +12,8 @@ from openrlhf.trainer.rm_trainer import RewardModelTrainer
 from openrlhf.utils.logging_utils import init_logger
 from torch import Tensor
 
-from openrlhf_pf.rlp.multi_view import HEADS, View, compute_view_loss, make_heads
+from openrlhf_pf.rlp.multi_view import HEADS, compute_view_loss, make_heads
+from openrlhf_pf.rlp.views import View
 from openrlhf_pf.training.flags.policy_samples import load_views
 
 logger = init_logger(__name__)

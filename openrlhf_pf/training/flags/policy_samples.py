@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 from openrlhf_pf.reliability.read.files import read_table
 from openrlhf_pf.rlp import group_by_prompt
-from openrlhf_pf.rlp.multi_view import Views
 from openrlhf_pf.rlp.samples import COLUMN_NAMES
+from openrlhf_pf.rlp.views import Views
 from openrlhf_pf.training.flags.flag import Flag, add_group, first_given
 
 FLAGS = (
