@@ -5,7 +5,7 @@
 #
 #     bash examples/studies/run.sh                                   # all; results in runs/study
 #     bash examples/studies/run.sh filters judge                     # some of: filters judge sizes rewards selection
-#     bash examples/studies/run.sh bandit criteria noise_mask        # ... and these, which take minutes
+#     bash examples/studies/run.sh bandit noise_mask        # ... and these, which take minutes
 #     STUDIES="1 2" OUTPUT=runs/two bash examples/studies/run.sh     # two studies instead of five
 #
 # NAME.json and NAME.svg in OUTPUT have all numbers, as examples/studies/*/results do. VENV names the environment
@@ -31,7 +31,7 @@ runs() { # NAME FLAGS...
     python studies.micro_code.runs --base "${bases[@]}" --output "$OUTPUT/runs" --json "$OUTPUT/$1.json" "${@:2}"
 }
 
-for study in "${@:-filters judge sizes rewards selection bandit criteria noise_mask}"; do for name in $study; do
+for study in "${@:-filters judge sizes rewards selection bandit noise_mask}"; do for name in $study; do
     echo "studies: $name"
     case $name in
     filters)
@@ -57,7 +57,7 @@ for study in "${@:-filters judge sizes rewards selection bandit criteria noise_m
     selection)
         runs selection --arms code_{uniform,vade,variance,greedy,target,dynamic} code_vade+{max_variance,best_worst}
         ;;
-    bandit | criteria) python "studies.beyond_language.$name" --output "$OUTPUT/$name.json" ;;
+    bandit) python studies.beyond_language.bandit --output "$OUTPUT/bandit.json" ;;
     noise_mask) python studies.noise_mask.study --output "$OUTPUT/noise_mask.json" ;;
     *) echo "studies: there is no study $name" >&2 && exit 2 ;;
     esac

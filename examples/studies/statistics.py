@@ -1,6 +1,6 @@
 """Intervals and comparisons that the studies share.
 
-Notation used for shapes: B problems, runs or seeds, F arms.
+Notation used for shapes: B problems, runs or seeds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -47,16 +46,3 @@ def paired_interval(
         means[i] = np.nanmean(differences[rows][:, rng.integers(0, n_tasks, n_tasks)])
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
-
-
-def rank_correlation(criterion: Floats, result: Floats) -> Floats:
-    """Return the (B,) Spearman correlations over arms of (B, F) with (B, F); 0 where one of them is constant."""
-    x, y = (stats.rankdata(a, axis=1) for a in (criterion, result))
-    x, y = (a - a.mean(axis=1, keepdims=True) for a in (x, y))
-    spread = np.sqrt((x * x).sum(1) * (y * y).sum(1))
-    return np.divide((x * y).sum(1), spread, out=np.zeros(len(x)), where=spread > 0)
-
-
-def regret(criterion: Floats, result: Floats) -> Floats:
-    """Return (B,) the result of the best arm minus that of the arm with the largest criterion; both (B, F)."""
-    return result.max(1) - np.take_along_axis(result, criterion.argmax(1)[:, None], 1)[:, 0]
