@@ -210,3 +210,39 @@ def test_equality_of_printed_text(got, expected, tolerance, equal):
 def test_an_own_class_decides_nothing_about_an_answer(pool, program, expected):
     program = program if "def f" in program else f"{program}\ndef f(n):\n    return Point(3)"
     assert verdict(pool, program, "assert f(1) == Point(3)") == expected
+
+
+CALL = {"entry_point": "f", "inputs": [[3]], "outputs": [3]}
+PRINTS = {"stdin": ["3"], "stdout": ["3"]}
+
+
+@pytest.mark.parametrize(
+    "program, label, package",
+    [
+        ("import pandas as pd\ndef f(n): return n", CALL, "pandas"),
+        ("from sklearn.svm import SVC\ndef f(n): return n", {"asserts": ["assert f(3) == 3"]}, "sklearn"),
+        ("def f(n):\n    import sympy\n    return n", CALL, "sympy"),
+        (
+            "def f(n):\n    import scipy.stats\n    return n",
+            {"test": "def test_a():\n    assert f(3) == 3\n"},
+            "scipy",
+        ),
+        ("import torch\nprint(input())", PRINTS, "torch"),
+        ("import pytest\nprint(input())", PRINTS, "pytest"),  # the one that tests import is our own
+        ("import pytest\ndef f(n): return n", {"asserts": ["with pytest.raises(E):\n    f(3)"]}, "pytest"),
+        ("import invented\ndef f(n): return n", CALL, ""),
+        ("import invented\nprint(input())", PRINTS, ""),
+        ("import numpy.invented\ndef f(n): return n", CALL, ""),
+        ("raise ModuleNotFoundError('No module named \\'numpy\\'')", CALL, ""),
+        ("raise ValueError('No module named \\'pandas\\'')", CALL, ""),
+        ("def f(n):\n    return 4\n    import pandas", CALL, ""),
+    ],
+)
+def test_a_well_known_package_that_is_missing_is_unmeasured(pool, program, label, package):
+    """And nothing else: an invented module, or one that is there, is the program's own failure."""
+    result = pool.check(f"{program}\n", from_label(label).problem)
+    if package:
+        assert (result.verdict, result.label_at_fault) == (Verdict.INFRASTRUCTURE, False)
+        assert f"the program needs the package '{package}'" in result.detail
+    else:
+        assert result.verdict is Verdict.FAILED

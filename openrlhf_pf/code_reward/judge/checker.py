@@ -17,7 +17,7 @@ from openrlhf_pf.code_reward.judge import codec, observe
 from openrlhf_pf.code_reward.judge.checks import CHECKS, Check, checker_function
 from openrlhf_pf.code_reward.judge.objects import raised_by_program
 from openrlhf_pf.code_reward.judge.programs import KILLED_BY_LIMIT, Runs, check_programs
-from openrlhf_pf.code_reward.judge.remote import END, ERROR_VERDICTS, GONE, Decided, Remote
+from openrlhf_pf.code_reward.judge.remote import END, GONE, Decided, Remote
 from openrlhf_pf.code_reward.judge.script import cached_by_size
 from openrlhf_pf.code_reward.sandbox.worker import Control
 
@@ -131,8 +131,8 @@ def _decide(remote: Remote, check: Check, source: str, data: dict[str, Any]) -> 
 
 
 def _decide_by_error(remote: Remote, error: BaseException) -> None:
-    if raised := raised_by_program(error):
-        remote.verdict(ERROR_VERDICTS.get(raised[0], "failed"), ": ".join(raised))
+    if raised_by_program(error):
+        remote.error(error)
     if isinstance(error, (SystemExit, KeyboardInterrupt)):
         remote.fault(f"{type(error).__name__} in {_place(error)}")
     if isinstance(error, AssertionError):

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from openrlhf_pf.code_reward.judge import codec
-from openrlhf_pf.code_reward.judge.remote import ERROR_VERDICTS, MAX_MESSAGE, SYNTAX_ERRORS
+from openrlhf_pf.code_reward.judge.remote import MAX_MESSAGE, error_verdict
 
 Outcome = tuple[str, int | None, str]
 _AT_ONCE = 1 << 16
@@ -107,9 +107,7 @@ class Runs:
             return "crashed", f"the program was ended by signal {-report['status']}"
         if report["status"] == 0 and not kind:
             return "passed", ""
-        if kind in SYNTAX_ERRORS:
-            return "syntax_error", text
-        return ERROR_VERDICTS.get(kind, "failed"), text or f"exit status {report['status']}"
+        return error_verdict(kind, text or f"exit status {report['status']}", loading=True)
 
 
 def check_programs(

@@ -5,20 +5,38 @@ A tested program has no way to the trusted side but its answers, which :mod:`cod
 
 import os
 import random
+import re
 import select
 import socket
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from importlib.machinery import PathFinder
 from typing import Any, NoReturn
 
 from openrlhf_pf.code_reward.judge import codec, objects, values
 
 MAX_MESSAGE = 300
 GONE = "gone"  # internal verdict: the program closed its socket; how it ended decides
-ERROR_VERDICTS = {"MemoryError": "memory"}
-SYNTAX_ERRORS = {"SyntaxError", "IndentationError", "TabError"}
+# What a program may reasonably want: without one of these, its answer cannot be measured here.
+_WELL_KNOWN = frozenset("""
+PIL bs4 cv2 gmpy2 jax lxml matplotlib mpmath networkx nltk numba numpy pandas psutil pytest requests scipy seaborn
+shapely skimage sklearn sortedcontainers statsmodels sympy tensorflow torch torchvision tqdm transformers xgboost yaml
+""".split())
+NOT_OFFERED = "which is not among OPENRLHF_PF_CODE_PACKAGES"
+_MISSING = re.compile(r"(?:ModuleNotFoundError: )?No module named '(\w+)")
+
+
+def error_verdict(kind: str, text: str, loading: bool = False) -> tuple[str, str]:
+    """Return the verdict, and its detail, on an exception that ended a program; ``loading``: while it was loaded."""
+    missing = _MISSING.match(text) if kind == "ModuleNotFoundError" else None
+    # Programs can import what can be imported here, but for the modules that tests import and that we have made up.
+    if missing and missing[1] in _WELL_KNOWN and not PathFinder.find_spec(missing[1]):
+        return "infrastructure", f"the program needs the package {missing[1]!r}, {NOT_OFFERED}"
+    if kind == "MemoryError":
+        return "memory", text
+    return "syntax_error" if loading and kind in ("SyntaxError", "IndentationError", "TabError") else "failed", text
 
 
 Question = tuple[Any, ...]  # an operation of candidate.py and its arguments
@@ -84,6 +102,12 @@ class Remote:
         if self.decision is None:
             self.decision = verdict, self.test if verdict != "passed" else None, detail[:MAX_MESSAGE]
         raise Decided
+
+    def error(self, error: BaseException, loading: bool = False) -> NoReturn:
+        """Decide by an exception that the program raised."""
+        kind, text = objects.raised_by_program(error) or ("", "")
+        verdict, detail = error_verdict(kind, text, loading)
+        self.verdict(verdict, detail if verdict == "infrastructure" else f"{kind}: {text}")
 
     def fault(self, detail: str) -> NoReturn:
         """The test itself is at fault: no statement about the program."""
@@ -278,9 +302,7 @@ class Remote:
         try:
             self.request(("load", source))
         except Exception as error:
-            kind, text = objects.raised_by_program(error) or ("", "")
-            verdict = "syntax_error" if kind in SYNTAX_ERRORS else ERROR_VERDICTS.get(kind, "failed")
-            self.verdict(verdict, f"{kind}: {text}")
+            self.error(error, loading=True)
 
     def ask(self, operation: str, *arguments: Any) -> Any:
         """The answer of an object of the program."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from openrlhf_pf.code_reward.judge import pytest_stand_in
 from openrlhf_pf.code_reward.judge.empty_arrays import GUARD, guarded_operation, guarded_tree
 from openrlhf_pf.code_reward.judge.objects import ProgramStopIteration, RemoteObject, raised_by_program, text_of
-from openrlhf_pf.code_reward.judge.remote import Remote
+from openrlhf_pf.code_reward.judge.remote import NOT_OFFERED, Remote
 from openrlhf_pf.code_reward.judge.values import CALLABLE, ProgramEnum
 
 _USUAL_SHORT = {"np": "numpy", "pd": "pandas", "plt": "matplotlib.pyplot"}
@@ -273,7 +273,7 @@ class Space:
         for module in (module for source in sources for module in required_modules(source)):
             package = module.split(".")[0]
             if not self.trusted(lambda package=package: _is_there(package)):
-                self._remote.fault(f"it needs the package {package!r}, which is not among OPENRLHF_PF_CODE_PACKAGES")
+                self._remote.fault(f"it needs the package {package!r}, {NOT_OFFERED}")
 
     def trusted(self, step: Any) -> Any:
         """Do what no program has a part in; an error is the test's own."""
