@@ -18,7 +18,7 @@ from rollouts import HAS_FLASH_REINFORCE, make_maker, rollout_of, sample, traine
 
 from openrlhf_pf import rollout_log
 from openrlhf_pf.training.baselines import center_rewards
-from openrlhf_pf.training.experience_maker import NothingToTrain, micro_batches
+from openrlhf_pf.training.experience_maker import NothingToTrain
 from openrlhf_pf.training.flags.sample_filter import BASELINE_ESTIMATORS
 
 NAN = float("nan")
@@ -53,28 +53,22 @@ def noted_batches(monkeypatch):
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_a_batch_for_the_reward_model_copies_only_what_it_reads(monkeypatch, dynamic):
+def test_a_batch_for_the_reward_model_copies_only_what_it_reads_and_is_gone_before_the_answer(monkeypatch, dynamic):
     settings = {"actor.num_nodes": 1, "actor.num_gpus_per_node": 1, "rollout.max_tokens_per_gpu": 6}
     maker = make_maker(**{"train.dynamic_batch_enable": dynamic} | settings)
-    noted = noted_batches(monkeypatch)
-    samples = [sample(g, None, token=10 * g + t) for g in range(2) for t in (3, 1, 4, 2)]
-    assert maker._forward_rewards(samples).tolist() == [3, 1, 4, 2, 13, 11, 14, 12]
-    read = {"sequences", "attention_mask", "index"} | ({"total_length"} if dynamic else set())
-    assert all(filled == read for filled, _, _ in noted)
-    assert sum(size for _, size, _ in noted) == 8
-    assert all(s.index is None for s in samples), "a sample gets its place when it is kept"
-
-
-def test_no_batch_for_the_reward_model_waits_for_its_answer(monkeypatch):
-    maker, noted, alive = make_maker(), noted_batches(monkeypatch), []
+    noted, alive = noted_batches(monkeypatch), []
 
     def answer(refs, factor):
         alive.extend(batch for *_, reference in noted if (batch := reference()) is not None)
         return refs
 
     maker._flatten_results = answer
-    maker._forward_rewards([sample(g, None, token=t) for g in range(2) for t in (3, 1, 4, 2)])
-    assert len(noted) == 4 and alive == []
+    samples = [sample(g, None, token=10 * g + t) for g in range(2) for t in (3, 1, 4, 2)]
+    assert maker._forward_rewards(samples).tolist() == [3, 1, 4, 2, 13, 11, 14, 12]
+    read = {"sequences", "attention_mask", "index"} | ({"total_length"} if dynamic else set())
+    assert all(filled == read for filled, _, _ in noted)
+    assert sum(size for _, size, _ in noted) == 8 and alive == []
+    assert all(s.index is None for s in samples), "a sample gets its place when it is kept"
 
 
 def test_the_filter_acts_on_the_reward_models_score_not_on_the_penalised_one():
@@ -89,37 +83,15 @@ def test_the_filter_acts_on_the_reward_models_score_not_on_the_penalised_one():
     assert [float(s.rewards) for s in samples[:4]] == [1.0, 9.0, 2.0, 3.0]
 
 
-def test_a_dropped_sample_has_no_way_into_the_survivors_baseline():
-    # Kept rewards 10 and 0 of (10, 7, 7, 0): leave-one-out baselines are 0 and 10, so advantages are 10 and -10.
-    maker = make_maker(local_reward=False, **{"algo.advantage.estimator": "rloo", "train.batch_size": 2})
-    (experience,) = maker.make_experience_batch(rollout_of([[10.0, 7.0, 7.0, 0.0]]))
-    assert sorted(experience.advantages[:, -1].tolist()) == [-10.0, 10.0]
-
-
-def test_a_sample_drawn_twice_is_forwarded_once_and_trains_twice():
-    weights = {
-        "sample_filter": "rank_weights",
-        "sample_filter_options": ["weights=0.5,0,0,0.5"],
-        "sample_filter_keep": 4,
-    }
-    maker = make_maker(local_reward=False, **weights)
-    experiences = maker.make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]] * 2))
-    assert sum(maker.actor_model_group.calls[0][0]) == 4  # best and worst of two prompts
-    assert trained_tokens(experiences) == [1, 1, 4, 4, 101, 101, 104, 104]
+@pytest.mark.parametrize("ranks, prompts, forwarded", [(1, 2, [[2, 2]]), (4, 1, [[1], [1], [1], [1]])])
+def test_a_sample_drawn_twice_is_forwarded_once_and_trains_twice(ranks, prompts, forwarded):
+    """Best and worst are drawn twice. Those of one prompt go forward as 4 for 4 ranks; the copies do not train."""
+    weights = {"sample_filter_options": ["weights=0.5,0,0,0.5"], "sample_filter_keep": 4}
+    maker = make_maker(ranks, local_reward=False, sample_filter="rank_weights", **weights)
+    experiences = maker.make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]] * prompts))
+    assert maker.actor_model_group.calls == [forwarded]
+    assert trained_tokens(experiences) == [1, 1, 4, 4, 101, 101, 104, 104][: 4 * prompts]
     assert maker.metrics["filter/kept_rank_1"] == maker.metrics["filter/kept_rank_4"] == 2.0
-
-
-def test_a_copy_that_fills_up_a_forward_pass_does_not_train():
-    # One prompt, best and worst drawn twice: 2 samples for 4 ranks go forward as 4, and 4 draws of the 2 train.
-    weights = {
-        "sample_filter": "rank_weights",
-        "sample_filter_options": ["weights=0.5,0,0,0.5"],
-        "sample_filter_keep": 4,
-    }
-    maker = make_maker(ranks=4, local_reward=False, **weights)
-    experiences = maker.make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]]))
-    assert maker.actor_model_group.calls == [[[1], [1], [1], [1]]]
-    assert trained_tokens(experiences) == [1, 1, 4, 4]
 
 
 def test_no_field_of_a_kept_sample_is_left_behind_or_changed():
@@ -154,12 +126,14 @@ def test_missing_and_nan_rewards_are_dropped_and_counted():
     assert maker.metrics["filter/dropped_prompts"] == 1
 
 
-def test_a_rollout_without_any_reward_trains_nothing_and_says_so():
-    maker = make_maker(local_reward=False)
+def test_a_rollout_without_any_reward_trains_nothing_and_is_logged(tmp_path):
+    maker = make_maker(local_reward=False, sample_filter_log=str(tmp_path / "log"))
     with pytest.raises(NothingToTrain):
         maker.make_experience_batch(rollout_of([[None] * 4]))
     assert maker.metrics["filter/dropped_prompts"] == 1 and maker.metrics["filter/kept_fraction"] == 0
     assert maker.actor_model_group.calls == []
+    maker.log.close()
+    assert rollout_log.read(tmp_path / "log")["kept"].to_pylist() == [False] * 4
 
 
 def test_extra_logs_that_some_samples_lack_do_not_train_and_stay_in_the_rollout():
@@ -219,17 +193,6 @@ def test_more_ranks_drop_more_of_the_same_choice():
 
 
 # ── Ranks ──
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 8))
-def test_micro_batches_are_whole_and_the_same_number_for_every_rank(per_rank, size, ranks):
-    n = per_rank * ranks
-    batches = micro_batches(list(range(n)), size, ranks)
-    assert [item for batch in batches for item in batch] == list(range(n))
-    assert len(batches) % ranks == 0 and all(0 < len(batch) <= size for batch in batches)
-    share = len(batches) // ranks
-    assert {sum(map(len, batches[r * share : (r + 1) * share])) for r in range(ranks)} == {per_rank}
 
 
 @settings(max_examples=150, deadline=None)
@@ -412,36 +375,25 @@ def test_where_openrlhf_masks_nothing_there_is_no_count_of_it(settings):
     assert not [name for name in maker.metrics if "masked" in name]
 
 
-def test_flat_prompts_are_dropped_where_asked_and_counted():
-    maker = make_maker(local_reward=False, sample_filter_drop="flat", sample_filter_drop_tolerance=0.15)
-    rewards = [[1.0, 1.1, 1.1, 1.0], [1.0, 1.2, 1.0, 1.0], [2.0, 2.0, 2.0, 2.0]]
-    assert trained_tokens(maker.make_experience_batch(rollout_of(rewards)))[-1] == 102
-    assert maker.metrics["filter/dropped_flat_prompts"] == 2 and maker.metrics["filter/dropped_prompts"] == 2
-    assert maker.metrics["filter/flat_groups"] == 1, "a metric of its own, without the tolerance"
-
-
-def test_prompts_of_little_variance_or_outside_a_band_are_dropped_where_asked():
+@pytest.mark.parametrize(
+    "drop, settings, kept",
+    [
+        ("flat", {}, [0, 1, 3]),
+        ("flat", {"sample_filter_drop_tolerance": 0.25}, [0, 3]),
+        # Variances 3, .01, 0 and 1: the first holds 75%, the first and the last 99.8%. Means 1, 1.1, 2 and 6.
+        ("variance_top_p", {}, [0, 3]),
+        ("variance_top_p", {"sample_filter_drop_share": 0.7}, [0]),
+        ("variance_top_p", {"sample_filter_drop_share": 1.0}, [0, 1, 3]),
+        ("band", {"sample_filter_drop_band": [1.05, 2.0]}, [1, 2]),
+    ],
+)
+def test_prompts_are_dropped_where_asked_and_counted(drop, settings, kept):
     rewards = [[0.0, 0.0, 0.0, 4.0], [1.0, 1.2, 1.0, 1.2], [2.0, 2.0, 2.0, 2.0], [5.0, 7.0, 5.0, 7.0]]
-    # Variances 3, .01, 0 and 1: the first holds 75%, the first and the last 99.8%. Means 1, 1.1, 2 and 6.
-    for asked, kept in (
-        ({"sample_filter_drop": "variance_top_p"}, [0, 3]),
-        ({"sample_filter_drop": "variance_top_p", "sample_filter_drop_share": 0.7}, [0]),
-        ({"sample_filter_drop": "variance_top_p", "sample_filter_drop_share": 1.0}, [0, 1, 3]),
-        ({"sample_filter_drop": "band", "sample_filter_drop_band": [1.05, 2.0]}, [1, 2]),
-    ):
-        maker = make_maker(local_reward=False, sample_filter="none", **asked)
-        trained = trained_tokens(maker.make_experience_batch(rollout_of(rewards)))
-        assert sorted(trained) == [100 * prompt + place + 1 for prompt in kept for place in range(4)]
-        drop = asked["sample_filter_drop"]
-        assert maker.metrics[f"filter/dropped_{drop}_prompts"] == 4 - len(kept)
-        assert maker.metrics["filter/dropped_prompts"] == 4 - len(kept)
-
-
-def test_without_a_filter_flat_prompts_can_still_be_dropped_and_every_rank_gets_as_much():
-    maker = make_maker(2, local_reward=False, sample_filter="none", sample_filter_drop="flat")
-    experiences = maker.make_experience_batch(rollout_of([[0.0] * 4, [1.0, 2.0, 3.0, 4.0], [5.0] * 4]))
-    assert trained_tokens(experiences) == [101, 102, 103, 104]
-    assert [len(e.sequences) for e in experiences] == [2, 2]
+    maker = make_maker(2, local_reward=False, sample_filter="none", sample_filter_drop=drop, **settings)
+    trained = trained_tokens(maker.make_experience_batch(rollout_of(rewards)))
+    assert sorted(trained) == [100 * prompt + place + 1 for prompt in kept for place in range(4)]
+    assert maker.metrics[f"filter/dropped_{drop}_prompts"] == maker.metrics["filter/dropped_prompts"] == 4 - len(kept)
+    assert maker.metrics["filter/flat_groups"] == 1, "a metric of its own, without the tolerance"
 
 
 def test_in_batch_scope_a_flat_prompt_gives_its_share_to_the_others():
@@ -544,14 +496,6 @@ def test_the_log_records_every_sample_and_what_became_of_it(tmp_path):
     assert first["rank"].fillna(0).tolist() == [3, 2, 1, 0, 4, 3, 2, 1]
 
 
-def test_a_rollout_that_trains_nothing_is_logged_all_the_same(tmp_path):
-    maker = make_maker(local_reward=False, sample_filter_log=str(tmp_path / "log"))
-    with pytest.raises(NothingToTrain):
-        maker.make_experience_batch(rollout_of([[None] * 4]))
-    maker.log.close()
-    assert rollout_log.read(tmp_path / "log")["kept"].to_pylist() == [False] * 4
-
-
 # ── Metrics ──
 
 
@@ -592,7 +536,12 @@ def test_a_stop_rule_without_true_scores_says_once_that_it_cannot_act(caplog):
 # ── Baselines of group estimators: by hand, and against OpenRLHF's own arithmetic ──
 
 # Kept by best_worst: 10 and 0. The group: mean 6, n = 4, squares 16 + 1 + 1 + 36 = 54, n - 1 variance 18.
-GROUP = [10.0, 7.0, 7.0, 0.0]
+GROUP, OTHER, EIGHT = [10.0, 7.0, 7.0, 0.0], [2.0, 1.5, 1.0, -5.0], [4.0, 2.0, 1.0, -3.0]
+FLASH = pytest.mark.skipif(not HAS_FLASH_REINFORCE, reason="this OpenRLHF has no flash_reinforce")
+OVER_ALL = {"sample_filter_baseline": "group"}
+BEST_OF_N = {"sample_filter": "best_of_n"}
+REWEIGHTED = {"sample_filter": "best_random", "sample_filter_mode": "reweight"}
+BY_SIZE = {"sample_filter": "reward_power", "sample_filter_options": ["power=1"], "sample_filter_mode": "reweight"}
 
 
 def advantages(estimator, rewards=(GROUP,), in_lists=False, **flat):
@@ -604,74 +553,91 @@ def advantages(estimator, rewards=(GROUP,), in_lists=False, **flat):
         for sample in samples:
             sample.rewards = sample.rewards.unsqueeze(0)
     experiences = maker.make_experience_batch(samples)
+    for experience in experiences:  # what is logged and what the next stage reads stays the reward
+        assert sorted(experience.rewards.flatten().tolist()) == sorted(experience.info["reward"].flatten().tolist())
+        assert set(experience.rewards.flatten().tolist()) <= {reward for group in rewards for reward in group}
     return {
         int(token): float(advantage)
         for experience in experiences
         for token, advantage in zip(experience.sequences[:, 0], experience.advantages[:, -1])
-    }, experiences
+    }
+
+
+def minus(mean, scales=(1, 1, 1, 1), *tokens):
+    """The advantages of samples of GROUP and EIGHT over a mean, each scaled, by token."""
+    of_token = {100 * g + n + 1: reward for g, group in enumerate((GROUP, EIGHT)) for n, reward in enumerate(group)}
+    return {token: scale * (of_token[token] - mean) for token, scale in zip(tokens or of_token, scales)}
 
 
 @pytest.mark.parametrize(
-    "estimator, baseline, best, worst",
+    "estimator, rewards, flags, expected",
     [
-        ("rloo", "kept", 10 - 0, 0 - 10),
-        ("rloo", "group", 10 - 14 / 3, 0 - 24 / 3),  # the mean of the other three: (7 + 7 + 0) / 3, (10 + 7 + 7) / 3
-        ("dr_grpo", "kept", 5, -5),
-        ("dr_grpo", "group", 10 - 6, 0 - 6),
-        ("group_norm", "kept", 5 / 50**0.5, -5 / 50**0.5),
-        ("group_norm", "group", 4 / 18**0.5, -6 / 18**0.5),
+        ("rloo", [GROUP], {}, {1: 10, 4: -10}),
+        # The mean of the other three: (7 + 7 + 0) / 3, (10 + 7 + 7) / 3.
+        ("rloo", [GROUP], OVER_ALL, {1: 10 - 14 / 3, 4: 0 - 24 / 3}),
+        ("dr_grpo", [GROUP], {}, {1: 5, 4: -5}),
+        ("dr_grpo", [GROUP], OVER_ALL, {1: 10 - 6, 4: 0 - 6}),
+        ("group_norm", [GROUP], {}, {1: 5 / 50**0.5, 4: -5 / 50**0.5}),
+        ("group_norm", [GROUP], OVER_ALL, {1: 4 / 18**0.5, 4: -6 / 18**0.5}),
         # Whitened over the batch: less the mean of (5, -5), of (4, -6); no_std_norm leaves the size.
-        ("reinforce_baseline", "kept", 5, -5),
-        ("reinforce_baseline", "group", 5, -5),
+        ("reinforce_baseline", [GROUP], {}, {1: 5, 4: -5}),
+        ("reinforce_baseline", [GROUP], OVER_ALL, {1: 5, 4: -5}),
+        # One kept sample has a baseline in its group.
+        ("rloo", [GROUP, GROUP], OVER_ALL | BEST_OF_N, {1: 10 - 14 / 3, 101: 10 - 14 / 3}),
+        # Usable 10 7 0: the others of 10 have the mean 3.5, those of 0 the mean 8.5.
+        ("rloo", [[10.0, NAN, 7.0, 0.0]], OVER_ALL, {1: 6.5, 4: -8.5}),
+        # best_random, k = 2: weights 1/2 1/6 1/6 1/6, mean 10/2 + 14/6 = 22/3; all train, scaled by 4 w.
+        ("rloo", [GROUP], REWEIGHTED | {"train.batch_size": 4}, minus(22 / 3, (2, 2 / 3, 2 / 3, 2 / 3))),
     ],
 )
-def test_best_and_worst_of_a_group_by_hand(estimator, baseline, best, worst):
-    found, experiences = advantages(estimator, sample_filter_baseline=baseline)
-    assert found == {1: pytest.approx(best, rel=1e-6), 4: pytest.approx(worst, rel=1e-6)}
-    for experience in experiences:  # what is logged and what the next stage reads stays the reward
-        assert sorted(experience.rewards.tolist()) == sorted(experience.info["reward"].tolist())
-        assert set(experience.rewards.tolist()) <= {10.0, 0.0}
+def test_baselines_of_a_group_by_hand(estimator, rewards, flags, expected):
+    assert advantages(estimator, rewards, **flags) == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("baseline", ["kept", "group"])
-def test_a_reward_function_may_answer_with_a_list(baseline):
+KEPT, ALL = (10 + 0 + 2 - 5) / 4, (10 + 7 + 7 + 0 + 2 + 1.5 + 1 - 5) / 8
+
+
+@FLASH
+@pytest.mark.parametrize(
+    "rewards, flags, expected",
+    [
+        ([GROUP, OTHER], {}, {1: 10 - KEPT, 4: 0 - KEPT, 101: 2 - KEPT, 104: -5 - KEPT}),
+        ([GROUP, OTHER], OVER_ALL, {1: 10 - ALL, 4: 0 - ALL, 101: 2 - ALL, 104: -5 - ALL}),
+        # What the baseline of the kept would hide: with best_of_n and equal bests it leaves no advantage at all.
+        ([GROUP, GROUP], BEST_OF_N, {1: 0, 101: 0}),
+        ([GROUP, GROUP], BEST_OF_N | OVER_ALL, {1: 4, 101: 4}),
+        # The second prompt has one usable reward, too few for best_worst: it does not train, its reward counts.
+        ([[10.0, NAN, 7.0, 0.0], [3.0, NAN, NAN, NAN]], OVER_ALL, {1: 10 - 5, 4: 0 - 5}),
+        # best_random, k = 2: each prompt's weights are 1/2 1/6 1/6 1/6, and each prompt is half of the draws.
+        (
+            [GROUP, EIGHT],
+            REWEIGHTED | {"train.batch_size": 8},
+            minus(((10 / 2 + 14 / 6) + (4 / 2 + 0 / 6)) / 2, (2, 2 / 3, 2 / 3, 2 / 3) * 2),
+        ),
+        # reward_power 1: weights by size, 10 7 7 0 4 2 1 3 of 34; the one without weight does not train.
+        (
+            [GROUP, EIGHT],
+            BY_SIZE | {"train.batch_size": 7},
+            minus(210 / 34, [7 * w / 34 for w in (10, 7, 7, 4, 2, 1, 3)], 1, 2, 3, 101, 102, 103, 104),
+        ),
+    ],
+)
+def test_flash_reinforce_takes_one_baseline_for_the_whole_batch(rewards, flags, expected):
+    """From the kept samples or from all of all prompts; reweighted, the mean that the draws would have."""
+    found = advantages("flash_reinforce", rewards, **{"train.batch_size": len(expected), **flags})
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("flags", [{}, OVER_ALL])
+def test_a_reward_function_may_answer_with_a_list(flags):
     """OpenRLHF makes a tensor of (1, 1) of ``{"rewards": [1.0]}``."""
-    plain, _ = advantages("rloo", sample_filter_baseline=baseline)
-    listed, _ = advantages("rloo", in_lists=True, sample_filter_baseline=baseline)
-    assert listed == plain
-
-
-def test_a_dropped_sample_is_in_the_baseline_of_the_group_and_only_there():
-    for estimator in ("rloo", "group_norm", "dr_grpo"):
-        for baseline, differs in (("kept", False), ("group", True)):
-            found, _ = advantages(estimator, sample_filter_baseline=baseline)
-            moved, _ = advantages(estimator, [[10.0, 1.0, 5.0, 0.0]], sample_filter_baseline=baseline)
-            assert (found != moved) == differs, (estimator, baseline)
-
-
-def test_one_kept_sample_has_a_baseline_in_its_group():
-    found, _ = advantages(
-        "rloo",
-        [GROUP, GROUP],
-        sample_filter="best_of_n",
-        sample_filter_baseline="group",
-    )
-    assert found == {1: pytest.approx(10 - 14 / 3), 101: pytest.approx(10 - 14 / 3)}
-
-
-def test_an_unusable_reward_is_in_no_baseline():
-    # Usable 10 7 0: the others of 10 have the mean 3.5, those of 0 the mean 8.5.
-    found, _ = advantages("rloo", [[10.0, NAN, 7.0, 0.0]], sample_filter_baseline="group")
-    assert found == {1: pytest.approx(6.5), 4: pytest.approx(-8.5)}
+    assert advantages("rloo", in_lists=True, **flags) == advantages("rloo", **flags)
 
 
 def test_the_group_is_penalised_for_length_as_training_would_see_it():
     # The best is cut off and counts -5: the group is -5 7 7 0, and the others of 0 have the mean 3.
-    maker = make_maker(
-        local_reward=False,
-        sample_filter_baseline="group",
-        **{"algo.advantage.estimator": "rloo", "reward.stop_properly_penalty_coef": -5.0, "train.batch_size": 2},
-    )
+    penalty = {"algo.advantage.estimator": "rloo", "reward.stop_properly_penalty_coef": -5.0, "train.batch_size": 2}
+    maker = make_maker(local_reward=False, **OVER_ALL, **penalty)
     samples = rollout_of([GROUP])
     samples[0].truncated = torch.tensor([True])
     (experience,) = maker.make_experience_batch(samples)
@@ -680,102 +646,16 @@ def test_the_group_is_penalised_for_length_as_training_would_see_it():
     assert sorted(experience.info["reward"].tolist()) == [-5.0, 0.0]
 
 
-def of_this_openrlhf(estimator):
-    if estimator == "flash_reinforce" and not HAS_FLASH_REINFORCE:
-        pytest.skip("this OpenRLHF has no flash_reinforce")
-
-
-@pytest.mark.parametrize("estimator", BASELINE_ESTIMATORS)
+@pytest.mark.parametrize(
+    "estimator", [pytest.param(e, marks=FLASH) if e == "flash_reinforce" else e for e in BASELINE_ESTIMATORS]
+)
 def test_over_the_kept_rectangle_our_arithmetic_is_openrlhfs(estimator):
     """`none` keeps all: the baseline of the kept is the baseline of the group, once by OpenRLHF and once by us."""
-    of_this_openrlhf(estimator)
     rewards = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)).tolist()
     settings = {"sample_filter": "none", "train.batch_size": 4, "algo.advantage.no_std_norm": False}
-    theirs, _ = advantages(estimator, rewards, **settings)
-    ours, _ = advantages(estimator, rewards, sample_filter_baseline="group", **settings)
-    assert ours == {token: pytest.approx(value, rel=1e-4, abs=1e-6) for token, value in theirs.items()}
+    theirs, ours = (advantages(estimator, rewards, **settings, **flags) for flags in ({}, OVER_ALL))
+    assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
     assert len({round(value, 4) for value in ours.values()}) == 12
-
-
-def test_over_weighted_samples_the_baseline_is_the_weighted_mean():
-    # best_random, k = 2, N = 4: weights 1/2 1/6 1/6 1/6, mean 10/2 + 14/6 = 22/3; all four train, scaled by 4 w.
-    found, _ = advantages(
-        "rloo", sample_filter="best_random", sample_filter_mode="reweight", **{"train.batch_size": 4}
-    )
-    mean = 22 / 3
-    assert found == {
-        1: pytest.approx(2 * (10 - mean), abs=1e-5),
-        2: pytest.approx(2 / 3 * (7 - mean), abs=1e-5),
-        3: pytest.approx(2 / 3 * (7 - mean), abs=1e-5),
-        4: pytest.approx(2 / 3 * (0 - mean), abs=1e-5),
-    }
-    assert sum(found.values()) == pytest.approx(0, abs=1e-5)
-
-
-# ── flash_reinforce: one baseline for the whole batch ──
-
-
-@pytest.mark.parametrize(
-    "baseline, mean",
-    [
-        (None, (10 + 0 + 2 - 5) / 4),  # of the kept
-        ("kept", (10 + 0 + 2 - 5) / 4),
-        ("group", (10 + 7 + 7 + 0 + 2 + 2 + 1 - 5) / 8),  # of all samples of all prompts
-    ],
-)
-def test_flash_reinforce_takes_its_baseline_from_the_kept_or_from_the_whole_batch(baseline, mean):
-    of_this_openrlhf("flash_reinforce")
-    found, experiences = advantages(
-        "flash_reinforce", [GROUP, [2.0, 2.0, 1.0, -5.0]], sample_filter_baseline=baseline, **{"train.batch_size": 4}
-    )
-    values = sorted(found.values())
-    assert values == pytest.approx([-5 - mean, 0 - mean, 2 - mean, 10 - mean])
-    assert sorted(r for e in experiences for r in e.rewards.tolist()) == [-5.0, 0.0, 2.0, 10.0]
-
-
-def test_the_best_of_each_prompt_are_better_than_the_batch_but_not_than_each_other():
-    """What the baseline of the kept would hide: with best_of_n and equal bests it leaves no advantage at all."""
-    of_this_openrlhf("flash_reinforce")
-    settings = {"sample_filter": "best_of_n", "train.batch_size": 2}
-    kept, _ = advantages("flash_reinforce", [GROUP, GROUP], **settings)
-    group, _ = advantages("flash_reinforce", [GROUP, GROUP], sample_filter_baseline="group", **settings)
-    assert list(kept.values()) == pytest.approx([0, 0]) and list(group.values()) == pytest.approx([4, 4])
-
-
-def test_an_unusable_reward_is_not_in_the_batchs_baseline_and_a_dropped_prompt_is():
-    # The second prompt has one usable reward, too few for best_worst: it does not train, its reward counts.
-    of_this_openrlhf("flash_reinforce")
-    found, _ = advantages(
-        "flash_reinforce", [[10.0, NAN, 7.0, 0.0], [3.0, NAN, NAN, NAN]], sample_filter_baseline="group"
-    )
-    assert sorted(found.values()) == pytest.approx([0 - 5, 10 - 5])
-
-
-@pytest.mark.parametrize(
-    "settings, mean, scales",
-    [
-        # best_random, k = 2: each prompt's weights are 1/2 1/6 1/6 1/6, and each prompt is half of the draws.
-        (
-            {"sample_filter": "best_random", "train.batch_size": 8},
-            ((10 / 2 + 14 / 6) + (4 / 2 + 0 / 6)) / 2,
-            {10.0: 2, 7.0: 2 / 3, 0.0: 2 / 3, 4.0: 2, 2.0: 2 / 3, 1.0: 2 / 3, -3.0: 2 / 3},
-        ),
-        # reward_power 1: weights by size, 10 7 7 0 4 2 1 3 of 34; the one without weight does not train.
-        (
-            {"sample_filter": "reward_power", "sample_filter_options": ["power=1"], "train.batch_size": 7},
-            (100 + 49 + 49 + 16 + 4 + 1 - 9) / 34,
-            {10.0: 70 / 34, 7.0: 49 / 34, 4.0: 28 / 34, 2.0: 14 / 34, 1.0: 7 / 34, -3.0: 21 / 34},
-        ),
-    ],
-)
-def test_reweighted_flash_reinforce_takes_the_mean_that_its_draws_would_have(settings, mean, scales):
-    of_this_openrlhf("flash_reinforce")
-    rewards = [GROUP, [4.0, 2.0, 1.0, -3.0]]
-    found, _ = advantages("flash_reinforce", rewards, sample_filter_mode="reweight", **settings)
-    of_token = {100 * g + n + 1: reward for g, group in enumerate(rewards) for n, reward in enumerate(group)}
-    expected = {t: scales[of_token[t]] * (of_token[t] - mean) for t in found}
-    assert found == {token: pytest.approx(value, abs=1e-5) for token, value in expected.items()}
-    assert sum(found.values()) == pytest.approx(0, abs=1e-5)
 
 
 def test_a_prompt_without_shares_and_a_lonely_member_stay_finite():
