@@ -86,7 +86,8 @@ def ppo(study: Study, run: PPOConfig, policy: Path, reward: Path, prompts: Path,
         "logger.tensorboard_dir": output / "tensorboard",
     }
     has_filter = run.sample_filter != "none"
-    entry = "train_ppo" if has_filter or "--prompt_selection" in run.flags else "train_ppo_ray"
+    ours = has_filter or "--prompt_selection" in run.flags or "--sample_filter_correct" in run.flags
+    entry = "train_ppo" if ours else "train_ppo_ray"
     if has_filter:
         values |= {"sample_filter": run.sample_filter, "sample_filter_keep": run.keep}
     if run.weights:

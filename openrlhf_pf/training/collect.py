@@ -26,13 +26,13 @@ from ray.util.placement_group import placement_group
 
 from openrlhf_pf.filters import Draw, make_generator
 from openrlhf_pf.rollout_log import table_of, write_table
+from openrlhf_pf.training.correction.workers import reward_worker
 from openrlhf_pf.training.experience_maker import FilteringExperienceMaker
 from openrlhf_pf.training.flags.true_scores import load_reward_func
 from openrlhf_pf.training.generation import PromptSampler, load_prompts
 from openrlhf_pf.training.rollout import Rollout
 from openrlhf_pf.training.startup.launch import refuse
 from openrlhf_pf.training.startup.placement import wait_for_gpus
-from openrlhf_pf.training.trainer import reward_worker
 from openrlhf_pf.training.true_score import TrueScore
 
 

@@ -25,6 +25,8 @@ from torch import Tensor
 from openrlhf_pf.filters import Draw, FilterBatch, draw, make_generator, scaled
 from openrlhf_pf.rollout_log import RolloutLog
 from openrlhf_pf.training.baselines import center_rewards, without_baseline
+from openrlhf_pf.training.correction.learning import Learning
+from openrlhf_pf.training.flags.correction import REFRESHED, corrects
 from openrlhf_pf.training.flags.prompts import drop_rule, prompts_per_step
 from openrlhf_pf.training.flags.reward_models import reward_models
 from openrlhf_pf.training.flags.sample_filter import (
@@ -84,9 +86,9 @@ def pad_to_multiple(samples: list[Experience], ranks: int) -> list[Experience]:
 def keep_common_info(samples: list[Experience]) -> list[Experience]:
     """Return the samples with the scores and extra logs that all of them have; OpenRLHF cannot batch any others."""
     names = set.intersection(*(set(sample.info) for sample in samples))
-    if all(sample.info.keys() == names for sample in samples):
-        return samples
     scored = all(sample.scores is not None for sample in samples)
+    if all(sample.info.keys() == names and (sample.scores is not None) == scored for sample in samples):
+        return samples
     return [
         replace(
             sample,
@@ -133,6 +135,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         if given.sample_filter_stop_below is not None:
             self.stop_rule = StopRule(given.sample_filter_stop_below, given.sample_filter_stop_window or STOP_WINDOW)
         self._warned_of_no_scores = False
+        self.learning = Learning(self, data_parallel_ranks(self.reward_model_group)) if corrects(given) else None
         self.log = self._open_log()
         # The parent reshapes rewards to (prompts, samples per prompt): it gets the shape that trains.
         self.args = with_samples_per_prompt(given, 1 if self.ragged or self.own_baseline else self.filter.keep)
@@ -176,6 +179,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         """
         self.rollout = rollout = Rollout(rollout_samples, self.filter.n_samples)
         self.score(rollout)
+        corrected = {} if self.learning is None else self.learning.correct(rollout)
         batch = self._filter_batch(rollout)
         weights, dropped = self._weigh(batch)
         budget = self._budget(rollout)
@@ -183,7 +187,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         drawn = drawn._replace(counts=self._trim(drawn.counts, batch.generator))
         self._weights, self._drawn = weights, drawn
         self.metrics = filter_metrics(batch, drawn.counts, rollout.scores, rollout.rewards) | dropped
-        self.metrics |= self._metrics_of_filter() | refill_metrics(self.given, len(rollout.groups))
+        self.metrics |= corrected | self._metrics_of_filter() | refill_metrics(self.given, len(rollout.groups))
         if self.stop_rule is not None:
             if not self.given.sample_filter_probe:
                 self._update_stop_rule(rollout)
@@ -214,15 +218,26 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         samples = rollout.samples
         if self.reward_model_group is None or all(sample.rewards is not None for sample in samples):
             return
-        rewards = self._forward_rewards(samples)
+        rewards = self._rewards_that_train(samples)
         for sample, reward in zip(samples, rewards.split(1)):
             sample.rewards = sample.info["reward"] = reward
         names = reward_models(self.given)
         if names:
             main = self.given.reward.model_name_or_path
-            scored = [rewards if name == main else self._forward_rewards(samples, name) for name in names]
+            given = main if self.learning is None else None
+            scored = [rewards if name == given else self._forward_rewards(samples, name) for name in names]
             rollout.model_names = names
             rollout.model_rewards = torch.stack(scored).double().reshape(len(names), -1, rollout.n_samples).numpy()
+
+    def _rewards_that_train(self, samples: list[Experience]) -> Tensor:
+        """Return (samples,) rewards of the reward model as given, or of the copy that learns once that is ahead."""
+        if self.learning is None:
+            return self._forward_rewards(samples)
+        self.learning.finish()
+        correction = self.learning.correction
+        if not correction.trusted:
+            return self._forward_rewards(samples)
+        return correction.corrected(self._forward_rewards(samples, REFRESHED))
 
     def observe(self, samples: list[Experience], true_score: TrueScore | None = None) -> None:
         """Score samples that do not train, the N of each prompt contiguous, and show them to a filter that learns and

@@ -11,17 +11,15 @@ import openrlhf.trainer.ppo_trainer as ppo_trainer
 import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
 import openrlhf.trainer.ray.launcher as launcher
 import ray
-import torch
-from deepspeed.accelerator import get_accelerator
 from openrlhf.utils.logging_utils import init_logger
 
+from openrlhf_pf.training.correction.workers import reward_worker, undecorated
 from openrlhf_pf.training.experience_maker import (
     FilteringExperienceMaker,
     NothingToTrain,
     with_samples_per_prompt,
 )
 from openrlhf_pf.training.flags.prompts import is_scored_when_generated, selects
-from openrlhf_pf.training.flags.reward_models import reward_models
 from openrlhf_pf.training.flags.sample_filter import filter_from_args, trained_per_prompt
 from openrlhf_pf.training.flags.true_scores import load_reward_func
 from openrlhf_pf.training.generation import CheckedGenerator, PromptSampler, load_prompts
@@ -29,11 +27,6 @@ from openrlhf_pf.training.prompt_stream import PromptStream
 from openrlhf_pf.training.true_score import StopTraining, TrueScore
 
 logger = init_logger(__name__)
-
-
-def undecorated(actor_class: Any) -> type:
-    """Return the class that ``@ray.remote`` was put on (Ray's own subclass of it could not be decorated again)."""
-    return actor_class.__ray_metadata__.modified_class.__ray_actor_class__
 
 
 class FilteredSchedule:
@@ -115,8 +108,10 @@ class FilteringTrainer:
     def fit(self, global_step: int = 0) -> None:
         try:
             super().fit(global_step)
+            self._save_reward_model()
         except StopTraining as reason:
             logger.warning(f"Training ends here: {reason}.")
+            self._save_reward_model()
             self.finish()
         finally:
             if self.experience_maker.log is not None:
@@ -179,14 +174,36 @@ class FilteringTrainer:
             self.args.ckpt.save_steps = 1
         if self.experience_maker.log is not None and global_step % self.args.ckpt.save_steps == 0:
             self.experience_maker.log.flush()  # a resumed run does not write this step again
+        if self.experience_maker.learning is not None:
+            self.experience_maker.learning.finish()
+            client_states["correction"] = self.experience_maker.learning.correction.state_dict()
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
+        if global_step % self.args.ckpt.save_steps == 0:
+            self._save_learning(f"global_step{global_step}")
         if reason is not None:
             raise StopTraining(f"{reason}; step {global_step} is saved")
+
+    def save_best_checkpoint(self, eval_metrics: dict, global_step: int, client_states: dict | None = None) -> None:
+        best = self.best_eval_metric_value
+        super().save_best_checkpoint(eval_metrics, global_step, client_states)
+        if self.best_eval_metric_value != best:
+            self._save_learning(f"best_global_step{global_step}")
+
+    def _save_learning(self, tag: str) -> None:
+        if self.experience_maker.learning is not None:
+            self.experience_maker.learning.save_checkpoint(tag)
+
+    def _save_reward_model(self) -> None:
+        if self.experience_maker.learning is not None:
+            self.experience_maker.learning.save_model()
 
     def restore_best_checkpoint_state(self, checkpoint_states: dict) -> None:
         super().restore_best_checkpoint_state(checkpoint_states)
         if self.experience_maker.stop_rule is not None and "stop_rule" in checkpoint_states:
             self.experience_maker.stop_rule.load_state_dict(checkpoint_states["stop_rule"])
+        learning = self.experience_maker.learning
+        if learning is not None and "correction" in checkpoint_states:
+            learning.correction.load_state_dict(copy.deepcopy(checkpoint_states["correction"]))
         saved = checkpoint_states.get("sample_filter")
         if saved is None:
             return
@@ -243,40 +260,6 @@ class FilteringGenerateSamplesActor(FilteredSchedule, undecorated(ppo_trainer_as
         return super()._should_eval(global_step)
 
 
-class EnsembleRewardModelActor(undecorated(launcher.RewardModelActor)):
-    """A reward model's worker that also holds the models of ``--sample_filter_reward_models``.
-
-    They share its GPU. If that is shared with other models, one of them at a time is on it and the others wait in the
-    host's memory. Under ZeRO-3, DeepSpeed has the shards, and ``--reward.offload`` says where they are.
-    """
-
-    def _setup_distributed(self, strategy: Any) -> None:
-        if not self.models:
-            super()._setup_distributed(strategy)
-
-    def init_model_from_pretrained(self, strategy: Any, pretrain: str) -> None:
-        self.models: dict[str, Any] = {}
-        args = strategy.args
-        shared = args.train.colocate_all or args.train.colocate_critic_reward or args.reward.offload
-        self.one_at_a_time = shared and args.ds.zero_stage != 3
-        self.main = pretrain
-        for path in dict.fromkeys([*reward_models(args), pretrain]):
-            super().init_model_from_pretrained(strategy, path)
-            self.models[path] = self.model
-            if self.one_at_a_time and path != pretrain:
-                self.model.to("cpu")
-
-    def forward(self, *args: Any, model: str | None = None, **kwargs: Any) -> torch.Tensor:
-        """Score with the model of that path; OpenRLHF's own without one."""
-        wanted = self.models[model or self.main]
-        if wanted is not self.model:
-            if self.one_at_a_time:
-                self.model.to("cpu")
-                wanted.to(get_accelerator().current_device_name())
-            self.model = wanted
-        return super().forward(*args, **kwargs)
-
-
 class ActorGroup(launcher.RayActorGroup):
     """A model's workers, which do not wait for an engine that could not start.
 
@@ -308,11 +291,3 @@ def install(args: Any, entry: Any) -> None:
     ppo_trainer_async.GenerateSamplesActor = ray.remote(FilteringGenerateSamplesActor)
     entry.RewardModelActor = reward_worker(args)
     entry.RayActorGroup = ActorGroup
-
-
-def reward_worker(args: Any) -> Any:
-    """Return the class of the reward model's workers: OpenRLHF's own unless there is an ensemble."""
-    if not reward_models(args):
-        return launcher.RewardModelActor
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    return ray.remote(num_gpus=1)(EnsembleRewardModelActor)

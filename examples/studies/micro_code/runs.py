@@ -43,7 +43,7 @@ from examples.micro_code.sampling import Draw, sample_all, score_samples
 from examples.studies.statistics import paired_interval
 
 from .arms import ARMS, config_of, episodes, probe_flags
-from .rewards import REWARD_MODELS, change_pairs
+from .rewards import change_pairs
 
 PROBE = 64  # prompts
 
@@ -96,6 +96,8 @@ class Runs:
         if self.reward == "given":
             return self.source.path("models", "reward")
         output = self.output / self.name / "reward"
+        if "@" in self.reward:
+            return self._corrected_before(output)
         if not (output / "accuracy.json").exists():
             pairs = self.output / self.name / "pairs.jsonl"
             given = read_rows(self.source.path("data", "pairs.jsonl"))
@@ -105,6 +107,18 @@ class Runs:
             shutil.rmtree(output, ignore_errors=True)
             train_in_process(self.run, f"{self.name}-reward", command)
             (output / "accuracy.json").write_text(json.dumps(finish_reward_model(output)))
+        return output
+
+    def _corrected_before(self, output: Path) -> Path:
+        """Return the reward model NAME of ``NAME@LABELS`` after it has learned from true scores of SFT samples."""
+        if not (output / "config.json").exists():
+            from .offline import correct_before_training
+
+            name, labels = self.reward.split("@")
+            given = Runs(self.base, self.output, reward=name).reward_model()
+            tasks, _ = self.source.reward_tasks()
+            tokens, policy = self.study.evaluation.max_new_tokens, self.source.path("models", "sft")
+            correct_before_training(given, policy, tasks, int(labels), tokens, self.study.seed, output)
         return output
 
     def accuracy(self) -> float:
@@ -242,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arms = ["none", "random", "best_worst"]
     add("--arms", nargs="+", default=arms, help=f"of {', '.join(ARMS)}, with +variants")
     add("--json", type=Path, metavar="FILE", help="write all numbers there, too")
-    add("--reward", choices=REWARD_MODELS, default="given", help="the reward model of every run, see rewards.py")
+    add("--reward", default="given", help="the reward model of every run, see rewards.py, or NAME@LABELS")
     add("--seeds", nargs="+", type=int, default=[1], help="of PPO, on every base")
     add(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting, as examples.micro_code.run"

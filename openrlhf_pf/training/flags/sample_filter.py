@@ -97,6 +97,7 @@ def needs_scored_samples(args: SimpleNamespace) -> bool:
         or args.sample_filter_log
         or args.sample_filter_reward_models
         or args.sample_filter_stop_below is not None
+        or args.sample_filter_correct not in (None, "none")
     )
 
 
@@ -216,7 +217,8 @@ def _check_rank_weights(args: argparse.Namespace | SimpleNamespace, recommended:
 
 def check_unused(args: SimpleNamespace) -> None:
     """Raise ValueError if a flag that shapes the filter has no effect."""
-    flag = first_given(args, "sample_filter", FLAGS_OF_A_FILTER) if args.sample_filter == "none" else None
+    names = [name for name in FLAGS_OF_A_FILTER if name != "probe_score" or not args.sample_filter_correct]
+    flag = first_given(args, "sample_filter", names) if args.sample_filter == "none" else None
     if flag is None and not needs_scored_samples(args):
         flag = first_given(args, "sample_filter", ["seed"])
     if flag:

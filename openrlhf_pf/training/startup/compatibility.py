@@ -64,6 +64,7 @@ EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = {
         ppo_trainer:PPOTrainer.get_max_steps(self)
         ppo_trainer:PPOTrainer.fit(self, global_step)
         ppo_trainer:BasePPOTrainer.save_logs_and_checkpoints(self, global_step, logs_dict, client_states)
+        ppo_trainer:BasePPOTrainer.save_best_checkpoint(self, eval_metrics, global_step, client_states)
         ppo_trainer:BasePPOTrainer.restore_best_checkpoint_state(self, checkpoint_states)
         ppo_trainer_async:TrainingActor.train_step(self, rollout_samples, global_step)
         ppo_trainer_async:TrainingActor._compute_rollout_stats(self, experiences)
@@ -76,6 +77,21 @@ EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = {
         ray.launcher:RewardModelActor.init_model_from_pretrained(self, strategy, pretrain)
         ray.launcher:RewardModelActor.forward(self, sequences, attention_mask, packed_seq_lens, pad_sequence)
         """,
+    ),
+    **_read_signatures(
+        "utils.deepspeed.deepspeed:DeepspeedStrategy.",
+        """
+        prepare(self, args)
+        get_ds_train_config(self, optim_dict, max_norm)
+        backward(self, loss, model, _optimizer, kwargs)
+        optimizer_step(self, _optimizer, model, _scheduler, name, kwargs)
+        save_model(self, model, tokenizer, output_dir, kwargs)
+        """,
+    ),
+    "openrlhf.models.model:get_llm_for_sequence_regression": (
+        *("model_name_or_path", "model_type", "param_dtype", "load_in_4bit", "lora_rank", "lora_alpha"),
+        *("target_modules", "lora_dropout", "normalize_reward", "attn_implementation", "ds_config"),
+        *("init_value_head", "value_head_prefix", "device_map", "packing_samples", "experts_implementation", "kwargs"),
     ),
     **_read_signatures(
         "datasets.", "prompts_dataset:preprocess_data(data, input_template, input_key, label_key, apply_chat_template)"

@@ -1,0 +1,95 @@
+"""How right is a reward model on the policy that it has trained, and what do a few true scores repair?
+
+python -m examples.studies.micro_code.drift --base runs/s1 runs/s2 --output runs/study --json drift.json
+
+Needs the runs ``none`` of runs.py. The reward model orders pairs of samples of the SFT policy, and of the policy that
+it has trained. Then it is corrected with true scores of that policy's samples of training prompts, in two ways: by a
+linear head on its last state with the reward as offset, and by training all of it. Everything is measured on prompts
+that train nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from examples.micro_code.sampling import Draw, sample_all
+
+from .offline import SAMPLES, RewardModel, Samples, accuracy, fit_head
+from .rewards import REWARD_MODELS
+from .runs import Runs
+
+LABELS = (65, 320, 1000)
+PENALTIES = (0.01, 0.1, 1.0)  # of the head, the best of which counts: the head gets the benefit of the doubt
+
+
+def measure(runs: Runs, seed: int) -> dict[str, Any]:
+    """Return the figures of one base and one reward model."""
+    tasks, held = runs.source.reward_tasks()
+    order = np.random.default_rng([11, seed]).permutation(len(tasks))
+    train = [tasks[i] for i in order[: max(LABELS) // SAMPLES]]
+    policy = runs.policy("none", seed, runs.config("none").steps)
+    tokens = runs.study.evaluation.max_new_tokens
+    draws = [
+        Draw(runs.source.path("models", "sft"), [t.prompt for t in held], SAMPLES, tokens, seed),
+        Draw(policy, [t.prompt for t in [*train, *held]], SAMPLES, tokens, seed),
+    ]
+    of_sft, of_policy = sample_all(draws)
+    before, after = Samples(held, of_sft), Samples(held, of_policy[len(train) :])
+    path = runs.reward_model()
+    given = RewardModel(path)
+    labelled = Samples(train, of_policy[: len(train)]).labelled(given.tokenizer)
+    old, new = before.labelled(given.tokenizer), after.labelled(given.tokenizer)
+    (old_rewards, _), (rewards, states) = given.read(old), given.read(new)
+    has_pairs = [samples.scores.min(1) < samples.scores.max(1) for samples in (before, after)]
+    both = has_pairs[0] & has_pairs[1]
+    found: dict[str, Any] = {
+        "base": runs.study.seed,
+        "reward": runs.reward,
+        "pass_at_1": [float(before.scores.mean()), float(after.scores.mean())],
+        "prompts_with_pairs": [int(has.sum()) for has in has_pairs],
+        "sft": accuracy(old_rewards, before.scores),
+        "policy": accuracy(rewards, after.scores),
+        "sft_same_prompts": accuracy(old_rewards, before.scores, both),
+        "policy_same_prompts": accuracy(rewards, after.scores, both),
+    }
+    for number in LABELS:
+        chosen = [prompt for prompt in labelled[: number // SAMPLES] if len(prompt.pairs())]
+        chosen_rewards, chosen_states = given.read(chosen)
+        heads = [fit_head(chosen, chosen_rewards, chosen_states, penalty) for penalty in PENALTIES]
+        found[f"head_{number}"] = max(accuracy(rewards + states @ w, after.scores) for w in heads)
+        learned = RewardModel(path)
+        learned.learn(chosen, seed)
+        found[f"refresh_{number}"] = accuracy(learned.read(new)[0], after.scores)
+        found[f"refresh_{number}_on_sft"] = accuracy(learned.read(old)[0], before.scores)
+        found[f"prompts_of_{number}"] = len(chosen)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure every base with every reward model, and write JSON."""
+    parser = argparse.ArgumentParser("python -m examples.studies.micro_code.drift", description=__doc__)
+    parser.formatter_class = argparse.RawTextHelpFormatter
+    parser.add_argument("--base", type=Path, nargs="+", required=True)
+    parser.add_argument("--output", type=Path, required=True, help="where runs.py keeps its runs")
+    parser.add_argument("--reward", nargs="+", choices=REWARD_MODELS, default=["given"])
+    parser.add_argument("--seed", type=int, default=1, help="of the PPO runs")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args(argv)
+    rows = []
+    for base in options.base:
+        for reward in options.reward:
+            rows.append(measure(Runs(base, options.output, reward=reward), options.seed))
+            print(json.dumps(rows[-1]), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,106 @@
+"""``--sample_filter_correct``: the reward model goes on learning from few true scores of the policy's samples."""
+
+from dataclasses import asdict, dataclass
+from types import SimpleNamespace
+
+from openrlhf_pf import registry
+from openrlhf_pf.training.flags.flag import Flag, first_given
+from openrlhf_pf.training.flags.prompts import is_scored_when_generated
+from openrlhf_pf.training.flags.true_scores import load_reward_func
+
+#: The name of the copy that learns, among the reward models of a worker.
+REFRESHED = "refreshed"
+SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class CorrectionOptions:
+    """Options of ``--sample_filter_correct``.
+
+    Attributes:
+        learning_rate: of Adam.
+        passes: how often a labelled prompt is visited, on average.
+        batch: labelled prompts of an optimizer step.
+        window: labelled prompts that are kept, the newest.
+    """
+
+    learning_rate: float = 9e-6
+    passes: int = 5
+    batch: int = 16
+    window: int = 512
+
+
+FLAGS = (
+    Flag(
+        "--sample_filter_correct",
+        "keep the reward model right on the policy that it trains: it goes on learning from true scores "
+        "(--sample_filter_probe_score) of a share of each rollout (default: none)",
+        choices=("none", "refresh"),
+    ),
+    Flag(
+        "--sample_filter_true_share",
+        f"share of the prompts of a rollout whose responses get a true score (default: {SHARE})",
+        type=float,
+        metavar="SHARE",
+    ),
+    Flag(
+        "--sample_filter_correct_options",
+        f"options of refresh: {', '.join(f'{k}={v}' for k, v in asdict(CorrectionOptions()).items())}",
+        nargs="+",
+        metavar="KEY=VALUE",
+    ),
+)
+
+
+def corrects(args: SimpleNamespace) -> bool:
+    """Return whether the reward model goes on learning."""
+    return getattr(args, "sample_filter_correct", None) not in (None, "none")
+
+
+def correction_options(args: SimpleNamespace) -> CorrectionOptions:
+    """Return the options of the correction.
+
+    Raises:
+        ValueError: an option that does not exist, or a value that is out of range.
+    """
+    texts = args.sample_filter_correct_options or ()
+    found = CorrectionOptions(**registry.parse_options(CorrectionOptions, "--sample_filter_correct", texts, ()))
+    for name, value in asdict(found).items():
+        if not value > 0:
+            raise ValueError(f"option {name} of --sample_filter_correct must be above 0, got {value:g}.")
+    return found
+
+
+def check_correction(args: SimpleNamespace) -> None:
+    """Raise ValueError if the reward model cannot go on learning from true scores."""
+    if not corrects(args):
+        if flag := first_given(args, "sample_filter", ("true_share", "correct_options")):
+            raise ValueError(f"{flag} has no effect without --sample_filter_correct refresh: add it.")
+        return
+    share = args.sample_filter_true_share
+    if share is not None and not 0 < share <= 1:
+        raise ValueError(
+            f"--sample_filter_true_share must be above 0 and at most 1, got {share:g}: it is a share of the prompts."
+        )
+    if is_scored_when_generated(args):
+        raise ValueError(
+            "--sample_filter_correct trains a local reward model, but rewards come from --reward.remote_url or an "
+            "agent: give --reward.model_name_or_path instead."
+        )
+    if not args.sample_filter_probe_score:
+        raise ValueError(
+            "--sample_filter_correct learns from true scores, and a local reward model gives none: name a reward_func "
+            "with --sample_filter_probe_score FILE.py."
+        )
+    if args.ds.ring_attn_size > 1 or args.ds.tensor_parallel_size > 1 or args.ds.load_in_4bit:
+        raise ValueError(
+            "--sample_filter_correct does not train a reward model with --ds.ring_attn_size, "
+            "--ds.tensor_parallel_size or --ds.load_in_4bit: leave them out, or leave the correction out."
+        )
+    if args.rollout.n_samples_per_prompt < 2:
+        raise ValueError(
+            "--sample_filter_correct learns from pairs of responses to one prompt, and "
+            f"--rollout.n_samples_per_prompt is {args.rollout.n_samples_per_prompt}: give 2 or more."
+        )
+    load_reward_func(args.sample_filter_probe_score, "--sample_filter_probe_score")
+    correction_options(args)
