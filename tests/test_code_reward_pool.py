@@ -24,6 +24,10 @@ def returns(expected):
     return Problem("cases", {"path": ["f"], "cases": [([1], {}, expected)], "tolerance": 0.0})
 
 
+def checks(test):
+    return Problem("function", {"preamble": "", "test": test, "entry_point": "f", "function": "check"})
+
+
 SAME = returns(1)
 GOOD = "def f(x):\n    return x\n"
 BAD = "def f(x):\n    return 2\n"
@@ -140,8 +144,7 @@ def test_two_runs_of_a_program_see_the_same_world(pool):
     assert len(details) == 1
 
 
-def test_nothing_of_one_program_reaches_the_next(pool):
-    leave = """
+LEAVE = """
 import builtins, os, json, sys
 open("/tmp/x", "w").write("x")
 builtins.left = sys.left = json.left = 1
@@ -149,18 +152,21 @@ os.environ["LEFT"] = "1"
 def f(x):
     return x
 """
-    look = """
+LOOK = """
 import builtins, os, json, sys
 def f(x):
     return [os.listdir("/tmp"), *(hasattr(module, "left") for module in (builtins, sys, json)), "LEFT" in os.environ]
 """
-    clean = returns([[], False, False, False, False])
+SET_FLAG = "import fcntl, os\ndef f(x):\n    fcntl.fcntl(os.dup(0), fcntl.F_SETFL, os.O_NONBLOCK)\n    return x\n"
+FLAGS = "import fcntl, os\ndef f(x):\n    return [fcntl.fcntl(n, fcntl.F_GETFL) & os.O_NONBLOCK for n in range(3)]\n"
+
+
+@pytest.mark.parametrize(
+    "leave, look, clean", [(LEAVE, LOOK, [[], False, False, False, False]), (SET_FLAG, FLAGS, [0, 0, 0])]
+)
+def test_nothing_of_one_program_reaches_the_next(pool, leave, look, clean):
     assert pool.check(leave, SAME).passed
-    assert pool.check(look, clean).passed
-
-
-def checks(test):
-    return Problem("function", {"preamble": "", "test": test, "entry_point": "f", "function": "check"})
+    assert pool.check(look, returns(clean)).passed
 
 
 def test_a_test_that_swallows_everything_does_not_pass_what_has_ended(pool):
@@ -205,8 +211,9 @@ def test_a_checker_is_replaced_after_some_programs(pool, monkeypatch):
 
 def test_what_is_free_on_pages_that_programs_share_is_found():
     """Of every size, the search ends at a new pool and not at its limit."""
-    script = "from openrlhf_pf.code_reward.sandbox import worker as w; w._fill_holes(); print(*map(len, w._holes))"
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    run = run_script(
+        "from openrlhf_pf.code_reward.sandbox import worker as w; w._fill_holes(); print(*map(len, w._holes))"
+    )
     lengths = [int(word) for word in run.stdout.split()]
     assert len(set(lengths)) == 30 and max(map(lengths.count, lengths)) < worker._MOST_HOLES
 
@@ -253,22 +260,11 @@ def test_a_package_comes_with_what_it_needs():
     assert {"numpy", "dateutil"} <= set(find_packages(["pandas"]))
 
 
-def test_standard_files_are_each_program_s_own(pool):
-    set_flag = "import fcntl, os\ndef f(x):\n    fcntl.fcntl(os.dup(0), fcntl.F_SETFL, os.O_NONBLOCK)\n    return x\n"
-    look = (
-        "import fcntl, os\ndef f(x):\n    return [fcntl.fcntl(n, fcntl.F_GETFL) & os.O_NONBLOCK for n in range(3)]\n"
-    )
-    assert pool.check(set_flag, SAME).passed
-    assert pool.check(look, returns([0, 0, 0])).passed
-
-
 def test_numpy_is_there_where_it_is_installed():
     pytest.importorskip("numpy")
     with Pool(1) as pool:
         program = "import numpy as np\ndef f(x):\n    return np.arange(3)[x]\n"
         assert pool.check(program, SAME).passed
-        other = pool.check("import torch\ndef f(x):\n    return x\n", SAME)
-        assert other.detail.startswith("the program needs the package 'torch'")
 
 
 @pytest.mark.parametrize(
@@ -285,18 +281,18 @@ from test_code_reward_hostile import descendants, wait_for
 print(*descendants(os.getpid()), flush=True)
 {death}
 """
-    folder = os.path.dirname(__file__)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(folder), folder])}
-    run = subprocess.run([sys.executable, "-c", owner], capture_output=True, text=True, timeout=120, env=environment)
+    run = run_script(owner)
     pids = set(map(int, run.stdout.split()))
     assert len(pids) >= 4, run.stderr
-    deadline = threading.Event()
-    for _ in range(100):
-        left = {pid for pid in pids if _runs(pid)}
-        if not left:
-            break
-        deadline.wait(0.1)
-    assert left == set()
+    wait_for(lambda: not any(map(_runs, pids)))
+
+
+def run_script(script, *prefix):
+    """In an interpreter of its own, which finds these tests."""
+    folder = os.path.dirname(__file__)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(folder), folder])}
+    command = [*prefix, sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
 
 def _runs(pid):
@@ -308,20 +304,16 @@ def _runs(pid):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    "make, message",
     [
-        ({"workers": 0}, "workers >= 1"),
-        ({"without": ["walls"]}, "'walls' is no part of the jail: choose from namespaces"),
+        (lambda: Pool(workers=0), "workers >= 1"),
+        (lambda: Pool(without=["walls"]), "'walls' is no part of the jail: choose from namespaces"),
+        (lambda: Limits(cpu_seconds=0), "the limit cpu_seconds is 0: give a number above 0"),
     ],
 )
-def test_bad_arguments_are_refused(arguments, message):
+def test_bad_arguments_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
-        Pool(**arguments)
-
-
-def test_limits_are_numbers_above_zero():
-    with pytest.raises(ValueError, match="the limit cpu_seconds is 0: give a number above 0"):
-        Limits(cpu_seconds=0)
+        make()
 
 
 def test_a_closed_pool_says_so(pool):
@@ -356,11 +348,7 @@ with Pool(1, packages=()) as pool:
     programs = [GOOD, BAD, "import os; os._exit(0)", "import os\\nwhile True: os.fork()", "open('/tmp/x', 'w')"]
     print([result.reward for result in pool.check_all((program, SAME) for program in programs)])
 """.replace("\\\\", "\\")
-    folder = os.path.dirname(__file__)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(folder), folder])}
-    run = subprocess.run(
-        [*prefix.split(), sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment
-    )
+    run = run_script(script, *prefix.split())
     if not run.stdout:
         pytest.skip(f"{prefix} is refused here: {run.stderr[-200:]}")
     lines = run.stdout.splitlines()

@@ -1,104 +1,26 @@
 """From a label and an answer to a program, its tests and OpenRLHF's reward; what is not understood is refused."""
 
-# ruff: noqa: E501 - a label stands on one line
-import base64
 import importlib.util
 import json
 import math
-import pickle
-import zlib
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from openrlhf_pf.code_reward import Pool, Verdict, label_check, reward
-from openrlhf_pf.code_reward.tasks import BENCHMARKS, from_label, labels
+from openrlhf_pf.code_reward.tasks import from_label, labels
 from openrlhf_pf.training.flags import data
 
-DOUBLE = "def double(x):\n    return 2 * x\n"
-PROGRAM = "print(2 * int(input()))\n"
-HIDDEN = base64.b64encode(
-    zlib.compress(pickle.dumps(json.dumps([{"input": "4", "output": "8", "testtype": "stdin"}])))
-)
-EVALPLUS = {
-    "task_id": "HumanEval/0",
-    "prompt": "def double(x):\n    '''Double.'''\n",
-    "canonical_solution": "    return 2 * x\n",
-    "entry_point": "double",
-    "base_input": [[1]],
-    "plus_input": [[2.5], [-7]],
-    "atol": 0,
-}
-FORMS = {
-    "LiveCodeBench, a row": ({"public_test_cases": json.dumps([{"input": "3", "output": "6", "testtype": "stdin"}]), "private_test_cases": HIDDEN.decode()}, PROGRAM),
-    "code_contests": ({"public_tests": {"input": ["3"], "output": ["6"]}, "private_tests": {"input": [], "output": []}, "generated_tests": {"input": ["9"], "output": ["18"]}}, PROGRAM),
-    "EvalPlus": (EVALPLUS, DOUBLE),
-    "MBPP+": ({"code": DOUBLE, "test_list": ["assert double(3) == 6"], "test_imports": [], "test": "inputs = [[3], [5]]\nresults = [6, 10]\nfor inp, exp in zip(inputs, results):\n    assert double(*inp) == exp\n"}, DOUBLE),
-    "AceCoder": (["assert double(3) == 6", "assert double(0) == 0"], DOUBLE),
-}  # fmt: skip
+LABEL, DOUBLE = ["assert double(3) == 6", "assert double(0) == 0"], "def double(x):\n    return 2 * x\n"
+ADD, WRONG = "def add(a, b):\n    return a + b", "def add(a, b):\n    return a - b"
+PAIRS = {"entry_point": "add", "inputs": [[1, 2], [0.1, 0.2]], "outputs": [3, 0.3], "tolerance": 1e-9}
 
 
 @pytest.fixture(scope="module")
 def pool():
     with Pool(1) as pool:
         yield pool
-
-
-def test_every_test_of_a_row_counts(pool):
-    """Not the first ones only: 6 is right for the base test of MBPP+, and for the public one of LiveCodeBench."""
-    for name in ("MBPP+", "LiveCodeBench, a row", "EvalPlus", "code_contests"):
-        label, right = FORMS[name]
-        six = "def double(x):\n    return 2 if x == 1 else 6\n" if "def" in right else "print(6)\n"
-        task = from_label(label)
-        assert pool.check(six, task.problem).verdict.value == "failed", name
-
-
-@pytest.mark.parametrize(
-    "label, message",
-    [
-        ({"stdin": "3", "stdout": "6"}, "stdin is '3', and has to be a list"),
-        ({"stdin": ["3"]}, "stdout is missing"),
-        ({"stdin": ["3"], "stdout": ["6", "7"]}, "there are 1 inputs and 2 outputs"),
-        ({"stdin": [3], "stdout": ["6"]}, "stdin[0] is 3, and has to be a string"),
-        ({"stdin": [], "stdout": []}, "stdin is empty"),
-        ({"entry_point": "f", "inputs": [3], "outputs": [6]}, "inputs[0] is 3"),
-        ({"entry_point": "f", "inputs": "[[3]]", "outputs": [6]}, "inputs is '[[3]]', and has to be a list"),
-        (
-            {"entry_point": "f(x)", "inputs": [[3]], "outputs": [6]},
-            "entry_point is 'f(x)', and has to name the function",
-        ),
-        ({"inputs": [[3]], "outputs": [6]}, "give fn_name or entry_point"),
-        ({"asserts": "assert f(1)"}, "asserts is 'assert f(1)', and has to be a list"),
-        ({"asserts": ["assert f(1)"], "stdin": ["1"], "stdout": ["1"]}, "it has both asserts and stdin"),
-        ({"asserts": ["assert f(1)"], "tolerence": 1}, "there is no 'tolerence': did you mean 'tolerance'"),
-        ({"stdin": ["1"], "stdout": ["1"], "tolerance": "small"}, "tolerance is 'small', and has to be a number"),
-        ({"stdin": ["1"], "stdout": ["1"], "cpu_seconds": 0}, "cpu_seconds is 0, and has to be a number above 0"),
-        ({"stdin": ["1"], "stdout": ["1"], "checker": "def check(): pass"}, "checker does not define"),
-        ({"test": "def check(candidate): pass", "entry_point": ""}, "entry_point is '', and has to name"),
-        ({"test": "def check(candidate) pass", "entry_point": "f"}, "test is no Python code"),
-        ({"test": "x = 1", "entry_point": "f"}, "test defines no function check(candidate)"),
-        ({"fn_name": "f", "inputs": ["x y"], "outputs": ["1"]}, "has no value in JSON on each line"),
-        (
-            {
-                "public_test_cases": "[]",
-                "private_test_cases": base64.b64encode(zlib.compress(pickle.dumps(print))).decode(),
-            },
-            "it holds builtins.print",
-        ),
-        ([{"input": "1", "output": "1", "testtype": "telnet"}], "there is no kind of test 'telnet'"),
-        ([{"input": "1", "output": "1", "testtype": "functional"}], "there is no name of the function"),
-        ({"question": "Double."}, "none of its fields (question) are those of a form"),
-        ({"entry_point": "f", "inputs": [["x" * (17 << 20)]], "outputs": [1]}, "its tests are too large"),
-        (3, "it is neither an object nor a list of tests"),
-        ("{", "it is no JSON, from character 1 on"),
-    ],
-)
-def test_what_is_not_understood_is_refused_when_it_is_read(label, message):
-    with pytest.raises(ValueError) as error:
-        from_label(label)
-    assert message in str(error.value)
-    assert "no tests in the label" in str(error.value)
 
 
 def test_the_cache_is_bounded_in_bytes():
@@ -113,9 +35,8 @@ def test_the_cache_is_bounded_in_bytes():
 
 
 def test_one_bad_label_does_not_kill_a_batch(pool, caplog):
-    label, right = FORMS["AceCoder"]
-    answers = [right, right, right]
-    results = reward.check_responses(answers, [label, {"asserts": "x"}, {"asserts": ["assert double(1) == y"]}], pool)
+    found = [LABEL, {"asserts": "x"}, {"asserts": ["assert double(1) == y"]}]
+    results = reward.check_responses([DOUBLE] * 3, found, pool)
     assert [result.passed for result in results] == [True, False, False]
     assert [result.label_at_fault for result in results] == [False, True, True]
     assert [result.reward == result.reward for result in results] == [True, False, False]
@@ -124,15 +45,17 @@ def test_one_bad_label_does_not_kill_a_batch(pool, caplog):
 
 
 def test_the_labels_of_a_run_are_read_when_it_starts():
-    good, bad = FORMS["AceCoder"][0], {"asserts": "assert double(1)"}
+    good, bad = LABEL, {"asserts": "assert double(1)"}
     assert label_check.refuse_bad_labels([good] * 3) == "all 3 labels of the code reward were read and understood."
-    assert label_check.refuse_bad_labels([good] * 30, most=10).startswith(
-        "10 of 30 labels of the code reward were read"
-    )
-    with pytest.raises(
-        ValueError, match="1 of 3 labels that were read are not understood, the first in row 1: .*has to be a list"
-    ):
+    assert label_check.refuse_bad_labels([good] * 30, most=10).startswith("10 of 30 labels of the code reward were")
+    message = "1 of 3 labels that were read are not understood, the first in row 1: .*has to be a list"
+    with pytest.raises(ValueError, match=message):
         label_check.refuse_bad_labels([good, bad, good])
+
+
+def test_a_label_that_is_too_large_is_refused():
+    with pytest.raises(ValueError, match="its tests are too large"):
+        from_label({"entry_point": "f", "inputs": [["x" * (17 << 20)]], "outputs": [1]})
 
 
 def arguments(url, rows=None, label_key="label"):
@@ -145,7 +68,7 @@ def arguments(url, rows=None, label_key="label"):
 def test_before_training(tmp_path, capsys):
     pytest.importorskip("openrlhf")
     rows = tmp_path / "train.jsonl"
-    good = json.dumps(FORMS["AceCoder"][0])
+    good = json.dumps(LABEL)
     rows.write_text("".join(json.dumps({"input": "x", "label": good}) + "\n" for _ in range(4)))
     data.check_code_labels(arguments(["http://localhost:5000"], tmp_path / "not there"))
     data.check_code_labels(arguments(None))
@@ -182,68 +105,6 @@ def test_what_labels_are_worth(pool):
 
 
 # ── Verdicts and OpenRLHF's reward ──
-
-ADD = "def add(a, b):\n    return a + b"
-WRONG = "def add(a, b):\n    return a - b"
-
-
-def verdict(pool, row, answer):
-    task = from_label(json.dumps(row))
-    return pool.check(task.program(answer), task.problem)
-
-
-PAIRS = {"entry_point": "add", "inputs": [[1, 2], [0.1, 0.2]], "outputs": [3, 0.3], "tolerance": 1e-9}
-HUMAN_EVAL = {
-    "task_id": "HumanEval/x",
-    "prompt": "from typing import List\n\ndef twice(x):\n    return 2 * x\n\n"
-    'def add(a: int, b: int):\n    """Add."""\n',
-    "entry_point": "add",
-    "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n"
-    "    assert candidate(twice(2), 0) == add(4, 0) == 4\n",
-}
-MBPP = {
-    "task_id": 601,
-    "text": "Write a function to find the longest chain.",
-    # As in the data file: a class that the tests need, line ends of another system, letters beyond ASCII.
-    "code": "class Pair(object):\r\n    def __init__(self, a, b):\r\n        self.a, self.b = a, b  # é\r\n"
-    "def longest(pairs, n):\r\n    return n",
-    "test_setup_code": "root = Pair(1, 2)\r\nroot.a = Pair(5, 6)",
-    "test_list": ["assert longest([Pair(5, 24), Pair(15, 25)], 2) == 2", "assert longest(root.a.a, root.b) == 2 "],
-}
-
-
-def test_the_failed_test_is_named(pool):
-    failed = verdict(pool, MBPP, MBPP["code"].replace("return n", "return 2 if len(pairs) else 0"))
-    assert (failed.verdict, failed.test) == (Verdict.FAILED, 1)
-    assert failed.detail == "TypeError: object of type 'int' has no len()"
-    assert verdict(pool, PAIRS, "def add(a, b):\n    return 3").test == 1
-    assert verdict(pool, HUMAN_EVAL, "    return 3").test == 1
-
-
-def test_expected_values_do_not_reach_the_program(pool):
-    """Everything that the program's process is asked, as it sees it."""
-    spy = """
-import sys
-def add(a, b):
-    frame = sys._getframe()
-    while "asked" not in frame.f_locals:
-        frame = frame.f_back
-    raise ValueError(repr([question for question in frame.f_locals["asked"] if question[0] != "load"]))
-"""
-    row = {"asserts": ["assert abs(add(1, 2) - 314159) < 1e-6 and add(1, 2) == 314159"]}
-    assert verdict(pool, row, spy).detail == "ValueError: [('change', ['add'], (1, 2), {})]"
-    row = {"entry_point": "add", "inputs": [[1, 2]], "outputs": [314159]}
-    assert verdict(pool, row, spy).detail == "ValueError: [('call', ['add'], (1, 2), {}), ('end',)]"
-
-
-@pytest.mark.parametrize("label", ["", "null", "[]", "{}", '{"inputs": [], "outputs": [], "entry_point": "f"}', "def"])
-def test_a_label_without_tests_is_refused(label):
-    with pytest.raises(ValueError, match="no tests in the label .* give a row of HumanEval"):
-        from_label(label)
-
-
-def test_benchmarks_have_names():
-    assert list(BENCHMARKS) == ["humaneval", "mbpp", "mbpp_sanitized", "leetcode"]
 
 
 @pytest.fixture

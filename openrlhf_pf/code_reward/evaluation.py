@@ -34,9 +34,8 @@ def read_rows(path: str | os.PathLike[str], needed: str = "task_id") -> list[dic
             raise ValueError(f"no records with a {needed or 'label'}")
         return rows
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(
-            f"{str(path)!r} is not to be read as JSON lines with a {needed or 'label'}: {error}."
-        ) from error
+        what = f"JSON lines with a {needed or 'label'}"
+        raise ValueError(f"{str(path)!r} is not to be read as {what}: {error}.") from error
 
 
 def task_key(task_id: object) -> str:
@@ -69,14 +68,11 @@ def read_answers(path: str | os.PathLike[str], tasks: Mapping[str, Task]) -> dic
     answers: dict[str, list[str]] = {key: [] for key in tasks}
     for row in read_rows(path):
         key, answer = task_key(row["task_id"]), row.get("completion", row.get("solution"))
+        name = f"{row['task_id']!r}"
         if key not in answers:
-            raise ValueError(
-                f"{str(path)!r} answers {row['task_id']!r}, which the benchmark's data file does not have."
-            )
+            raise ValueError(f"{str(path)!r} answers {name}, which the benchmark's data file does not have.")
         if not isinstance(answer, str):
-            raise ValueError(
-                f"{str(path)!r} has no completion for {row['task_id']!r}: give one or leave the line out."
-            )
+            raise ValueError(f"{str(path)!r} has no completion for {name}: give one or leave the line out.")
         answers[key].append(answer)
     return answers
 

@@ -77,7 +77,9 @@ def answers(arguments: argparse.Namespace, tasks: Mapping[str, Task]) -> dict[st
     """
     settings = vllm_options(arguments)
     prompts = {key: plain_prompt(task) if arguments.plain else chat_prompt(task) for key, task in tasks.items()}
-    marks = {key: _mark(arguments, settings, prompt) for key, prompt in prompts.items()}
+    # Of all that decides an answer.
+    decisive = {key: json.dumps([arguments.plain, settings, prompt]) for key, prompt in prompts.items()}
+    marks = {key: hashlib.sha256(text.encode()).hexdigest()[:16] for key, text in decisive.items()}
     file = Path(f"{arguments.output}.answers.jsonl")
     found = {key: rows for key, rows in _answered(file, marks).items() if len(rows) == arguments.n_samples}
     missing = [key for key in tasks if key not in found]
@@ -92,12 +94,6 @@ def answers(arguments: argparse.Namespace, tasks: Mapping[str, Task]) -> dict[st
                 text.writelines(_lines(new, marks))
             found |= new
     return {key: found[key] for key in tasks}
-
-
-def _mark(arguments: argparse.Namespace, settings: tuple[dict[str, Any], dict[str, Any]], prompt: str) -> str:
-    """A hash of all that decides an answer."""
-    decisive = [arguments.plain, settings, prompt]
-    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
 
 
 def _lines(found: Mapping[str, list[str]], marks: Mapping[str, str]) -> Iterator[str]:

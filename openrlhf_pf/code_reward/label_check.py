@@ -32,17 +32,13 @@ def refuse_bad_labels(labels: Sequence[Any], most: int = MOST_BEFORE_TRAINING) -
     """
     total = len(labels)
     places = range(total) if total <= most else sorted(random.Random(0).sample(range(total), most))
-    bad: list[tuple[int, str]] = []
-    for place in places:
-        try:
-            from_label(labels[place])
-        except ValueError as error:
-            bad.append((place, str(error)))
+    _, bad = read_labels([labels[place] for place in places])
     what = f"all {total} labels" if len(places) == total else f"{len(places)} of {total} labels"
     if bad:
+        place, why = next(iter(bad.items()))
         raise ValueError(
-            f"{len(bad)} of {len(places)} labels that were read are not understood, the first in row {bad[0][0]}: "
-            f"{bad[0][1]} To see all: python -m openrlhf_pf.cli.evaluate --check-labels DATA."
+            f"{len(bad)} of {len(places)} labels that were read are not understood, the first in row {places[place]}: "
+            f"{why} To see all: python -m openrlhf_pf.cli.evaluate --check-labels DATA."
         )
     return f"{what} of the code reward were read and understood."
 

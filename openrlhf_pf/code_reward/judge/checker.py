@@ -72,10 +72,11 @@ def _check_one(control: Control, source: str, kind: str, data: dict[str, Any], l
         finally:
             their_talk.close()
             os.close(their_bell)
-        watches = kind == observe.FUNCTIONS
-        remote = (observe.RecordingRemote if watches else Remote)(talk, bell, limits["wall_seconds"])
+        remote = Remote(talk, bell, limits["wall_seconds"])
+        if kind == observe.FUNCTIONS:
+            remote = observe.RecordingRemote(talk, bell, limits["wall_seconds"], as_json=bool(data.get("json")))
         with _bounded(limits["cpu_seconds"]):
-            verdict, test, detail = _decide(remote, observe.check if watches else CHECKS[kind], source, data)
+            verdict, test, detail = _decide(remote, CHECKS[data.get("of", kind)], source, data)
     finally:
         talk.close()
         os.close(bell)

@@ -1,11 +1,13 @@
 """The kinds of tests that ask a program's functions: each is a function of a :class:`Remote`, the program's source and
 the test's data.
 
-It returns if all tests were right. Otherwise it has the remote decide, or raises what the test raised. Whole programs
-are judged by :mod:`programs`.
+It returns if all tests were right. Otherwise it has the remote decide, or raises what the test raised. A remote that
+only records what the program answers (:mod:`observe`) is asked all the same questions, and nothing is compared. Whole
+programs are judged by :mod:`programs`.
 """
 
 import ast
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from typing import Any
 
 from openrlhf_pf.code_reward.judge import pytest_stand_in, values
 from openrlhf_pf.code_reward.judge.objects import RemoteObject
-from openrlhf_pf.code_reward.judge.remote import END, Question, Remote, call_of
+from openrlhf_pf.code_reward.judge.remote import END, Proxy, Question, Remote, call_of
 from openrlhf_pf.code_reward.judge.script import Space, guarded_imports, parsed
 
 
@@ -32,13 +34,15 @@ def _check_cases(remote: Remote, source: str, data: dict[str, Any]) -> None:
     for remote.test, (call, (args, kwargs, expected)) in enumerate(zip(calls, cases)):
         remote.foresee(chain(islice(calls, remote.test, None), [END]))
         remote.calls += 1
+        if remote.records:
+            with contextlib.suppress(Exception):
+                remote.request(call)
+            continue
         got = remote.request(call)
         if checker:
             right = checker(list(args) if not kwargs else {"args": list(args), **kwargs}, got, expected)
         else:
-            right = equal(got, expected, tolerance) or (
-                bool(data.get("wrapped")) and equal(got, expected[0], tolerance)
-            )
+            right = equal(got, expected, tolerance) or (data.get("wrapped") and equal(got, expected[0], tolerance))
         if not right:
             remote.verdict("failed", f"returned {got!r:.100}")
 
@@ -64,10 +68,11 @@ def _check_function(remote: Remote, source: str, data: dict[str, Any]) -> None:
     remote.load(source)
     space.trusted(lambda: space.run(data["preamble"]))
     # Before and after: the test may use the program under its own name, or define something of that name.
-    space.names[name] = candidate = remote.proxy(*path)
+    space.names[name] = candidate = Proxy(remote, *path)
     remote.classes |= {name} if len(path) == 1 and name[:1].isupper() else set()
-    space.prepare(data["test"], frozenset({name}))
-    space.run(data["test"])
+    test = remote.heeded(data["test"])
+    space.prepare(test, frozenset({name}))
+    space.run(test)
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         remote.test = remote.calls
@@ -81,8 +86,9 @@ def _judged(space: Space, step: Callable[[], Any]) -> None:
     try:
         step()
     except Exception as error:
-        space.judge(error)
-        raise
+        if not space.remote.records:
+            space.judge(error)
+            raise
 
 
 @lru_cache(maxsize=512)
@@ -139,37 +145,24 @@ def _check_asserts(remote: Remote, source: str, data: dict[str, Any]) -> None:
     """Statements: ``imports``, for the program too where they import, ``setup``, ``asserts``, ``names`` of the
     solution's; ``reference`` with the code that defines ``helpers``, which are ours.
     """
-    space = space_of_asserts(remote, source, data)
-    remote.compares_own = bool(data.get("compares_own"))
-    whole = "\n".join([data["setup"], *data["asserts"]])
-    space.prepare(whole)
-    if data["setup"].strip():
-        _judged(space, lambda: space.run(data["setup"]))
-    for remote.test, text in enumerate(data["asserts"]):
-        _judged(space, lambda text=text: space.run(text))
-
-
-def space_of_asserts(remote: Remote, source: str, data: dict[str, Any]) -> Space:
-    """Where statements run, once the program is loaded: with their imports and the reference's helpers."""
     own = {*data["names"], data.get("entry_point", "")} - {""} - set(data.get("helpers", ()))
     space = Space(remote, own)
     space.refuse_missing(data["imports"], "\n".join([data["setup"], *data["asserts"]]))
     remote.load(f"{guarded_imports(data['imports'])}\n{source}\n")
     space.trusted(lambda: space.run(data["imports"]))
-    for name, helper in _helpers(space, data).items():
-        space.names[name] = helper
+    if data.get("helpers"):
+        made: dict[str, Any] = {"__name__": "checker"}
+        space.trusted(lambda: exec(compile(data["reference"], "<reference>", "exec"), made))
+        space.names.update({name: made[name] for name in data["helpers"] if name in made})
         if any(name[:1].isupper() for name in data["names"]):  # it compares objects of the program's own classes
-            remote.relies_on_the_program()
-    return space
-
-
-def _helpers(space: Space, data: dict[str, Any]) -> dict[str, Any]:
-    """The reference's functions that compare, run here."""
-    if not data.get("helpers"):
-        return {}
-    made: dict[str, Any] = {"__name__": "checker"}
-    space.trusted(lambda: exec(compile(data["reference"], "<reference>", "exec"), made))
-    return {name: made[name] for name in data["helpers"] if name in made}
+            remote.weaker = True
+    remote.compares_own = bool(data.get("compares_own"))
+    setup, *asserts = [remote.heeded(text) for text in [data["setup"], *data["asserts"]]]
+    space.prepare("\n".join([setup, *asserts]))
+    if setup.strip():
+        _judged(space, lambda: space.run(setup))
+    for remote.test, text in enumerate(asserts):
+        _judged(space, lambda text=text: space.run(text))
 
 
 def _check_functions(remote: Remote, source: str, data: dict[str, Any]) -> None:
@@ -180,8 +173,9 @@ def _check_functions(remote: Remote, source: str, data: dict[str, Any]) -> None:
     space.refuse_missing(data.get("imports", ""), data.get("setup", ""), data["test"])
     remote.load(source)
     space.trusted(lambda: space.run(data.get("setup", "")))
-    space.prepare(data["test"])
-    _judged(space, lambda: space.run(data["test"]))
+    test = remote.heeded(data["test"])
+    space.prepare(test)
+    _judged(space, lambda: space.run(test))
     tests = pytest_stand_in.tests_of(space.names)
     if not tests:
         remote.fault("it has no function test_...")
@@ -212,7 +206,7 @@ def is_equal(left: Any, right: Any, tolerance: float = 0.0) -> bool:
     """
     left, right = _listed(left), _listed(right)
     if isinstance(left, float) or isinstance(right, float):
-        return _numbers(left, right) and values.is_close(left, right, tolerance, tolerance)
+        return _numbers(left, right) and values.is_close(left, right, tolerance)
     if type(left) is type(right) and isinstance(left, (list, tuple)):
         return len(left) == len(right) and all(is_equal(a, b, tolerance) for a, b in zip(left, right))
     if isinstance(left, dict) and isinstance(right, dict):
@@ -243,7 +237,7 @@ def is_equal_json(got: Any, expected: Any, tolerance: float = 0.0) -> bool:
         )
     if isinstance(expected, (int, float)) and not isinstance(got, (str, bytes, RemoteObject)):
         exact = isinstance(expected, int) and isinstance(got, int)
-        return bool(got == expected) if exact else values.is_close(got, expected, tolerance, tolerance)
+        return bool(got == expected) if exact else values.is_close(got, expected, tolerance)
     return bool(got == expected)
 
 

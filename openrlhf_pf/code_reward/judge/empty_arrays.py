@@ -14,15 +14,8 @@ from typing import Any
 from openrlhf_pf.code_reward.judge.objects import RemoteObject
 
 GUARD = "__guarded_operation__"
-_OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
-    "Eq": operator.eq,
-    "NotEq": operator.ne,
-    "Lt": operator.lt,
-    "LtE": operator.le,
-    "Gt": operator.gt,
-    "GtE": operator.ge,
-    "Sub": operator.sub,
-}
+_OPERATIONS = {name: getattr(operator, name.lower()) for name in ("Eq", "Lt", "Gt", "Sub")}
+_OPERATIONS |= {"NotEq": operator.ne, "LtE": operator.le, "GtE": operator.ge}
 _ORDER = ("Lt", "LtE", "Gt", "GtE")
 _NAMES = ("a", "b", "x", "y", "x1", "x2", "a1", "a2", "actual", "desired")
 

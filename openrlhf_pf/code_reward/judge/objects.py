@@ -67,9 +67,6 @@ class RemoteObject:
             return method
         return found
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._method("__setattr__", name, value)
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._method("", *args, **kwargs)
 
@@ -121,15 +118,6 @@ class RemoteObject:
         except AttributeError as error:  # what lists things, asks for their number first
             raise TypeError(str(error)) from None
 
-    def __getitem__(self, key: Any) -> Any:
-        return self._method("__getitem__", key)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._method("__setitem__", key, value)
-
-    def __delitem__(self, key: Any) -> None:
-        self._method("__delitem__", key)
-
     def __contains__(self, item: Any) -> bool:
         if self._known:
             return bool(self._method("__contains__", item))
@@ -144,14 +132,8 @@ class RemoteObject:
     def __bool__(self) -> bool:
         return bool(self._asks.ask("truth", self._number))
 
-    def __enter__(self) -> Any:
-        return self._method("__enter__")
-
     def __exit__(self, *_: Any) -> None:
         self._method("__exit__", None, None, None)
-
-    def __aiter__(self) -> "RemoteObject":
-        return self._method("__aiter__")
 
     async def __anext__(self) -> Any:
         try:
@@ -197,6 +179,8 @@ def _operate(name: str) -> Callable[..., Any]:
 
 for _name in "add sub mul truediv floordiv mod pow and or xor matmul radd rsub rmul neg pos invert".split():
     setattr(RemoteObject, f"__{_name}__", _operate(f"__{_name}__"))
+for _name in ("__setattr__", "__getitem__", "__setitem__", "__delitem__", "__enter__", "__aiter__"):
+    setattr(RemoteObject, _name, lambda self, *args, name=_name: self._method(name, *args))
 for _name in ("__lt__", "__le__", "__gt__", "__ge__"):
     setattr(RemoteObject, _name, lambda self, other, name=_name: self._compared(name, other))
 
@@ -227,8 +211,7 @@ class Sender:
             number = list(self._shells)[done]
             attributes.append([number, tagger.tag(dict(vars(self.objects[number])), 0)])
             done += 1
-        tagged = values.Tagged([attributes, tag])
-        return list(self._shells.values()), codec.encode(tagged, codec.MAX_TASK_BYTES, lambda value, _: value.tag)
+        return list(self._shells.values()), values.encode_tag([attributes, tag], codec.MAX_TASK_BYTES)
 
     def _tag(self, value: Any, depth: int) -> Any:
         if isinstance(value, RemoteObject):
@@ -265,17 +248,9 @@ class Sender:
                 for name, member in members
                 if isinstance(member, types.FunctionType) and name not in _OF_CONSTRUCTION
             ]
-            shared = {name: member for name, member in members if not name.startswith("__") and _is_exact(member)}
+            shared = {name: member for name, member in members if not name.startswith("__") and codec.is_exact(member)}
             self._shells[number] = [number, type(value).__name__, methods, shared]
         return {"o": [number]}
-
-
-def _is_exact(value: Any) -> bool:
-    try:
-        codec.check_exact(value)
-    except codec.NotPlain:
-        return False
-    return True
 
 
 _OF_CONSTRUCTION = {"__init__", "__new__", "__post_init__", "__getattr__", "__setattr__", "__getattribute__"}

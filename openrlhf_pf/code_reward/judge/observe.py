@@ -7,21 +7,20 @@ input, or an answer that cannot be compared), ``timeout``, ``memory``, ``crashed
 """
 
 import ast
-import contextlib
 import hashlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from numbers import Rational
 from typing import Any
 
-from openrlhf_pf.code_reward.judge import checks, pytest_stand_in, values
+from openrlhf_pf.code_reward.judge import values
 from openrlhf_pf.code_reward.judge.objects import RemoteObject, raised_by_program
-from openrlhf_pf.code_reward.judge.programs import Outcome, Runs
-from openrlhf_pf.code_reward.judge.remote import END, Question, Remote, call_of
-from openrlhf_pf.code_reward.judge.script import Space, cached_by_size
+from openrlhf_pf.code_reward.judge.programs import Outcome, Runs, printed_lines
+from openrlhf_pf.code_reward.judge.remote import Question, Remote
+from openrlhf_pf.code_reward.judge.script import cached_by_size
 from openrlhf_pf.code_reward.results import Problem
 
 FUNCTIONS, PROGRAMS = "observe", "observe_stdio"
@@ -36,8 +35,8 @@ def observation_of(problem: Problem) -> Problem:
     if problem.kind == "stdio":
         return Problem(PROGRAMS, {"inputs": [text for text, _ in data["cases"]], **limits})
     if problem.kind == "cases":
-        inputs = [(args, kwargs) for args, kwargs, _ in data["cases"]]
-        found = {"path": data["path"], "inputs": inputs, "json": bool(data.get("json"))}
+        cases = [(args, kwargs, None) for args, kwargs, _ in data["cases"]]
+        found = {"path": data["path"], "cases": cases, "tolerance": 0.0, "json": bool(data.get("json"))}
         return Problem(FUNCTIONS, {"of": "cases", **found, **limits})
     return Problem(FUNCTIONS, {**data, "of": problem.kind})
 
@@ -127,9 +126,11 @@ def _order(item: Any) -> tuple[bool, Any, str]:
 class RecordingRemote(Remote):
     """A program seen from outside, all of whose answers are written down."""
 
-    def __init__(self, *arguments: Any) -> None:
+    records = True
+
+    def __init__(self, *arguments: Any, as_json: bool) -> None:
         super().__init__(*arguments)
-        self.as_json = False
+        self._as_json = as_json
         self._answers_given: list[str] = []
         self._answered_once, self._incomparable = False, ""
 
@@ -139,7 +140,7 @@ class RecordingRemote(Remote):
             return super().request(question, foreseen_as)
         try:
             answer = super().request(question, foreseen_as)
-            text = canonical(answer, self.as_json)
+            text = canonical(answer, self._as_json)
             self._answered_once = self._answered_once or text != "coroutine"
         except NotComparable as error:
             text, self._incomparable = "", str(error)
@@ -148,6 +149,10 @@ class RecordingRemote(Remote):
             raise
         self._answers_given.append(text)
         return answer
+
+    def heeded(self, test: str) -> str:
+        """As in the parent: nothing that the test says is heeded."""
+        return disarmed(test)
 
     def fingerprint(self) -> str:
         """The fingerprint of all its answers."""
@@ -168,70 +173,6 @@ def hash_answers(answers: Iterable[str]) -> str:
 
 
 # ── Questions ──
-
-
-def check(remote: Remote, source: str, data: dict[str, Any]) -> None:
-    """Ask all that the test would ask; ``of``: the kind of test, with its data."""
-    assert isinstance(remote, RecordingRemote)
-    remote.as_json = bool(data.get("json"))
-    _WAYS[data["of"]](remote, source, data)
-
-
-def _ask_cases(remote: RecordingRemote, source: str, data: dict[str, Any]) -> None:
-    calls = [call_of(data["path"], args, kwargs) for args, kwargs in data["inputs"]]
-    remote.foresee([("load", source), *calls])  # without an end: elements of an iterator are asked for in between
-    remote.load(source)
-    for place, call in enumerate(calls):
-        remote.foresee(islice(calls, place, None))
-        remote.calls += 1
-        _tried(lambda call=call: remote.request(call))
-
-
-def _ask_function(remote: RecordingRemote, source: str, data: dict[str, Any]) -> None:
-    path = data["entry_point"].replace("()", "").split(".")
-    name = path[-1]
-    if len(path) == 1:
-        sure = checks.certain_questions(data["test"], data["function"], name)
-        remote.foresee([("load", source), *(question for question in sure if question is not END)])
-    remote.load(source)
-    space = Space(remote, {path[0]})
-    space.trusted(lambda: space.run(data["preamble"]))
-    space.names[name] = candidate = remote.proxy(*path)
-    test = disarmed(data["test"])
-    space.prepare(test, frozenset({name}))
-    space.run(test)
-    _tried(lambda: space.names[data["function"]](candidate))
-
-
-def _ask_asserts(remote: RecordingRemote, source: str, data: dict[str, Any]) -> None:
-    space = checks.space_of_asserts(remote, source, data)
-    test = disarmed("\n".join([data["setup"], *data["asserts"]]))
-    space.prepare(test)
-    space.run(test)
-
-
-def _ask_functions(remote: RecordingRemote, source: str, data: dict[str, Any]) -> None:
-    remote.load(source)
-    space = Space(remote, {data["entry_point"]} - {""})
-    space.trusted(lambda: space.run(data.get("setup", "")))
-    test = disarmed(data["test"])
-    space.prepare(test)
-    space.run(test)
-    for test in pytest_stand_in.tests_of(space.names):
-        _tried(test)
-
-
-_WAYS: dict[str, Callable[[RecordingRemote, str, dict[str, Any]], None]] = {
-    "cases": _ask_cases,
-    "function": _ask_function,
-    "asserts": _ask_asserts,
-    "functions": _ask_functions,
-}
-
-
-def _tried(step: Callable[[], Any]) -> None:
-    with contextlib.suppress(Exception):  # the program's, which is written down, or the test's, which judges nothing
-        step()
 
 
 @cached_by_size
@@ -282,8 +223,7 @@ def check_programs(runs: Runs, data: dict[str, Any]) -> Iterator[tuple[int, Outc
             yield test, (verdict, test, detail[:300])
             return
         answered = answered or verdict == "passed"
-        lines = [line.rstrip() for line in printed.replace("\r\n", "\n").rstrip().split("\n")]
-        answers.append(json.dumps(lines) if verdict == "passed" else f"raised {detail.split(':')[0]}")
+        answers.append(json.dumps(printed_lines(printed)) if verdict == "passed" else f"raised {detail.split(':')[0]}")
         if test < len(data["inputs"]) - 1:
             yield test, None
         else:

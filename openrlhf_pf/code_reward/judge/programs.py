@@ -153,20 +153,20 @@ def is_equal_output(got: str, expected: str, tolerance: float | None = None) -> 
     Numbers with a point or an exponent are equal within a tolerance, whatever their digits: ``None`` is 1e-9 of the
     expected one. Whole numbers are equal as text; with a tolerance, a whole number may be printed with a point.
     """
-    one, other = _lines(got), _lines(expected)
-    if len(one) != len(other):
-        return False
-    return all(a == b or _is_equal_line(a.split(), b.split(), tolerance) for a, b in zip(one, other))
+
+    def is_equal_line(one: str, other: str) -> bool:
+        left, right = one.split(), other.split()
+        return len(left) == len(right) and all(
+            a == b or _is_equal_number(a, b, tolerance) for a, b in zip(left, right)
+        )
+
+    lines, wanted = printed_lines(got), printed_lines(expected)
+    return len(lines) == len(wanted) and all(a == b or is_equal_line(a, b) for a, b in zip(lines, wanted))
 
 
-def _lines(text: str) -> list[str]:
+def printed_lines(text: str) -> list[str]:
+    """Return the lines of a text, without blanks at their ends and empty lines at the end."""
     return [line.rstrip() for line in text.replace("\r\n", "\n").rstrip().split("\n")]
-
-
-def _is_equal_line(got: list[str], expected: list[str], tolerance: float | None) -> bool:
-    return len(got) == len(expected) and all(
-        a == b or _is_equal_number(a, b, tolerance) for a, b in zip(got, expected)
-    )
 
 
 def _is_equal_number(got: str, expected: str, tolerance: float | None) -> bool:

@@ -125,8 +125,22 @@ def _fixtures(names: dict[str, Any], kind: type | None) -> "dict[str, Fixture]":
 
 
 def _run(function: Any, names: dict[str, Any], kind: type | None, method: str, row: dict[str, Any]) -> None:
-    made = kind() if kind else None
+    made, fixtures, found = kind() if kind else None, _fixtures(names, kind), dict(row)
     with ExitStack() as after:
+
+        def value(name: str) -> Any:
+            """The value of a fixture, made once a test."""
+            if name not in found:
+                request = SimpleNamespace(param=row.get(_PARAM + name), addfinalizer=after.callback)
+                known, make = {"self": made, "request": request}, fixtures[name].function
+                parameters = inspect.signature(make).parameters
+                found[name] = make(**{one: known[one] if one in known else value(one) for one in parameters})
+                if inspect.isgeneratorfunction(make):
+                    after.callback(next, found[name], None)
+                    found[name] = next(found[name])
+                found[name] = finished(found[name])
+            return found[name]
+
         setup, teardown = ("setup_method", "teardown_method") if kind else ("setup_function", "teardown_function")
         steps = [getattr(made, name, None) if kind else names.get(name) for name in (setup, teardown)]
         called = getattr(made, method) if kind else function
@@ -134,49 +148,11 @@ def _run(function: Any, names: dict[str, Any], kind: type | None, method: str, r
             _call_with(steps[0], called)
         if steps[1]:
             after.callback(_call_with, steps[1], called)
-        context = _Context(_fixtures(names, kind), made, row, after)
-        for name, fixture in context.fixtures.items():
+        for name, fixture in fixtures.items():
             if fixture.autouse or name in getattr(function, _USED, ()):
-                context.value(name)
-        known = row.keys() | context.fixtures.keys()
-        finished(
-            called(**{name: context.value(name) for name in inspect.signature(called).parameters if name in known})
-        )
-
-
-class _Context:
-    """The values of fixtures in one test."""
-
-    def __init__(self, fixtures: "dict[str, Fixture]", made: Any, row: dict[str, Any], after: ExitStack) -> None:
-        self.fixtures, self._made, self._row, self._after = fixtures, made, row, after
-        self._values: dict[str, Any] = {}
-
-    def value(self, name: str) -> Any:
-        """The value of a fixture, made once a test."""
-        if name in self._row:
-            return self._row[name]
-        if name not in self._values:
-            self._values[name] = self._make(name)
-        return self._values[name]
-
-    def _make(self, name: str) -> Any:
-        function = self.fixtures[name].function
-        parameters = list(inspect.signature(function).parameters)
-        given = {}
-        for parameter in parameters:
-            if parameter == "self":
-                given["self"] = self._made
-            elif parameter == "request":
-                given["request"] = SimpleNamespace(
-                    param=self._row.get(_PARAM + name), addfinalizer=self._after.callback
-                )
-            else:
-                given[parameter] = self.value(parameter)
-        if inspect.isgeneratorfunction(function):
-            generator = function(**given)
-            self._after.callback(next, generator, None)
-            return next(generator)
-        return finished(function(**given))
+                value(name)
+        wanted = [name for name in inspect.signature(called).parameters if name in row or name in fixtures]
+        finished(called(**{name: value(name) for name in wanted}))
 
 
 # ── What tests use of pytest ──
@@ -256,11 +232,8 @@ class approx:
         if hasattr(expected, "tolist"):
             return self._same(_listed(got), expected.tolist())
         if isinstance(expected, dict):
-            return (
-                isinstance(got, dict)
-                and got.keys() == expected.keys()
-                and all(self._same(got[key], value) for key, value in expected.items())
-            )
+            alike = isinstance(got, dict) and got.keys() == expected.keys()
+            return alike and all(self._same(got[key], value) for key, value in expected.items())
         if isinstance(expected, (list, tuple)):
             got = _listed(got)  # an object of the program's could lie about its length
             return isinstance(got, (list, tuple)) and len(got) == len(expected) and all(map(self._same, got, expected))
@@ -285,7 +258,8 @@ class _Marks:
         if name == "parametrize":
             return _parametrize
         if name == "skipif":
-            return lambda condition=True, *_, **__: _set(_SKIPPED, _is_true(condition))
+            held = lambda text: eval(text, {"sys": sys}) if isinstance(text, str) else text  # noqa: E731
+            return lambda condition=True, *_, **__: _set(_SKIPPED, bool(held(condition)))
         if name == "usefixtures":
             return lambda *names: _set(_USED, names)
         if name in ("skip", "xfail"):  # whether a test fails that is expected to, says nothing about the program
@@ -295,10 +269,6 @@ class _Marks:
 
 def _is_decorated(args: tuple) -> bool:
     return len(args) == 1 and callable(args[0])
-
-
-def _is_true(condition: Any) -> bool:
-    return bool(eval(condition, {"sys": sys}) if isinstance(condition, str) else condition)
 
 
 def _set(name: str, value: Any) -> Callable[[Any], Any]:

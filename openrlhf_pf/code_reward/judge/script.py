@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from openrlhf_pf.code_reward.judge import pytest_stand_in
 from openrlhf_pf.code_reward.judge.empty_arrays import GUARD, guarded_operation, guarded_tree
 from openrlhf_pf.code_reward.judge.objects import ProgramStopIteration, RemoteObject, raised_by_program, text_of
-from openrlhf_pf.code_reward.judge.remote import NOT_OFFERED, Remote
+from openrlhf_pf.code_reward.judge.remote import NOT_OFFERED, Proxy, Remote
 from openrlhf_pf.code_reward.judge.values import CALLABLE, ProgramEnum
 
 _USUAL_SHORT = {"np": "numpy", "pd": "pandas", "plt": "matplotlib.pyplot"}
@@ -53,7 +53,7 @@ def parsed(source: str) -> ast.Module:
 
 def usual(name: str) -> Any:
     """What everybody means by a name that a test does not import, or None."""
-    if name in sys.stdlib_module_names or name in _USUAL_SHORT or name in ("numpy", "pandas", "pytest"):
+    if _is_usual_module(name):
         return importlib.import_module(_USUAL_SHORT.get(name, name))
     for source in _USUAL_SOURCES:
         module = importlib.import_module(source)
@@ -65,9 +65,11 @@ def usual(name: str) -> Any:
 @lru_cache(maxsize=2048)
 def is_usual(name: str) -> bool:
     """Whether :func:`usual` knows the name."""
-    if name in sys.stdlib_module_names or name in _USUAL_SHORT or name in ("numpy", "pandas", "pytest"):
-        return True
-    return usual(name) is not None
+    return _is_usual_module(name) or usual(name) is not None
+
+
+def _is_usual_module(name: str) -> bool:
+    return name in sys.stdlib_module_names or name in _USUAL_SHORT or name in ("numpy", "pandas", "pytest")
 
 
 class Names(NamedTuple):
@@ -192,15 +194,8 @@ class ForeignClass(type):
         return True
 
 
-def foreign(remote: Remote, name: str, expected: frozenset[str], called: frozenset[str]) -> Any:
-    """What stands for a name of the program's in a test.
-
-    Args:
-        remote: the program.
-        name: the name.
-        expected: names of exceptions that the test expects.
-        called: names that the test calls.
-    """
+def _foreign(remote: Remote, name: str, expected: frozenset[str], called: frozenset[str]) -> Any:
+    """What stands for a name of the program's in a test that expects these exceptions and calls these names."""
     if name in expected or _AN_EXCEPTION.fullmatch(name):
         return remote.exceptions.setdefault(name, type(name, (Exception,), {"__str__": text_of}))
     if name.isupper() and name not in called:  # a constant, or a class whose members are used
@@ -211,7 +206,7 @@ def foreign(remote: Remote, name: str, expected: frozenset[str], called: frozens
     if name[:1].isupper():
         remote.classes.add(name)
         return ForeignClass(name, (), {"remote": remote})
-    return remote.proxy(name)
+    return Proxy(remote, name)
 
 
 class Space:
@@ -219,19 +214,16 @@ class Space:
 
     def __init__(self, remote: Remote, own: set[str]) -> None:
         """``own``: names that are the program's, even where they have another meaning."""
-        self._remote, self._own = remote, own
+        self.remote, self._own = remote, own
         module = sys.modules["checker"] = types.ModuleType("checker")
         self.names = module.__dict__
         self.names[GUARD] = guarded_operation
         self._bound: set[str] = set()
         self._expected: frozenset[str] = frozenset()
         self._called: frozenset[str] = frozenset()
-        self._provide()
-
-    def _provide(self) -> None:
-        """Modules that tests import and that are not what they seem: the program, and pytest."""
+        # Modules that tests import and that are not what they seem: the program, and pytest.
         solution = types.ModuleType("solution")
-        solution.__getattr__ = lambda name: self._foreign(name)  # type: ignore[method-assign]
+        solution.__getattr__ = self._foreign  # type: ignore[method-assign]
         solution.__all__ = []  # type: ignore[attr-defined]
         sys.modules["solution"] = solution
         sys.modules["pytest"] = pytest_stand_in
@@ -240,19 +232,16 @@ class Space:
     def _foreign(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return foreign(self._remote, name, self._expected, self._called)
+        return _foreign(self.remote, name, self._expected, self._called)
 
     def prepare(self, source: str, also_bound: frozenset[str] = frozenset()) -> None:
-        """Give the names that code reads and that nothing defines their meaning.
-
-        ``also_bound``: names that the rest of the test binds.
-        """
+        """Give the names that code reads and that nothing defines their meaning; other code binds ``also_bound``."""
         read, bound, called, expected = names_of(source)
         self._bound |= bound | also_bound
         self._expected |= expected
         if "SystemExit" in expected:
-            self._remote.exceptions["exit:SystemExit"] = SystemExit  # type: ignore[assignment]
-        self._remote.shares_seeds = self._remote.shares_seeds or ".seed(" in source
+            self.remote.exceptions["exit:SystemExit"] = SystemExit  # type: ignore[assignment]
+        self.remote.shares_seeds = self.remote.shares_seeds or ".seed(" in source
         self._called |= called
         if "StopIteration" in expected and "raise StopIteration" not in source:
             self.names["StopIteration"] = (StopIteration, ProgramStopIteration)
@@ -273,14 +262,14 @@ class Space:
         for module in (module for source in sources for module in required_modules(source)):
             package = module.split(".")[0]
             if not self.trusted(lambda package=package: _is_there(package)):
-                self._remote.fault(f"it needs the package {package!r}, {NOT_OFFERED}")
+                self.remote.fault(f"it needs the package {package!r}, {NOT_OFFERED}")
 
     def trusted(self, step: Any) -> Any:
         """Do what no program has a part in; an error is the test's own."""
         try:
             return step()
         except Exception as error:
-            self._remote.fault(f"{type(error).__name__}: {error}")
+            self.remote.fault(f"{type(error).__name__}: {error}")
 
     def run(self, source: str) -> None:
         """Execute code, whose own faults are distinguished from the program's."""
@@ -291,13 +280,13 @@ class Space:
         if raised_by_program(error):
             return
         if isinstance(error, NameError) and type(error) is NameError and error.name not in self._bound:
-            self._remote.fault(f"NameError: {error}")
+            self.remote.fault(f"NameError: {error}")
         if isinstance(error, (ImportError, SyntaxError)):
-            self._remote.fault(f"{type(error).__name__}: {error}")
+            self.remote.fault(f"{type(error).__name__}: {error}")
         if isinstance(error, AttributeError) and isinstance(error.obj, types.ModuleType):
-            self._remote.fault(f"AttributeError: {error}")
-        if not self._remote.calls:
-            self._remote.fault(f"{type(error).__name__} before the program was asked: {error}")
+            self.remote.fault(f"AttributeError: {error}")
+        if not self.remote.calls:
+            self.remote.fault(f"{type(error).__name__} before the program was asked: {error}")
 
 
 _BUILTINS = frozenset(dir(builtins))

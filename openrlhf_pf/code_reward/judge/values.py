@@ -15,11 +15,7 @@ from typing import Any
 
 from openrlhf_pf.code_reward.judge import codec
 
-ITERATES, CALLABLE, NEITHER = "iterates", "callable", ""
-
-
-def _pairs(value: dict) -> list:
-    return [list(pair) for pair in dict.items(value)]
+ITERATES, CALLABLE = "iterates", "callable"
 
 
 def _array(value: Any) -> list:
@@ -28,51 +24,50 @@ def _array(value: Any) -> list:
     return [value.dtype.str, list(value.shape), value.ravel().tolist()]
 
 
-def _to_array(content: list) -> Any:
+def _to_array(_: Any, content: list) -> Any:
     kind, shape, items = content
     if type(kind) is not str or kind[1:2] not in "biufcU" or type(items) is not list:
         raise codec.NotPlain("no array")
-    return _of("numpy", "array")(items, dtype=kind).reshape([int(size) for size in shape])
+    return __import__("numpy").array(items, dtype=kind).reshape([int(size) for size in shape])
 
 
-def _of(module: str, name: str) -> Callable[..., Any]:
-    try:
-        return getattr(__import__(module), name)
-    except ImportError:
-        raise codec.NotPlain(f"{module} is not there") from None
+def _pairs(value: dict) -> list:
+    return [list(pair) for pair in dict.items(value)]
 
 
-def _make(module: str, name: str, maker: str = "") -> Callable[[Any], Any]:
-    return lambda content: (getattr(_of(module, name), maker) if maker else _of(module, name))(content)
+def _call(kind: Any, content: Any) -> Any:
+    return kind(content)
 
 
-def _spread(module: str, name: str) -> Callable[[Any], Any]:
-    return lambda content: _of(module, name)(*content)
+def _spread(kind: Any, content: list) -> Any:
+    return kind(*content)
 
 
-# Where a type is defined and its name: what stands for a value, and the value again. All contents are plain data, and
-# are checked by the constructors that they are given to.
-KNOWN: dict[tuple[str, str], tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
-    ("decimal", "Decimal"): (str, _make("decimal", "Decimal")),
-    ("fractions", "Fraction"): (
-        lambda value: [value.numerator, value.denominator],
-        _spread("fractions", "Fraction"),
-    ),
-    ("datetime", "date"): (lambda value: value.isoformat(), _make("datetime", "date", "fromisoformat")),
-    ("datetime", "datetime"): (lambda value: value.isoformat(), _make("datetime", "datetime", "fromisoformat")),
-    ("datetime", "time"): (lambda value: value.isoformat(), _make("datetime", "time", "fromisoformat")),
-    ("datetime", "timedelta"): (
-        lambda value: [value.days, value.seconds, value.microseconds],
-        _spread("datetime", "timedelta"),
-    ),
-    ("builtins", "range"): (lambda value: [value.start, value.stop, value.step], lambda content: range(*content)),
-    ("builtins", "dict_keys"): (list, lambda content: dict.fromkeys(content).keys()),
-    ("builtins", "dict_values"): (list, lambda content: dict(enumerate(content)).values()),
-    ("builtins", "dict_items"): (lambda value: [list(pair) for pair in value], lambda content: dict(content).items()),
-    ("collections", "deque"): (list, _make("collections", "deque")),
-    ("collections", "Counter"): (_pairs, lambda content: _of("collections", "Counter")(dict(content))),
-    ("collections", "OrderedDict"): (_pairs, _make("collections", "OrderedDict")),
-    ("collections", "defaultdict"): (_pairs, lambda content: _of("collections", "defaultdict")(None, content)),
+def _isoformat(value: Any) -> str:
+    return value.isoformat()
+
+
+def _from_isoformat(kind: Any, content: str) -> Any:
+    return kind.fromisoformat(content)
+
+
+# Where a type is defined and its name: what stands for a value, and the value again, from the type and that. All
+# contents are plain data, and are checked by the constructors that they are given to.
+KNOWN: dict[tuple[str, str], tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
+    ("decimal", "Decimal"): (str, _call),
+    ("fractions", "Fraction"): (lambda value: [value.numerator, value.denominator], _spread),
+    ("datetime", "date"): (_isoformat, _from_isoformat),
+    ("datetime", "datetime"): (_isoformat, _from_isoformat),
+    ("datetime", "time"): (_isoformat, _from_isoformat),
+    ("datetime", "timedelta"): (lambda value: [value.days, value.seconds, value.microseconds], _spread),
+    ("builtins", "range"): (lambda value: [value.start, value.stop, value.step], _spread),
+    ("builtins", "dict_keys"): (list, lambda _, content: dict.fromkeys(content).keys()),
+    ("builtins", "dict_values"): (list, lambda _, content: dict(enumerate(content)).values()),
+    ("builtins", "dict_items"): (lambda value: [list(pair) for pair in value], lambda _, pairs: dict(pairs).items()),
+    ("collections", "deque"): (list, _call),
+    ("collections", "Counter"): (_pairs, lambda kind, content: kind(dict(content))),
+    ("collections", "OrderedDict"): (_pairs, _call),
+    ("collections", "defaultdict"): (_pairs, lambda kind, content: kind(None, content)),
     ("numpy", "ndarray"): (_array, _to_array),
 }
 
@@ -103,16 +98,14 @@ class ProgramEnum(Attributed):
 _MIXINS: dict[str, type] = {"int": int, "str": str}
 
 
-@functools.lru_cache(maxsize=256)
-def _enum_class(name: str, mixin: str) -> type:
-    return type(name, (ProgramEnum, _MIXINS[mixin]) if mixin else (ProgramEnum,), {})
-
-
+_enum_class = functools.lru_cache(maxsize=256)(
+    lambda name, mixin: type(name, (ProgramEnum, _MIXINS[mixin]) if mixin else (ProgramEnum,), {})
+)
 _MOST_MEMBERS = 1000
 _members: dict[tuple[str, str, str, str], Any] = {}  # one object per member, for tests compare with "is"
 
 
-def _to_enum(content: list) -> Any:
+def _to_enum(_: Any, content: list) -> Any:
     class_name, mixin, name, value = content
     if not (type(class_name) is str and class_name.isidentifier() and type(name) is str):
         raise codec.NotPlain("no enum")
@@ -132,7 +125,7 @@ def _tuple_class(name: str, fields: tuple[str, ...]) -> type:
     return type(name, (fields_alone, Attributed), {})
 
 
-def _to_named_tuple(content: list) -> Any:
+def _to_named_tuple(_: Any, content: list) -> Any:
     name, fields, items = content
     if len(fields) != len(items) or len(fields) > 100 or not all(type(field) is str for field in [name, *fields]):
         raise codec.NotPlain("no named tuple")
@@ -153,7 +146,7 @@ def _named_parts(value: Any) -> tuple[str, list] | None:
 
 KNOWN["", "namedtuple"] = list, _to_named_tuple
 KNOWN["", "enum"] = list, _to_enum
-_NAMES = {name: key for key in KNOWN for name in [key[1]]}
+_NAMES = {key[1]: key for key in KNOWN}
 _ATOMS = {type(None), bool, int, float, complex, str, bytes}
 _MUTABLE_KNOWN = {"deque", "Counter", "OrderedDict", "defaultdict", "ndarray"}
 
@@ -177,7 +170,9 @@ def rebuild(content: Any) -> Any:
     if type(content) is not list or len(content) != 2 or content[0] not in _NAMES:
         raise codec.NotPlain("no known value")
     try:
-        return KNOWN[_NAMES[content[0]]][1](content[1])
+        module, name = _NAMES[content[0]]
+        kind = getattr(__import__(module), name, None) if module else None
+        return KNOWN[module, name][1](kind, content[1])
     except codec.NotPlain:
         raise
     except Exception as error:
@@ -195,12 +190,6 @@ class Tagger:
     def __init__(self, handle: Callable[[Any, int], Any], places: dict[int, int] | None = None) -> None:
         self._handle = handle
         self._places = places or {}
-
-    def encode(self, value: Any, max_bytes: int = codec.MAX_BYTES) -> bytes:
-        """As :func:`codec.encode`."""
-        if not self._places:
-            return codec.encode(value, max_bytes, self.other)
-        return codec.encode(Tagged(self.tag(value, 0)), max_bytes, lambda value, depth: value.tag)
 
     def other(self, value: Any, depth: int) -> Any:
         """What stands for a value that is no plain data of an exact built-in type."""
@@ -231,11 +220,16 @@ class Tagger:
         return codec.tag(value, depth, self.other)
 
 
-class Tagged:
+class _Tagged:
     """What is a tag already."""
 
     def __init__(self, tag: Any) -> None:
         self.tag = tag
+
+
+def encode_tag(tag: Any, max_bytes: int) -> bytes:
+    """As :func:`codec.encode`, for what is a tag already."""
+    return codec.encode(_Tagged(tag), max_bytes, lambda value, _: value.tag)
 
 
 def containers(transferred: Callable[[Any], bool], *values: Any) -> list[Any]:
@@ -286,12 +280,12 @@ def overwrite(old: Any, new: Any) -> None:
         vars(old).update(kept)
 
 
-def is_close(left: Any, right: Any, relative: float, absolute: float) -> bool:
+def is_close(left: Any, right: Any, tolerance: float) -> bool:
     """Whether two numbers are equal within a tolerance; a NaN equals a NaN."""
     try:
         if left == right or (left != left and right != right):
             return True
         # Without a tolerance, whole numbers beyond 2**53 must not be rounded to floats.
-        return bool(relative or absolute) and math.isclose(left, right, rel_tol=relative, abs_tol=absolute)
+        return bool(tolerance) and math.isclose(left, right, rel_tol=tolerance, abs_tol=tolerance)
     except (TypeError, ValueError, OverflowError):
         return False

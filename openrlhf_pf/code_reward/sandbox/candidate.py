@@ -57,7 +57,7 @@ def _prepare() -> objects.Conversation:
     """
     module = sys.modules[MODULE] = types.ModuleType(MODULE)
     conversation = objects.Conversation(module)
-    conversation.operations["load"] = lambda source: _load(source, module)
+    conversation.operations["load"] = lambda source: exec(compile_checked(_futures_first(source)), module.__dict__)
     conversation.operations["end"] = lambda: None
     return conversation
 
@@ -121,10 +121,6 @@ def compile_checked(source: str) -> types.CodeType:
         raise
     except (ValueError, RecursionError, MemoryError, OverflowError) as error:
         raise SyntaxError(f"{type(error).__name__}: {error}") from None
-
-
-def _load(source: str, module: types.ModuleType) -> None:
-    exec(compile_checked(_futures_first(source)), module.__dict__)
 
 
 # ── A whole program: the interpreter behaves as ``python3 program < input`` would ──

@@ -36,27 +36,15 @@ class _Half:
 
     def __init__(self, role: str, setup: "Setup", imports: Sequence[str] = ()) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        configuration = {
-            "role": f"openrlhf_pf.code_reward.{_ROLES[role]}",
-            "control": theirs.fileno(),
-            "packages": setup.packages,
-            "imports": list(imports),
-            "disk_bytes": setup.limits.disk_bytes,
-            "without": sorted(setup.without),
-        }
-        command = jail.interpreter(worker.bootstrap(_PACKAGE_ROOT))
+        control, module = theirs.fileno(), f"openrlhf_pf.code_reward.{_ROLES[role]}"
+        configuration = {"role": module, "control": control, "packages": setup.packages, "imports": list(imports)}
+        configuration |= {"disk_bytes": setup.limits.disk_bytes, "without": sorted(setup.without)}
+        command = [*jail.interpreter(worker.bootstrap(_PACKAGE_ROOT)), json.dumps(configuration)]
+        standard_files = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         self.control = Control(ours, f"the {role} worker")
-        with theirs:
-            self.process = subprocess.Popen(
-                [*command, json.dumps(configuration)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=jail.environment(),
-                cwd="/",
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # an interrupt at the terminal is ours, not theirs
-            )
+        with theirs:  # an interrupt at the terminal is ours, not theirs: a session of its own
+            more = {"env": jail.environment(), "cwd": "/", "pass_fds": [control], "start_new_session": True}
+            self.process = subprocess.Popen(command, **standard_files, **more)
 
     def close(self) -> None:
         """Kill it and wait for its end; its PID namespace dies with it."""
@@ -72,7 +60,6 @@ class Setup:
     limits: Limits
     packages: dict[str, list[str]]
     without: frozenset[str]
-    require_isolation: bool
 
 
 class Worker:

@@ -24,6 +24,10 @@ _OVERFLOW_USER = 65534
 _FIRST_USER = 0x70000000  # far above any account; one user a worker, so that no two can touch each other
 
 
+_Step = tuple[str, Callable[[], None]]  # what is missing where it is refused, and the step
+_NO_FILTER = "no seccomp filter: processes can be started"
+
+
 class Jail:
     """What a worker knows about the jail it sits in."""
 
@@ -39,6 +43,11 @@ class Jail:
         self.processes_hidden = False
         self.processes_denied = False  # no program can start one
         self.steps: list[Callable[[], None]] = []  # of confine, those that the kernel grants
+
+    def require(self, part: str) -> None:
+        """Raise an ``OSError`` if a part is to be left out."""
+        if part in self.without:
+            raise OSError(1, "switched off")
 
     def give_up(self, what: str, reason: object) -> None:
         """Note a part of the jail that is missing."""
@@ -56,8 +65,9 @@ def enter(packages: list[str], disk_bytes: int, without: frozenset[str]) -> Jail
     kernel.adopt_orphans()
     user_namespace = False
     try:
-        _try_in_a_child(lambda: _unshare(without))  # a failure half-way would leave us in a namespace of no use
-        user_namespace = _unshare(without)
+        jail.require("namespaces")
+        _try_in_a_child(_unshare)  # a failure half-way would leave us in a namespace of no use
+        user_namespace = _unshare()
     except OSError as error:
         jail.give_up("no namespaces: other processes, files and kernel objects of this host are not hidden", error)
         return jail
@@ -69,19 +79,9 @@ def enter(packages: list[str], disk_bytes: int, without: frozenset[str]) -> Jail
 
 
 def _try_in_a_child(step: Callable[[], object]) -> None:
-    """Raise the ``OSError`` that this step raises, without taking it ourselves."""
-    child = os.fork()
-    if child == 0:
-        number = 255
-        with contextlib.suppress(BaseException):
-            try:
-                step()
-                number = 0
-            except OSError as error:
-                number = error.errno or 255
-        os._exit(number)
-    if number := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        raise OSError(number, os.strerror(number))
+    """Raise an ``OSError`` if a child cannot take this step; this process does not take it."""
+    if refused := _refused([("", step)]):
+        raise OSError(refused[0])
 
 
 def _is_mapped(user: int) -> bool:
@@ -94,17 +94,14 @@ def _is_mapped(user: int) -> bool:
     return True
 
 
-def _unshare(without: frozenset[str]) -> bool:
+def _unshare() -> bool:
     """Returns whether it took a user namespace."""
-    if "namespaces" in without:
-        raise OSError(1, "switched off")
-    spaces = kernel.NEWNS | kernel.NEWPID | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWCGROUP
     user, group = os.geteuid(), os.getegid()
     if user == 0:
         with contextlib.suppress(OSError):
-            kernel.unshare(spaces)
+            kernel.unshare(kernel.SPACES)
             return False
-    kernel.unshare(spaces | kernel.NEWUSER)
+    kernel.unshare(kernel.SPACES | kernel.NEWUSER)
     for name, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(line)
@@ -132,10 +129,8 @@ def build_root(jail: Jail) -> None:
     """
     if not jail.processes_hidden:
         return
-    if "mounts" in jail.without:
-        jail.give_up("no file system of its own", "switched off")
-        return
     try:
+        jail.require("mounts")
         _try_in_a_child(lambda: (kernel.unshare(kernel.NEWNS), jail.root.build(jail.user)))
     except OSError as error:
         jail.give_up("no file system of its own", error)
@@ -202,10 +197,6 @@ def settle(jail: Jail) -> None:
     jail.steps = [step for place, (_, step) in enumerate(steps) if place not in refused]
 
 
-_Step = tuple[str, Callable[[], None]]  # what is missing where it is refused, and the step
-_NO_FILTER = "no seccomp filter: processes can be started"
-
-
 def _try(jail: Jail, what: str, step: Callable[[], None]) -> bool:
     try:
         step()
@@ -216,20 +207,21 @@ def _try(jail: Jail, what: str, step: Callable[[], None]) -> bool:
 
 
 def _refused(steps: list[_Step]) -> dict[int, str]:
-    """The places of the steps that fail, and their errors."""
+    """The places of the steps that fail in a child, and their errors."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         for place, (_, step) in enumerate(steps):
             try:
                 step()
-            except OSError as error:
+            except Exception as error:
                 os.write(write, f"{place} {error}\n".encode())
         os._exit(0)
     os.close(write)
     with open(read) as lines:
         found = [line.rstrip("\n").split(" ", 1) for line in lines]
-    os.waitpid(child, 0)
+    if status := os.waitpid(child, 0)[1]:
+        raise OSError(f"a child that tried to confine itself ended with status {status}")
     return {int(place): error for place, error in found}
 
 
@@ -266,14 +258,12 @@ def _change_user(jail: Jail) -> None:
 
 
 def _landlock(jail: Jail) -> None:
-    if "landlock" in jail.without:
-        raise OSError(1, "switched off")
+    jail.require("landlock")
     kernel.landlock((path for path in jail.root.readable if path != HOME), [NULL])
 
 
 def _seccomp(jail: Jail) -> None:
-    if "seccomp" in jail.without:
-        raise OSError(1, "switched off")
+    jail.require("seccomp")
     seccomp.deny_to_all()
 
 

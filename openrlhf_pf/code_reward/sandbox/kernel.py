@@ -8,18 +8,11 @@ import ctypes
 import os
 import struct
 from collections.abc import Callable, Iterable
-from typing import Any
 
-NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
-    0x00020000,
-    0x02000000,
-    0x04000000,
-    0x08000000,
-    0x10000000,
-    0x20000000,
-    0x40000000,
-)
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
+NEWNS, NEWCGROUP, NEWUTS, NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
+NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
+SPACES = NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWPID | NEWNET  # all but that of users
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 1, 4, 24
@@ -80,41 +73,20 @@ def pivot_root(new: str, old: str) -> None:
     _syscall("pivot_root", number, os.fsencode(new), os.fsencode(old))
 
 
-def make_read_only(target: str) -> None:
-    """Make a mount and everything mounted below it read-only, without devices and set-user-id programs."""
-    read_only_nosuid_nodev, at_recursive = 1 | 2 | 4, 0x8000
-    _set_attributes(target, at_recursive, read_only_nosuid_nodev, 0)
-
-
-def allow_devices(target: str) -> None:
-    """Let what is mounted there be used, if it is a device."""
-    nodev = 4
-    _set_attributes(target, 0, 0, nodev)
-
-
-def _set_attributes(target: str, flags: int, wanted: int, unwanted: int) -> None:
-    at_fdcwd = -100
-    _syscall(
-        f"mount_setattr {target}",
-        _MOUNT_SETATTR,
-        ctypes.c_int(at_fdcwd),
-        os.fsencode(target),
-        ctypes.c_uint(flags),
-        struct.pack("QQQQ", wanted, unwanted, 0, 0),
-        ctypes.c_size_t(32),
-    )
-
-
-def _prctl_arguments(option: int, second: object = 0, third: object = 0) -> tuple[Any, ...]:
-    def pointer_or_long(value: object) -> Any:
-        return ctypes.c_ulong(value) if isinstance(value, int) else value
-
-    return (ctypes.c_int(option), pointer_or_long(second), pointer_or_long(third), *[ctypes.c_ulong(0)] * 2)
+def set_mount_attributes(target: str, wanted: int = 0, unwanted: int = 0, recursive: bool = False) -> None:
+    """Give a mount (and all below it) the flags that are wanted, of MS_RDONLY, MS_NOSUID and MS_NODEV, and take the
+    unwanted ones from it.
+    """
+    at_fdcwd, flags = ctypes.c_int(-100), ctypes.c_uint(0x8000 if recursive else 0)
+    attributes = struct.pack("QQQQ", wanted, unwanted, 0, 0)
+    arguments = [at_fdcwd, os.fsencode(target), flags, attributes, ctypes.c_size_t(len(attributes))]
+    _syscall(f"mount_setattr {target}", _MOUNT_SETATTR, *arguments)
 
 
 def prctl_later(what: str, option: int, second: object = 0, third: object = 0) -> Callable[[], None]:
     """A system call prctl, made ready here, in what is forked, and made in each child."""
-    arguments = _prctl_arguments(option, second, third)
+    more = [ctypes.c_ulong(value) if isinstance(value, int) else value for value in (second, third, 0, 0)]
+    arguments = (ctypes.c_int(option), *more)
 
     def call() -> None:
         _check(_libc.prctl(*arguments), what)
@@ -123,7 +95,7 @@ def prctl_later(what: str, option: int, second: object = 0, third: object = 0) -
 
 
 def _prctl(option: int, second: object = 0) -> None:
-    _check(_libc.prctl(*_prctl_arguments(option, second)), "prctl")
+    prctl_later("prctl", option, second)()
 
 
 def die_with_parent(signal_number: int) -> None:
@@ -146,7 +118,7 @@ def bound_capabilities() -> None:
     no tracing by its own user.
     """
     clear_all = 4
-    _check(_libc.prctl(*_prctl_arguments(_PR_CAP_AMBIENT, clear_all)), "prctl")
+    _prctl(_PR_CAP_AMBIENT, clear_all)
     _prctl(_PR_SET_DUMPABLE, 0)
     for capability in range(64):
         try:
@@ -194,9 +166,7 @@ def landlock(readable: Iterable[str], writable: Iterable[str] = ()) -> None:
     ruleset = _syscall("landlock", _LANDLOCK_CREATE, rules, ctypes.c_size_t(len(rules)), ctypes.c_uint(0))
     try:
         to_write = list(writable)
-        for path in [*readable, *to_write]:
-            if not os.path.exists(path):
-                continue
+        for path in filter(os.path.exists, [*readable, *to_write]):
             file = os.open(path, os.O_PATH | os.O_CLOEXEC)
             try:
                 allowed = execute | read_file | (read_directory if os.path.isdir(path) else 0)

@@ -5,6 +5,7 @@ Nothing here is trusted, see :mod:`candidate`.
 """
 
 import builtins
+import contextlib
 import importlib
 import marshal
 import random
@@ -20,17 +21,12 @@ _MUTABLE = {list, dict, set, bytearray}
 _FIXED = {type(None), bool, int, float, complex, str, bytes}
 
 
-class TestObject:
-    """The base of classes that a test has, and the program has not."""
-
-
 def kinds_of(error: BaseException) -> list[str]:
     """The names of an exception's class and of those that it is derived from, without the last two or three."""
     if not isinstance(error, Exception):
         return [f"exit:{type(error).__name__}"]
-    return [kind.__name__ for kind in type(error).__mro__ if kind not in (Exception, BaseException, object)] or [
-        type(error).__name__
-    ]
+    names = [kind.__name__ for kind in type(error).__mro__ if kind not in (Exception, BaseException, object)]
+    return names or [type(error).__name__]
 
 
 def text_of(error: BaseException) -> str:
@@ -54,7 +50,8 @@ class Conversation:
         self.operations: dict[str, Callable[..., Any]] = {
             "call": lambda target, args, kwargs: self._target(target)(*args, **kwargs),
             "change": self._change,
-            "rich": self._rich,
+            # Another operation, whose arguments are no plain data.
+            "rich": lambda operation, *received: self.operations[operation](*self._received(*received)),
             "get": lambda number, name: getattr(self._objects[number], name),
             "next": self._next,
             "await": lambda number: _awaited(self._objects[number]),
@@ -98,12 +95,9 @@ class Conversation:
     def _error(self, number: str, place: int, error: BaseException) -> bytes:
         kinds, text = kinds_of(error), text_of(error)
         for attributes in (vars(error), {}):
-            try:
-                return codec.encode(
-                    (number, place, "error", kinds, text, list(error.args), attributes), 4 * MAX_MESSAGE
-                )
-            except Exception:
-                continue
+            with contextlib.suppress(Exception):
+                answer = (number, place, "error", kinds, text, list(error.args), attributes)
+                return codec.encode(answer, 4 * MAX_MESSAGE)
         return codec.encode((number, place, "error", kinds, text, [text], {}))
 
     def _handle(self, value: Any, depth: int) -> Any:
@@ -133,20 +127,13 @@ class Conversation:
         """A call, and what it left of its arguments."""
         if not self._transferred and {type(value) for value in (*args, *kwargs.values())} <= _FIXED:
             return self._target(target)(*args, **kwargs)
-        places = values.containers(self._is_transferred, args, kwargs)
+        places = values.containers(lambda value: id(value) in self._transferred, args, kwargs)
         before = _photograph(args, kwargs)
         value = self._target(target)(*args, **kwargs)
         known = {id(container): place for place, container in enumerate(places)}
         if before is not None and id(value) not in known and before == _photograph(args, kwargs):
             return value
         return _Left(self, value, places)
-
-    def _is_transferred(self, value: Any) -> bool:
-        return id(value) in self._transferred
-
-    def _rich(self, operation: str, objects: list[list], data: bytes) -> Any:
-        """An operation whose arguments are no plain data."""
-        return self.operations[operation](*self._received(objects, data))
 
     def _received(self, objects: list[list], data: bytes) -> Any:
         for number, name, methods, shared in objects:
@@ -181,9 +168,8 @@ class Conversation:
 
     def _special(self, tag: str, content: Any) -> Any:
         if tag == "x":
-            return (
-                iter(content[1]) if content[0] == "iterator" else self._own_value(content) or values.rebuild(content)
-            )
+            own = iter(content[1]) if content[0] == "iterator" else self._own_value(content)
+            return own or values.rebuild(content)
         if tag == "h":
             return self._objects[content[0]]
         if tag == "g":
@@ -242,7 +228,7 @@ class Conversation:
             return lambda self, *args, **kwargs: asks(*args, **kwargs)
 
         made = {called: method(callback, called) for called, callback in methods}
-        return object.__new__(type(name, (TestObject,), {**shared, "__module__": "test object", **made}))
+        return object.__new__(type(name, (), {**shared, "__module__": "test object", **made}))
 
 
 class _Left:
@@ -260,7 +246,7 @@ class _Left:
             plain = type(item) in _MUTABLE or values.known_name(type(item))
             contents.append(tagger.tag(item, 0, True) if plain else tagger.tag(dict(vars(item)), 0, True))
         answer = {"t": [number, place, "left", tagger.tag(self.value, 0), contents]}
-        return codec.encode(values.Tagged(answer), codec.MAX_BYTES, lambda value, depth: value.tag)
+        return values.encode_tag(answer, codec.MAX_BYTES)
 
 
 def _set_random_states(state: Any, state_of_numpy: Any) -> None:

@@ -140,14 +140,18 @@ class Pool(AnyPool):
         if unknown := sorted(set(without) - set(jail.PARTS)):
             raise ValueError(f"{unknown[0]!r} is no part of the jail: choose from {', '.join(jail.PARTS)}.")
         self.limits = limits or Limits()
-        self._setup = Setup(self.limits, find_packages(packages), frozenset(without), require_isolation)
+        self._setup = Setup(self.limits, find_packages(packages), frozenset(without))
         self._retries = retries
         self._queue: queue.Queue = queue.Queue(queue_size)
         self._closed = False
         self._lock = threading.Lock()
         first = Worker(self._setup)
         self.weaknesses: tuple[str, ...] = tuple(first.weaknesses)
-        self._report(first)
+        if what := "; ".join(self.weaknesses):
+            if require_isolation:
+                first.close()
+                raise ValueError(f"this machine does not isolate tested programs as require_isolation asks: {what}.")
+            logger.warning("THE CODE SANDBOX IS WEAKER THAN IT SHOULD BE: %s", what)
         places: list[Worker | None] = [first, *[None] * (workers - 1)]
         self._threads = [
             threading.Thread(target=self._work, args=(place,), name="code-reward", daemon=True) for place in places
@@ -162,15 +166,6 @@ class Pool(AnyPool):
             started.close()
             raise Unavailable(f"a new worker is weaker than the first: {'; '.join(started.weaknesses)}")
         return started
-
-    def _report(self, first: Worker) -> None:
-        if not self.weaknesses:
-            return
-        what = "; ".join(self.weaknesses)
-        if self._setup.require_isolation:
-            first.close()
-            raise ValueError(f"this machine does not isolate tested programs as require_isolation asks: {what}.")
-        logger.warning("THE CODE SANDBOX IS WEAKER THAN IT SHOULD BE: %s", what)
 
     def submit(self, source: str, problem: Problem, limits: Limits | None = None) -> "Future[Result]":
         """Queue a program; waits while the queue is full. The future never holds an exception for bad code."""
@@ -200,20 +195,20 @@ class Pool(AnyPool):
             try:
                 place = place or self._start_worker()
                 result = place.run(source, problem, limits)
-                return result, self._discard(place) if place.spent else place
+                if place.spent:
+                    place.close()
+                return result, None if place.spent else place
             except codec.NotPlain as error:
                 return Result(Verdict.FAILED, detail=f"the program cannot be sent: {error}"), place
             except Exception as error:  # no statement about the program
                 detail = f"{type(error).__name__}: {error}"
                 logger.warning("the code sandbox failed, attempt %s of %s: %s", attempt + 1, 1 + self._retries, detail)
-                place, killed = self._discard(place), isinstance(error, Killed)
+                killed = isinstance(error, Killed)
+                if place:
+                    place.close()
+                place = None
         # What kills this program every time is the program's own doing.
         return Result(Verdict.CRASHED if killed else Verdict.INFRASTRUCTURE, detail=detail), None
-
-    @staticmethod
-    def _discard(place: Worker | None) -> None:
-        if place:
-            place.close()
 
     def close(self) -> None:
         """Finish what is queued, then end all workers; nothing of them is left when this returns."""

@@ -28,6 +28,7 @@ _WORKERS_PER_ACTOR = 8  # one process that drives more of them is limited by Pyt
 _PROGRAMS_PER_WORKER = 4  # sent to an actor at a time: one runs, the others hide the way there
 _POLL_SECONDS = 5.0  # between two queries for nodes that have joined
 _START_SECONDS = 180.0
+_NO_NODE = "no node of the cluster runs programs; the last reason: {}"
 _RETRY_SECONDS = 60.0  # before a node whose sandbox did not start is tried again
 
 
@@ -104,7 +105,7 @@ class RayPool(AnyPool):
         self._start_actors()
         if not self._actors:
             self._helper.shutdown()
-            raise Unavailable(f"no node of the cluster runs programs; the last reason: {self._why}")
+            raise Unavailable(_NO_NODE.format(self._why))
 
     def submit(self, source: str, problem: Problem, limits: Limits | None = None) -> "Future[Result]":
         """As in the base class."""
@@ -172,9 +173,7 @@ class RayPool(AnyPool):
         if job.tries >= 0 and self._actors:
             self._send(job)
         else:
-            reason = (
-                self._why if self._actors else f"no node of the cluster runs programs; the last reason: {self._why}"
-            )
+            reason = self._why if self._actors else _NO_NODE.format(self._why)
             job.future.set_result(Result(Verdict.INFRASTRUCTURE, detail=reason))
 
     def _places(self) -> list[Place]:

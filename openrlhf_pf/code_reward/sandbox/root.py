@@ -11,28 +11,7 @@ NULL = "/dev/null"
 _BELOW_HOME = "/.below"  # in a new root: what that directory shows in addition to a program's own files
 HOME = "/tmp"  # the one directory that can be written to, inside the jail
 
-_SYSTEM_LIBRARIES = (
-    "/lib",
-    "/lib64",
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/local/lib",
-    "/etc/ld.so.cache",
-    "/usr/share/zoneinfo",
-)
-
-
-def readable_paths(packages: list[str]) -> list[str]:
-    """What Python needs to import: the standard library, shared libraries, and the packages' own folders."""
-    standard = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
-    return [*sorted(standard), *_SYSTEM_LIBRARIES, *packages]
-
-
-def _other_packages() -> list[str]:
-    """Folders inside the readable ones in which packages lie that no program was promised."""
-    standard = sysconfig.get_path("stdlib")
-    parents = [standard, "/usr/lib/python3", "/usr/local/lib/" + os.path.basename(standard)]
-    return [os.path.join(parent, name) for parent in parents for name in ("site-packages", "dist-packages")]
+_SYSTEM_LIBRARIES = "/lib /lib64 /usr/lib /usr/lib64 /usr/local/lib /etc/ld.so.cache /usr/share/zoneinfo".split()
 
 
 class Root:
@@ -40,7 +19,8 @@ class Root:
 
     def __init__(self, packages: list[str], disk_bytes: int) -> None:
         self.packages = packages
-        self.readable = readable_paths(packages)
+        standard = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+        self.readable = [*sorted(standard), *_SYSTEM_LIBRARIES, *packages]  # what Python needs to import
         self._real = {path: os.path.realpath(path) for path in self.readable}
         self._options = f"size={disk_bytes},nr_inodes=1024,mode=700"
         self._state_of_home: tuple[Any, ...] = ()
@@ -69,7 +49,11 @@ class Root:
         for path in self.readable:
             if path not in self.packages:
                 _show(old, path, self._real[path])
-        for folder in filter(os.path.isdir, map(_place, _other_packages())):
+        # Folders inside the readable ones in which packages lie that no program was promised.
+        standard = sysconfig.get_path("stdlib")
+        parents = [standard, "/usr/lib/python3", "/usr/local/lib/" + os.path.basename(standard)]
+        others = [f"{parent}/{name}-packages" for parent in parents for name in ("site", "dist")]
+        for folder in filter(os.path.isdir, map(_place, others)):
             kernel.mount("hidden", folder, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
         for package in self.packages:
             _show(old, package, self._real[package])
@@ -79,9 +63,10 @@ class Root:
         os.makedirs(_BELOW_HOME, exist_ok=True)
         kernel.unmount(old)
         os.rmdir(old)
-        kernel.make_read_only("/")
+        read_only = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
+        kernel.set_mount_attributes("/", wanted=read_only, recursive=True)
         with contextlib.suppress(OSError):
-            kernel.allow_devices(NULL)
+            kernel.set_mount_attributes(NULL, unwanted=kernel.MS_NODEV)
         self._mount_home()
 
     def renew_home(self) -> None:

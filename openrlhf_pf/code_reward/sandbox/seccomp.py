@@ -101,15 +101,6 @@ def denial_to_programs(own_disk: bool, tested: bool = True) -> Callable[[], None
     """What denies a process, when it is called: new processes, signals to others, limits, mounts; threads stay
     possible. Without a disk of its own, also every change of a file's rights, owner, attributes or times.
     """
-    namespaces = (
-        kernel.NEWNS
-        | kernel.NEWCGROUP
-        | kernel.NEWUTS
-        | kernel.NEWIPC
-        | kernel.NEWUSER
-        | kernel.NEWPID
-        | kernel.NEWNET
-    )
 
     def denials(column: int) -> list[_Instruction]:
         return [
@@ -128,7 +119,7 @@ def denial_to_programs(own_disk: bool, tested: bool = True) -> Callable[[], None
             (_LEAVE, 0, 0, _DENY),
             (_EQUAL, 0, 5, _CLONE[column]),
             (_LOAD, 0, 0, _ARGUMENTS),
-            (_TEST, 2, 0, namespaces),
+            (_TEST, 2, 0, kernel.SPACES | kernel.NEWUSER),
             (_TEST, 0, 1, _CLONE_THREAD),
             (_LEAVE, 0, 0, _ALLOW),
             (_LEAVE, 0, 0, _DENY),

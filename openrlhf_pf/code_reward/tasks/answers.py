@@ -3,18 +3,12 @@
 import re
 
 from openrlhf_pf.code_reward.tasks.fences import Block, blocks_of, session, with_fences
-from openrlhf_pf.code_reward.tasks.lexical import State, has_body, statements, without_tail
+from openrlhf_pf.code_reward.tasks.lexical import has_body, statements, without_tail
 from openrlhf_pf.code_reward.tasks.prose import fences_are_in_strings, unfenced
 
-_THOUGHT_TAGS = ("think", "thinking", "thought", "thoughts", "reasoning", "reflection", "scratchpad", "analysis")
-_OPEN = re.compile(
-    r"<(?:" + "|".join(_THOUGHT_TAGS) + r")>|\[THINK\]|<\|begin_of_thought\|>|<\|thinking\|>|◁think▷|<seed:think>",
-    re.I,
-)
-_CLOSE = re.compile(
-    r"</(?:" + "|".join(_THOUGHT_TAGS) + r")>|\[/THINK\]|<\|end_of_thought\|>|<\|/thinking\|>|◁/think▷|</seed:think>",
-    re.I,
-)
+_TAGS = "think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis"
+_OPEN = re.compile(rf"<(?:{_TAGS}|seed:think|\|begin_of_thought\||\|thinking\|)>|\[THINK\]|◁think▷", re.I)
+_CLOSE = re.compile(rf"<(?:/(?:{_TAGS}|seed:think)|\|end_of_thought\||\|/thinking\|)>|\[/THINK\]|◁/think▷", re.I)
 _ANSWER = re.compile(r"<(?:answer|solution|output)>|<\|begin_of_solution\|>|<\|channel\|>final<\|message\|>", re.I)
 _ANSWER_END = re.compile(r"</(?:answer|solution|output)>|<\|end_of_solution\|>", re.I)
 # What tokenizers write around turns; not what models write around thoughts and answers.
@@ -65,15 +59,10 @@ def without_thoughts(answer: str) -> str:
     begun = _first_outside_blocks(answer, _OPEN)
     if begun >= 0:
         answer = answer[:begun]
-    return _marked(answer)
-
-
-def _marked(answer: str) -> str:
-    """What stands between the last marks of an answer, if there are some."""
-    start = _last_outside_strings(answer, _ANSWER)
-    if start < 0:
+    marked = _last_outside_strings(answer, _ANSWER)
+    if marked < 0:
         return answer
-    answer = answer[start:]
+    answer = answer[marked:]
     ends = [match.start() for match in _ANSWER_END.finditer(answer)]
     return answer[: ends[-1]] if ends else answer
 
@@ -114,12 +103,12 @@ _WRITES = re.compile(r"\bp?print\s*\(|\bstdout\b|os\.write\s*\(")
 
 def defines_name(code: str, name: str) -> bool:
     """Whether code defines a function, a class or a variable at its top level, as far as one can see."""
-    return (
-        re.search(
-            rf"^(?:(?:async[ \t]+)?(?:def|class)[ \t]+{re.escape(name)}\b|{re.escape(name)}[ \t]*[:=])", code, re.M
-        )
-        is not None
-    )
+    return _definition(name, indent="").search(code) is not None
+
+
+def _definition(name: str, indent: str = r"[ \t]*") -> re.Pattern[str]:
+    name = re.escape(name)
+    return re.compile(rf"^{indent}(?:async[ \t]+)?(?:def|class)[ \t]+{name}\b|^{name}[ \t]*[:=]", re.M)
 
 
 def extract_code(answer: str, entry_point: str = "") -> str:
@@ -137,8 +126,7 @@ def extract_code(answer: str, entry_point: str = "") -> str:
     if not blocks or fences_are_in_strings(answer):
         return without_tail(session(unfenced(answer)))
     if entry_point:
-        name = re.escape(entry_point)
-        pattern = re.compile(rf"^[ \t]*(?:async[ \t]+)?(?:def|class)[ \t]+{name}\b|^{name}[ \t]*[:=]", re.M)
+        pattern = _definition(entry_point)
         defining = [place for place, block in enumerate(blocks) if pattern.search(block.code)]
         if defining:
             chosen = next(
@@ -161,7 +149,9 @@ def _with_helpers(blocks: list[Block], defining: list[int], chosen: int, entry_p
             parts.append(block.code)
         elif place in all_defining or uses.search(block.code):
             continue
-        elif (block.is_python and place < chosen and _is_whole(block.code)) or _only_defines(block.code):
+        elif (block.is_python and place < chosen and not statements(block.code)[1].is_open) or _only_defines(
+            block.code
+        ):
             parts.append(block.code)
     return "\n".join(parts)
 
@@ -179,9 +169,7 @@ def _whole_program(blocks: list[Block]) -> str:
         last = len(blocks) - 1
     before = [block.code for block in blocks[:last] if _only_defines(block.code)]
     end = last + 1
-    if not any(
-        _WRITES.search(code) for code in [*before, blocks[last].code]
-    ):  # nothing that prints: later blocks belong to it
+    if not any(map(_WRITES.search, [*before, blocks[last].code])):  # nothing that prints: later blocks belong to it
         end = next((place + 1 for place in range(end, len(blocks)) if _WRITES.search(blocks[place].code)), end)
     return "\n".join([*before, *(block.code for block in blocks[last:end])])
 
@@ -189,12 +177,4 @@ def _whole_program(blocks: list[Block]) -> str:
 def _only_defines(code: str) -> bool:
     starts, state = statements(code)
     lines = code.split("\n")
-    return bool(starts) and _is_at_rest(state) and all(_DEFINITIONS.match(lines[start]) for start in starts)
-
-
-def _is_whole(code: str) -> bool:
-    return _is_at_rest(statements(code)[1])
-
-
-def _is_at_rest(state: State) -> bool:
-    return not state.quote and not state.depth
+    return bool(starts) and not state.is_open and all(_DEFINITIONS.match(lines[start]) for start in starts)

@@ -60,17 +60,17 @@ def blocks_of(answer: str) -> list[Block]:
         if "```" not in line and "~~~" not in line:
             number += 1
             continue
-        if one := _ONE_LINE.search(line) if len(line) < LONG else None:
+        one = _ONE_LINE.search(line) if len(line) < LONG else None
+        opened = None if one else _fence_start(line)
+        if one:
             found.append(Block(one[1].rstrip(" \t"), True))
-            number += 1
-            continue
-        opened = _fence_start(line)
         if opened is None:
             number += 1
             continue
-        block, number, plain_until = _block(lines, number, opened, plain_until)
-        if block.code.strip():
-            found.append(block)
+        code, number, plain_until = _block(lines, number, opened, plain_until)
+        if code.strip():
+            python = opened[1] in PYTHON
+            found.append(Block(code, python, bool(opened[1]) and not python))
     return found
 
 
@@ -93,8 +93,8 @@ def _fence_start(line: str) -> tuple[str, str] | None:
     return line[len(before) : end], language
 
 
-def _block(lines: list[str], first: int, opened: tuple[str, str], plain_until: int) -> tuple[Block, int, int]:
-    """The block that begins on a line, the line after it, and up to where strings are not to be looked at again."""
+def _block(lines: list[str], first: int, opened: tuple[str, str], plain_until: int) -> tuple[str, int, int]:
+    """The code of the block that begins on a line, the line after it, and up to where strings count as plain text."""
     fence, language = opened
     indent = lines[first][: len(lines[first]) - len(lines[first].lstrip())]
     state, code, closed_in_string = State(), [], -1
@@ -106,7 +106,7 @@ def _block(lines: list[str], first: int, opened: tuple[str, str], plain_until: i
         stripped = line.strip()
         closes = stripped[:3] == fence[:3] and stripped.strip(fence[0]) == "" and len(stripped) >= len(fence)
         if closes and not in_string:
-            return Block(_cleaned(code, indent), python, bool(language) and not python), number + 1, plain_until
+            return _cleaned(code, indent), number + 1, plain_until
         if in_string and stripped.startswith(fence[:3]):
             if closes and closed_in_string < 0:
                 closed_in_string = number
@@ -115,13 +115,13 @@ def _block(lines: list[str], first: int, opened: tuple[str, str], plain_until: i
         end = scan(line, state) if python or not language else line.find(fence) if fence in line else -1
         if end >= 0 and fence[0] == "`" and not closes:
             code.append(line[:end])
-            return Block(_cleaned(code, indent), python, bool(language) and not python), number + 1, plain_until
+            return _cleaned(code, indent), number + 1, plain_until
         code.append(line)
         number += 1
     if closed_in_string >= 0 and (state.quote or number < len(lines)):
         code = lines[first + 1 : closed_in_string]
-        return Block(_cleaned(code, indent), python, bool(language) and not python), closed_in_string + 1, number
-    return Block(_cleaned(code, indent), python, bool(language) and not python), number, plain_until
+        return _cleaned(code, indent), closed_in_string + 1, number
+    return _cleaned(code, indent), number, plain_until
 
 
 def _cleaned(lines: list[str], indent: str) -> str:

@@ -6,66 +6,38 @@ from typing import Any
 
 from openrlhf_pf.code_reward.judge.script import guarded_imports
 from openrlhf_pf.code_reward.results import Problem
+from openrlhf_pf.code_reward.tasks import refusals
+from openrlhf_pf.code_reward.tasks import task as fields
 from openrlhf_pf.code_reward.tasks.asserts import asserts_task
-from openrlhf_pf.code_reward.tasks.refusals import (
-    programs_names,
-    refuse_shared_process,
-    refuse_undefined,
-    refuse_unknown_judges,
-    without_solution,
-)
-from openrlhf_pf.code_reward.tasks.task import (
-    OPTIONS,
-    SETUPS,
-    USUAL_IMPORTS,
-    Task,
-    as_code,
-    code_field,
-    defined_names,
-    defines,
-    name_field,
-    options,
-    parse,
-    setup_of,
-    text_field,
-    with_solution_imports,
-)
-
-
-def is_human_eval(row: Mapping[str, Any]) -> bool:
-    """Whether these fields are such a row's."""
-    return "test" in row and "entry_point" in row
+from openrlhf_pf.code_reward.tasks.task import USUAL_IMPORTS, Task, as_code, defined_names, given
 
 
 def humaneval(row: Mapping[str, Any]) -> Task:
     """The task of such a row; raises ``ValueError`` for a wrong field."""
-    entry_point, test = name_field(row, "entry_point"), code_field(row, "test")
+    entry_point, test = fields.name_field(row, "entry_point"), fields.code_field(row, "test")
     if "check" not in defined_names(test):
         raise ValueError("test defines no function check(candidate)")
-    prompt, setup, test = str(row.get("prompt") or ""), setup_of(row), with_solution_imports(test)
+    prompt, setup, test = str(row.get("prompt") or ""), fields.setup_of(row), fields.with_solution_imports(test)
     code, first = as_code(prompt), entry_point.split(".")[0]
     _check_test(row, f"{code}\n{setup}", test, first)
     data = {"preamble": f"{code}\n{setup}", "test": test, "entry_point": entry_point, "function": "check"}
-    data |= options(row, of_values=False)
+    data |= fields.options(row, of_values=False)
     task_id, problem, imports = str(row.get("task_id", "")), Problem("function", data), guarded_imports(setup)
-    if code and code == prompt and not defines(code, first):  # imports and helpers, and no beginning to be continued
+    if code and code == prompt and first not in defined_names(code):  # imports and helpers, no beginning
         return Task(task_id, problem, prompt, first, preamble=f"{imports}{code}\n")
     return Task(task_id, problem, prompt if code else "", first, preamble=imports, completes=bool(code))
 
 
 def _check_test(row: Mapping[str, Any], around: str, test: str, entry_point: str) -> None:
     """Raise ``ValueError`` if a test of ``check(candidate)`` needs the program's process or leaves it the verdict."""
-    tree = parse(test, "test")
-    strange = programs_names(parse(around, "setup_code"), tree) - {entry_point}
-    refuse_shared_process(tree)
+    tree = fields.parse(test, "test")
+    strange = refusals.programs_names(fields.parse(around, "setup_code"), tree) - {entry_point}
+    refusals.refuse_shared_process(tree)
     solution = str(row.get("prompt") or "") + str(row.get("canonical_solution") or row.get("solution") or "")
-    refuse_undefined([tree], strange, defined_names(solution))
-    parameters = {
-        node.args.args[0].arg
-        for node in tree.body
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == "check" and node.args.args
-    }
-    refuse_unknown_judges([tree], strange | parameters | {entry_point}, [entry_point, *parameters])
+    refusals.refuse_undefined([tree], strange, defined_names(solution))
+    functions = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    parameters = {node.args.args[0].arg for node in functions if node.name == "check" and node.args.args}
+    refusals.refuse_unknown_judges([tree], strange | parameters | {entry_point}, [entry_point, *parameters])
 
 
 # As EvalPlus compares: exactly, and floats within atol, or 1e-6 where the reference returns floats.
@@ -92,16 +64,11 @@ def check(candidate):
 """
 
 
-def is_evalplus(row: Mapping[str, Any]) -> bool:
-    """Whether these fields are such a row's."""
-    return "base_input" in row or "plus_input" in row
-
-
 def evalplus(row: Mapping[str, Any]) -> Task:
     """The task of such a row; raises ``ValueError`` for a wrong field."""
-    entry_point, prompt = name_field(row, "entry_point"), text_field(row, "prompt")
-    reference = prompt + text_field(row, "canonical_solution")
-    parse(reference, "prompt with canonical_solution")
+    entry_point, prompt = fields.name_field(row, "entry_point"), fields.text_field(row, "prompt")
+    reference = prompt + fields.text_field(row, "canonical_solution")
+    fields.parse(reference, "prompt with canonical_solution")
     inputs = [*(row.get("base_input") or []), *(row.get("plus_input") or [])]
     if not inputs or not all(isinstance(arguments, list) for arguments in inputs):
         raise ValueError("base_input and plus_input have to be lists of lists of arguments")
@@ -112,68 +79,55 @@ def evalplus(row: Mapping[str, Any]) -> Task:
         f"{reference}\nREFERENCE = {entry_point}\nfrom math import inf, nan\nINPUTS = {inputs!r}\nATOL = {atol!r}\n"
     )
     data = {"preamble": preamble, "test": _TEST, "entry_point": entry_point, "function": "check"}
-    data |= options(row, of_values=False)
+    data |= fields.options(row, of_values=False)
     completes = str(row.get("task_id", "")).startswith("HumanEval")
     task_id, shown = str(row.get("task_id", "")), prompt if as_code(prompt) else ""
     return Task(task_id, Problem("function", data), shown, entry_point, completes=completes)
 
 
-def is_functions(row: Mapping[str, Any]) -> bool:
-    """Whether it has a test that is no function ``check``."""
-    if not isinstance(row.get("test"), str):
-        return False
+def is_functions(test: str) -> bool:
+    """Return whether a test is other code than a function ``check``."""
     try:
-        return "check" not in defined_names(row["test"]) and (_has_tests(row["test"]) or _is_flat(row["test"]))
+        is_flat = any(isinstance(node, (ast.Assert, ast.For, ast.With, ast.Try)) for node in ast.parse(test).body)
+        return "check" not in defined_names(test) and (is_flat or _has_tests(test))
     except SyntaxError:
         return False
 
 
 def functions_task(row: Mapping[str, Any]) -> Task:
     """The task of such a row; raises ``ValueError`` for a wrong field."""
-    test, setup = with_solution_imports(text_field(row, "test")), setup_of(row)
-    tree = parse(test, "test")
-    imported = _imported(tree) or _imported(parse(setup, "setup_code"))
-    entry_point = name_field(row, "entry_point") if row.get("entry_point") else (imported or [""])[-1]
+    test, setup = fields.with_solution_imports(fields.text_field(row, "test")), fields.setup_of(row)
+    tree = fields.parse(test, "test")
+    imported = _imported(tree) or _imported(fields.parse(setup, "setup_code"))
+    entry_point = fields.name_field(row, "entry_point") if row.get("entry_point") else (imported or [""])[-1]
     if not _has_tests(test):
-        wanted = {key: row[key] for key in (*OPTIONS, *SETUPS, "task_id") if key in row}
-        return asserts_task(wanted | {"asserts": [test], "entry_point": entry_point})
+        return asserts_task(given(row, "task_id") | {"asserts": [test], "entry_point": entry_point})
     first = entry_point.split(".")[0]
     prompt = str(row.get("complete_prompt") or row.get("code_prompt") or row.get("prompt") or "")
     code = as_code(prompt)
-    bare, attributes = without_solution(tree)
-    strange = (programs_names(parse(setup, "setup_code"), tree) | attributes) - {"solution"}
-    refuse_shared_process(parse(setup, "setup_code"), tree)
+    bare, attributes = refusals.without_solution(tree)
+    strange = (refusals.programs_names(fields.parse(setup, "setup_code"), tree) | attributes) - {"solution"}
+    refusals.refuse_shared_process(fields.parse(setup, "setup_code"), tree)
     if imported or row.get("entry_point"):
         solution = "\n".join([code, str(row.get("canonical_solution") or row.get("solution") or "")])
-        refuse_undefined([tree], strange, [*imported, first, *defined_names(solution), *defined_names(code)])
+        refusals.refuse_undefined([tree], strange, [*imported, first, *defined_names(solution), *defined_names(code)])
     is_alone = bool(row.get("entry_point")) or len(imported) == 1
-    refuse_unknown_judges([bare], strange | set(imported), [first] if is_alone else [])
+    refusals.refuse_unknown_judges([bare], strange | set(imported), [first] if is_alone else [])
     data = {"test": test, "entry_point": first, "setup": setup, "imports": _imports_in(code)}
-    data |= options(row, of_values=False)
+    data |= fields.options(row, of_values=False)
     completes = bool(code) and bool(first) and first in defined_names(code)
-    return Task(
-        str(row.get("task_id", "")),
-        Problem("functions", data),
-        prompt if completes else "",
-        first,
-        guarded_imports(setup),
-        completes=completes,
-    )
+    problem, shown = Problem("functions", data), prompt if completes else ""
+    return Task(str(row.get("task_id", "")), problem, shown, first, guarded_imports(setup), completes)
 
 
 def _has_tests(test: str) -> bool:
-    return any(_is_test(node) for node in ast.parse(test).body)
-
-
-def _is_test(node: ast.stmt) -> bool:
-    if isinstance(node, ast.ClassDef):
-        unit = any("TestCase" in ast.unparse(base) for base in node.bases)
-        return unit or node.name.startswith("Test")
-    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test")
-
-
-def _is_flat(test: str) -> bool:
-    return any(isinstance(node, (ast.Assert, ast.For, ast.With, ast.Try)) for node in ast.parse(test).body)
+    for node in ast.parse(test).body:
+        if isinstance(node, ast.ClassDef):
+            if node.name.startswith("Test") or any("TestCase" in ast.unparse(base) for base in node.bases):
+                return True
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test"):
+            return True
+    return False
 
 
 def _imports_in(code: str) -> str:
@@ -190,27 +144,18 @@ def _imported(tree: ast.Module) -> list[str]:
     return [] if "*" in names else names
 
 
-def is_leetcode(row: Mapping[str, Any]) -> bool:
-    """Whether these fields are such a row's."""
-    return "prompt" in row and isinstance(row.get("test"), str) and "my_solution" in row["test"]
-
-
 def leetcode(row: Mapping[str, Any]) -> Task:
     """The task of such a row; raises ``ValueError`` for a wrong field."""
-    test, prompt = code_field(row, "test"), text_field(row, "prompt")
+    test, prompt = fields.code_field(row, "test"), fields.text_field(row, "prompt")
     classes = _prompt_classes(prompt)
-    problem = _leetcode_cases(test, options(row)) or _leetcode_asserts(test, classes, options(row))
+    problem = _leetcode_cases(test, fields.options(row)) or _leetcode_asserts(test, classes, fields.options(row))
     return Task(str(row.get("task_id", "")), problem, prompt, "Solution", USUAL_IMPORTS + classes, completes=True)
 
 
 def _prompt_classes(prompt: str) -> str:
     """Classes that a LeetCode prompt defines for its arguments, such as ListNode."""
-    try:
-        body = ast.parse(prompt.rstrip() + "\n        pass\n").body
-    except SyntaxError:
-        return ""
-    classes = [ast.unparse(node) for node in body if isinstance(node, ast.ClassDef) and node.name != "Solution"]
-    return "".join(f"{text}\n" for text in classes)
+    classes = [node for node in ast.parse(as_code(prompt)).body if isinstance(node, ast.ClassDef)]
+    return "".join(f"{ast.unparse(node)}\n" for node in classes if node.name != "Solution")
 
 
 def _leetcode_cases(test: str, more: dict[str, Any]) -> Problem | None:
@@ -237,7 +182,7 @@ def _leetcode_cases(test: str, more: dict[str, Any]) -> Problem | None:
 
 def _leetcode_asserts(test: str, classes: str, more: dict[str, Any]) -> Problem:
     """Linked lists: they are built and read by the test's own two helpers, here, of the prompt's classes."""
-    tree = parse(test, "test")
+    tree = fields.parse(test, "test")
     setup, asserts, arguments = ["from typing import *", classes], [], ""
     for node in tree.body:
         text = ast.unparse(node)

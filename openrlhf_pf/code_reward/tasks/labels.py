@@ -11,25 +11,28 @@ from typing import Any
 
 from openrlhf_pf.code_reward.judge import codec
 from openrlhf_pf.code_reward.tasks import asserts, functions, pairs
-from openrlhf_pf.code_reward.tasks.task import OPTIONS, SETUPS, Task, check_option_names
+from openrlhf_pf.code_reward.tasks.task import Task, check_option_names, given
 
 Read = Callable[[Any], Task]
 
 # The first that recognises a label reads it.
 FORMS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], Read]] = {
-    "EvalPlus": (functions.is_evalplus, functions.evalplus),
-    "MBPP": (asserts.is_mbpp, asserts.mbpp),
-    "LeetCode": (functions.is_leetcode, functions.leetcode),
-    "test functions": (functions.is_functions, functions.functions_task),
-    "HumanEval": (functions.is_human_eval, functions.humaneval),
-    "asserts": (asserts.is_asserts, asserts.asserts_task),
-    "assert_case": (asserts.is_verl, asserts.verl_task),
-    "calls": (pairs.is_own_calls, pairs.own_calls),
-    "APPS calls": (pairs.is_apps_calls, pairs.apps_calls),
-    "programs": (pairs.is_own_programs, pairs.own_programs),
-    "APPS programs": (pairs.is_apps_programs, pairs.apps_programs),
-    "code_contests": (pairs.is_contest, pairs.contest),
-    "LiveCodeBench": (pairs.is_live_code_bench, pairs.live_code_bench),
+    "EvalPlus": (lambda row: "base_input" in row or "plus_input" in row, functions.evalplus),
+    "MBPP": (lambda row: "test_list" in row, asserts.mbpp),
+    "LeetCode": (lambda row: "prompt" in row and "my_solution" in _text(row, "test"), functions.leetcode),
+    "test functions": (lambda row: functions.is_functions(_text(row, "test")), functions.functions_task),
+    "HumanEval": (lambda row: "test" in row and "entry_point" in row, functions.humaneval),
+    "asserts": (lambda row: "asserts" in row, asserts.asserts_task),
+    "assert_case": (lambda row: bool(row.get("assert_case")), asserts.verl_task),
+    "calls": (lambda row: "inputs" in row and "entry_point" in row and "fn_name" not in row, pairs.own_calls),
+    "APPS calls": (lambda row: "inputs" in row and row.get("fn_name") is not None, pairs.apps_calls),
+    "programs": (lambda row: "stdin" in row or "stdout" in row, pairs.own_programs),
+    "APPS programs": (
+        lambda row: {"inputs", "outputs"} <= row.keys() and not _names_function(row),
+        pairs.apps_programs,
+    ),
+    "code_contests": (lambda row: any(name in row for name in pairs.PARTS), pairs.contest),
+    "LiveCodeBench": (lambda row: any(name in row for name in pairs.HIDDEN), pairs.live_code_bench),
 }
 BENCHMARKS: dict[str, Callable[[Mapping[str, Any]], Task]] = {
     "humaneval": functions.humaneval,
@@ -38,17 +41,17 @@ BENCHMARKS: dict[str, Callable[[Mapping[str, Any]], Task]] = {
     "leetcode": functions.leetcode,
 }
 # Fields in which data sets put a whole label.
-_WRAPPERS = (
-    "ground_truth",
-    "input_output",
-    "verification_info",
-    "verifier_metadata",
-    "unit_tests",
-    "test_cases",
-    "tests",
-)
+_WRAPPERS = "ground_truth input_output verification_info verifier_metadata unit_tests test_cases tests".split()
 _CACHE_BYTES = 64 << 20
 _COPIES = 4  # what a label's text costs as objects and as bytes to be sent, in its own lengths
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    return row[name] if isinstance(row.get(name), str) else ""
+
+
+def _names_function(row: Mapping[str, Any]) -> bool:
+    return row.get("fn_name") is not None or "entry_point" in row
 
 
 def _read(label: Any, depth: int = 0) -> Task:
@@ -77,16 +80,13 @@ def _read_inner(inner: Any, label: Mapping[str, Any], depth: int) -> Task:
     """The task of a label that stands in a field of another one, whose options hold for it."""
     if pairs.is_list(inner):
         return pairs.list_task(inner, label)
-    if (
-        isinstance(inner, list)
-        and inner
-        and all(isinstance(test, Mapping) and "assert_code" in test for test in inner)
-    ):
+    tests = inner if isinstance(inner, list) else []
+    if tests and all(isinstance(test, Mapping) and "assert_code" in test for test in tests):
         return _read(_roll_label(inner, label), depth + 1)
-    given = {key: label[key] for key in (*OPTIONS, *SETUPS, "fn_name") if label.get(key) is not None}
+    around = given(label, "fn_name")
     if asserts.is_list(inner):
-        return asserts.asserts_task(given | {"asserts": inner})
-    return _read({**given, **inner} if isinstance(inner, Mapping) else inner, depth + 1)
+        return asserts.asserts_task(around | {"asserts": inner})
+    return _read({**around, **inner} if isinstance(inner, Mapping) else inner, depth + 1)
 
 
 def _roll_label(tests: list[Mapping[str, Any]], label: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,13 +94,13 @@ def _roll_label(tests: list[Mapping[str, Any]], label: Mapping[str, Any]) -> dic
     codes = [str(test["assert_code"]) for test in tests]
     if any("{response}" in code for code in codes):
         raise ValueError("its tests are of the text of a response (case_type text), and these judge programs")
-    first, given = tests[0], {key: label[key] for key in (*OPTIONS, *SETUPS) if label.get(key) is not None}
-    setup = {"import_prefix": first["import_prefix"]} if first.get("import_prefix") else {}
+    first, made = tests[0], given(label)
+    made |= {"import_prefix": first["import_prefix"]} if first.get("import_prefix") else {}
     name = first.get("entry_point") or label.get("entry_point") or label.get("test_case_function")
-    entry = {"entry_point": name} if name and name != "None" else {}
+    made |= {"entry_point": name} if name and name != "None" else {}
     if any("def check(" in code or "def test" in code for code in codes):
-        return {**given, **setup, **entry, "test": "\n\n".join(codes)}
-    return {**given, **setup, **entry, "asserts": codes}
+        return {**made, "test": "\n\n".join(codes)}
+    return {**made, "asserts": codes}
 
 
 def _loads(text: str, name: str) -> Any:

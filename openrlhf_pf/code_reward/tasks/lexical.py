@@ -28,6 +28,11 @@ class State:
     quote: str = ""
     depth: int = 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a string or a bracket has no end yet."""
+        return bool(self.quote or self.depth)
+
 
 def scan(line: str, state: State) -> int:
     """Go over a line without its end; the place of the first fence in it that is code, or -1.
@@ -67,7 +72,7 @@ def statements(code: str) -> tuple[list[int], State]:
     """The lines, from 0, on which statements at the top level begin, and where the code ends."""
     state, starts, joined = State(), [], False
     for number, line in enumerate(code.split("\n")):
-        inside = state.quote or state.depth or joined
+        inside = state.is_open or joined
         if not inside and line[:1] not in ("", " ", "\t", "#", "\r", ")", "]", "}"):
             starts.append(number)
         scan(line, state)
@@ -102,7 +107,7 @@ def _all_statements(code: str) -> Iterator[str]:
     state, lines, first = State(), code.split("\n"), 0
     for number, line in enumerate(lines):
         scan(line, state)
-        if not state.quote and not state.depth:
+        if not state.is_open:
             statement = "\n".join(lines[first : number + 1])[:LONG]
             first = number + 1
             if statement.strip() and statement.lstrip()[0] != "#":
@@ -116,7 +121,7 @@ def without_tail(code: str) -> str:
         return code
     lines = code.split("\n")
     last = "\n".join(lines[starts[-1] :]).rstrip()
-    if not (state.quote or state.depth or _is_cut_off(last)):
+    if not (state.is_open or _is_cut_off(last)):
         return code
     # What belongs to the statement before goes with it: decorators of a function that was cut off.
     end = starts[-1]

@@ -10,79 +10,52 @@ from typing import Any
 
 from openrlhf_pf.code_reward.judge.script import guarded_imports
 from openrlhf_pf.code_reward.results import Problem
-from openrlhf_pf.code_reward.tasks.task import (
-    USUAL_IMPORTS,
-    Task,
-    list_field,
-    name_field,
-    only_one,
-    options,
-    paired,
-    setup_of,
-)
+from openrlhf_pf.code_reward.tasks import task as fields
+from openrlhf_pf.code_reward.tasks.task import Task, list_field, paired
 
 _FORMS = ("stdin", "inputs", "asserts", "test")
 _NO_PROGRAM = "; where a function is meant, give fn_name or entry_point"
-_PARTS = ("public_tests", "private_tests", "generated_tests")
+PARTS = ("public_tests", "private_tests", "generated_tests")
+HIDDEN = ("public_test_cases", "private_test_cases")
 _STDIN, _FUNCTION = {"stdin", "stdin_stdout", "stdio"}, {"functional", "function", "function_call", "call_based"}
-_OF_A_PROGRAM = " of a program's input or output"
 _MOST_BYTES = 256 << 20
 
 # ── Calls ──
 
 
-def is_own_calls(row: Mapping[str, Any]) -> bool:
-    """Whether these fields are those of our own form."""
-    return "inputs" in row and "entry_point" in row and "fn_name" not in row
-
-
 def own_calls(row: Mapping[str, Any]) -> Task:
     """The task of ``entry_point``, ``inputs`` and ``outputs``; raises ``ValueError`` for a wrong field."""
-    only_one(row, _FORMS)
-    entry_point = name_field(row, "entry_point")
+    fields.only_one(row, _FORMS)
+    entry_point = fields.name_field(row, "entry_point")
     inputs = list_field(row, "inputs", (list, dict))
     outputs = list_field(row, "outputs")
     return _call_task(row, entry_point, [(_arguments(item), item_out) for item, item_out in paired(inputs, outputs)])
-
-
-def is_apps_calls(row: Mapping[str, Any]) -> bool:
-    """Whether these fields are those of APPS, TACO, PRIME and verl, for a function."""
-    return "inputs" in row and "fn_name" in row and row["fn_name"] is not None
 
 
 def apps_calls(row: Mapping[str, Any]) -> Task:
     """The task of ``fn_name``, ``inputs`` and ``outputs``, where each output may stand in a list of its own; raises
     ``ValueError`` for a wrong field.
     """
-    only_one(row, _FORMS)
+    fields.only_one(row, _FORMS)
     inputs, outputs = list_field(row, "inputs"), list_field(row, "outputs")
     lines = all(isinstance(item, str) for item in inputs)
-    cases = [
-        (_arguments(_lines(item) if lines else item), _lines(expected)[0] if lines else expected)
-        for item, expected in paired(inputs, outputs)
-    ]
+    pairs = paired(inputs, outputs)
+    if lines:
+        pairs = [(_lines(item), _lines(expected)[0]) for item, expected in pairs]
+    cases = [(_arguments(item), expected) for item, expected in pairs]
     wrapped = not lines and all(isinstance(expected, list) and len(expected) == 1 for _, expected in cases)
-    return _call_task(row, name_field(row, "fn_name"), cases, USUAL_IMPORTS, wrapped)
+    return _call_task(row, fields.name_field(row, "fn_name"), cases, fields.USUAL_IMPORTS, wrapped)
 
 
 def _call_task(
-    row: Mapping[str, Any],
-    entry_point: str,
-    cases: list[tuple[tuple[tuple, dict[str, Any]], Any]],
-    preamble: str = "",
-    wrapped: bool = False,
+    row: Mapping[str, Any], entry_point: str, cases: list[tuple[Any, Any]], preamble: str = "", wrapped: bool = False
 ) -> Task:
     """The task of calls with JSON values."""
-    found = options(row)
-    data = {
-        "path": entry_point.split("."),
-        "cases": [(args, kwargs, expected) for (args, kwargs), expected in cases],
-        "tolerance": found.pop("tolerance", 0.0),
-        "json": True,
-        **({"wrapped": True} if wrapped else {}),
-        **found,
-    }
-    before = guarded_imports(setup_of(row)) + preamble
+    found = fields.options(row)
+    calls = [(args, kwargs, expected) for (args, kwargs), expected in cases]
+    data = {"path": entry_point.split("."), "cases": calls, "tolerance": 0.0, "json": True, **found}
+    data |= {"wrapped": True} if wrapped else {}
+    before = guarded_imports(fields.setup_of(row)) + preamble
     return Task(str(row.get("task_id", "")), Problem("cases", data), "", entry_point.split(".")[0], before)
 
 
@@ -108,32 +81,17 @@ def _lines(text: Any) -> list[Any]:
 # ── Whole programs ──
 
 
-def is_own_programs(row: Mapping[str, Any]) -> bool:
-    """Whether these fields are those of our own form."""
-    return "stdin" in row or "stdout" in row
-
-
 def own_programs(row: Mapping[str, Any]) -> Task:
     """The task of ``stdin`` and ``stdout``; raises ``ValueError`` for a wrong field."""
-    only_one(row, _FORMS)
+    fields.only_one(row, _FORMS)
     return _program_task(row, paired(list_field(row, "stdin", str), list_field(row, "stdout", str)))
-
-
-def is_apps_programs(row: Mapping[str, Any]) -> bool:
-    """Whether these fields are those of APPS, TACO, PRIME and verl, for a program."""
-    return "inputs" in row and "outputs" in row and row.get("fn_name") is None and "entry_point" not in row
 
 
 def apps_programs(row: Mapping[str, Any]) -> Task:
     """The task of ``inputs`` and ``outputs``, texts or lists of lines; raises ``ValueError`` for a wrong field."""
-    only_one(row, _FORMS)
+    fields.only_one(row, _FORMS)
     inputs, outputs = ([_text(item, _NO_PROGRAM) for item in list_field(row, name)] for name in ("inputs", "outputs"))
     return _program_task(row, paired(inputs, outputs))
-
-
-def is_contest(row: Mapping[str, Any]) -> bool:
-    """Whether these fields are those of code_contests."""
-    return any(name in row for name in _PARTS)
 
 
 def contest(row: Mapping[str, Any]) -> Task:
@@ -141,7 +99,7 @@ def contest(row: Mapping[str, Any]) -> Task:
     wrong field.
     """
     cases = []
-    for name in _PARTS:
+    for name in PARTS:
         part = row.get(name) or {"input": [], "output": []}
         if isinstance(part, list):  # some copies have a list of objects
             part = {key: [item.get(key) for item in part] for key in ("input", "output")}
@@ -150,16 +108,16 @@ def contest(row: Mapping[str, Any]) -> Task:
         if part.get("input"):
             cases += paired(list_field(part, "input", str), list_field(part, "output", str))
     if not cases:
-        raise ValueError("there is no test in " + ", ".join(_PARTS))
+        raise ValueError("there is no test in " + ", ".join(PARTS))
     return _program_task(row, cases)
 
 
 def _program_task(row: Mapping[str, Any], cases: list[tuple[str, str]]) -> Task:
-    problem = Problem("stdio", {"cases": cases, **options(row)})
-    return Task(str(row.get("task_id", "")), problem, preamble=guarded_imports(setup_of(row)))
+    problem = Problem("stdio", {"cases": cases, **fields.options(row)})
+    return Task(str(row.get("task_id", "")), problem, preamble=guarded_imports(fields.setup_of(row)))
 
 
-def _text(item: Any, otherwise: str) -> str:
+def _text(item: Any, otherwise: str = " of a program's input or output") -> str:
     """A program's input or output, a text or its lines; the error ends with ``otherwise``."""
     if isinstance(item, list) and all(isinstance(line, str) for line in item):
         return "\n".join(item) + "\n"
@@ -173,22 +131,13 @@ def _text(item: Any, otherwise: str) -> str:
 
 def is_list(label: Any) -> bool:
     """Whether it is such a list."""
-    return (
-        isinstance(label, list)
-        and bool(label)
-        and all(isinstance(item, dict) and ("input" in item or "stdin" in item) for item in label)
-    )
-
-
-def is_live_code_bench(row: Mapping[str, Any]) -> bool:
-    """Whether these fields are LiveCodeBench's."""
-    return "public_test_cases" in row or "private_test_cases" in row
+    items = label if isinstance(label, list) else []
+    return bool(items) and all(isinstance(item, dict) and ("input" in item or "stdin" in item) for item in items)
 
 
 def live_code_bench(row: Mapping[str, Any]) -> Task:
     """The task of LiveCodeBench's row, with its hidden tests; raises ``ValueError`` for a wrong field."""
-    tests = [*_unpacked(row.get("public_test_cases")), *_unpacked(row.get("private_test_cases"))]
-    return list_task(tests, row)
+    return list_task([test for name in HIDDEN for test in _unpacked(row.get(name))], row)
 
 
 def list_task(tests: list[dict[str, Any]], row: Mapping[str, Any] | None = None) -> Task:
@@ -197,7 +146,8 @@ def list_task(tests: list[dict[str, Any]], row: Mapping[str, Any] | None = None)
     if not is_list(tests):
         raise ValueError("it has to be a list of objects with input and output")
     tests = [_with_usual_names(test) for test in tests]
-    kinds = {str(test.get("testtype") or test.get("type") or _kind_of(test, row)) for test in tests}
+    named = ["functional" if _name_of(test, row) else "stdin" for test in tests]
+    kinds = {str(test.get("testtype") or test.get("type") or kind) for test, kind in zip(tests, named)}
     if len(kinds) != 1:
         raise ValueError(f"its tests are of {len(kinds)} kinds: {', '.join(sorted(kinds))}")
     (kind,) = kinds
@@ -205,16 +155,17 @@ def list_task(tests: list[dict[str, Any]], row: Mapping[str, Any] | None = None)
         if "output" not in test:
             raise ValueError(f"test {place} has no output")
     if kind in _STDIN:
-        cases = [(_text(test["input"], _OF_A_PROGRAM), _text(test["output"], _OF_A_PROGRAM)) for test in tests]
+        cases = [(_text(test["input"]), _text(test["output"])) for test in tests]
         return _program_task(row, cases)
     if kind not in _FUNCTION:
         raise ValueError(f"there is no kind of test {kind!r}: give stdin or functional")
     name = _name_of(tests[0], row)
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError("there is no name of the function: give metadata.func_name or fn_name")
-    calls = [(_arguments(_values(test["input"])), _value(test["output"])) for test in tests]
+    inputs = [_lines(test["input"]) if isinstance(test["input"], str) else test["input"] for test in tests]
+    calls = [(_arguments(given), _value(test["output"])) for given, test in zip(inputs, tests)]
     wrapped = all(isinstance(test["output"], list) and len(test["output"]) == 1 for test in tests)
-    return _call_task(row, name, calls, USUAL_IMPORTS, wrapped)
+    return _call_task(row, name, calls, fields.USUAL_IMPORTS, wrapped)
 
 
 def _with_usual_names(test: dict[str, Any]) -> dict[str, Any]:
@@ -222,10 +173,6 @@ def _with_usual_names(test: dict[str, Any]) -> dict[str, Any]:
     given = {"input": test["stdin"]} if "input" not in test else {}
     outputs = [test[name] for name in ("output", "expected_stdout", "expected_output", "stdout") if name in test]
     return {**test, **given, **({"output": outputs[0]} if outputs else {})}
-
-
-def _kind_of(test: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    return "functional" if _name_of(test, row) else "stdin"
 
 
 def _name_of(test: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
@@ -243,10 +190,6 @@ def _object(value: Any) -> Mapping[str, Any]:
         except ValueError:
             return {}
     return value if isinstance(value, Mapping) else {}
-
-
-def _values(value: Any) -> Any:
-    return _lines(value) if isinstance(value, str) else value
 
 
 def _value(value: Any) -> Any:

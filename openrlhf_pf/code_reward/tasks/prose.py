@@ -22,21 +22,7 @@ _KEYWORDS = set("""
 import from def class async await if elif for while with try assert del global nonlocal raise return yield not lambda
 match case type print and or in is else except finally pass
 """.split())
-_STATEMENTS = {
-    "return",
-    "if",
-    "for",
-    "while",
-    "with",
-    "try",
-    "yield",
-    "raise",
-    "pass",
-    "assert",
-    "def",
-    "import",
-    "from",
-}
+_STATEMENTS = set("return if for while with try yield raise pass assert def import from".split())
 _OPERATORS = {"in", "is", "and", "or", "if", "for", "not"}
 # Two words that may be a value and an operator, with what no expression continues with.
 _WORD = rf"(?!(?:{'|'.join(sorted(_KEYWORDS))})\b)[\w'-]+"
@@ -110,7 +96,7 @@ def fences_are_in_strings(answer: str) -> bool:
 def _without_prose(lines: list[str]) -> list[str]:
     state, joined = State(), False
     for number, line in enumerate(lines):
-        if not (state.quote or state.depth or joined) and _is_prose(line) and not is_code(line):
+        if not (state.is_open or joined) and _is_prose(line) and not is_code(line):
             return lines[:number]
         joined = line.endswith("\\")
         fence = scan(line, state)

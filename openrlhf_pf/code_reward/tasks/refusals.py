@@ -17,25 +17,17 @@ _FIXTURES = set("""
 capsys capfd capsysbinary capfdbinary caplog tmp_path tmpdir tmp_path_factory tmpdir_factory monkeypatch mocker recwarn
 doctest_namespace cache pytestconfig testdir pytester
 """.split())
-_CALLS = {
-    "open": "opens a file",
-    "patch": "patches an object",
-    "redirect_stdout": "captures what the program prints",
-    "redirect_stderr": "captures what the program prints",
-    "assertLogs": "captures the program's log",
-    "assertNoLogs": "captures the program's log",
-    "assertWarns": "captures the program's warnings",
-    "assertWarnsRegex": "captures the program's warnings",
-    "warns": "captures the program's warnings",
-    "catch_warnings": "captures the program's warnings",
-    "deprecated_call": "captures the program's warnings",
-    "write_text": "writes a file",
-    "read_text": "reads a file",
-    "write_bytes": "writes a file",
-    "read_bytes": "reads a file",
-    "system": "starts a process",
-    "popen": "starts a process",
+_USES = {
+    "opens a file": "open",
+    "patches an object": "patch",
+    "captures what the program prints": "redirect_stdout redirect_stderr",
+    "captures the program's log": "assertLogs assertNoLogs",
+    "captures the program's warnings": "assertWarns assertWarnsRegex warns catch_warnings deprecated_call",
+    "writes a file": "write_text write_bytes",
+    "reads a file": "read_text read_bytes",
+    "starts a process": "system popen",
 }
+_CALLS = {name: reason for reason, names in _USES.items() for name in names.split()}
 # Where these are methods, whose they are: a class under test may have a method of such a name.
 _OWNERS = {"open": {"io", "os", "codecs", "gzip"}, "patch": {"mock", "unittest"}, "system": {"os"}, "popen": {"os"}}
 _STARRED = set("math cmath string operator statistics heapq bisect random datetime decimal fractions typing".split())
@@ -76,25 +68,15 @@ def _shared_uses(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.Subscript) and isinstance(node.ctx, (ast.Store, ast.Del)) and _root(node) in modules:
             yield f"changes {_root(node)}"
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            for argument in [*node.args.args, *node.args.kwonlyargs]:
-                if argument.arg in _FIXTURES and _takes_fixtures(node):
-                    yield f"uses the fixture {argument.arg}"
+            takes = node.name.startswith("test") or any("fixture" in ast.unparse(mark) for mark in node.decorator_list)
+            names = [argument.arg for argument in [*node.args.args, *node.args.kwonlyargs] if takes]
+            yield from (f"uses the fixture {name}" for name in names if name in _FIXTURES)
     yield from (f"imports {name}" for name in sorted(_imports_in(tree).modules & _MODULES))
 
 
-def _takes_fixtures(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    return node.name.startswith("test") or any("fixture" in ast.unparse(mark) for mark in node.decorator_list)
-
-
-def _root(node: ast.expr) -> str:
-    while isinstance(node, (ast.Attribute, ast.Subscript)):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else ""
-
-
-def _maker(node: ast.expr) -> str:
-    """As :func:`_root`, through calls: ``Checker`` of ``Checker().near``."""
-    while isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
+def _root(node: ast.expr, through_calls: bool = False) -> str:
+    """Return ``a`` of ``a.b[0]``; through calls, ``Checker`` of ``Checker().near``."""
+    while isinstance(node, (ast.Attribute, ast.Subscript)) or (through_calls and isinstance(node, ast.Call)):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node.id if isinstance(node, ast.Name) else ""
 
@@ -238,7 +220,7 @@ def judges_in(tree: ast.AST, candidates: set[str], strange: set[str], strict: bo
     answers = _answers_in(tree, strange)
     for node in ast.walk(tree):
         for expression, how in _decisive(node):
-            name = _maker(expression.func) if isinstance(expression, ast.Call) else ""
+            name = _root(expression.func, through_calls=True) if isinstance(expression, ast.Call) else ""
             if name not in candidates or not isinstance(expression, ast.Call):
                 continue
             given = [*expression.args, *(keyword.value for keyword in expression.keywords)]

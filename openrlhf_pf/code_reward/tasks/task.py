@@ -71,23 +71,22 @@ class Task:
             return f"{self.preamble}{code}\n"
         if self.entry_point and defines_name(code, self.entry_point):
             # A prompt that parses (its own body is a docstring) gives its imports and helpers.
-            helpers = f"{self.prompt}\n\n" if defines(self.prompt, self.entry_point) else ""
+            helpers = f"{self.prompt}\n\n" if self.entry_point in defined_names(self.prompt) else ""
             return f"{self.preamble}{helpers}{code}\n"
         return f"{self.preamble}{self.prompt}{code}\n"
 
 
-def defines(code: str, name: str) -> bool:
-    """Whether code of a label, if it parses, defines the name at its top level."""
-    return name in defined_names(code)
-
-
-def defined_names(code: str) -> list[str]:
-    """The functions, classes and variables that a label's code defines at its top level; none if it does not parse."""
+def defined_names(code: str, with_variables: bool = True) -> list[str]:
+    """Return the functions, classes and variables that a label's code defines at its top level; none if it does not
+    parse.
+    """
     try:
-        body = ast.parse(code).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        body = parse(code, "it").body
+    except ValueError:
         return []
     named = [node.name for node in body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
+    if not with_variables:
+        return named
     assigned = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
     return named + [target.id for target in assigned if isinstance(target, ast.Name)]
 
@@ -198,10 +197,14 @@ def options(row: Mapping[str, Any], of_values: bool = True) -> dict[str, Any]:
     return data | ({"limits": limits} if limits else {})
 
 
+def given(row: Mapping[str, Any], *more: str) -> dict[str, Any]:
+    """Return the options and set-up code of a label, and more of its fields, as far as it has them."""
+    return {key: row[key] for key in (*OPTIONS, *SETUPS, *more) if row.get(key) is not None}
+
+
 def setup_of(row: Mapping[str, Any]) -> str:
     """The code that data sets run before a test: ``setup_code``, ``test_setup`` and ``import_prefix``."""
-    found = [with_solution_imports(code_field(row, name)) for name in SETUPS if row.get(name)]
-    return "\n".join(found)
+    return "\n".join(with_solution_imports(code_field(row, name)) for name in SETUPS if row.get(name))
 
 
 def with_solution_imports(code: str) -> str:
