@@ -16,7 +16,7 @@ from typing import Any
 from openrlhf_pf.code_reward.judge import codec, observe
 from openrlhf_pf.code_reward.judge.checks import CHECKS, Check, checker_function
 from openrlhf_pf.code_reward.judge.objects import raised_by_program
-from openrlhf_pf.code_reward.judge.programs import KILLED_BY_LIMIT, Runs, check_programs
+from openrlhf_pf.code_reward.judge.programs import KILLED_BY_LIMIT, Runs, check_programs, closing_files
 from openrlhf_pf.code_reward.judge.remote import END, GONE, Decided, Remote
 from openrlhf_pf.code_reward.judge.script import cached_by_size
 from openrlhf_pf.code_reward.sandbox.worker import Control
@@ -66,20 +66,14 @@ def _check_one(control: Control, source: str, kind: str, data: dict[str, Any], l
             return _check_whole(control, source, kind, data, limits)
     talk, their_talk = socket.socketpair()
     bell, their_bell = os.pipe()
-    try:
-        try:
+    with talk, closing_files(bell):
+        with their_talk, closing_files(their_bell):
             control.start(limits, [their_talk.fileno(), their_bell])
-        finally:
-            their_talk.close()
-            os.close(their_bell)
         remote = Remote(talk, bell, limits["wall_seconds"])
         if kind == observe.FUNCTIONS:
             remote = observe.RecordingRemote(talk, bell, limits["wall_seconds"], as_json=bool(data.get("json")))
         with _bounded(limits["cpu_seconds"]):
             verdict, test, detail = _decide(remote, CHECKS[data.get("of", kind)], source, data)
-    finally:
-        talk.close()
-        os.close(bell)
     control.stop(gone=verdict == GONE)
     report = control.report()
     if verdict == GONE:
@@ -116,8 +110,6 @@ def _decide(remote: Remote, check: Check, source: str, data: dict[str, Any]) -> 
     try:
         try:
             check(remote, source, data)
-        except Decided:
-            raise
         except BaseException as error:
             _decide_by_error(remote, error)
         if not remote.calls:
@@ -132,6 +124,8 @@ def _decide(remote: Remote, check: Check, source: str, data: dict[str, Any]) -> 
 
 
 def _decide_by_error(remote: Remote, error: BaseException) -> None:
+    if isinstance(error, Decided):
+        raise error
     if raised_by_program(error):
         remote.error(error)
     if isinstance(error, (SystemExit, KeyboardInterrupt)):

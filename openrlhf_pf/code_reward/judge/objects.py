@@ -73,18 +73,12 @@ class RemoteObject:
     def _elements(self) -> list[Any]:
         """All its elements, asked for once: a second answer could be another one."""
         if "_listed" not in vars(self):
-            iterator = self._method("__iter__")
-            iterator = iterator if isinstance(iterator, RemoteObject) else iter(iterator)
-            vars(self)["_listed"] = list(islice(iterator, _LONGEST_ITERATOR))
+            vars(self)["_listed"] = list(islice(self._method("__iter__"), _LONGEST_ITERATOR))
         return vars(self)["_listed"]
 
     def __iter__(self) -> Iterator[Any]:
         if self._ability != values.ITERATES:
-            if "_listed" in vars(self):
-                yield from self._elements()
-                return
-            iterator = self._method("__iter__")
-            yield from iterator if isinstance(iterator, RemoteObject) else iter(iterator)
+            yield from self._elements() if "_listed" in vars(self) else self._method("__iter__")
             return
         while True:
             try:

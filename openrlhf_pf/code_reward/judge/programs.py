@@ -56,8 +56,8 @@ class Runs:
         talk, their_talk = socket.socketpair()
         output, their_output = os.pipe()
         bell, their_bell = os.pipe()
-        with talk, _closing(output, bell):
-            with their_talk, _closing(their_output, their_bell):
+        with talk, closing_files(output, bell):
+            with their_talk, closing_files(their_output, their_bell):
                 self._control.start(limits, [their_talk.fileno(), their_bell, self._input, their_output])
             problem, printed = self._listen(talk, output, bell)
             self._control.stop(gone=not problem)
@@ -135,7 +135,8 @@ def _last_error(talk: socket.socket) -> tuple[str, str]:
 
 
 @contextmanager
-def _closing(*files: int) -> Iterator[None]:
+def closing_files(*files: int) -> Iterator[None]:
+    """Close these file descriptors in the end."""
     try:
         yield
     finally:

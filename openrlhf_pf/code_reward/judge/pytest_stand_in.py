@@ -65,21 +65,16 @@ def finished(value: Any) -> Any:
 
 def _between(tests: list[Callable[[], Any]], before: Any, after: Any, *arguments: Any) -> list[Callable[[], Any]]:
     """The tests, with a step before the first and one after the last."""
-
-    def first(test: Callable[[], Any]) -> None:
-        _call_with(before, *arguments)
-        test()
-
-    def last(test: Callable[[], Any]) -> None:
-        test()
-        _call_with(after, *arguments)
-
-    tests = list(tests)
     if tests and before:
-        tests[0] = partial(first, tests[0])
+        tests = [partial(_in_turn, partial(_call_with, before, *arguments), tests[0]), *tests[1:]]
     if tests and after:
-        tests[-1] = partial(last, tests[-1])
+        tests = [*tests[:-1], partial(_in_turn, tests[-1], partial(_call_with, after, *arguments))]
     return tests
+
+
+def _in_turn(*steps: Callable[[], Any]) -> None:
+    for step in steps:
+        step()
 
 
 def _unittest_tests(kind: type[unittest.TestCase]) -> list[Callable[[], Any]]:
@@ -134,11 +129,10 @@ def _run(function: Any, names: dict[str, Any], kind: type | None, method: str, r
                 request = SimpleNamespace(param=row.get(_PARAM + name), addfinalizer=after.callback)
                 known, make = {"self": made, "request": request}, fixtures[name].function
                 parameters = inspect.signature(make).parameters
-                found[name] = make(**{one: known[one] if one in known else value(one) for one in parameters})
+                result = make(**{one: known[one] if one in known else value(one) for one in parameters})
                 if inspect.isgeneratorfunction(make):
-                    after.callback(next, found[name], None)
-                    found[name] = next(found[name])
-                found[name] = finished(found[name])
+                    after.callback(next, result, None)
+                found[name] = next(result) if inspect.isgeneratorfunction(make) else finished(result)
             return found[name]
 
         setup, teardown = ("setup_method", "teardown_method") if kind else ("setup_function", "teardown_function")
@@ -169,9 +163,8 @@ def fixture(
     function: Any = None, *, params: Any = None, autouse: bool = False, name: str | None = None, **_: Any
 ) -> Any:
     """Mark a function as a fixture; its scope is always one test."""
-    if function is None:
-        return lambda decorated: Fixture(decorated, params, autouse, name)
-    return Fixture(function, params, autouse, name)
+    make = partial(Fixture, params=params, autouse=autouse, name=name)
+    return make if function is None else make(function)
 
 
 yield_fixture = fixture

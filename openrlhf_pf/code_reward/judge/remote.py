@@ -21,8 +21,11 @@ MAX_MESSAGE = 300
 GONE = "gone"  # internal verdict: the program closed its socket; how it ended decides
 # What a program may reasonably want: without one of these, its answer cannot be measured here.
 _WELL_KNOWN = frozenset("""
-PIL bs4 cv2 gmpy2 jax lxml matplotlib mpmath networkx nltk numba numpy pandas psutil pytest requests scipy seaborn
-shapely skimage sklearn sortedcontainers statsmodels sympy tensorflow torch torchvision tqdm transformers xgboost yaml
+aiohttp attr bs4 Crypto cryptography cv2 cvxpy cython dateutil django docx faker flask gensim geopandas gmpy2 gym h5py
+httpx hypothesis jax joblib keras lightgbm lxml matplotlib more_itertools mpmath networkx nltk numba numpy openpyxl
+ortools pandas PIL plotly polars prettytable psutil pulp pydantic pytest pytz regex requests rsa scipy seaborn shapely
+six skimage sklearn sortedcontainers spacy sqlalchemy statsmodels sympy tabulate tensorflow toolz torch torchvision
+tqdm transformers wordcloud xgboost xmltodict yaml
 """.split())
 NOT_OFFERED = "which is not among OPENRLHF_PF_CODE_PACKAGES"
 _MISSING = re.compile(r"(?:ModuleNotFoundError: )?No module named '(\w+)")

@@ -23,7 +23,6 @@ _STACK_BYTES = 112 << 20  # the kernel leaves 128 MiB free below the stack of ev
 _OVERFLOW_USER = 65534
 _FIRST_USER = 0x70000000  # far above any account; one user a worker, so that no two can touch each other
 
-
 _Step = tuple[str, Callable[[], None]]  # what is missing where it is refused, and the step
 _NO_FILTER = "no seccomp filter: processes can be started"
 
@@ -62,7 +61,7 @@ def enter(packages: list[str], disk_bytes: int, without: frozenset[str]) -> Jail
     jail = Jail(Root(packages, disk_bytes), without)
     if os.geteuid() == 0 and "user" not in without:
         jail.user = next(filter(_is_mapped, (_FIRST_USER + os.getpid(), _OVERFLOW_USER)), None)
-    kernel.adopt_orphans()
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     user_namespace = False
     try:
         jail.require("namespaces")
@@ -111,7 +110,7 @@ def _unshare() -> bool:
 def _wait_outside() -> None:
     child = os.fork()
     if child == 0:
-        kernel.die_with_parent(signal.SIGKILL)
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         return
     os.closerange(0, 256)
     while True:
@@ -176,8 +175,8 @@ def settle(jail: Jail) -> None:
     _try(jail, "capabilities can be handed on", kernel.bound_capabilities)
     for what in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
         resource.setrlimit(what, (0, 0))
-    _try(jail, "new privileges can be gained", kernel.no_new_privileges)
-    filtered = _try(jail, _NO_FILTER, lambda: _seccomp(jail))
+    _try(jail, "new privileges can be gained", partial(kernel.prctl, kernel.PR_SET_NO_NEW_PRIVS, 1))
+    filtered = _try(jail, _NO_FILTER, lambda: (jail.require("seccomp"), seccomp.deny_to_all()))
     steps: list[_Step] = [
         ("capabilities are kept", kernel.drop_capabilities),
         *([] if jail.private_disk else [("no Landlock: files of this host can be read", lambda: _landlock(jail))]),
@@ -197,7 +196,7 @@ def settle(jail: Jail) -> None:
     jail.steps = [step for place, (_, step) in enumerate(steps) if place not in refused]
 
 
-def _try(jail: Jail, what: str, step: Callable[[], None]) -> bool:
+def _try(jail: Jail, what: str, step: Callable[[], object]) -> bool:
     try:
         step()
     except OSError as error:
@@ -260,11 +259,6 @@ def _change_user(jail: Jail) -> None:
 def _landlock(jail: Jail) -> None:
     jail.require("landlock")
     kernel.landlock((path for path in jail.root.readable if path != HOME), [NULL])
-
-
-def _seccomp(jail: Jail) -> None:
-    jail.require("seccomp")
-    seccomp.deny_to_all()
 
 
 def resource_limits(jail: Jail, limits: dict[str, Any]) -> list[tuple[int, tuple[int, int]]]:

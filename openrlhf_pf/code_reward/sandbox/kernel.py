@@ -15,8 +15,9 @@ SPACES = NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWPID | NEWNET  # all but that o
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 1, 4, 24
-_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 36, 38, 47
+# Die with the parent, adopt orphans, gain nothing by set-user-id programs.
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
+_PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT = 4, 24, 47
 _CAPABILITY_VERSION = 0x20080522
 _ENOSYS = 38
 
@@ -94,23 +95,9 @@ def prctl_later(what: str, option: int, second: object = 0, third: object = 0) -
     return call
 
 
-def _prctl(option: int, second: object = 0) -> None:
-    prctl_later("prctl", option, second)()
-
-
-def die_with_parent(signal_number: int) -> None:
-    """Have the kernel send the signal to this process when its parent ends."""
-    _prctl(_PR_SET_PDEATHSIG, signal_number)
-
-
-def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent ends."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
-def no_new_privileges() -> None:
-    """Give up for good what set-user-id programs could gain."""
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+def prctl(option: int, value: int) -> None:
+    """A system call prctl: one of the options above, and its value."""
+    prctl_later("prctl", option, value)()
 
 
 def bound_capabilities() -> None:
@@ -118,11 +105,11 @@ def bound_capabilities() -> None:
     no tracing by its own user.
     """
     clear_all = 4
-    _prctl(_PR_CAP_AMBIENT, clear_all)
-    _prctl(_PR_SET_DUMPABLE, 0)
+    prctl(_PR_CAP_AMBIENT, clear_all)
+    prctl(_PR_SET_DUMPABLE, 0)
     for capability in range(64):
         try:
-            _prctl(_PR_CAPBSET_DROP, capability)
+            prctl(_PR_CAPBSET_DROP, capability)
         except OSError:
             break  # the kernel knows no more of them, or there is nothing that we may drop
 
@@ -130,7 +117,7 @@ def bound_capabilities() -> None:
 def become(user: int) -> None:
     """Change to a user and its group for good, but keep the capabilities of root."""
     keep_capabilities = 8
-    _prctl(keep_capabilities, 1)
+    prctl(keep_capabilities, 1)
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
@@ -138,7 +125,7 @@ def become(user: int) -> None:
     _check(_libc.capget(header, sets), "capget")
     _, low, _, _, high, _ = struct.unpack("6I", sets)  # two times effective, permitted, inheritable
     _check(_libc.capset(header, struct.pack("6I", low, low, 0, high, high, 0)), "capset")
-    _prctl(_PR_SET_DUMPABLE, 0)
+    prctl(_PR_SET_DUMPABLE, 0)
 
 
 # What every tested program calls is built once, here or at the first call, and inherited.
@@ -154,7 +141,7 @@ def landlock(readable: Iterable[str], writable: Iterable[str] = ()) -> None:
     """Deny every opening, change and listing of files outside the readable paths, and every writing but to files that
     are writable; needs no privilege.
 
-    Call ``no_new_privileges`` first.
+    Set ``PR_SET_NO_NEW_PRIVS`` first.
     """
     version = _syscall("landlock", _LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(1))
     execute, write_file, read_file, read_directory = 1, 2, 4, 8

@@ -204,7 +204,11 @@ class RayPool(AnyPool):
             done, waiting = ray.wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
             for answer in done or waiting:
                 place = started[answer]
-                why, weaknesses = _start_result(answer) if done else (f"no start in {_START_SECONDS:.0f} seconds", ())
+                why, weaknesses = f"no start in {_START_SECONDS:.0f} seconds", ()
+                try:
+                    why, weaknesses = ray.get(answer) if done else (why, weaknesses)
+                except Exception as error:
+                    why = _one_line(error)
                 self._take_in(place, actors[place], why, weaknesses)
             waiting = waiting if done else []
 
@@ -240,13 +244,6 @@ class RayPool(AnyPool):
 
 
 _actor_class = ray.remote(_Sandboxes)
-
-
-def _start_result(answer: Any) -> tuple[str, tuple[str, ...]]:
-    try:
-        return ray.get(answer)
-    except Exception as error:
-        return _one_line(error), ()
 
 
 def _one_line(error: BaseException) -> str:

@@ -219,32 +219,26 @@ class Control:
 
     def start(self, limits: dict[str, Any], files: Sequence[int]) -> None:
         """Have it fork a child that holds these file descriptors."""
-        try:
-            socket.send_fds(self.connection, [codec.encode_plain(limits)], files)
-        except (OSError, ValueError) as error:
-            raise self._unavailable(error) from error
+        self._try(socket.send_fds, self.connection, [codec.encode_plain(limits)], files)
 
     def stop(self, gone: bool = False) -> None:
         """Have the child killed with all that it started.
 
         A child that is ``gone`` has closed its socket: it is given a moment to come to its own end.
         """
-        try:
-            self.connection.send(b"gone" if gone else b"stop")
-        except OSError as error:
-            raise self._unavailable(error) from error
+        self._try(self.connection.send, b"gone" if gone else b"stop")
 
     def report(self, seconds: float = STOP_SECONDS) -> dict[str, Any]:
         """After :meth:`stop`: how the child ended, and what it used. At the very first: what the jail lacks."""
-        try:
-            self.connection.settimeout(seconds)
-            message = self.connection.recv(MESSAGE_BYTES)
-            report = codec.decode_plain(message) if message else {"failed": "gone"}
-        except (OSError, ValueError) as error:
-            raise self._unavailable(error) from error
+        self.connection.settimeout(seconds)
+        message = self._try(self.connection.recv, MESSAGE_BYTES)
+        report = self._try(codec.decode_plain, message) if message else {"failed": "gone"}
         if "failed" not in report:
             return report
         raise Unavailable(f"{self._who} failed: {report['failed']}")
 
-    def _unavailable(self, error: Exception) -> Unavailable:
-        return Unavailable(f"{self._who}: {error}")
+    def _try(self, step: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return step(*arguments)
+        except (OSError, ValueError) as error:
+            raise Unavailable(f"{self._who}: {error}") from error

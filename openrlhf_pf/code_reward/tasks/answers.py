@@ -45,8 +45,9 @@ def without_tokens(text: str) -> str:
 
 def without_thoughts(answer: str) -> str:
     """What comes after the thoughts, and in it what stands between marks of an answer; nothing if it is not there."""
-    if "<|channel|>" in answer and (final := answer.rfind("<|channel|>final<|message|>")) >= 0:
-        return answer[final + len("<|channel|>final<|message|>") :]
+    _, final, after = answer.rpartition("<|channel|>final<|message|>")
+    if final:
+        return after
     if answer.lstrip().startswith(("<|channel|>", "<|start|>assistant<|channel|>")):  # cut off before the answer
         return ""
     opened = _OPEN.match(answer.lstrip())
@@ -129,9 +130,8 @@ def extract_code(answer: str, entry_point: str = "") -> str:
         pattern = _definition(entry_point)
         defining = [place for place, block in enumerate(blocks) if pattern.search(block.code)]
         if defining:
-            chosen = next(
-                (place for place in reversed(defining) if has_body(blocks[place].code, pattern)), defining[-1]
-            )
+            whole = (place for place in reversed(defining) if has_body(blocks[place].code, pattern))
+            chosen = next(whole, defining[-1])
             return without_tail(_with_helpers(blocks, defining, chosen, entry_point))
         return without_tail(_tagged(blocks)[-1].code)
     return without_tail(_whole_program(blocks))
@@ -143,17 +143,15 @@ def _tagged(blocks: list[Block]) -> list[Block]:
 
 def _with_helpers(blocks: list[Block], defining: list[int], chosen: int, entry_point: str) -> str:
     uses = re.compile(rf"\b{re.escape(entry_point)}\b|^[ \t]*(?:print|assert)\b", re.M)
-    parts, all_defining = [], set(defining)
-    for place, block in enumerate(blocks):
-        if place == chosen:
-            parts.append(block.code)
-        elif place in all_defining or uses.search(block.code):
-            continue
-        elif (block.is_python and place < chosen and not statements(block.code)[1].is_open) or _only_defines(
-            block.code
-        ):
-            parts.append(block.code)
-    return "\n".join(parts)
+    all_defining = set(defining)
+
+    def helps(place: int, block: Block) -> bool:
+        if place in all_defining or uses.search(block.code):
+            return False
+        is_whole = block.is_python and place < chosen and not statements(block.code)[1].is_open
+        return is_whole or _only_defines(block.code)
+
+    return "\n".join(block.code for place, block in enumerate(blocks) if place == chosen or helps(place, block))
 
 
 def _whole_program(blocks: list[Block]) -> str:

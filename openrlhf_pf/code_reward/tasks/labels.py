@@ -28,7 +28,7 @@ FORMS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], Read]] = {
     "APPS calls": (lambda row: "inputs" in row and row.get("fn_name") is not None, pairs.apps_calls),
     "programs": (lambda row: "stdin" in row or "stdout" in row, pairs.own_programs),
     "APPS programs": (
-        lambda row: {"inputs", "outputs"} <= row.keys() and not _names_function(row),
+        lambda row: "outputs" in row and "inputs" in row and "entry_point" not in row,
         pairs.apps_programs,
     ),
     "code_contests": (lambda row: any(name in row for name in pairs.PARTS), pairs.contest),
@@ -48,10 +48,6 @@ _COPIES = 4  # what a label's text costs as objects and as bytes to be sent, in 
 
 def _text(row: Mapping[str, Any], name: str) -> str:
     return row[name] if isinstance(row.get(name), str) else ""
-
-
-def _names_function(row: Mapping[str, Any]) -> bool:
-    return row.get("fn_name") is not None or "entry_point" in row
 
 
 def _read(label: Any, depth: int = 0) -> Task:

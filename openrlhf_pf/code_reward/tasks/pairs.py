@@ -33,9 +33,7 @@ def own_calls(row: Mapping[str, Any]) -> Task:
 
 
 def apps_calls(row: Mapping[str, Any]) -> Task:
-    """The task of ``fn_name``, ``inputs`` and ``outputs``, where each output may stand in a list of its own; raises
-    ``ValueError`` for a wrong field.
-    """
+    """The task of ``fn_name``, ``inputs`` and ``outputs``, each perhaps in a list; raises ``ValueError``."""
     fields.only_one(row, _FORMS)
     inputs, outputs = list_field(row, "inputs"), list_field(row, "outputs")
     lines = all(isinstance(item, str) for item in inputs)
@@ -95,9 +93,7 @@ def apps_programs(row: Mapping[str, Any]) -> Task:
 
 
 def contest(row: Mapping[str, Any]) -> Task:
-    """The task of ``public_tests``, ``private_tests`` and ``generated_tests``, together; raises ``ValueError`` for a
-    wrong field.
-    """
+    """The task of ``public_tests``, ``private_tests`` and ``generated_tests``, together; raises ``ValueError``."""
     cases = []
     for name in PARTS:
         part = row.get(name) or {"input": [], "output": []}

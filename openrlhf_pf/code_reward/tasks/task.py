@@ -149,9 +149,7 @@ def paired(inputs: list[Any], outputs: list[Any]) -> list[tuple[Any, Any]]:
 
 
 def name_field(row: Mapping[str, Any], name: str) -> str:
-    """A field that names a function, ``f``, or a method, ``Solution.f`` or ``Solution().f``; raises ``ValueError``
-    otherwise.
-    """
+    """A field that names a function, ``f``, or a method, ``Solution.f`` or ``Solution().f``, or ``ValueError``."""
     value = row.get(name)
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w*(?:(?:\(\))?\.[A-Za-z_]\w*)?", value):
         raise ValueError(f"{name} is {_shown(value)}, and has to name the function that the tests call")
