@@ -112,6 +112,13 @@ def test_whole_programs_by_what_they_print(pool):
     assert broken == ("failed", "it fails on every input")
 
 
+@pytest.mark.parametrize("label", [CALLS, {"stdin": ["1"], "stdout": ["1"]}], ids=["calls", "programs"])
+def test_a_program_without_its_package_fails_alone(pool, label):
+    """As the only one of a prompt's programs that cannot be compared, and not as a failure of the sandbox."""
+    (found,) = seen(pool, label, "import torch\ndef f(n):\n    return n\n")
+    assert found[0] == "failed"
+
+
 def test_a_test_that_asks_nothing_is_the_labels_fault(pool):
     task = from_label({"entry_point": "f", "test": "def check(candidate):\n    assert 1 == 1\n"})
     result = pool.check(SQUARE, observation_of(task.problem))

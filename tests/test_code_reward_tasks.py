@@ -42,6 +42,9 @@ def test_one_bad_label_does_not_kill_a_batch(pool, caplog):
     assert [result.reward == result.reward for result in results] == [True, False, False]
     assert caplog.text.count("no reward for the label") == 2
     assert "asserts is 'x', and has to be a list" in caplog.text
+    lacks, _ = reward.check_responses([f"import torch\n{DOUBLE}"] * 2, [LABEL] * 2, pool)
+    assert lacks.reward != lacks.reward and not lacks.label_at_fault
+    assert caplog.text.count("no reward for a program: the program needs the package 'torch', which is not among") == 1
 
 
 def test_the_labels_of_a_run_are_read_when_it_starts():

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+from openrlhf_pf.code_reward.judge.remote import NOT_OFFERED
 from openrlhf_pf.code_reward.results import Limits, Result, Verdict
 from openrlhf_pf.code_reward.sandbox.pool import AnyPool, Pool
 from openrlhf_pf.code_reward.tasks import from_label
@@ -110,14 +111,19 @@ def shared_pool() -> AnyPool:
 
 
 def check_responses(responses: Sequence[str], labels: Sequence[Any], pool: AnyPool | None = None) -> list[Result]:
-    """The result of each response against the tests in its label; a label at fault is reported once, as a warning."""
+    """The result of each response against the tests in its label; a label at fault, and a package that programs lack,
+    is reported once, as a warning.
+    """
     pool = pool or shared_pool()
     found = [_submitted(pool, answer, label) for answer, label in zip(responses, labels, strict=True)]
     results = [future if isinstance(future, Result) else future.result() for future in found]
     for result, label in zip(results, labels):
-        if result.label_at_fault and (key := hash(str(label))) not in _warned:
+        lacks_package = result.verdict is Verdict.INFRASTRUCTURE and result.detail.endswith(NOT_OFFERED)
+        what = f"the label {label!r:.200}" if result.label_at_fault else "a program"
+        key = hash(str(label) if result.label_at_fault else result.detail)
+        if (result.label_at_fault or lacks_package) and key not in _warned:
             if len(_warned) < _MOST_WARNINGS:
-                logger.warning("no reward for the label %.200r: %s", label, result.detail)
+                logger.warning("no reward for %s: %s", what, result.detail)
             _warned.add(key)
     return results
 

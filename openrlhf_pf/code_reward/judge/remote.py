@@ -116,7 +116,9 @@ class Remote:
         """Decide by an exception that the program raised."""
         kind, text = objects.raised_by_program(error) or ("", "")
         verdict, detail = error_verdict(kind, text, loading)
-        self.verdict(verdict, detail if verdict == "infrastructure" else f"{kind}: {text}")
+        if verdict != "infrastructure":
+            self.verdict(verdict, f"{kind}: {text}")
+        self.verdict("failed" if self.records else verdict, detail)  # no answers are no failure of the sandbox
 
     def fault(self, detail: str) -> NoReturn:
         """The test itself is at fault: no statement about the program."""
