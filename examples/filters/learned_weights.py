@@ -3,13 +3,12 @@
     python -m openrlhf.cli.train_ppo --sample_filter examples/filters/learned_weights.py:LearnedWeights \\
         --sample_filter_probe DATA --sample_filter_probe_score FILE ...
 
-Notation used for array shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train, D draws
-of weights, L multipliers.
+Notation used for array shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train, L
+multipliers.
 """
 
 import warnings
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,9 @@ from openrlhf_pf.filters.gain import closed_form, deviations, known_samples
 from openrlhf_pf.filters.rank import RankWeights, spread_ranks
 
 #: How weights are found; "auto" takes what is exact for the draw.
-METHODS = ("auto", "closed", "subset", "reinforce")
+METHODS = ("auto", "closed", "subset")
 #: Filters that may be used until there is evidence: by rank, without options of their own.
 STARTS = [name for name, cls in CANDIDATES.items() if issubclass(cls, RankFilter)]
-#: Steps of REINFORCE a rollout: 30 rollouts make the 1,500 that a first trial needed.
-UPDATES = 50
 
 
 class LearnedWeights(LearningFilter):
@@ -41,9 +38,7 @@ class LearnedWeights(LearningFilter):
     Args:
         half_life: rollouts with true scores after which one counts half.
         method: ``closed`` (w in proportion to max(0, c / v): the best for ``reweight``), ``subset`` (the k best ranks:
-            the best for ``select``), ``reinforce`` (a policy gradient on a Dirichlet distribution of weights, by a
-            reward that need not have a closed form; slow to learn), or ``auto``: ``closed`` for ``reweight``, else
-            ``subset``.
+            the best for ``select``), or ``auto``: ``closed`` for ``reweight``, else ``subset``.
         start: name of ``STARTS``, used until other weights are significantly better.
         patience: rollouts with true scores before weights take over, and again after each change.
         smooth: neighbours on either side of a rank that its c and v are pooled with, for few prompts.
@@ -79,7 +74,6 @@ class LearnedWeights(LearningFilter):
         #: (N,) the weights found last; None before there are any, and where none can help.
         self.learned: ndarray | None = None
         self.uses_learned = False
-        self._policy = DirichletPolicy(n_samples)
         self._sums = np.zeros((3, n_samples))
         # Rollouts, evaluated with weights found without them. After 6 half-lives one counts less than 2 percent.
         self._judged: deque[ndarray] = deque(maxlen=max(patience, round(6 * half_life)))
@@ -119,7 +113,7 @@ class LearnedWeights(LearningFilter):
             self._judged.append(np.stack([self._judge(w, sums, prompts) for w in contestants]))
         self._sums = self._sums * 0.5 ** (1 / self.half_life) + sums
         self._since_switch += 1
-        self.learned = self._find(batch.generator)
+        self.learned = self._find()
         self._change()
 
     def c_and_v(self) -> tuple[ndarray, ndarray]:
@@ -147,18 +141,13 @@ class LearnedWeights(LearningFilter):
     def _decayed(self) -> ndarray:
         return decayed(list(self._judged), self.half_life)
 
-    def _find(self, generator: np.random.Generator) -> ndarray | None:
+    def _find(self) -> ndarray | None:
         """Weights (N,) with sum 1; None where at no rank higher rewards go with higher true scores."""
         c, v = self.c_and_v()
         if not (c > 0).any():
             self._warn()
             return None
-        if self.method == "closed":
-            return closed_form(c, v)
-        if self.method == "subset":
-            return best_subset(c, v, self.keep)
-        self._policy.learn(lambda w: signal_to_noise(w, c, v, self.keep, self.mode), generator, UPDATES)
-        return self._policy.weights
+        return closed_form(c, v) if self.method == "closed" else best_subset(c, v, self.keep)
 
     def _warn(self) -> None:
         if not self._warned and self._since_switch >= self.patience:
@@ -203,7 +192,6 @@ class LearnedWeights(LearningFilter):
             "uses_learned": self.uses_learned,
             "since_switch": self._since_switch,
             "warned": self._warned,
-            "policy": self._policy.state,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -214,48 +202,9 @@ class LearnedWeights(LearningFilter):
                 f"{own}: give the same to resume."
             )
         self._sums, self.learned, self.uses_learned = state["sums"], state["learned"], state["uses_learned"]
-        self._since_switch, self._warned, self._policy.state = state["since_switch"], state["warned"], state["policy"]
+        self._since_switch, self._warned = state["since_switch"], state["warned"]
         self._judged.clear()
         self._judged.extend(state["judged"])
-
-
-class DirichletPolicy:
-    """Weights w ~ Dirichlet(exp u), u moved by REINFORCE with Adam towards weights of higher reward.
-
-    After the policy of *Policy Gradient-Driven Noise Mask* (arXiv 2406.14568), which learns random masks of images:
-    ranks are in the place of pixels. The log-density is that of the whole vector.
-    """
-
-    DRAWS, RATE, LOWEST, HIGHEST = 8, 0.05, -2.0, 5.0
-
-    def __init__(self, n_samples: int) -> None:
-        #: (3, N) u and Adam's two moments; how many steps were made.
-        self.state: tuple[ndarray, int] = (np.zeros((3, n_samples)), 0)
-        self.state[0][0] = np.log(2.0)
-
-    @property
-    def weights(self) -> ndarray:
-        """(N,) the mean of the distribution."""
-        alpha = np.exp(self.state[0][0])
-        return alpha / alpha.sum()
-
-    def learn(self, reward: Callable[[ndarray], ndarray], generator: np.random.Generator, steps: int) -> None:
-        """Make steps by a reward: (D, N) weights to (D,)."""
-        (u, first, second), made = self.state
-        for step in range(made + 1, made + steps + 1):
-            alpha = np.exp(u)
-            gammas = generator.standard_gamma(alpha, (self.DRAWS, len(alpha))).clip(min=1e-30)
-            w = gammas / gammas.sum(axis=1, keepdims=True)
-            value = reward(w)
-            # The mean of the draws is the baseline: a reward that all of them have is no reason to move.
-            advantage = (value - value.mean()) / max(value.std(ddof=1), 1e-12)
-            # d log density / d u, minus a term that all draws share: it drops out, as the advantages sum to 0.
-            gradient = (advantage[:, None] * np.log(w) * alpha).mean(axis=0)
-            first = 0.9 * first + 0.1 * gradient
-            second = 0.999 * second + 0.001 * gradient**2
-            move = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
-            u = (u + self.RATE * move).clip(self.LOWEST, self.HIGHEST)
-        self.state = np.stack([u, first, second]), made + steps
 
 
 # ── Signal and noise by rank, see openrlhf_pf/filters/gain.py ──
