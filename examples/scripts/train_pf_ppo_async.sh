@@ -3,13 +3,11 @@
 #
 # Start Ray first (ray start --head --num-gpus 8), then: POLICY=... REWARD=... PROMPTS=... bash train_pf_ppo_async.sh
 set -euo pipefail
-POLICY=${POLICY:-deepseek-ai/deepseek-coder-6.7b-instruct}
 REWARD=${REWARD:?set REWARD to a reward model checkpoint}
-PROMPTS=${PROMPTS:?set PROMPTS to a prompt data set}
+. "$(dirname "$0")/flags.bash"
 
 # 256 prompts x 2 kept = 512 samples a rollout; the four training GPUs hold actor, critic, reference and reward model.
-ray job submit --address="${RAY_API_SERVER:-http://127.0.0.1:8265}" -- \
-  python3 -m openrlhf.cli.train_ppo \
+submit openrlhf.cli.train_ppo \
   --sample_filter best_random \
   --rollout.n_samples_per_prompt 5 \
   --rollout.batch_size 256 \
@@ -21,14 +19,7 @@ ray job submit --address="${RAY_API_SERVER:-http://127.0.0.1:8265}" -- \
   --actor.model_name_or_path "$POLICY" \
   --reward.model_name_or_path "$REWARD" \
   --critic.model_name_or_path "$REWARD" \
-  --data.prompt_dataset "$PROMPTS" \
-  --data.input_key prompt \
-  --data.apply_chat_template \
-  --data.max_len 2048 \
-  --rollout.max_new_tokens 1024 \
-  --actor.adam.lr 5e-7 \
-  --critic.adam.lr 9e-6 \
-  --algo.kl.init_coef 0.01 \
+  "${DATA[@]}" "${ACTOR[@]}" "${CRITIC[@]}" \
   --actor.num_nodes 1 --actor.num_gpus_per_node 4 \
   --critic.num_nodes 1 --critic.num_gpus_per_node 4 \
   --ref.num_nodes 1 --ref.num_gpus_per_node 4 \
@@ -37,9 +28,6 @@ ray job submit --address="${RAY_API_SERVER:-http://127.0.0.1:8265}" -- \
   --vllm.num_engines 4 \
   --vllm.tensor_parallel_size 1 \
   --vllm.gpu_memory_utilization 0.9 \
-  --ds.zero_stage 3 \
-  --ds.packing_samples \
-  --actor.gradient_checkpointing_enable \
   --ckpt.output_dir ./ckpt/pf-ppo-async \
   --logger.tensorboard_dir ./ckpt/pf-ppo-async/tensorboard \
   "$@"

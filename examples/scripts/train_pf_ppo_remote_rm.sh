@@ -4,13 +4,11 @@
 # Start Ray first (ray start --head --num-gpus 8), then: POLICY=... REWARD_URL=... PROMPTS=... bash train_pf_ppo_remote_rm.sh
 # REWARD_URL is what OpenRLHF's --reward.remote_url takes: http://host:port/path, or a path that ends in .py.
 set -euo pipefail
-POLICY=${POLICY:-deepseek-ai/deepseek-coder-6.7b-instruct}
 REWARD_URL=${REWARD_URL:?set REWARD_URL to a reward server or a .py file}
-PROMPTS=${PROMPTS:?set PROMPTS to a prompt data set}
+. "$(dirname "$0")/flags.bash"
 
 # group_norm takes its baseline from the kept samples of a prompt: 4 of 8 here, two best and two worst.
-ray job submit --address="${RAY_API_SERVER:-http://127.0.0.1:8265}" -- \
-  python3 -m openrlhf.cli.train_ppo \
+submit openrlhf.cli.train_ppo \
   --sample_filter best_worst \
   --sample_filter_keep 4 \
   --algo.advantage.estimator group_norm \
@@ -24,24 +22,8 @@ ray job submit --address="${RAY_API_SERVER:-http://127.0.0.1:8265}" -- \
   --train.micro_batch_size 4 \
   --actor.model_name_or_path "$POLICY" \
   --reward.remote_url "$REWARD_URL" \
-  --data.prompt_dataset "$PROMPTS" \
-  --data.input_key prompt \
   --data.label_key label \
-  --data.apply_chat_template \
-  --data.max_len 2048 \
-  --rollout.max_new_tokens 1024 \
-  --actor.adam.lr 5e-7 \
-  --actor.num_nodes 1 --actor.num_gpus_per_node 8 \
-  --ref.num_nodes 1 --ref.num_gpus_per_node 8 \
-  --train.colocate_all \
-  --vllm.num_engines 8 \
-  --vllm.tensor_parallel_size 1 \
-  --vllm.gpu_memory_utilization 0.5 \
-  --vllm.enable_sleep \
-  --ds.enable_sleep \
-  --ds.zero_stage 3 \
-  --ds.packing_samples \
-  --actor.gradient_checkpointing_enable \
+  "${DATA[@]}" "${ACTOR[@]}" "${SHARED[@]}" "${ASLEEP[@]}" \
   --ckpt.output_dir ./ckpt/pf-ppo-remote \
   --logger.tensorboard_dir ./ckpt/pf-ppo-remote/tensorboard \
   "$@"

@@ -9,36 +9,25 @@
 # CLUSTER is a value of --cluster; behaviour needs tests in the field LABEL of PROMPTS ("label"; LABEL= for none),
 # entailment an NLI_MODEL.
 set -euo pipefail
-SFT=${SFT:-deepseek-ai/deepseek-coder-6.7b-instruct}
 POLICY=${POLICY:?set POLICY to the policy that PPO has trained}
+SFT=${SFT:-deepseek-ai/deepseek-coder-6.7b-instruct}
 REWARD=${REWARD:?set REWARD to the reward model that trained it}
-PROMPTS=${PROMPTS:?set PROMPTS to a prompt data set}
 PAIRS=${PAIRS:?set PAIRS to the preference pairs that REWARD was trained on}
 HELDOUT=${HELDOUT:?set HELDOUT to pairs that no reward model trains on}
 METHOD=${METHOD:-spg}
 CLUSTER=${CLUSTER:-behaviour}
 LABEL=${LABEL-label}
+. "$(dirname "$0")/flags.bash"
 OUTPUT=$(realpath -m "${OUTPUT:-./ckpt/rlp}")
 mkdir -p "$OUTPUT"
 
-submit() {
-  ray job submit --address="${RAY_API_SERVER:-http://127.0.0.1:8265}" -- python3 -m "$@"
-}
-
 # Sampling as in training; both stages share these.
 ROLLOUT=(
-  --data.prompt_dataset "$PROMPTS"
-  --data.input_key prompt
+  "${DATA[@]}"
+  "${SHARED[@]}"
   ${LABEL:+--data.label_key "$LABEL"}
-  --data.apply_chat_template
-  --data.max_len 2048
-  --rollout.max_new_tokens 1024
   --rollout.temperature 1.0
   --reward.num_nodes 1 --reward.num_gpus_per_node 8
-  --train.colocate_all
-  --vllm.num_engines 8
-  --vllm.tensor_parallel_size 1
-  --vllm.gpu_memory_utilization 0.5
 )
 
 # 1. Ten answers of the policy to each prompt, with the old rewards. With --collect.score FILE.py instead of
@@ -108,17 +97,7 @@ submit openrlhf.cli.train_ppo \
   --train.batch_size 256 \
   --train.micro_batch_size 4 \
   --train.num_episodes 5 \
-  --actor.adam.lr 5e-7 \
-  --critic.adam.lr 9e-6 \
-  --algo.kl.init_coef 0.01 \
-  --actor.num_nodes 1 --actor.num_gpus_per_node 8 \
-  --critic.num_nodes 1 --critic.num_gpus_per_node 8 \
-  --ref.num_nodes 1 --ref.num_gpus_per_node 8 \
-  --vllm.enable_sleep \
-  --ds.enable_sleep \
-  --ds.zero_stage 3 \
-  --ds.packing_samples \
-  --actor.gradient_checkpointing_enable \
+  "${ACTOR[@]}" "${CRITIC[@]}" "${ASLEEP[@]}" "${CRITIC_ASLEEP[@]}" \
   --ckpt.output_dir "$OUTPUT/$METHOD-policy" \
   --logger.tensorboard_dir "$OUTPUT/$METHOD-policy/tensorboard" \
   "$@"
