@@ -21,7 +21,6 @@ ARROWS = {
     "reliability": {"filters", "rollout_log"},
     "training": {"filters", "selection", "rollout_log", "reliability", "code_reward", "rlp", "testing"},
     "testing": {"filters", "selection"},
-    "doctor": {"training", "code_reward"},
 }
 #: Modules that every part may import, and which import each other at most.
 COMMON = {"registry", "files", "__init__"}

@@ -7,7 +7,6 @@ checkpoints, and may have removed the folder that the file names.
 
 import math
 import re
-import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from types import SimpleNamespace
 
 from openrlhf_pf.files import replace_file
 from openrlhf_pf.training.flags.correction import corrects
+from openrlhf_pf.training.startup import say
 
 _STEP = re.compile(r"global_step(\d+)")  # also the best ones: best_global_step3
 _SHARD = re.compile(r"zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
@@ -120,7 +120,7 @@ def choose_checkpoint(args: SimpleNamespace) -> None:
         ValueError: there were checkpoints, and none can be loaded; one sentence.
     """
     if args.ckpt.max_num < 2 and 0 < args.ckpt.save_steps < math.inf and not args.ckpt.disable_ds:
-        _print(
+        say(
             f"with --ckpt.max_num {args.ckpt.max_num}, OpenRLHF removes the only checkpoint before it writes the next "
             "one, and a run that ends in between has none: give 2 or more."
         )
@@ -135,18 +135,14 @@ def choose_checkpoint(args: SimpleNamespace) -> None:
             "--ckpt.load_enable to start from the beginning."
         )
     if tag is None:
-        _print(f"no checkpoint in {args.ckpt.path} was ever finished: training starts from the beginning.")
+        say(f"no checkpoint in {args.ckpt.path} was ever finished: training starts from the beginning.")
         args.ckpt.load_enable = False
         return
     changed = [model for model in models if model.latest != tag]
     if changed:
-        _print(
+        say(
             f"training resumes from {tag}, the newest checkpoint in {args.ckpt.path} that is complete for every "
             f"model{f' ({why})' if why else ''}."
         )
     for model in changed:
         model.latest = tag
-
-
-def _print(text: str) -> None:
-    print(f"openrlhf_pf: {text}", file=sys.stderr, flush=True)

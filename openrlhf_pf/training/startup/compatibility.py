@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import fields
@@ -14,119 +15,83 @@ from packaging.version import Version
 SUPPORTED_OPENRLHF = SpecifierSet(">=0.11.0,<0.12")
 
 
-def _read_signatures(prefix: str, text: str) -> dict[str, tuple[str, ...]]:
-    """Return the parameters of each callable in lines such as ``module:Class.method(self, name)``."""
-    found = {}
-    for line in text.strip().splitlines():
-        path, _, parameters = line.strip().rstrip(")").partition("(")
-        found[f"openrlhf.{prefix}{path}"] = tuple(parameters.split(", "))
-    return found
+def _read_signatures(text: str) -> dict[str, tuple[str, ...]]:
+    """Return the parameters of each callable in texts such as ``module:Class.method(self, name)``."""
+    found = re.findall(r"(\S+)\(([^)]*)\)", text)
+    return {f"openrlhf.{path}": tuple(re.split(r",\s*", parameters)) for path, parameters in found}
 
 
 #: Every callable that we override or call, with the parameters that we rely on, in this order.
-EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = {
-    **_read_signatures(
-        "trainer.ppo_utils.",
-        """
-        experience_maker:RemoteExperienceMaker.make_experience_batch(self, rollout_samples)
-        experience_maker:RemoteExperienceMaker.make_experience(self, samples_list)
-        experience_maker:RemoteExperienceMaker.split_rollout_samples(self, rollout_samples)
-        experience_maker:RemoteExperienceMaker.compute_advantages_and_returns(self, experiences)
-        experience_maker:RemoteExperienceMaker._dispatch_forward(self, group, sync_condition, kwargs)
-        experience_maker:RemoteExperienceMaker._flatten_results(self, refs, duplicate_factor)
-        experience:Experience.concat_experiences(experiences_list, pad_token_id)
-        experience:split_experience_batch(experience)
-        experience:make_experience_batch(items, packing_samples)
-        experience:remove_padding_in_sequences(items)
-        length_penalty:apply_length_penalties(experiences, args)
-        samples_generator:SamplesGenerator.generate_samples(self, generate_kwargs)
-        samples_generator:SamplesGenerator.generate_eval_samples(self, generate_kwargs)
-        samples_generator:SamplesGenerator._dispatch_prompts_to_vllm(self, prompts, labels, images, generate_kwargs)
-        samples_generator:SamplesGenerator._process_response_into_experience(self, response, generate_kwargs)
-        samples_generator:_collect_prompt_batch(dataloader_iter, num_prompts)
-        """,
-    ),
-    "openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker.__init__": (
-        *("self", "actor_model_group", "critic_model_group", "reward_model_group", "initial_model_group"),
-        *("kl_controller", "strategy", "tokenizer", "kwargs"),
-    ),
-    "openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator.__init__": (
-        *("self", "strategy", "prompts_dataloader", "eval_dataloader", "tokenizer", "vllm_engines"),
-    ),
-    "openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator._generate_vllm": (
-        *("self", "dataloader_iter", "num_prompts", "dynamic_filtering", "generate_kwargs"),
-    ),
-    **_read_signatures(
-        "trainer.",
-        """
-        ppo_trainer:PPOTrainer.train_step(self, rollout_samples, global_step)
-        ppo_trainer:PPOTrainer._compute_rollout_stats(self, experiences)
-        ppo_trainer:PPOTrainer.get_max_steps(self)
-        ppo_trainer:PPOTrainer.fit(self, global_step)
-        ppo_trainer:BasePPOTrainer.save_logs_and_checkpoints(self, global_step, logs_dict, client_states)
-        ppo_trainer:BasePPOTrainer.save_best_checkpoint(self, eval_metrics, global_step, client_states)
-        ppo_trainer:BasePPOTrainer.restore_best_checkpoint_state(self, checkpoint_states)
-        ppo_trainer_async:TrainingActor.train_step(self, rollout_samples, global_step)
-        ppo_trainer_async:TrainingActor._compute_rollout_stats(self, experiences)
-        ppo_trainer_async:TrainingActor.fit(self, global_step)
-        ppo_trainer_async:GenerateSamplesActor.get_max_steps(self)
-        ppo_trainer_async:GenerateSamplesActor._should_eval(self, global_step)
-        ppo_trainer_async:GenerateSamplesActor.fit(self, episode, total_consumed_prompts)
-        ray.launcher:BaseModelActor._setup_distributed(self, strategy)
-        ray.launcher:RayActorGroup.async_init_model_from_pretrained(self, args, kwargs)
-        ray.launcher:RewardModelActor.init_model_from_pretrained(self, strategy, pretrain)
-        ray.launcher:RewardModelActor.forward(self, sequences, attention_mask, packed_seq_lens, pad_sequence)
-        """,
-    ),
-    **_read_signatures(
-        "utils.deepspeed.deepspeed:DeepspeedStrategy.",
-        """
-        prepare(self, args)
-        get_ds_train_config(self, optim_dict, max_norm)
-        backward(self, loss, model, _optimizer, kwargs)
-        optimizer_step(self, _optimizer, model, _scheduler, name, kwargs)
-        save_model(self, model, tokenizer, output_dir, kwargs)
-        """,
-    ),
-    "openrlhf.models.model:get_llm_for_sequence_regression": (
-        *("model_name_or_path", "model_type", "param_dtype", "load_in_4bit", "lora_rank", "lora_alpha"),
-        *("target_modules", "lora_dropout", "normalize_reward", "attn_implementation", "ds_config"),
-        *("init_value_head", "value_head_prefix", "device_map", "packing_samples", "experts_implementation", "kwargs"),
-    ),
-    **_read_signatures(
-        "datasets.", "prompts_dataset:preprocess_data(data, input_template, input_key, label_key, apply_chat_template)"
-    ),
-}
+EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = _read_signatures("""
+    trainer.ppo_utils.experience_maker:RemoteExperienceMaker.__init__(self, actor_model_group, critic_model_group,
+        reward_model_group, initial_model_group, kl_controller, strategy, tokenizer, kwargs)
+    trainer.ppo_utils.experience_maker:RemoteExperienceMaker.make_experience_batch(self, rollout_samples)
+    trainer.ppo_utils.experience_maker:RemoteExperienceMaker.make_experience(self, samples_list)
+    trainer.ppo_utils.experience_maker:RemoteExperienceMaker.split_rollout_samples(self, rollout_samples)
+    trainer.ppo_utils.experience_maker:RemoteExperienceMaker.compute_advantages_and_returns(self, experiences)
+    trainer.ppo_utils.experience_maker:RemoteExperienceMaker._dispatch_forward(self, group, sync_condition, kwargs)
+    trainer.ppo_utils.experience_maker:RemoteExperienceMaker._flatten_results(self, refs, duplicate_factor)
+    trainer.ppo_utils.experience:Experience.concat_experiences(experiences_list, pad_token_id)
+    trainer.ppo_utils.experience:split_experience_batch(experience)
+    trainer.ppo_utils.experience:make_experience_batch(items, packing_samples)
+    trainer.ppo_utils.experience:remove_padding_in_sequences(items)
+    trainer.ppo_utils.length_penalty:apply_length_penalties(experiences, args)
+    trainer.ppo_utils.samples_generator:SamplesGenerator.__init__(self, strategy, prompts_dataloader, eval_dataloader,
+        tokenizer, vllm_engines)
+    trainer.ppo_utils.samples_generator:SamplesGenerator.generate_samples(self, generate_kwargs)
+    trainer.ppo_utils.samples_generator:SamplesGenerator.generate_eval_samples(self, generate_kwargs)
+    trainer.ppo_utils.samples_generator:SamplesGenerator._generate_vllm(self, dataloader_iter, num_prompts,
+        dynamic_filtering, generate_kwargs)
+    trainer.ppo_utils.samples_generator:SamplesGenerator._dispatch_prompts_to_vllm(self, prompts, labels, images,
+        generate_kwargs)
+    trainer.ppo_utils.samples_generator:SamplesGenerator._process_response_into_experience(self, response,
+        generate_kwargs)
+    trainer.ppo_utils.samples_generator:_collect_prompt_batch(dataloader_iter, num_prompts)
+    trainer.ppo_trainer:PPOTrainer.train_step(self, rollout_samples, global_step)
+    trainer.ppo_trainer:PPOTrainer._compute_rollout_stats(self, experiences)
+    trainer.ppo_trainer:PPOTrainer.get_max_steps(self)
+    trainer.ppo_trainer:PPOTrainer.fit(self, global_step)
+    trainer.ppo_trainer:BasePPOTrainer.save_logs_and_checkpoints(self, global_step, logs_dict, client_states)
+    trainer.ppo_trainer:BasePPOTrainer.save_best_checkpoint(self, eval_metrics, global_step, client_states)
+    trainer.ppo_trainer:BasePPOTrainer.restore_best_checkpoint_state(self, checkpoint_states)
+    trainer.ppo_trainer_async:TrainingActor.train_step(self, rollout_samples, global_step)
+    trainer.ppo_trainer_async:TrainingActor._compute_rollout_stats(self, experiences)
+    trainer.ppo_trainer_async:TrainingActor.fit(self, global_step)
+    trainer.ppo_trainer_async:GenerateSamplesActor.get_max_steps(self)
+    trainer.ppo_trainer_async:GenerateSamplesActor._should_eval(self, global_step)
+    trainer.ppo_trainer_async:GenerateSamplesActor.fit(self, episode, total_consumed_prompts)
+    trainer.ray.launcher:BaseModelActor._setup_distributed(self, strategy)
+    trainer.ray.launcher:RayActorGroup.async_init_model_from_pretrained(self, args, kwargs)
+    trainer.ray.launcher:RewardModelActor.init_model_from_pretrained(self, strategy, pretrain)
+    trainer.ray.launcher:RewardModelActor.forward(self, sequences, attention_mask, packed_seq_lens, pad_sequence)
+    utils.deepspeed.deepspeed:DeepspeedStrategy.prepare(self, args)
+    utils.deepspeed.deepspeed:DeepspeedStrategy.get_ds_train_config(self, optim_dict, max_norm)
+    utils.deepspeed.deepspeed:DeepspeedStrategy.backward(self, loss, model, _optimizer, kwargs)
+    utils.deepspeed.deepspeed:DeepspeedStrategy.optimizer_step(self, _optimizer, model, _scheduler, name, kwargs)
+    utils.deepspeed.deepspeed:DeepspeedStrategy.save_model(self, model, tokenizer, output_dir, kwargs)
+    models.model:get_llm_for_sequence_regression(model_name_or_path, model_type, param_dtype, load_in_4bit, lora_rank,
+        lora_alpha, target_modules, lora_dropout, normalize_reward, attn_implementation, ds_config, init_value_head,
+        value_head_prefix, device_map, packing_samples, experts_implementation, kwargs)
+    datasets.prompts_dataset:preprocess_data(data, input_template, input_key, label_key, apply_chat_template)
+    """)
 
 #: The same for the trainer of reward models.
-EXPECTED_OF_REWARD_MODEL: dict[str, tuple[str, ...]] = {
-    "openrlhf.trainer.rm_trainer:RewardModelTrainer.__init__": (
-        *("self", "model", "strategy", "optim", "train_dataloader", "eval_dataloader", "scheduler", "tokenizer"),
-        *("max_norm", "max_epochs", "loss", "disable_ds_ckpt", "save_hf_ckpt"),
-    ),
-    **_read_signatures(
-        "trainer.rm_trainer:RewardModelTrainer.",
-        """
-        fit(self, args, consumed_samples, num_update_steps_per_epoch)
-        concatenated_forward(self, model, chosen_ids, c_mask, reject_ids, r_mask)
-        save_logs_and_checkpoints(self, args, global_step, step_bar, logs_dict, client_states)
-        """,
-    ),
-}
+EXPECTED_OF_REWARD_MODEL: dict[str, tuple[str, ...]] = _read_signatures("""
+    trainer.rm_trainer:RewardModelTrainer.__init__(self, model, strategy, optim, train_dataloader, eval_dataloader,
+        scheduler, tokenizer, max_norm, max_epochs, loss, disable_ds_ckpt, save_hf_ckpt)
+    trainer.rm_trainer:RewardModelTrainer.fit(self, args, consumed_samples, num_update_steps_per_epoch)
+    trainer.rm_trainer:RewardModelTrainer.concatenated_forward(self, model, chosen_ids, c_mask, reject_ids, r_mask)
+    trainer.rm_trainer:RewardModelTrainer.save_logs_and_checkpoints(self, args, global_step, step_bar, logs_dict,
+        client_states)
+    """)
 
 #: The same for what only later releases have, by the release that added it.
-EXPECTED_SINCE: dict[str, dict[str, tuple[str, ...]]] = {
-    "0.11.2": {
-        "openrlhf.models.loss:PolicyLoss.__init__": (
-            *("self", "clip_eps_low", "clip_eps_high", "dual_clip", "token_level_loss", "policy_loss_type"),
-            *(f"is_correction_{name}" for name in ("level", "mode", "gating", "threshold")),
-        ),
-        "openrlhf.models.loss:PolicyLoss.forward": (
-            *("self", "log_probs", "old_log_probs", "advantages", "action_mask", "rollout_log_probs"),
-            *("dp_size", "batch_num_tokens", "global_batch_size"),
-        ),
-    }
-}
+EXPECTED_SINCE: dict[str, dict[str, tuple[str, ...]]] = {"0.11.2": _read_signatures("""
+        models.loss:PolicyLoss.__init__(self, clip_eps_low, clip_eps_high, dual_clip, token_level_loss,
+            policy_loss_type, is_correction_level, is_correction_mode, is_correction_gating, is_correction_threshold)
+        models.loss:PolicyLoss.forward(self, log_probs, old_log_probs, advantages, action_mask, rollout_log_probs,
+            dp_size, batch_num_tokens, global_batch_size)
+        """)}
 
 EXPECTED_EXPERIENCE_FIELDS = frozenset(
     "sequences attention_mask action_mask rewards scores response_length truncated index prompts info".split()

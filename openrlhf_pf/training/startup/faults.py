@@ -3,13 +3,12 @@
 import atexit
 import os
 import re
-import sys
 import threading
 import traceback
 from collections.abc import Callable
 from types import SimpleNamespace
 
-from openrlhf_pf.training.startup import checkpoints
+from openrlhf_pf.training.startup import checkpoints, say
 
 #: Seconds that Ray may take to shut down after a failure.
 SHUTDOWN_TIMEOUT = 60.0
@@ -40,13 +39,13 @@ def guard(train: Callable[[SimpleNamespace], None]) -> Callable[[SimpleNamespace
         try:
             checkpoints.choose_checkpoint(args)
         except ValueError as error:
-            _print(str(error))
+            say(str(error))
             raise SystemExit(2) from None
         try:
             train(args)
         except Exception as error:
             traceback.print_exc()
-            _print(f"training ended: {find_reason(error, args)}; {resume_hint(args)}.")
+            say(f"training ended: {find_reason(error, args)}; {resume_hint(args)}.")
             atexit.register(_limit_shutdown)
             raise SystemExit(1) from error
 
@@ -98,7 +97,3 @@ def _limit_shutdown() -> None:
     timer = threading.Timer(SHUTDOWN_TIMEOUT, os._exit, (1,))
     timer.daemon = True
     timer.start()
-
-
-def _print(text: str) -> None:
-    print(f"openrlhf_pf: {text}", file=sys.stderr, flush=True)

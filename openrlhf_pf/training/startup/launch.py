@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from openrlhf_pf.registry import did_you_mean
 from openrlhf_pf.training import flags
 from openrlhf_pf.training.flags import data, sample_filter
+from openrlhf_pf.training.startup import say
 from openrlhf_pf.training.startup.compatibility import check_all_parameters, check_interface, check_version
 from openrlhf_pf.training.startup.preflight import Refused, nest, preflight
 from openrlhf_pf.training.startup.stale_locks import remove_stale_locks
@@ -139,7 +140,7 @@ def install_trainers(args: SimpleNamespace, entry: Any) -> None:
 
 def refuse(reason: Exception | str, status: int = 2) -> NoReturn:
     """Print one sentence and exit."""
-    print(f"openrlhf_pf: {reason}", file=sys.stderr, flush=True)
+    say(reason)
     raise SystemExit(status) from None
 
 

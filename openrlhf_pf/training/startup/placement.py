@@ -1,10 +1,11 @@
 """Compare the GPUs that the flags ask for with those of the Ray cluster, where OpenRLHF would wait for ever."""
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
+
+from openrlhf_pf.training.startup import say
 
 #: Seconds without a new GPU after which training stops waiting for a cluster to grow, and between two messages.
 PATIENCE, PAUSE = 600.0, 60.0
@@ -63,12 +64,10 @@ def wait_for_gpus(wanted: Mapping[str, int]) -> None:
         parts = ", ".join(f"{number} {name}" for name, number in wanted.items())
         sentence = f"the flags ask for {total} GPUs ({parts}), and the Ray cluster has {has}"
         if not can_grow or time.monotonic() - since > PATIENCE:
-            print(
-                f"openrlhf_pf: {sentence}: lower --actor, --critic, --ref or --reward.num_gpus_per_node or "
-                f"--vllm.num_engines, share GPUs with --train.colocate_all, or add {total - has} GPUs.",
-                file=sys.stderr,
-                flush=True,
+            say(
+                f"{sentence}: lower --actor, --critic, --ref or --reward.num_gpus_per_node or --vllm.num_engines, "
+                f"share GPUs with --train.colocate_all, or add {total - has} GPUs."
             )
             raise SystemExit(2)
-        print(f"openrlhf_pf: {sentence}: waiting for {total - has} more.", file=sys.stderr, flush=True)
+        say(f"{sentence}: waiting for {total - has} more.")
         time.sleep(PAUSE)

@@ -6,9 +6,10 @@ process that is killed while compiling leaves it behind, and every later run wou
 
 import contextlib
 import os
-import sys
 import time
 from pathlib import Path
+
+from openrlhf_pf.training.startup import say
 
 #: File systems that no other machine writes to.
 _LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs"}
@@ -61,13 +62,9 @@ def remove_stale_locks() -> None:
         if is_stale(lock):
             with contextlib.suppress(FileNotFoundError):  # released in between
                 lock.unlink()
-                print(
-                    f"openrlhf_pf: removed {lock}, left behind by a process that was killed while it compiled.",
-                    file=sys.stderr,
-                )
+                say(f"removed {lock}, left behind by a process that was killed while it compiled.")
         else:
-            print(
-                f"openrlhf_pf: no process on this machine holds {lock}, and the run waits until it is gone: if none "
-                "on another machine or in another container is compiling there, remove the file.",
-                file=sys.stderr,
+            say(
+                f"no process on this machine holds {lock}, and the run waits until it is gone: if none on another "
+                "machine or in another container is compiling there, remove the file."
             )
