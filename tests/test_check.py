@@ -1,8 +1,6 @@
 """Contract checks: sound filters and selections pass, and each broken contract fails the check meant for it."""
 
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -155,8 +153,6 @@ BEST = "(batch.order.argsort(axis=1) == {}) * 1.0"
     "body, expected",
     [
         ("return batch", {"weights": "got a FilterBatch."}),
-        ("return abs(batch.rewards).T", {"weights": "of shape (61, 8), got shape (8, 61)."}),
-        ("return batch.rewards * np.nan", {"weights": "488 of 488 weights that are NaN or infinite"}),
         ("return batch.rewards", {"weights": "weights below 0, the lowest -0.9"}),
         ("return 1 / 0", {"weights": "raised ZeroDivisionError: division by zero ("}),
         ("sys.exit(3)", {"weights": "raised SystemExit: 3 ("}),
@@ -355,12 +351,6 @@ def test_exit_status_2_and_one_sentence_for_a_class_that_cannot_be_used(
 def test_exit_status_2_for_a_wrong_name_or_option(capsys, arguments, words):
     assert main(arguments) == 2
     assert words in capsys.readouterr().err
-
-
-def test_the_command_imports_no_torch():
-    code = "import sys; from openrlhf_pf.cli.check import main; main(['best_worst']); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 
 # ── The example ──

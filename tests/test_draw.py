@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from tiny_model import write_model
 
-from openrlhf_pf.filters import FilterBatch, build_filter, draw, make_generator, resample, reweight, select
+from openrlhf_pf.filters import draw, make_generator, resample, reweight, select
 from openrlhf_pf.filters.draw import select_from_batch
 
 NAN = float("nan")
@@ -88,25 +88,6 @@ def test_reweight_keeps_all_that_have_weight_with_mean_one():
 
 
 # ── select ──
-
-
-def test_select_takes_best_and_worst_once_for_every_offset():
-    weights = np.tile([0.5, 0.0, 0.0, 0.5], (5000, 1))
-    assert np.unique(select(weights, 2, generator=generator()), axis=0).tolist() == [[1, 0, 0, 1]]
-
-
-def test_select_takes_the_floor_or_the_ceiling_of_what_is_expected():
-    counts = select(np.tile([0.7, 0.2, 0.1], (5000, 1)), 2, generator=generator())
-    assert [np.unique(counts[:, i]).tolist() for i in range(3)] == [[1, 2], [0, 1], [0, 1]]  # 1.4, .4, .2
-
-
-def test_best_random_draws_the_best_and_each_other_equally_often():
-    rewards = np.tile([4.0, 3.0, 2.0, 1.0], (12000, 1))
-    source = generator()
-    batch = FilterBatch(rewards, source)
-    counts = select(build_filter("best_random", 4)(batch), 2, batch.order, source)
-    assert (counts[:, 0] == 1).all()
-    assert_means(counts, [1, 1 / 3, 1 / 3, 1 / 3])
 
 
 def test_equal_weights_never_repeat_a_sample_by_rounding():

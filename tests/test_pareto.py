@@ -160,13 +160,6 @@ def test_equal_responses_are_at_0_and_those_without_a_common_n_gram_at_1():
     assert mean_distances([[one, one[::-1]]], alone, 2).tolist() == [[1.0, 1.0]]
 
 
-def test_a_response_does_not_run_into_the_next_one():
-    base = np.arange(10)
-    both = np.ones((2, 2), dtype=bool)
-    apart = mean_distances([[base, base], [base + 50, base]], both, 4)
-    assert apart.tolist() == [[0.0, 0.0], [1.0, 1.0]]
-
-
 def test_chunks_do_not_change_distances(monkeypatch):
     tokens = np.random.default_rng(0).integers(0, 9, (10, 4, 20))
     usable = np.ones((10, 4), dtype=bool)

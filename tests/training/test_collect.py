@@ -53,9 +53,6 @@ def test_a_directory_is_continued_under_the_same_settings_only(tmp_path):
     with pytest.raises(ValueError, match=r"begun with --rollout.temperature 1.0, and now it is 0.5: give the earlier"):
         check_arguments(arguments(tmp_path / "out", **{"rollout.temperature": 0.5}))
     assert (tmp_path / "out" / "collect.json").exists()
-
-
-def test_a_directory_with_other_samples_is_left_alone(tmp_path):
     (tmp_path / "step-000001.parquet").touch()
     with pytest.raises(ValueError, match="holds samples of something else"):
         check_arguments(arguments(tmp_path))
@@ -88,11 +85,8 @@ def test_a_bad_flag_gets_one_sentence_and_leaves_no_record(tmp_path, flat, words
     assert not (tmp_path / "out" / "collect.json").exists()
 
 
-def test_a_reward_function_may_bring_the_true_score_itself(tmp_path):
-    check_arguments(arguments(tmp_path / "out", **{"collect.score": None, "reward.remote_url": "http://a/score"}))
-
-
-def test_samples_need_no_true_score_where_it_is_said(tmp_path):
+def test_samples_need_no_true_score_where_it_is_said_or_a_function_brings_it(tmp_path):
+    check_arguments(arguments(tmp_path, **{"collect.score": None, "reward.remote_url": "http://a/score"}))
     unscored = {"collect.score": None, "collect.unscored": True}
     check_arguments(arguments(tmp_path / "out", **unscored))
     record = json.loads((tmp_path / "out" / "collect.json").read_text())
@@ -145,8 +139,8 @@ def write_part(folder, scores):
     """A file of two samples of one prompt."""
     prompt = {
         "group": [0, 0],
-        "prompt_id": ["a", "a"],
-        "prompt": ["p", "p"],
+        "prompt_id": ["a"] * 2,
+        "prompt": ["p"] * 2,
         "response": ["x", "yy"],
         "label": ["l"] * 2,
     }

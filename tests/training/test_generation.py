@@ -38,19 +38,16 @@ from openrlhf_pf.training.refill import FinishedPrompts
 from openrlhf_pf.training.rollout import read_context
 from openrlhf_pf.training.true_score import one_number
 
-
-@pytest.mark.parametrize("value", [0.5, [0.5], [[0.5]], torch.tensor(0.5), torch.tensor([[0.5]]), np.float32(0.5)])
-def test_one_number_however_it_is_packed(value):
-    assert one_number(value) == 0.5
+HALVES = [0.5, [0.5], [[0.5]], torch.tensor(0.5), torch.tensor([[0.5]]), np.float32(0.5)]
+NO_NUMBERS = [None, "0.5", "good", [], [0.5, 0.7], torch.ones(2), {}, {"reward": 0.5}, ["a"]]
 
 
-@pytest.mark.parametrize("value", [None, "0.5", "good", [], [0.5, 0.7], torch.ones(2), {}, {"reward": 0.5}, ["a"]])
-def test_everything_else_is_none(value):
-    assert one_number(value) is None
-
-
-def test_nan_true_and_whole_numbers_are_numbers():
-    assert math.isnan(one_number(float("nan"))) and one_number(True) == 1.0 and one_number(3) == 3.0
+@pytest.mark.parametrize(
+    "value, expected",
+    [*((value, 0.5) for value in HALVES), *((value, None) for value in NO_NUMBERS), (NAN, NAN), (True, 1.0), (3, 3)],
+)
+def test_one_number_however_it_is_packed(value, expected):
+    assert one_number(value) == (None if expected is None else pytest.approx(expected, nan_ok=True))
 
 
 def response(**answer):
@@ -65,9 +62,9 @@ def response(**answer):
     }
 
 
-def generator(dynamic=False):
+def generator(dynamic=False, cls=CheckedGenerator):
     args = SimpleNamespace(algo=SimpleNamespace(dynamic_filtering_enable=dynamic), sample_filter_refill=None)
-    return CheckedGenerator(SimpleNamespace(args=args), None, None, None, [])
+    return cls(SimpleNamespace(args=args), None, None, None, [])
 
 
 def test_what_is_not_one_number_is_left_out_and_named():
@@ -76,25 +73,16 @@ def test_what_is_not_one_number_is_left_out_and_named():
     assert wrong == ["reward [1.0, 2.0]", "scores 'high'", "b 'text'"]
     assert keep_numbers(response(extra_logs=["x"]))[1] == ["extra_logs ['x']"]
     assert keep_numbers(response(reward=None, scores=None, extra_logs=None))[1] == []
-
-
-def test_extra_logs_of_the_same_name_are_neither_reward_nor_score():
-    answer = {"reward": 0.25, "scores": 1.0, "extra_logs": {"reward": 7.0, "scores": [8.0]}}
-    made, wrong = keep_numbers(response(**answer))
-    assert (made["reward"], made["scores"], wrong) == (0.25, 1.0, [])
-    assert made["extra_logs"] == {"reward": 7.0, "scores": 8.0}
-    made, wrong = keep_numbers(response(reward=0.25, scores=None, extra_logs={"reward": "good", "scores": 1.0}))
+    # Extra logs of the same name are neither reward nor score.
+    made, wrong = keep_numbers(response(reward=[0.25], scores=None, extra_logs={"reward": "good", "scores": [1.0]}))
     assert (made["reward"], made["scores"], made["extra_logs"]) == (0.25, None, {"scores": 1.0})
     assert wrong == ["reward 'good'"]
-    sample = generator()._process_response_into_experience(response(**answer))
-    assert sample.rewards.tolist() == [0.25] and sample.scores.tolist() == [1.0]
 
 
 def test_a_good_answer_becomes_what_openrlhf_makes_of_it():
     answer = {"reward": torch.tensor([0.25]), "scores": 1.0, "extra_logs": {"calls": torch.tensor([2.0])}}
-    args = SimpleNamespace(args=SimpleNamespace(algo=SimpleNamespace(dynamic_filtering_enable=False)))
     ours, theirs = (
-        cls(args, None, None, None, [])._process_response_into_experience(response(**answer))
+        generator(cls=cls)._process_response_into_experience(response(**answer))
         for cls in (CheckedGenerator, SamplesGenerator)
     )
     for name in ("rewards", "scores"):
@@ -102,11 +90,6 @@ def test_a_good_answer_becomes_what_openrlhf_makes_of_it():
         assert getattr(ours, name).dtype == getattr(theirs, name).dtype
     assert ours.info.keys() == theirs.info.keys()
     assert all(torch.equal(ours.info[key], theirs.info[key]) for key in ours.info)
-
-
-def test_a_list_of_one_is_as_good_as_the_number():
-    made = generator()._process_response_into_experience(response(reward=[0.5], scores=[1.0]))
-    assert made.rewards.tolist() == [0.5] and made.scores.tolist() == [1.0]
 
 
 def test_a_rollout_says_once_what_was_left_out(monkeypatch):
@@ -168,6 +151,12 @@ def prompts_of(samples):
     return [int(s.prompts[0].split()[1]) for s in samples[::N]]
 
 
+def number(samples):
+    """Give each sample a first token of its own, which names it."""
+    for place, one in enumerate(samples):
+        one.sequences = torch.tensor([[place + 1, int(one.prompts[0].split()[1]) + 1, 9]])
+
+
 def episode_of(generator):
     """The prompts of each step of an episode."""
     steps, exhausted = [], False
@@ -199,8 +188,7 @@ def test_what_is_replaced_is_what_the_experience_maker_leaves_out(monkeypatch):
         local_reward=False,
         **{"sample_filter_drop": "flat", "sample_filter_refill": 3.0, "rollout.batch_size": 4},
     )
-    for place, one in enumerate(samples):
-        one.sequences = torch.tensor([[place + 1, int(one.prompts[0].split()[1]) + 1, 9]])
+    number(samples)
     experiences = maker.make_experience_batch(samples)
     assert len(trained_tokens(experiences)) == 4 * 2
     metrics = maker.metrics
@@ -217,12 +205,7 @@ def test_what_is_replaced_is_what_the_experience_maker_leaves_out(monkeypatch):
         {"sample_filter_drop": "variance_top_p", "sample_filter_drop_share": 0.7},
         {"sample_filter_drop": "band", "sample_filter_drop_band": [0.5, 1.5]},
         {"sample_filter_drop": None},
-        {
-            "sample_filter_drop": "flat",
-            "sample_filter": "top",
-            "sample_filter_options": ["high=-1"],
-            "sample_filter_keep": 2,
-        },
+        {"sample_filter_drop": "flat", "sample_filter": "top", "sample_filter_options": ["high=-1"]},
     ],
 )
 def test_a_filled_step_trains_all_its_prompts_under_every_rule(monkeypatch, flags, seed):
@@ -232,8 +215,7 @@ def test_a_filled_step_trains_all_its_prompts_under_every_rule(monkeypatch, flag
     generator, _ = generator_of(data, monkeypatch, seed=seed, **{"sample_filter_refill": 10.0, **flags})
     samples, _, consumed, _ = generator.generate_samples()
     assert consumed == len(samples) / N > 4
-    for place, one in enumerate(samples):
-        one.sequences = torch.tensor([[place + 1, int(one.prompts[0].split()[1]) + 1, 9]])
+    number(samples)
     maker = make_maker(local_reward=False, **{"sample_filter_refill": 10.0, "rollout.batch_size": 4, **flags})
     experiences = maker.make_experience_batch(samples)
     assert len(trained_tokens(experiences)) == 4 * 2
@@ -282,13 +264,8 @@ def test_nothing_is_lost_at_the_end_of_an_episode(monkeypatch, seed):
 def test_evaluation_is_left_alone(monkeypatch):
     generator, _ = generator_of(Data([FLAT] * 9), monkeypatch)
     answer = sample(0, 1.0)
-    monkeypatch.setattr(
-        SamplesGenerator,
-        "_generate_vllm",
-        lambda self, dataloader_iter, *args, **kwargs: ([answer], 1, True),
-    )
+    monkeypatch.setattr(SamplesGenerator, "_generate_vllm", lambda self, *args, **kwargs: ([answer], 1, True))
     generator.eval_dataloader = ["prompt"]
-    generator.args.vllm.enable_sleep = False
     assert generator.generate_eval_samples(n_samples_per_prompt=1) == [answer]
 
 
@@ -304,18 +281,9 @@ def test_more_prompts_at_once_than_a_step_has(monkeypatch):
 # ── With selected prompts ──
 
 
-def selecting(data, monkeypatch, seed=0, **flat):
-    loader = SimpleNamespace(dataset=data)
-    return generator_of(
-        data,
-        monkeypatch,
-        loader,
-        seed,
-        prompt_selection="vade",
-        prompt_selection_success_above=1.5,
-        sample_filter_log=None,
-        **flat,
-    )[0]
+def selecting(data, monkeypatch, **flat):
+    settings = {"prompt_selection": "vade", "prompt_selection_success_above": 1.5, "sample_filter_log": None}
+    return generator_of(data, monkeypatch, SimpleNamespace(dataset=data), **settings, **flat)[0]
 
 
 def test_selected_prompts_are_replaced_by_selected_ones(monkeypatch):
@@ -378,10 +346,8 @@ def test_a_resumed_run_takes_the_prompts_that_the_unbroken_one_takes(monkeypatch
                 samples, _, _, exhausted = generator.generate_samples()
                 if samples:
                     loader_state = copy.deepcopy(generator.prompts_dataloader.state_dict())
-                    yield (
-                        (episode, sorted(prompts_of(samples))),
-                        as_saved({"episode": episode, "data_loader_state_dict": loader_state}),
-                    )
+                    saved = as_saved({"episode": episode, "data_loader_state_dict": loader_state})
+                    yield (episode, sorted(prompts_of(samples))), saved
 
     unbroken = list(run())
     steps = [step for step, _ in unbroken]

@@ -91,13 +91,6 @@ def test_an_episode_has_as_many_prompts_as_the_data_set():
     assert len(stream) == 20 and stream.dataset is DATA
 
 
-def test_the_last_rollout_of_an_episode_takes_what_is_left():
-    stream = stream_of(Data([f"prompt {i}" for i in range(10)]))
-    iterator = iter(stream)
-    assert [len(rollout(stream, iterator, count)) for count in (4, 4, 2)] == [4, 4, 2]
-    assert next(iterator, None) is None and stream.state_dict()["rollouts"] == 3
-
-
 def test_the_middle_is_taken_more_often():
     stream = stream_of(DATA, options=["gain=variance", "decay=1,1"])
     found = Counter()
@@ -229,11 +222,6 @@ def test_a_checkpoint_of_another_run_is_refused(other, sentence):
         stream_of(DATA).load_state_dict(other.state_dict())
 
 
-def test_too_few_prompts_are_refused():
-    with pytest.raises(ValueError, match="a rollout takes 4 of 3 different prompts"):
-        stream_of(Data(["a", "b", "c", "a", "b"]))
-
-
 # ── What samples bring along ──
 
 
@@ -304,17 +292,11 @@ def test_too_few_prompts_are_refused_before_anything_is_loaded(tmp_path):
     """Three different ones in ten rows; a label makes a fourth."""
     rows = tmp_path / "prompts.jsonl"
     args = arguments()
-    args.data = SimpleNamespace(
-        prompt_dataset=str(rows),
-        prompt_probs=None,
-        max_samples=1e8,
-        prompt_split="train",
-        input_key="input",
-        label_key=None,
-    )
+    names = {"prompt_probs": None, "max_samples": 1e8, "prompt_split": "train", "input_key": "input"}
+    args.data = SimpleNamespace(prompt_dataset=str(rows), label_key=None, **names)
     rows.write_text("".join(json.dumps({"input": "abc"[i % 3], "label": i % 2}) + "\n" for i in range(10)))
     with pytest.raises(ValueError, match="a rollout takes 4 of 3 different prompts; lower --rollout.batch_size"):
-        launch.install_trainers(whole(args), None)
+        launch.install_trainers(SimpleNamespace(**vars(namespace(sample_filter="none")) | vars(args)), None)
     args.data.label_key = "label"
     data_checks.check_prompt_count(args)
     args.data.max_samples = 4
@@ -322,12 +304,6 @@ def test_too_few_prompts_are_refused_before_anything_is_loaded(tmp_path):
         data_checks.check_prompt_count(args)
     args.data.prompt_dataset = str(tmp_path / "on another node.jsonl")
     data_checks.check_prompt_count(args)
-
-
-def whole(args):
-    """The arguments with the filter's flags."""
-    filtering = vars(namespace(sample_filter="none"))
-    return SimpleNamespace(**{**filtering, **vars(args)})
 
 
 @pytest.mark.parametrize(
@@ -349,12 +325,8 @@ def test_scores_that_are_copies_of_the_rewards_are_warned_of_once(monkeypatch, s
 
 def test_scores_where_there_are_some_else_rewards():
     def samples(scores, rewards):
-        return [
-            SimpleNamespace(
-                scores=s if s is None else torch.tensor([s]), rewards=r if r is None else torch.tensor([r])
-            )
-            for s, r in zip(scores, rewards)
-        ]
+        columns = [[x if x is None else torch.tensor([x]) for x in values] for values in (scores, rewards)]
+        return [SimpleNamespace(scores=score, rewards=reward) for score, reward in zip(*columns)]
 
     both = samples([1.0, None, 0.0, 1.0], [0.1, 0.2, 0.3, None])
     assert success_values(both, arguments())[0].tolist() == pytest.approx([1, float("nan"), 0, 1], nan_ok=True)

@@ -138,15 +138,11 @@ def test_the_models_last_layer_and_every_head_get_a_gradient(trainer):
     assert layers and all(parameter.grad.abs().sum() > 0 for parameter in layers)
 
 
-def test_the_rewards_of_pairs_are_the_parents(trainer):
+def test_the_rewards_of_pairs_are_the_parents_and_evaluation_takes_no_views(trainer):
     batch = [part.squeeze(1) for part in trainer.train_dataloader[0][:4]]
     ours = trainer.concatenated_forward(trainer.model, *batch)
     parents = super(reward_model.PolicyRewardTrainer, trainer).concatenated_forward(trainer.model, *batch)
     assert torch.equal(ours[0], parents[0]) and torch.equal(ours[1], parents[1])
-
-
-def test_evaluation_takes_no_views(trainer):
-    batch = [part.squeeze(1) for part in trainer.train_dataloader[0][:4]]
     trainer._batches = iter(())
     with torch.no_grad():
         trainer.concatenated_forward(trainer.model, *batch)
@@ -184,19 +180,14 @@ def test_views_are_ended_as_openrlhf_ends_the_texts_of_pairs(trainer):
 
 
 def test_every_pass_has_an_order_of_its_own(trainer):
-    class Sampler:
-        def __init__(self):
-            self.passes = []
-
-        def set_epoch(self, number):
-            self.passes.append(number)
+    passes = []
 
     class Loader(list):
-        sampler = Sampler()
+        sampler = SimpleNamespace(set_epoch=passes.append)
 
     batches = trainer._endless(Loader(["one", "two"]))
     assert [next(batches) for _ in range(5)] == ["one", "two", "one", "two", "one"]
-    assert Loader.sampler.passes == [0, 1, 2]
+    assert passes == [0, 1, 2]
 
 
 def test_the_weight_of_skl_ramps_up(trainer):
@@ -255,8 +246,7 @@ def test_flags_that_are_not_given_are_filled_in():
     expected = {f"policy_samples_{name}": value for name, value in defaults.items()}
     assert parsed() == {"policy_samples": None, **expected}
     given = parsed("--policy_samples", "d", "--policy_samples_weight", "0", "--policy_samples_checkpoint", "a")
-    assert given == {
-        **expected,
+    assert given == expected | {
         "policy_samples": "d",
         "policy_samples_weight": 0,
         "policy_samples_checkpoint": "a",

@@ -115,6 +115,9 @@ def test_the_response_goes_from_the_first_token_of_the_policy_to_its_last():
     assert tokens.tolist() == [7, 8, 9]
     rows = made.log_rows(np.ones((1, 1)), draw("select", np.ones((1, 1)), 1), batch, Tokenizer())
     assert rows["prompt_tokens"] == [2] and rows["response_tokens"] == [3]
+    sample.action_mask.zero_()  # the policy wrote nothing
+    rows = made.log_rows(np.ones((1, 1)), draw("select", np.ones((1, 1)), 1), batch, Tokenizer())
+    assert (rows["prompt_tokens"], rows["response"]) == ([6], [""])
 
 
 def test_log_rows_say_what_became_of_every_sample(rollout):
@@ -139,15 +142,6 @@ def test_log_rows_say_what_became_of_every_sample(rollout):
     of_second = {name: values[3 - place : 6 - place] for name, values in rows.items()}
     assert of_second["reward"][2] is None and of_second["rank"] == [1, 2, None]
     assert len({len(values) for values in rows.values()}) == 1
-
-
-def test_where_the_policy_wrote_nothing_all_tokens_are_the_prompt_s():
-    full = Rollout(rollout_of([[1.0]]), 1)
-    full.samples[0].action_mask.zero_()
-    batch = full.filter_batch("reward", make_generator(0), 0, None)
-    weights = np.ones((1, 1))
-    rows = full.log_rows(weights, draw("select", weights, 1), batch, Tokenizer())
-    assert (rows["prompt_tokens"], rows["response"]) == ([3], [""])
 
 
 def test_r2_of_rewards_that_go_the_wrong_way_is_negative():

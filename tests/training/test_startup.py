@@ -38,49 +38,22 @@ def run(module: str, flags: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "300"}, timeout=300)
 
 
+TRAIN = "openrlhf.cli.train_ppo"
+
+
 @pytest.mark.parametrize(
     "module, flags, status, words",
     [
-        ("openrlhf.cli.train_ppo", "--help", 0, "--sample_filter_keep"),
-        (
-            "openrlhf.cli.train_ppo",
-            f"{FLAGS} --sample_filtre best_worst",
-            2,
-            "openrlhf_pf: there is no flag --sample_filtre: did you mean '--sample_filter'?",
-        ),
-        ("openrlhf.cli.train_ppo", f"{FLAGS} --sample_filter best_wurst", 2, "did you mean 'best_worst'?"),
-        (
-            "openrlhf.cli.train_ppo",
-            f"{FLAGS} --rollout.batchsize=8",
-            2,
-            "openrlhf_pf: there is no flag --rollout.batchsize: did you mean '--rollout.batch_size'?",
-        ),
-        (
-            "openrlhf.cli.train_ppo",
-            f"{FLAGS} --sample_filter_keep two",
-            2,
-            "openrlhf_pf: argument --sample_filter_keep: invalid int value: 'two'; --help lists all flags.",
-        ),
-        (
-            "openrlhf.cli.train_ppo",
-            f"{FLAGS} --sample_filter best_worst --train.batch_size 17",
-            2,
-            "which is not a whole number of --train.batch_size 17",
-        ),
-        (
-            "openrlhf.cli.train_ppo",
-            f"{FLAGS} --algo.dynamic_filtering_enable",
-            2,
-            "openrlhf_pf: OpenRLHF refuses these arguments: remote_rm_url or agent_func_path must be specified",
-        ),
+        (TRAIN, "--help", 0, "--sample_filter_keep"),
+        (TRAIN, f"{FLAGS} --sample_filtre best_worst", 2, "no flag --sample_filtre: did you mean '--sample_filter'?"),
+        (TRAIN, f"{FLAGS} --sample_filter best_wurst", 2, "did you mean 'best_worst'?"),
+        (TRAIN, f"{FLAGS} --rollout.batchsize=8", 2, "there is no flag --rollout.batchsize: did you mean '--rollout."),
+        (TRAIN, f"{FLAGS} --sample_filter_keep two", 2, "invalid int value: 'two'; --help lists all flags."),
+        (TRAIN, f"{FLAGS} --sample_filter best_worst --train.batch_size 17", 2, "whole number of --train.batch_size"),
+        (TRAIN, f"{FLAGS} --algo.dynamic_filtering_enable", 2, "refuses these arguments: remote_rm_url or agent_func"),
         ("openrlhf_pf.cli.train_rm", "--help", 0, "--policy_samples_weight"),
         ("openrlhf_pf.cli.train_rm", "--policy_samples absent", 2, "there is no file or directory 'absent'"),
-        (
-            "openrlhf_pf.cli.train_rm",
-            "--policy_samples_weight 0.5",
-            2,
-            "openrlhf_pf: --policy_samples_weight has no effect without --policy_samples: name",
-        ),
+        ("openrlhf_pf.cli.train_rm", "--policy_samples_weight 0.5", 2, "has no effect without --policy_samples: name"),
         ("openrlhf_pf.cli.collect", "--help", 0, "--collect.max_prompts"),
         ("openrlhf_pf.cli.collect", f"{FLAGS} --collect.output out", 2, "--collect.score FILE.py"),
     ],
@@ -93,7 +66,7 @@ def test_an_answer_needs_no_part_of_the_stack(module, flags, status, words, tmp_
     assert (result.returncode, words in result.stdout + errors) == (status, True), result.stdout + errors
     assert "argparse" in imported and not HEAVY & imported
     assert (result.stdout + errors).count("usage:") == (status == 0), "the help is printed once, and only as an answer"
-    assert status == 0 or len(errors.strip().splitlines()) == 1
+    assert status == 0 or (errors.startswith("openrlhf_pf: ") and len(errors.strip().splitlines()) == 1)
     assert not list(tmp_path.iterdir()), "a refusal leaves nothing behind"
 
 
@@ -115,15 +88,12 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return argparse.Namespace(size=3)
 
 
-def test_the_checks_of_the_entry_module_are_run_without_what_it_imports(entry):
-    name = entry("args = argparse.ArgumentParser().parse_args()\nassert args.size > 3, 'size is 3'\ntrain(args)")
-    with pytest.raises(Refused, match=r"^OpenRLHF refuses these arguments: size is 3$"):
-        preflight(name, parse)
-
-
-def test_an_assertion_without_words_is_shown_itself(entry):
-    name = entry("args = argparse.ArgumentParser().parse_args()\nassert args.size > 3")
-    with pytest.raises(Refused, match="assert args.size > 3$"):
+@pytest.mark.parametrize(
+    "words, shown", [(", 'size is 3'", "OpenRLHF refuses these arguments: size is 3"), ("", "assert args.size > 3")]
+)
+def test_the_checks_of_the_entry_module_are_run_without_what_it_imports(entry, words, shown):
+    name = entry(f"args = argparse.ArgumentParser().parse_args()\nassert args.size > 3{words}\ntrain(args)")
+    with pytest.raises(Refused, match=f"{shown}$"):
         preflight(name, parse)
 
 
@@ -169,30 +139,29 @@ def test_the_installed_openrlhf_fits():
     check_interface()
 
 
-@pytest.mark.parametrize("version", ["0.10.4", "0.12.0", "1.0"])
-def test_another_version_is_named(monkeypatch, version):
-    monkeypatch.setattr(metadata, "version", lambda name: version)
-    with pytest.raises(ImportError, match=f"<0.12,>=0.11.0 is supported, found {version}"):
+@pytest.mark.parametrize(
+    "version, words",
+    [
+        *((version, f"<0.12,>=0.11.0 is supported, found {version}") for version in ("0.10.4", "0.12.0", "1.0")),
+        (None, "is needed, but it is not installed"),
+    ],
+)
+def test_another_version_or_none_is_named(monkeypatch, version, words):
+    def find(name):
+        if version is None:
+            raise metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(metadata, "version", find)
+    with pytest.raises(ImportError, match=words):
         check_version()
 
 
-def test_a_missing_openrlhf_is_named(monkeypatch):
-    def absent(name):
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "version", absent)
-    with pytest.raises(ImportError, match="is needed, but it is not installed"):
-        check_version()
-
-
-def test_a_changed_method_is_named_with_what_was_expected_and_found():
+def test_a_method_that_changed_or_is_gone_is_named():
     path = "openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker.make_experience"
     with pytest.raises(ImportError) as error:
         check_parameters(path, ("self", "samples"))
     assert str(error.value) == f"expected {path} to take (self, samples), found (self, samples_list)."
-
-
-def test_a_method_that_is_gone_is_named():
     with pytest.raises(ImportError, match="expected OpenRLHF to have .*:PPOTrainer.gone, found nothing"):
         check_parameters("openrlhf.trainer.ppo_trainer:PPOTrainer.gone", ())
 
@@ -233,29 +202,6 @@ def test_the_cpu_patch_leaves_accelerators_and_other_types_alone(monkeypatch):
     assert utils.convert_to_torch_dtype("fp16") is torch.float16
 
 
-def test_the_adamw_that_the_cpu_patch_chooses_makes_the_update_that_deepspeed_compiles():
-    """200 steps of AdamW as DeepSpeed's fused_adam.cpp writes it, in double precision, with gradients of all sizes.
-
-    p <- p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) - lr decay p
-    """
-    lr, b1, b2, eps, decay = 1e-3, 0.9, 0.95, 1e-8, 0.01
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(64, 32, generator=generator) * 0.05
-    found, expected = torch.nn.Parameter(start.clone()), start.double()
-    optimizer = torch.optim.AdamW([found], lr=lr, betas=(b1, b2), eps=eps, weight_decay=decay, foreach=None)
-    m = v = torch.zeros_like(expected)
-    for t in range(1, 201):
-        size = 10 ** float(torch.empty(()).uniform_(-4, 0, generator=generator))
-        gradient = torch.randn(64, 32, generator=generator) * size
-        found.grad = gradient.clone()
-        optimizer.step()
-        g = gradient.double()
-        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
-        expected = expected - lr * (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + eps) - lr * decay * expected
-    assert (expected - start).abs().max() > 0.01, "it has moved"
-    assert (found.double() - expected).abs().max() < 2e-6
-
-
 # ── The import hook ──
 
 
@@ -279,18 +225,12 @@ def run_python(site: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, cwd=site, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize(
-    "name", ["openrlhf", "openrlhf.cli", "openrlhf.cli.train_ppo_ray", "openrlhf.cli.train_pp", ""]
-)
-def test_every_other_name_is_left_alone(name: str) -> None:
-    assert _import_hook.TrainPPOFinder.find_spec(name) is None
-
-
-def test_the_one_name_gets_the_launcher() -> None:
-    spec = _import_hook.TrainPPOFinder.find_spec("openrlhf.cli.train_ppo")
-    assert spec.name == "openrlhf.cli.train_ppo"
-    assert Path(spec.origin) == Path(_import_hook.__file__).parent / "cli" / "train_ppo.py"
-    assert Path(spec.origin).is_file()
+def test_the_one_name_gets_the_launcher_and_every_other_one_is_left_alone() -> None:
+    find_spec = _import_hook.TrainPPOFinder.find_spec
+    for name in ("openrlhf", "openrlhf.cli", "openrlhf.cli.train_ppo_ray", "openrlhf.cli.train_pp", ""):
+        assert find_spec(name) is None
+    launcher = Path(_import_hook.__file__).parent / "cli" / "train_ppo.py"
+    assert launcher.is_file() and find_spec("openrlhf.cli.train_ppo").origin == str(launcher)
 
 
 def test_the_name_is_served_where_openrlhf_lacks_it(tmp_path: Path) -> None:
@@ -366,31 +306,33 @@ def with_gpus(monkeypatch, counts, head):
     monkeypatch.setattr(placement.time, "sleep", lambda seconds: None)
 
 
+def wait_for_13(capsys):
+    """What is printed while 13 GPUs are waited for, and whether that ended in vain."""
+    try:
+        placement.wait_for_gpus({"actor": 8, "vllm": 5})
+    except SystemExit as end:
+        return capsys.readouterr().err.splitlines(), end.code
+    return capsys.readouterr().err.splitlines(), None
+
+
 def test_too_few_gpus_of_this_machine_are_refused_in_one_sentence(monkeypatch, capsys):
     with_gpus(monkeypatch, [8], head=True)
-    with pytest.raises(SystemExit) as end:
-        placement.wait_for_gpus({"actor": 8, "vllm": 5})
-    (sentence,) = capsys.readouterr().err.splitlines()
-    assert end.value.code == 2 and "ask for 13 GPUs (8 actor, 5 vllm), and the Ray cluster has 8: lower" in sentence
+    (sentence,), code = wait_for_13(capsys)
+    assert code == 2 and "ask for 13 GPUs (8 actor, 5 vllm), and the Ray cluster has 8: lower" in sentence
     with_gpus(monkeypatch, [13], head=True)
-    placement.wait_for_gpus({"actor": 8, "vllm": 5})
-    assert capsys.readouterr().err == ""
+    assert wait_for_13(capsys) == ([], None)
 
 
-def test_a_cluster_may_grow_and_what_is_missing_is_named(monkeypatch, capsys):
+def test_a_cluster_that_grows_is_waited_for_what_is_missing_is_named(monkeypatch, capsys):
     with_gpus(monkeypatch, [8, 10, 13], head=False)
-    placement.wait_for_gpus({"actor": 13})
-    first, second = capsys.readouterr().err.splitlines()
+    (first, second), code = wait_for_13(capsys)
+    assert code is None
     assert first.endswith("has 8: waiting for 5 more.") and second.endswith("has 10: waiting for 3 more.")
-
-
-def test_a_cluster_that_does_not_grow_is_not_waited_for(monkeypatch, capsys):
     with_gpus(monkeypatch, [8, 8, 8], head=False)
     clock = iter([0.0, 0.0, 0.0, 100.0, 700.0])
     monkeypatch.setattr(placement.time, "monotonic", lambda: next(clock))
-    with pytest.raises(SystemExit):
-        placement.wait_for_gpus({"actor": 13})
-    assert "or add 5 GPUs." in capsys.readouterr().err.splitlines()[-1]
+    lines, code = wait_for_13(capsys)
+    assert code == 2 and "or add 5 GPUs." in lines[-1]
 
 
 # ── Stale locks of compiled extensions ──
