@@ -73,7 +73,7 @@ MORE = [
     ("top_bottom", [*QUANTILES[2], "low=0.2"]),
     ("pareto", ["objectives=reward,length,diversity"]),
     ("pareto", ["objectives=length,reward"]),
-    (LEARNED, ["patience=1", "certainty=.1", "method=reinforce"]),
+    (LEARNED, ["patience=1", "certainty=.1", "method=closed"]),
 ]
 
 
