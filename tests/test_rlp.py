@@ -277,7 +277,14 @@ def made(tmp_path, rows=None, **columns):
 def test_a_missing_column(tmp_path, capsys, name):
     path = made(tmp_path)
     pq.write_table(pq.read_table(path).drop_columns([name]), path)
-    assert f"there is no column {name} among" in refused(capsys, path)
+    assert f"there is no column {name} among" in (said := refused(capsys, path))
+    assert "your reward" not in said
+
+
+def test_a_score_that_may_be_the_reward(tmp_path, capsys):
+    path = made(tmp_path)
+    pq.write_table(pq.read_table(path).rename_columns(["prompt", "response", "score"]), path)
+    assert "is 'score' your reward? Then rename it to reward." in refused(capsys, path)
 
 
 def test_a_prompt_with_one_sample(tmp_path, capsys):

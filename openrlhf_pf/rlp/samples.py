@@ -106,9 +106,11 @@ def _read_columns(table: pa.Table) -> dict[str, list]:
     """Return name to one value per row; None if it is missing."""
     given = {name: next((n for n in names if n in table.column_names), None) for name, names in COLUMNS.items()}
     if missing := [name for name in REQUIRED if given[name] is None]:
+        is_reward = "reward" in missing and given["score"]
         raise ValueError(
             f"there is no column {' and no column '.join(missing)} among {', '.join(table.column_names) or 'none'}: "
-            f"a sample needs {', '.join(REQUIRED)}; openrlhf-pf collect writes them."
+            f"a sample needs {', '.join(REQUIRED)}; openrlhf-pf collect writes them"
+            + ("; is 'score' your reward? Then rename it to reward." if is_reward else ".")
         )
     empty = [None] * table.num_rows
     return {
