@@ -6,10 +6,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from planted import plant
 
 from openrlhf_pf.filters import FILTERS, LearningFilter
 from openrlhf_pf.reliability import Rollouts, Settings, analyse_rollouts, write_report
-from openrlhf_pf.reliability.planted import plant
 from openrlhf_pf.reliability.report.answers import FILTER_MEANINGS
 from openrlhf_pf.reliability.report.page import CAPTIONS
 from openrlhf_pf.reliability.report.svg import PALETTE

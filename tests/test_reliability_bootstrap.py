@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from planted import plant
 from scipy import stats
 
 from openrlhf_pf.reliability import Checkpoint, Rollouts, Settings, analyse_rollouts, binned_r2
@@ -9,8 +10,7 @@ from openrlhf_pf.reliability.measures.bootstrap import MAX_BLOCKS, Bootstrap, in
 from openrlhf_pf.reliability.measures.evaluate import cut_cells, evaluate, summarize
 from openrlhf_pf.reliability.measures.metrics import METRICS
 from openrlhf_pf.reliability.measures.strategies import Strategy
-from openrlhf_pf.reliability.planted import plant
-from openrlhf_pf.reliability.report.warnings import warnings_of
+from openrlhf_pf.reliability.report.remarks import warnings_of
 
 N_PROMPTS, N = 200, 5
 STRATEGIES = [Strategy("none", N), Strategy("best_worst", 2)]

@@ -5,20 +5,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from planted import plant
 
 from openrlhf_pf.filters import FilterBatch, build_filter, make_generator
 from openrlhf_pf.reliability import Checkpoint, Rollouts, Settings, analyse_rollouts, choose, read_recommendation
 from openrlhf_pf.reliability.measures.bootstrap import Bootstrap
 from openrlhf_pf.reliability.measures.calibration import calibrate
-from openrlhf_pf.reliability.measures.drift import cut_windows, find_trends
-from openrlhf_pf.reliability.measures.evaluate import evaluate, summarize
-from openrlhf_pf.reliability.measures.strategies import Strategy, average_ties, expected_weights, strategies_for
-from openrlhf_pf.reliability.planted import plant
-from openrlhf_pf.reliability.recommend.verdict import verdict_of
+from openrlhf_pf.reliability.measures.drift import find_trends
+from openrlhf_pf.reliability.measures.evaluate import evaluate
+from openrlhf_pf.reliability.measures.strategies import Strategy, expected_weights, strategies_for
 from openrlhf_pf.reliability.report.answers import answers_of
 from openrlhf_pf.reliability.report.reasons import text_of
-from openrlhf_pf.reliability.report.remarks import describe_drift
-from openrlhf_pf.reliability.report.warnings import warnings_of
+from openrlhf_pf.reliability.report.remarks import describe_drift, warnings_of
 
 PAPERS = ("none", "best_of_n", "best_random", "best_worst")
 
@@ -66,19 +64,6 @@ def test_no_filter_is_recommended_where_the_reward_says_nothing_within_a_prompt(
     assert next(f for f in found if not f.decided).answer == "no help"
 
 
-@pytest.mark.parametrize("setting", ["offsets", "offsets against difficulty"])
-def test_right_within_prompts_is_called_good_whatever_the_offsets(setting):
-    good = 0
-    for seed in range(40):
-        checkpoint, bootstrap = plant(setting, 300, 8, seed), Bootstrap(300, 200, seed)
-        strategies = strategies_for(checkpoint, PAPERS)
-        results = evaluate(checkpoint, strategies, bootstrap, whole=False)
-        verdict = verdict_of(summarize(results[0], bootstrap, 0.95)["pairwise_accuracy"])
-        found = choose(results, n_prompts=300)
-        good += (verdict, found.answer, found.strategy) == ("right", "filter", "best_worst")
-    assert good >= 38
-
-
 def test_an_offset_a_prompt_changes_no_recommendation():
     names = ("none", "best_of_n", "best_random", "best_worst", "max_variance")
     for seed in range(3):
@@ -89,7 +74,7 @@ def test_an_offset_a_prompt_changes_no_recommendation():
         before = recommended(checkpoint, names, seed)
         checkpoint.reward += 1024.0 * np.random.default_rng(seed).integers(-9, 9, (300, 1))
         after = recommended(checkpoint, names, seed)
-        assert (plain.strategy, before.as_dict()) == ("best_worst", after.as_dict())
+        assert plain.strategy == "best_worst" and before == after
 
 
 def test_nothing_is_recommended_where_strategies_are_equal():
@@ -97,6 +82,10 @@ def test_nothing_is_recommended_where_strategies_are_equal():
     found = [recommended(even(seed), ("none", "shortest"), seed) for seed in range(40)]
     assert sum(f.decided for f in found) <= 2
     assert {f.answer for f in found if not f.decided} == {"time only"}
+    an_open = next(f for f in found if not f.decided)
+    assert (an_open.strategy, an_open.keep, an_open.options) == (None, None, {})
+    assert {an_open.best, *an_open.not_told_apart} == {"none", "shortest"}
+    assert an_open.default == {"strategy": "none", "keep": None, "options": {}}
 
 
 def test_no_filter_is_recommended_where_all_of_them_are_worse():
@@ -107,13 +96,6 @@ def test_no_filter_is_recommended_where_all_of_them_are_worse():
     found = recommended(checkpoint, ("none", "best_worst", "best_of_n"))
     assert (found.decided, found.strategy, found.answer) == (True, "none", "none")
     assert all(c["told_apart"] for c in found.comparisons)
-
-
-def test_an_open_choice_names_the_rivals_and_no_strategy():
-    found = recommended(even(0), ("none", "shortest"))
-    assert (found.decided, found.strategy, found.keep, found.options) == (False, None, None, {})
-    assert {found.best, *found.not_told_apart} == {"none", "shortest"}
-    assert found.default == {"strategy": "none", "keep": None, "options": {}}
 
 
 def test_a_filter_of_group_scope_goes_before_one_of_batch_scope_that_is_not_significantly_better():
@@ -172,15 +154,6 @@ def test_few_prompts_a_reversed_reward_and_another_checkpoint_decide_nothing():
     assert not against.decided and against.contradicted[0] == "wrong at the bottom"
 
 
-def test_more_prompts_are_asked_for_by_the_root_rule():
-    # A lead of .02 with a half-width of .04 takes four times the prompts; twice the lead of its half-width none.
-    found = recommended(even(3), ("none", "shortest"))
-    (rival,) = found.comparisons
-    lead, low = rival["difference"]["estimate"], rival["difference"]["low"]
-    expected = int(np.ceil(300 * ((lead - low) / lead) ** 2))
-    assert found.prompts_needed == rival["prompts_needed"] == (expected if expected < 300 * 10_000 else None)
-
-
 def analysed(checkpoint, *names):
     return analyse_rollouts(Rollouts([checkpoint]), Settings(strategies=names, repetitions=200))
 
@@ -200,11 +173,14 @@ def test_where_nothing_else_was_compared_nothing_is_recommended(names):
     assert (found.decided, found.answer, found.reason) == (False, "open", "nothing to compare")
 
 
-def test_prompts_are_asked_for_as_prompts_where_blocks_of_them_are_drawn():
-    found = analysed(even(3, 4500), "shortest")
+@pytest.mark.parametrize("n_prompts", [300, 4500])
+def test_prompts_are_asked_for_by_the_root_rule(n_prompts):
+    """A half-width of twice the lead takes four times the prompts; of 4500, blocks are drawn."""
+    found = analysed(even(3, n_prompts), "shortest")
     (rival,) = found.recommendation.comparisons
     lead, low = rival["difference"]["estimate"], rival["difference"]["low"]
-    assert found.recommendation.prompts_needed == int(np.ceil(4500 * ((lead - low) / lead) ** 2)) > 4500
+    expected = int(np.ceil(n_prompts * ((lead - low) / lead) ** 2))
+    assert found.recommendation.prompts_needed == rival["prompts_needed"] == expected > n_prompts
     following = answers_of(found.analysed[0])[2]
     assert f"{found.recommendation.prompts_needed:,} prompts in all" in following.sentences[0]
 
@@ -287,14 +263,6 @@ def test_prompts_of_other_sizes_and_unusable_rewards():
     assert worst.tolist() == [[0.5, 0, 0.5], [0, 0, 0], [0.5, 0, 0.5]]
 
 
-def test_average_ties_leaves_untied_rows_alone():
-    weights = np.array([[0.1, 0.9, 0.0], [1.0, 0.0, 0.0]])
-    assert average_ties(weights, np.array([[1.0, 2.0, 3.0], [2.0, 2.0, 1.0]])).tolist() == [
-        [0.1, 0.9, 0.0],
-        [0.5, 0.5, 0.0],
-    ]
-
-
 def test_data_decide_which_strategies_there_are():
     checkpoint = band(0, 10)
     labels = [s.label for s in strategies_for(checkpoint)]
@@ -307,8 +275,6 @@ def test_data_decide_which_strategies_there_are():
     checkpoint.model_rewards = np.stack([checkpoint.reward] * 2)
     more = {s.name for s in strategies_for(checkpoint, weights=[1] * 6)} - {s.split()[0] for s in labels}
     assert more == {"shortest", "reward_per_token", "pareto", "ensemble_agreement", "rank_weights"}
-    with pytest.raises(ValueError, match="there is no strategy 'best': choose from none, best_of_n"):
-        strategies_for(checkpoint, ("best",))
     with pytest.raises(ValueError, match="'rank_weights' cannot be analysed: no rank weights were given"):
         strategies_for(checkpoint, ("rank_weights",))
 
@@ -386,11 +352,6 @@ def test_the_verdict_in_words():
     assert "no significant change" in describe_drift(SimpleNamespace(checkpoint=checkpoint, trends=steady))
     checkpoint.step[:] = 3
     assert find_trends(checkpoint, Bootstrap(300, 200)) == {}
-
-
-def test_windows_hold_about_as_many_steps_each():
-    window, spans = cut_windows(np.array([5, 1, 2, 3, 4, 1]), 2)
-    assert spans == [(1, 3), (4, 5)] and window.tolist() == [1, 0, 0, 0, 1, 0]
 
 
 # ── Calibration ──

@@ -7,12 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from planted import SETTINGS, plant
 from rich.console import Console
+from scipy import stats
 
 from openrlhf_pf.cli.analyze import main
 from openrlhf_pf.reliability import Rollouts, Settings, analyse, analyse_rollouts, show_report
 from openrlhf_pf.reliability.analysis import BY_LENGTH
-from openrlhf_pf.reliability.planted import SETTINGS, plant
 from openrlhf_pf.reliability.recommend.verdict import GOOD, WRONG
 from openrlhf_pf.reliability.report.answers import answers_of, caveat_of
 from openrlhf_pf.reliability.report.reasons import text_of
@@ -139,16 +140,15 @@ def contradictions(a):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_two_sentences_contradict_each_other_or_the_truth(kind):
+    is_noise = kind in ("useless", "difficulty only", "flat")
+    truth, margin = (0.5, -0.01) if is_noise else (share_of_pairs(draw(kind, 1000, 3000)), 0.01)
     wrong = 0
     for seed in range(SEEDS):
-        checkpoint = draw(kind, seed)
-        a = analysed(checkpoint).analysed[0]
+        a = analysed(draw(kind, seed)).analysed[0]
         assert contradictions(a) == [], (kind, seed)
-        truth = share_of_pairs(draw(kind, 1000, 3000))
-        wrong += (a.ranking in GOOD and truth < 0.49) or (a.ranking == WRONG and truth > 0.51)
-        if kind in ("useless", "difficulty only", "flat"):
-            wrong += a.ranking in GOOD
-    assert wrong <= max(1, SEEDS // 10), kind
+        wrong += (a.ranking in GOOD and truth < 0.5 - margin) or (a.ranking == WRONG and truth > 0.5 + margin)
+    # Of intervals of 95%, one in 20 excludes the 50% of pure noise: 5 of 20 come once in 1,000 tests.
+    assert wrong <= (stats.binom.ppf(0.999, SEEDS, 0.05) if is_noise else max(1, SEEDS // 10)), kind
 
 
 @pytest.mark.parametrize(
@@ -189,23 +189,16 @@ def test_a_reward_too_large_to_square_is_left_out(tmp_path):
     assert np.isnan(found.checkpoint.reward[0, 3]) and found.ranking in GOOD
 
 
-@pytest.mark.parametrize(
-    "change, wanted",
-    [
-        (lambda c: c.reward.fill(0.5), "Not shown by these data"),
-        (lambda c: c.score.fill(1.0), "Unknown"),
-    ],
-)
-def test_equal_rewards_and_equal_scores_do_not_ask_for_more_prompts(change, wanted):
+@pytest.mark.parametrize("what, wanted", [("reward", "Not shown by these data"), ("score", "Unknown")])
+def test_equal_rewards_and_equal_scores_do_not_ask_for_more_prompts(what, wanted):
     checkpoint = draw("right everywhere", 0)
-    change(checkpoint)
+    getattr(checkpoint, what).fill(1.0)
     ranking, _, following = answers_of(analysed(checkpoint).analysed[0])
     assert ranking.short == wanted and "more prompts" not in following.short
 
 
 def test_one_response_a_prompt_asks_for_responses():
-    checkpoint = plant("right everywhere", 60, 1)
-    ranking, _, following = answers_of(analysed(checkpoint, ("none",)).analysed[0])
+    ranking, _, following = answers_of(analysed(plant("right everywhere", 60, 1), ("none",)).analysed[0])
     assert "Every prompt has one response" in ranking.sentences[0] and following.short == "Sample more responses"
 
 
@@ -263,15 +256,8 @@ def test_ids_that_identify_no_prompt_are_refused(tmp_path):
 
 def test_a_row_of_lists_of_several_prompts_is_a_batch(tmp_path):
     found = samples()
-    rows = [found[i : i + 24] for i in range(0, len(found), 24)]
-    batches = [
-        {
-            "prompt": [r["prompt_id"] for r in row],
-            "reward": [r["reward"] for r in row],
-            "score": [r["score"] for r in row],
-        }
-        for row in rows
-    ]
+    names = ("prompt_id", "reward", "score")
+    batches = [{n: [r[n] for r in found[i : i + 24]] for n in names} for i in range(0, len(found), 24)]
     analysis = analyse([write(tmp_path / "a.jsonl", batches)], Settings(repetitions=100, strategies=("none",)))
     assert describe_data(analysis) == ["60 prompts of 6 responses, from 1 file."]
 

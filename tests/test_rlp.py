@@ -126,17 +126,8 @@ def test_programs_in_the_real_sandbox_and_jsonl(tmp_path):
     assert row["chosen"] == answers[1] and row["rejected"] in answers[2:]
 
 
-def test_one_of_several_checkpoints(tmp_path):
-    rows = samples(2) + samples(3)
-    names = ["first"] * 20 + ["second"] * 30
-    pq.write_table(table(rows, checkpoint=names), tmp_path / "a.parquet")
-    assert run(tmp_path / "a.parquet", "--checkpoint", "second")[0] == 0
-    report = report_of(tmp_path / "out" / "spg.jsonl")
-    assert (report["prompts"], report["samples"]) == (3, 30)
-
-
-@pytest.mark.parametrize("names, name", [((100, 200), "100"), ((0.5, 1.5), "0.5")])
-def test_a_checkpoint_that_is_a_number(tmp_path, names, name):
+@pytest.mark.parametrize("names, name", [(("first", "second"), "first"), ((100, 200), "100"), ((0.5, 1.5), "0.5")])
+def test_one_of_several_checkpoints(tmp_path, names, name):
     rows = [*samples(2), *samples(3)]
     pq.write_table(table(rows, checkpoint=[names[0]] * 20 + [names[1]] * 30), tmp_path / "a.parquet")
     assert run(tmp_path / "a.parquet", "--checkpoint", name)[0] == 0
@@ -191,11 +182,6 @@ def test_values_of_other_types(tmp_path, columns):
     assert status == 0 and (report["prompts"], report["used"]) == (2, 2)
     if "label" not in columns:
         assert output.read_bytes() == plain
-
-
-def test_answers_that_were_cut_off_by_text(tmp_path, capsys):
-    cut = ["True" if "answer 0" in response else " false " for _, response, _ in samples(3)]
-    assert "(truncated 3)" in refused(capsys, made(tmp_path, samples(3), truncated=cut))
 
 
 def test_answers_that_look_like_dates(tmp_path):
@@ -269,64 +255,52 @@ def refused(capsys, path, *more, **options):
 
 
 def made(tmp_path, rows=None, **columns):
-    pq.write_table(table(rows or samples(2), **columns), tmp_path / "a.parquet")
+    """A file of samples with more columns, or without those that are None."""
+    found = table(rows or samples(2), **{name: values for name, values in columns.items() if values is not None})
+    found = found.drop_columns([name for name, values in columns.items() if values is None])
+    pq.write_table(found, tmp_path / "a.parquet")
     return tmp_path / "a.parquet"
 
 
-@pytest.mark.parametrize("name", ["prompt", "response", "reward"])
-def test_a_missing_column(tmp_path, capsys, name):
-    path = made(tmp_path)
-    pq.write_table(pq.read_table(path).drop_columns([name]), path)
-    assert f"there is no column {name} among" in (said := refused(capsys, path))
-    assert "your reward" not in said
-
-
-def test_a_score_that_may_be_the_reward(tmp_path, capsys):
-    path = made(tmp_path)
-    pq.write_table(pq.read_table(path).rename_columns(["prompt", "response", "score"]), path)
-    assert "is 'score' your reward? Then rename it to reward." in refused(capsys, path)
-
-
-def test_a_prompt_with_one_sample(tmp_path, capsys):
-    path = made(tmp_path, [*samples(2), ("alone", "answer", 1.0)])
-    assert "1 of 3 prompts have fewer than 2 samples, the first is 'alone'" in refused(capsys, path)
+NO_PAIR = [("tie", "a", 1.0), ("tie", "b", 1.0), ("same", "a", 1.0), ("same", "a", 1.0)]
+NO_PAIR += [("unusable", "a", None), ("unusable", "a", float("nan")), ("unusable", "b", 1.0)]
+CUT = ["True" if "answer 0" in response else " false " for _, response, _ in samples(2)]
+EMPTY = {
+    "prompt": pa.array([], pa.string()),
+    "response": pa.array([], pa.string()),
+    "reward": pa.array([], pa.float64()),
+}
 
 
 @pytest.mark.parametrize(
-    "more, words",
+    "rows, columns, more, words",
     [
-        (("--threshold", 1.5), "--threshold must be from 0 to 1"),
-        (("--threshold", "nan"), "--threshold must be from 0 to 1"),
-        (("--pairs_per_prompt", 0), "--pairs_per_prompt must be 1 or more, got 0"),
-        (("--checkpoint", "b"), "there are no samples of the checkpoint 'b': there are none named"),
-        (("--threshold", 0.7), "none of 2 prompts gives a pair (low_confidence 2): no pairs were written"),
+        (None, {"prompt": None}, (), "there is no column prompt among"),
+        (None, {"response": None}, (), "there is no column response among"),
+        (None, {"reward": None}, (), "openrlhf-pf collect writes them."),
+        (None, {"reward": None, "score": [1.0] * 20}, (), "is 'score' your reward? Then rename it to reward."),
+        ([*samples(2), ("alone", "a", 1.0)], {}, (), "1 of 3 prompts have fewer than 2 samples, the first is 'alone'"),
+        (None, {}, ("--threshold", 1.5), "--threshold must be from 0 to 1"),
+        (None, {}, ("--threshold", "nan"), "--threshold must be from 0 to 1"),
+        (None, {}, ("--pairs_per_prompt", 0), "--pairs_per_prompt must be 1 or more, got 0"),
+        (None, {}, ("--checkpoint", "b"), "there are no samples of the checkpoint 'b': there are none named"),
+        (None, {}, ("--threshold", 0.7), "none of 2 prompts gives a pair (low_confidence 2): no pairs were written"),
+        (NO_PAIR, {}, (), "none of 3 prompts gives a pair (tie 1, one_cluster 1, unusable_reward 1)"),
+        (None, {"truncated": CUT}, (), "(truncated 2)"),
+        (None, {"checkpoint": ["a"] * 10 + ["b"] * 10}, (), "samples of several checkpoints, a (10), b (10)"),
+        ([("p", "a", "high")] * 2, {}, (), "reward holds 'high': it must hold numbers"),
+        (None, {"truncated": ["perhaps"] * 20}, (), "truncated holds 'perhaps': it must hold true or false"),
+        ([("p", None, 1.0)] * 2, {}, (), "2 of 2 samples have no prompt or no response"),
     ],
 )
-def test_bad_flags(tmp_path, capsys, more, words):
-    assert words in refused(capsys, made(tmp_path), *more)
-
-
-def test_no_pair_at_all_with_the_counts_by_reason(tmp_path, capsys):
-    rows = [("tie", "a", 1.0), ("tie", "b", 1.0), ("same", "a", 1.0), ("same", "a", 1.0)]
-    rows += [("unusable", "a", None), ("unusable", "a", float("nan")), ("unusable", "b", 1.0)]
-    line = refused(capsys, made(tmp_path, rows))
-    assert "none of 3 prompts gives a pair (tie 1, one_cluster 1, unusable_reward 1)" in line
-
-
-def test_several_checkpoints(tmp_path, capsys):
-    path = made(tmp_path, checkpoint=["a"] * 10 + ["b"] * 10)
-    assert "samples of several checkpoints, a (10), b (10)" in refused(capsys, path)
+def test_samples_and_flags_that_cannot_be_used(tmp_path, capsys, rows, columns, more, words):
+    assert words in refused(capsys, made(tmp_path, rows, **columns), *more)
 
 
 def test_files_that_are_none(tmp_path, capsys):
     assert "there is no file or directory" in refused(capsys, tmp_path / "absent.parquet")
-    empty = pa.table({"prompt": pa.array([], pa.string()), "response": pa.array([], pa.string()), "reward": [1.0][:0]})
-    pq.write_table(empty, tmp_path / "a.parquet")
+    pq.write_table(pa.table(EMPTY), tmp_path / "a.parquet")
     assert "there are no samples" in refused(capsys, tmp_path / "a.parquet")
-    assert "reward holds 'high': it must hold numbers" in refused(capsys, made(tmp_path, [("p", "a", "high")] * 2))
-    path = made(tmp_path, truncated=["perhaps"] * 20)
-    assert "column truncated holds 'perhaps': it must hold true or false" in refused(capsys, path)
-    assert "2 of 2 samples have no prompt or no response" in refused(capsys, made(tmp_path, [("p", None, 1.0)] * 2))
 
 
 def test_an_output_that_cannot_be(tmp_path, capsys):

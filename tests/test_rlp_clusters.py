@@ -1,8 +1,6 @@
 """Clusters: equal texts, programs that behave alike (in the real sandbox), mutual entailment, and a user's own."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from preference_samples import prompt_of
@@ -10,7 +8,7 @@ from preference_samples import prompt_of
 from openrlhf_pf.code_reward import Pool
 from openrlhf_pf.rlp import build_clustering
 from openrlhf_pf.rlp.behaviour import Behaviour
-from openrlhf_pf.rlp.clusters import ALONE, ClusterFile, number_groups
+from openrlhf_pf.rlp.clusters import ALONE, ClusterFile, Clustering
 from openrlhf_pf.rlp.entailment import Entailment
 
 CALLS = json.dumps({"entry_point": "f", "inputs": [[1], [2], [3]], "outputs": [1, 4, 9]})
@@ -19,10 +17,6 @@ CALLS = json.dumps({"entry_point": "f", "inputs": [[1], [2], [3]], "outputs": [1
 def test_exact_texts_but_for_blanks_at_the_ends():
     prompt = prompt_of(["a", " a\n", "b", "A", "a b", "a  b"])
     assert list(build_clustering("exact").cluster([prompt])) == [[0, 0, 1, 2, 3, 4]]
-
-
-def test_numbers_in_the_order_of_appearance():
-    assert number_groups(["x", None, "y", "x", None]) == [0, ALONE, 1, 0, ALONE]
 
 
 @pytest.mark.parametrize(
@@ -233,23 +227,20 @@ def test_a_name_that_is_no_function(write):
 # ── What is found already ──
 
 
-class Counting:
+class Counting(Clustering):
     """Groups by the first letter; remembers what it was asked, and fails at a prompt."""
 
-    settings, notes = "counting", []
+    settings = "counting"
 
     def __init__(self, fails_at=None, unknown=()):
+        super().__init__()
         self.asked, self.fails_at, self.unknown = [], fails_at, unknown
 
-    def check(self, prompts):
-        pass
-
-    def cluster(self, prompts):
-        for prompt in prompts:
-            if prompt.text == self.fails_at:
-                raise KeyboardInterrupt
-            self.asked.append(prompt.text)
-            yield None if prompt.text in self.unknown else [ord(text[0]) for text in prompt.responses]
+    def groups_of(self, prompt):
+        if prompt.text == self.fails_at:
+            raise KeyboardInterrupt
+        self.asked.append(prompt.text)
+        return None if prompt.text in self.unknown else [ord(text[0]) for text in prompt.responses]
 
 
 def test_a_run_goes_on_where_it_was_ended(tmp_path):
@@ -281,11 +272,3 @@ def test_what_could_not_be_found_out_is_tried_again(tmp_path):
     assert list(ClusterFile(tmp_path / "log", Counting(unknown="x")).cluster(prompts)) == [None, [97, 98], None]
     again = Counting()
     assert list(ClusterFile(tmp_path / "log", again).cluster(prompts)) == [[97, 98]] * 3 and again.asked == ["x"]
-
-
-def test_nothing_of_the_training_stack_is_imported():
-    code = (
-        "import sys, openrlhf_pf.rlp, openrlhf_pf.cli.preferences as command; command.parser();"
-        "print(sorted({'ray', 'vllm', 'deepspeed', 'openrlhf', 'transformers', 'torch'} & sys.modules.keys()))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -136,7 +136,7 @@ def _read(paths: Sequence[str], warnings: list[str]) -> pa.Table:
 
 def _estimate_accuracies(orders: Mapping[str, Order], n_texts: int) -> dict[str, Any]:
     """Return ``accuracy``, ``lead`` and ``verdict`` as :func:`make_report` takes them."""
-    from openrlhf_pf.reliability.measures.bootstrap import Bootstrap, as_values, effective_units, interval
+    from openrlhf_pf.reliability.measures.bootstrap import Bootstrap, effective_units
     from openrlhf_pf.reliability.recommend.verdict import verdict_of
 
     if not orders:
@@ -146,20 +146,17 @@ def _estimate_accuracies(orders: Mapping[str, Order], n_texts: int) -> dict[str,
     for kind, order in orders.items():
         number, *columns = np.array(order, float).reshape(-1, 4).T
         number, total = number.astype(int), sum(column.sum() for column in columns)
-        sums = bootstrap.resample(bootstrap.table(bootstrap.block[number], columns[:2])[:, 0])
+        sums = bootstrap.sum_up(bootstrap.block[number], columns[:2])
         with np.errstate(invalid="ignore"):
             shares[kind] = sums[:, 0] / sums.sum(axis=1)
-        estimate, draws = shares[kind][0], shares[kind][1:]
         weights = np.bincount(number, columns[0] + columns[1], minlength=1)
-        ends = interval(estimate, draws, "share", bootstrap.n_blocks, 0.95, effective_units(weights))
         names = zip(("right", "wrong", "equal"), columns)
         found[kind] = {
-            "accuracy": as_values(estimate, *ends),
+            "accuracy": bootstrap.summarize(shares[kind], "share", 0.95, effective_units(weights)),
             **{name: float(column.sum() / total) if total else None for name, column in names},
             "prompts": int((weights > 0).sum()),
         }
-    leads = shares["spg"] - shares["ranked"]
-    lead = as_values(leads[0], *interval(leads[0], leads[1:], "plain", bootstrap.n_blocks, 0.95))
+    lead = bootstrap.summarize(shares["spg"] - shares["ranked"], "plain", 0.95)
     return {"accuracy": found, "lead": lead, "verdict": verdict_of(found["spg"]["accuracy"])}
 
 

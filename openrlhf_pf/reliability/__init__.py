@@ -6,7 +6,7 @@
 
 ``read`` (files to prompts x responses), ``measures`` (one table of sums per prompt to every number and interval),
 ``recommend`` (numbers to decisions), ``report`` (decisions to sentences, page and figures); none imports a later one.
-``analysis`` runs them, ``planted`` makes samples with known flaws. Nothing here imports ray, vllm, deepspeed or
+``analysis`` runs them, ``demo`` makes samples with known flaws. Nothing here imports ray, vllm, deepspeed or
 openrlhf. Names are imported when first used: training needs only a few light modules.
 """
 

@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 from openrlhf_pf.reliability.measures import within
 from openrlhf_pf.reliability.measures.bootstrap import Bootstrap
 from openrlhf_pf.reliability.measures.calibration import Calibration, calibrate
+from openrlhf_pf.reliability.measures.contrasts import (
+    ExtremeRanks,
+    LengthEffect,
+    compare_extreme_ranks,
+    measure_length,
+)
 from openrlhf_pf.reliability.measures.drift import Trend, find_trends
 from openrlhf_pf.reliability.measures.evaluate import Result, evaluate, summarize_metric
-from openrlhf_pf.reliability.measures.extreme_ranks import ExtremeRanks, compare_extreme_ranks
 from openrlhf_pf.reliability.measures.learned_ranks import FOLDS, LearnedRanks, can_learn_ranks, learn_ranks
-from openrlhf_pf.reliability.measures.length import LengthEffect, measure_length
 from openrlhf_pf.reliability.measures.strategies import LEARNED, POWERS, Strategy, strategies_for
 from openrlhf_pf.reliability.read.checkpoints import Checkpoint, Rollouts, load
 from openrlhf_pf.reliability.recommend.choose import PAIRS, Recommendation, choose
@@ -81,6 +85,7 @@ class Analysed:
         rankings: label to the verdict on the pairs that a strategy keeps, see ``verdict_of``.
         informative: number of prompts whose responses differ in true score.
         same: reward and score are the same up to scale.
+        between: shares of the variance of rewards and of scores that lie between prompts, or None.
         length: how the reward follows length, or None.
         subsets: part of a benchmark to ``{estimate, low, high, groups}``, its share of correctly ordered pairs.
         causes: what could make gain and ranking disagree.
@@ -93,7 +98,7 @@ class Analysed:
     trends: dict[str, Trend]
     ranks: LearnedRanks | None
     extremes: ExtremeRanks | None
-    split: within.Split | None
+    between: tuple[float, float] | None
     accuracy: dict[str, float | None]
     rankings: dict[str, str]
     informative: int
@@ -118,9 +123,9 @@ class Analysed:
         return next(r for r in self.results if r.strategy.label == label)
 
     @property
-    def gain_of_ranks(self) -> float:
-        """Gain of the learned ranks on prompts that they were not found from."""
-        return next((r.estimates.get("gain", math.nan) for r in self.results if r.strategy.learned), math.nan)
+    def follows_length(self) -> bool:
+        """Whether the reward follows length more than the true score."""
+        return self.length is not None and self.length.dominates
 
 
 @dataclass
@@ -131,12 +136,16 @@ class Analysis:
     """
 
     settings: Settings
-    strategies: list[Strategy]
     analysed: list[Analysed]
     recommendation: Recommendation
     warnings: list[str] = field(default_factory=list)
     opening: list[str] = field(default_factory=list)
     n_files: int = 0
+
+    @property
+    def strategies(self) -> list[Strategy]:
+        """What was compared."""
+        return [result.strategy for result in self.analysed[0].results]
 
 
 def analyse(
@@ -183,13 +192,10 @@ def analyse_rollouts(
     if others and not rollouts.separate:
         theirs = [(a.checkpoint.name, a.results, a.checkpoint.n_prompts) for a in others]
         recommendation = _choose(first, theirs, settings)
-    strategies = [r.strategy for r in first.results]
-    warnings = list(rollouts.warnings)
-    return Analysis(settings, strategies, analysed, recommendation, warnings, n_files=rollouts.n_files)
+    return Analysis(settings, analysed, recommendation, list(rollouts.warnings), n_files=rollouts.n_files)
 
 
 def _choose(a: Analysed, others: Sequence, settings: Settings) -> Recommendation:
-    follows_length = a.length is not None and a.length.dominates
     return choose(
         a.results,
         others,
@@ -197,7 +203,7 @@ def _choose(a: Analysed, others: Sequence, settings: Settings) -> Recommendation
         settings.level,
         a.rankings,
         a.informative,
-        BY_LENGTH if follows_length else (),
+        BY_LENGTH if a.follows_length else (),
         PAIRS if a.checkpoint.has_pairs else SAME if a.same else "",
     )
 
@@ -227,7 +233,7 @@ def _analyse_one(
         trends=find_trends(checkpoint, bootstrap, settings.threshold, level),
         ranks=ranks,
         extremes=extremes,
-        split=within.split_variance(checkpoint, away),
+        between=within.shares_between(checkpoint, away),
         accuracy=accuracies["none"],
         rankings={label: verdict_of(share) for label, share in accuracies.items()},
         informative=count_informative(checkpoint),
@@ -245,7 +251,7 @@ def _measure_subsets(checkpoint: Checkpoint, bootstrap: Bootstrap, level: float)
     found = {}
     for name in [] if checkpoint.subset is None else dict.fromkeys(checkpoint.subset.tolist()):
         rows = checkpoint.subset == name
-        part = Checkpoint(name, checkpoint.reward[rows], checkpoint.score[rows], checkpoint.prompt[rows])
+        part = checkpoint.select(rows)
         (result,) = evaluate(part, [Strategy("none", part.reward.shape[1])], bootstrap, whole=False)
         share = summarize_metric(result, "pairwise_accuracy", bootstrap, level)
         found[name] = {**share, "groups": int(rows.sum())}

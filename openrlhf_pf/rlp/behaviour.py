@@ -12,13 +12,13 @@ from concurrent.futures import Future
 from openrlhf_pf.code_reward import AnyPool, Result, Verdict
 from openrlhf_pf.code_reward.judge.observe import observation_of
 from openrlhf_pf.code_reward.tasks import from_label
-from openrlhf_pf.rlp.clusters import Groups, number_groups
+from openrlhf_pf.rlp.clusters import Clustering, Groups, number_groups
 from openrlhf_pf.rlp.samples import Prompt
 
 _AHEAD = 64  # prompts whose programs are in the sandbox at a time
 
 
-class Behaviour:
+class Behaviour(Clustering):
     """Responses are equal if the programs in them are.
 
     Args:
@@ -26,7 +26,7 @@ class Behaviour:
     """
 
     def __init__(self, pool: AnyPool | None = None) -> None:
-        self.notes: list[str] = []
+        super().__init__()
         self._pool = pool
         self._failed = 0
 

@@ -1,13 +1,13 @@
 """Responses of one meaning: the clusters G of the paper's Equation 4.
 
-To add a clustering, write a class with the members of :class:`Clustering` and name it in ``rlp.build_clustering``.
+To add a clustering, write a subclass of :class:`Clustering` and name it in ``rlp.build_clustering``.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from openrlhf_pf import registry
 from openrlhf_pf.rlp.samples import Prompt
@@ -18,8 +18,8 @@ ALONE = -1
 Groups = list[int] | None
 
 
-class Clustering(Protocol):
-    """A way to find responses of the same meaning.
+class Clustering:
+    """A way to find responses of the same meaning; subclasses have ``groups_of``, or ``cluster``.
 
     Attributes:
         settings: everything that decides the groups, as text; groups found with other settings are not reused.
@@ -27,33 +27,33 @@ class Clustering(Protocol):
     """
 
     settings: str
-    notes: list[str]
-
-    def check(self, prompts: Sequence[Prompt]) -> None:
-        """Raise ValueError, one sentence, if the prompts lack what the clustering needs."""
-
-    def cluster(self, prompts: Sequence[Prompt]) -> Iterator[Groups]:
-        """Yield the groups of each prompt's responses, in the order of prompts."""
-
-
-class ExactText:
-    """Responses are equal if their texts are, ignoring whitespace at both ends."""
-
-    settings = "exact"
 
     def __init__(self) -> None:
         self.notes: list[str] = []
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Nothing to check: any text is valid."""
+        """Raise ValueError, one sentence, if the prompts lack what the clustering needs."""
+
+    def groups_of(self, prompt: Prompt) -> Groups:
+        """Return the groups of a prompt's responses."""
+        raise NotImplementedError
 
     def cluster(self, prompts: Sequence[Prompt]) -> Iterator[Groups]:
-        """As in the protocol."""
-        for prompt in prompts:
-            yield number_groups([response.strip() for response in prompt.responses])
+        """Yield the groups of each prompt's responses, in the order of prompts."""
+        yield from map(self.groups_of, prompts)
 
 
-class UserClustering:
+class ExactText(Clustering):
+    """Responses are equal if their texts are, ignoring whitespace at both ends."""
+
+    settings = "exact"
+
+    def groups_of(self, prompt: Prompt) -> Groups:
+        """Number the different texts."""
+        return number_groups([response.strip() for response in prompt.responses])
+
+
+class UserClustering(Clustering):
     """Calls the user's ``function(prompt, responses, label) -> list[int]`` for each prompt.
 
     The function gets a text, N texts and a text or None, and returns N whole numbers, equal for responses of one
@@ -67,7 +67,7 @@ class UserClustering:
     """
 
     def __init__(self, name: str) -> None:
-        self.notes: list[str] = []
+        super().__init__()
         self._name = name
         file, _, function = name.rpartition(":")
         self._function = registry.load_function(
@@ -76,28 +76,24 @@ class UserClustering:
         content = hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest()
         self.settings = f"{function} of a file {content}"
 
-    def check(self, prompts: Sequence[Prompt]) -> None:
-        """Nothing to check: the user's function decides."""
-
-    def cluster(self, prompts: Sequence[Prompt]) -> Iterator[Groups]:
-        """As in the protocol.
+    def groups_of(self, prompt: Prompt) -> Groups:
+        """Call the function.
 
         Raises:
             ValueError: the function raised, or returned no N whole numbers.
         """
-        for prompt in prompts:
-            where = f"--cluster {self._name}, called with the prompt {prompt.text!r:.60},"
-            try:
-                groups = list(self._function(prompt.text, list(prompt.responses), prompt.label))
-            except Exception as error:  # whatever a user's function raises
-                cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                raise ValueError(f"{where} raised {cause}.") from error
-            n = len(prompt.responses)
-            if len(groups) != n or not all(hasattr(x, "__index__") and not isinstance(x, bool) for x in groups):
-                raise ValueError(
-                    f"{where} returned {groups!r:.60}: it must return {n} whole numbers, the group of each response."
-                )
-            yield [int(number) for number in groups]
+        where = f"--cluster {self._name}, called with the prompt {prompt.text!r:.60},"
+        try:
+            groups = list(self._function(prompt.text, list(prompt.responses), prompt.label))
+        except Exception as error:  # whatever a user's function raises
+            cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ValueError(f"{where} raised {cause}.") from error
+        n = len(prompt.responses)
+        if len(groups) != n or not all(hasattr(x, "__index__") and not isinstance(x, bool) for x in groups):
+            raise ValueError(
+                f"{where} returned {groups!r:.60}: it must return {n} whole numbers, the group of each response."
+            )
+        return [int(number) for number in groups]
 
 
 def number_groups(meanings: Sequence[Any]) -> list[int]:

@@ -7,18 +7,18 @@ The groups depend on the order of responses, which :mod:`samples` fixes, and not
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from openrlhf_pf.rlp.clusters import Groups
+from openrlhf_pf.rlp.clusters import Clustering, Groups
 from openrlhf_pf.rlp.samples import Prompt
 
 #: A premise and a hypothesis.
 Pair = tuple[str, str]
 
 
-class Entailment:
+class Entailment(Clustering):
     """Responses are equal if each entails the other.
 
     Args:
@@ -30,7 +30,7 @@ class Entailment:
     """
 
     def __init__(self, folder: str | None, batch: int = 32) -> None:
-        self.notes: list[str] = []
+        super().__init__()
         self._folder = _check_folder(folder)
         if batch < 1:
             raise ValueError(f"--entailment_batch must be 1 or more, got {batch}.")
@@ -41,26 +41,16 @@ class Entailment:
         self._n_cut = 0
         self.settings = f"entailment {_fingerprint(self._folder)}"
 
-    def check(self, prompts: Sequence[Prompt]) -> None:
-        """Nothing to check: any text is valid."""
-
-    def cluster(self, prompts: Sequence[Prompt]) -> Iterator[Groups]:
-        """As in the protocol."""
-        for prompt in prompts:
-            yield self._cluster_prompt(prompt)
-
-    def _cluster_prompt(self, prompt: Prompt) -> list[int]:
+    def groups_of(self, prompt: Prompt) -> Groups:
+        """Compare the different texts; see the module."""
         texts = list(dict.fromkeys(prompt.responses))
         group: dict[str, int] = {}
-        for number in range(len(texts)):
-            remaining = [text for text in texts if text not in group]
-            if not remaining:
-                break
+        while remaining := [text for text in texts if text not in group]:
             first, others = f"{prompt.text} {remaining[0]}", [f"{prompt.text} {text}" for text in remaining[1:]]
             entailed = iter(self.entails([pair for other in others for pair in ((first, other), (other, first))]))
             both = [next(entailed) & next(entailed) for _ in others]
             joined = [text for text, is_equal in zip(remaining[1:], both) if is_equal]
-            group |= dict.fromkeys([remaining[0], *joined], number)
+            group |= dict.fromkeys([remaining[0], *joined], len(set(group.values())))
         return [group[response] for response in prompt.responses]
 
     def entails(self, pairs: Sequence[Pair]) -> list[bool]:

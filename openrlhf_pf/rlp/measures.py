@@ -5,7 +5,7 @@ Notation used for shapes: P prompts, K pairs.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -22,14 +22,7 @@ Order = list[tuple[int, float, float, float]]
 def measure(
     prompts: Sequence[Prompt], groups: Sequence[Groups], choices: Sequence[Choice], pairs: int, seed: int
 ) -> dict[str, Any]:
-    """Return counts, the histogram of confidence, lengths and orders of pairs.
-
-    Args:
-        prompts: (P,).
-        groups: (P,) their clusters.
-        choices: (P,) their pairs.
-        pairs: the most pairs of a prompt.
-        seed: of the draws.
+    """Return counts, the histogram of confidence, lengths and orders of the pairs, ``pairs`` a prompt at most.
 
     Returns:
         ``prompts``, ``texts``, ``samples``, ``used``, ``pairs``: several prompts may have one text, and their equal
@@ -65,14 +58,14 @@ def _average_lengths(prompts: Sequence[Prompt], choices: Sequence[Choice]) -> di
         "all samples": [(p, place) for p in prompts for place in range(len(p.responses))],
     }
 
-    def average(samples: list, length: Callable[[Prompt, int], float]) -> float | None:
-        values = [value for p, place in samples if math.isfinite(value := length(p, place))]
-        return math.fsum(values) / len(values) if values else None
+    def average(lengths: Iterable[float]) -> float | None:
+        known = [length for length in lengths if math.isfinite(length)]
+        return math.fsum(known) / len(known) if known else None
 
     return {
         name: {
-            "characters": average(samples, lambda p, place: float(len(p.responses[place]))),
-            "tokens": average(samples, lambda p, place: p.tokens[place]),
+            "characters": average(len(p.responses[place]) for p, place in samples),
+            "tokens": average(p.tokens[place] for p, place in samples),
         }
         for name, samples in sets.items()
     }

@@ -63,7 +63,7 @@ def choose(prompt: Prompt, groups: Groups, threshold: float = 0.5, pairs: int = 
         groups: (N,) their clusters, negative for responses in no cluster; None if unknown.
         threshold: gamma, the lowest confidence.
         pairs: the most pairs, one winner against different losers.
-        seed: of the draws, which are independent between prompts.
+        seed: of the draws, independent between prompts.
     """
     if groups is None:
         return Choice("not_clustered", 0.0)

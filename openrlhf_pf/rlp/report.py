@@ -25,17 +25,19 @@ def make_report(
     Args:
         numbers: what :func:`openrlhf_pf.rlp.measures.measure` returns, without ``orders``.
         accuracies: ``accuracy``, kind of pairs to ``accuracy`` (``estimate``, ``low``, ``high``), ``right``,
-            ``wrong``, ``equal`` and ``prompts``, or None without true scores; ``lead``, an interval of how far these
-            pairs lead those ranked by the reward; ``verdict`` in a few words.
+            ``wrong``, ``equal`` and ``prompts``, or None without true scores; ``lead``, how far these pairs lead those
+            ranked by the reward; ``verdict`` in a few words.
         settings: everything that decided the pairs.
         warnings: sentences on what went wrong.
     """
     found = {**numbers, **accuracies}
+    unit, won, lost = _average(found)
+    lengths = f"Winners have {won:,.0f} {unit} on average, losers {lost:,.0f}."
     return {
         "format": FORMAT,
         "settings": dict(settings),
         **found,
-        "sentences": [_describe_amount(found), _describe_accuracy(found), _describe_lengths(found)],
+        "sentences": [_describe_amount(found), _describe_accuracy(found), lengths],
         "warnings": [*warnings, *_list_warnings(found)],
     }
 
@@ -105,11 +107,6 @@ def _average(found: Mapping[str, Any]) -> tuple[str, float, float]:
     """Return the unit, tokens if known, and the mean lengths of winners and losers."""
     unit = "characters" if found["lengths"]["chosen"]["tokens"] is None else "tokens"
     return unit, found["lengths"]["chosen"][unit], found["lengths"]["rejected"][unit]
-
-
-def _describe_lengths(found: Mapping[str, Any]) -> str:
-    unit, won, lost = _average(found)
-    return f"Winners have {won:,.0f} {unit} on average, losers {lost:,.0f}."
 
 
 def _list_warnings(found: Mapping[str, Any]) -> Iterator[str]:

@@ -155,25 +155,12 @@ def _select_checkpoint(names: Sequence[str | None], checkpoint: str | None) -> l
 
 
 def _make_prompt(columns: dict[str, list], members: list[int], text: str, label: str | None) -> Prompt:
-    def order(row: int) -> tuple:
-        return columns["response"][row], *(
-            _sort_key(columns[n][row]) for n in ("reward", "score", "truncated", "tokens")
-        )
-
-    members = sorted(members, key=order)
-
-    def numbers(name: str) -> tuple[float, ...]:
-        return tuple(math.nan if columns[name][row] is None else float(columns[name][row]) for row in members)
-
-    return Prompt(
-        text,
-        label,
-        tuple(columns["response"][row].removesuffix(" ") for row in members),
-        numbers("reward"),
-        numbers("score"),
-        tuple(columns["truncated"][row] for row in members),
-        numbers("tokens"),
-    )
+    names = ("response", "reward", "score", "truncated", "tokens")
+    rows = [[columns[name][row] for name in names] for row in members]
+    rows.sort(key=lambda row: (row[0], *map(_sort_key, row[1:])))
+    responses, *numbers, truncated, tokens = zip(*rows)
+    rewards, scores, tokens = (tuple(math.nan if x is None else float(x) for x in v) for v in (*numbers, tokens))
+    return Prompt(text, label, tuple(r.removesuffix(" ") for r in responses), rewards, scores, truncated, tokens)
 
 
 def _sort_key(value: float | None) -> float:

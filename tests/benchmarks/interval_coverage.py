@@ -1,6 +1,6 @@
 """How often do intervals hold the truth? Simulated samples of many shapes.
 
-    python tests/benchmarks/interval_coverage.py [--sets 1000] [--workers 2] [--prompts 50 300] [--rewards useless]
+    PYTHONPATH=.:tests python tests/benchmarks/interval_coverage.py [--sets 1000] [--workers 2] [--prompts 50]
 
 For every shape (prompts, responses, share of correct ones, rewards), data sets are drawn and analysed. The truth is
 the mean estimate of all data sets of the shape, which an interval is about. Prints the coverage in %.
@@ -11,12 +11,12 @@ import itertools
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
+from planted import plant
 from scipy import special
 
 from openrlhf_pf.reliability.measures.bootstrap import Bootstrap
 from openrlhf_pf.reliability.measures.evaluate import evaluate, summarize_metric
 from openrlhf_pf.reliability.measures.strategies import strategies_for
-from openrlhf_pf.reliability.planted import plant
 from openrlhf_pf.reliability.read.checkpoints import Checkpoint
 
 METRICS = ("gain", "signal_to_noise", "within_r2", "within_spearman", "pairwise_accuracy")

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from browser import NAMES, Browser, executable
+from planted import plant
 
 from openrlhf_pf.cli.analyze import main
-from openrlhf_pf.reliability.planted import plant
 
 pytestmark = [
     pytest.mark.end_to_end,

@@ -32,15 +32,18 @@ DRAWS = 2
 MOST_MISSING = 0.1
 
 _EDGE = 1e-9
+#: Kind of a metric to the scale on which it is closest to normal, and the way back.
+SCALES = {
+    "plain": (np.asarray, np.asarray),
+    "positive": (lambda x: np.log(np.maximum(x, np.finfo(float).tiny)), np.exp),
+    "share": (lambda x: special.logit(np.clip(x, _EDGE, 1 - _EDGE)), special.expit),
+    "correlation": (lambda x: np.arctanh(np.clip(x, _EDGE - 1, 1 - _EDGE)), np.tanh),
+}
+SCALES["r2"] = SCALES["correlation"]
 
 
 class Bootstrap:
     """The repetitions: how often each block counts. All metrics and strategies share them: differences are paired.
-
-    Args:
-        n_prompts: G.
-        repetitions: R.
-        seed: seed of the blocks and of the draws.
 
     Attributes:
         block: (G,) the block of each prompt.
@@ -62,45 +65,30 @@ class Bootstrap:
     def table(
         self, block: NDArray, columns: Sequence[Floats], cell: NDArray | None = None, n_cells: int = 1
     ) -> Floats:
-        """Sum columns per block and cell.
-
-        Args:
-            block: (S,) the block of each sample.
-            columns: (S,) values each.
-            cell: (S,) sum each cell by itself; None for a single one.
-            n_cells: number of cells.
-
-        Returns:
-            (J, cells, columns).
-        """
+        """Return (J, cells, columns) sums of columns (S,) per block (S,) and cell (S,); None for a single cell."""
         place = block if cell is None else block * n_cells + cell
         sums = [np.bincount(place, column, minlength=self.n_blocks * n_cells) for column in columns]
         return np.stack(sums, axis=-1).reshape(self.n_blocks, n_cells, len(columns))
 
     def resample(self, table: Floats, counts: Floats | None = None) -> Floats:
-        """Add up a table (J, ...) over blocks.
-
-        Returns:
-            (1 + R, ...): the sums of all data, then those of each repetition; of ``counts`` (R, J) alone if given.
-        """
+        """Return (1 + R, ...) sums of a table (J, ...): of all data, then of each repetition; or of ``counts``."""
         counts = np.concatenate([np.ones((1, self.n_blocks)), self.counts]) if counts is None else counts
         return (counts @ table.reshape(self.n_blocks, -1)).reshape(len(counts), *table.shape[1:])
 
+    def sum_up(self, block: NDArray, columns: Sequence[Floats]) -> Floats:
+        """Return (1 + R, columns) sums of columns (S,): of all data, then of each repetition."""
+        return self.resample(self.table(block, columns))[:, 0]
 
-def deviations(estimate: float, draws: Floats, kind: str, n_units: float) -> Floats:
-    """Return the deviations of the repetitions from the estimate, on the metric's scale.
+    def summarize(
+        self, values: Floats, kind: str, level: float, units: float | None = None
+    ) -> dict[str, float | None]:
+        """Return ``{estimate, low, high}`` of a metric (1 + R,), the estimate first; see :func:`interval`."""
+        return as_values(values[0], *interval(float(values[0]), values[1:], kind, self.n_blocks, level, units))
 
-    Args:
-        estimate: the metric of the data.
-        draws: (R,) the metric of each repetition; NaN where it is not defined.
-        kind: see :class:`openrlhf_pf.reliability.measures.metrics.Metric`; for "r2", ``draws`` and ``estimate`` are
-            signed correlations.
-        n_units: J, the number of units that were drawn from.
 
-    Returns:
-        (R,) with median 0.
-    """
-    moved = to_scale(draws, kind)
+def deviations(draws: Floats, kind: str, n_units: float) -> Floats:
+    """Return (R,) deviations of the repetitions from their median, on the scale of the metric's kind."""
+    moved = SCALES[kind][0](draws)
     if not np.isfinite(moved).any():
         return moved
     with np.errstate(invalid="ignore"):
@@ -115,7 +103,7 @@ def interval(
     Args:
         estimate: the metric of the data.
         draws: (R,) the metric of each repetition; NaN where it is not defined.
-        kind: as for :func:`deviations`.
+        kind: see ``metrics.Metric``; for "r2", ``draws`` and ``estimate`` are signed correlations.
         n_units: J, the number of units that were drawn from.
         level: of the interval.
         informative: number of equal units that carry as much information on this metric: a prompt whose responses all
@@ -131,8 +119,9 @@ def interval(
         return np.nan, np.nan
     if kind == "share" and informative is not None:
         return _interval_of_share(estimate, draws, units, level)
-    away = np.nanquantile(deviations(estimate, draws, kind, units), [(1 - level) / 2, (1 + level) / 2])
-    low, high = (float(x) for x in from_scale(to_scale(np.array(estimate), kind) + away, kind))
+    away = np.nanquantile(deviations(draws, kind, units), [(1 - level) / 2, (1 + level) / 2])
+    there, back = SCALES[kind]
+    low, high = map(float, back(there(estimate) + away))
     if kind == "r2":
         return low * abs(low), high * abs(high)
     if kind == "share" and not _EDGE < estimate < 1 - _EDGE:
@@ -145,8 +134,7 @@ def interval(
 def _interval_of_share(estimate: float, draws: Floats, units: float, level: float) -> tuple[float, float]:
     """Return Jeffreys' interval at the effective sample size (Korn and Graubard 1998).
 
-    Repetitions of a share near 0 or 1, or of few units, are skewed; this keeps their variance and takes the shape
-    from the Beta distribution.
+    Repetitions of a share near 0 or 1, or of few units, are skewed.
     """
     variance = float(np.nanvar(draws)) * DRAWS
     spread = estimate * (1 - estimate)
@@ -160,28 +148,6 @@ def _student_factor(n_units: float, share: float) -> float:
     """Return the stretch of the normal interval for few units: their variance is underestimated and uncertain."""
     degrees = max(n_units - 1, 1)
     return float(np.sqrt(n_units / degrees) * special.stdtrit(degrees, share) / special.ndtri(share))
-
-
-def to_scale(values: Floats, kind: str) -> Floats:
-    """Return the values on the scale of their kind."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if kind in ("r2", "correlation"):
-            return np.arctanh(np.clip(values, -1 + _EDGE, 1 - _EDGE))
-        if kind == "share":
-            return special.logit(np.clip(values, _EDGE, 1 - _EDGE))
-        if kind == "positive":
-            return np.log(np.maximum(values, np.finfo(float).tiny))
-        assert kind == "plain", kind
-        return np.asarray(values, float)
-
-
-def from_scale(values: Floats, kind: str) -> Floats:
-    """Return the inverse of :func:`to_scale`."""
-    if kind in ("r2", "correlation"):
-        return np.tanh(values)
-    if kind == "share":
-        return special.expit(values)
-    return np.exp(values) if kind == "positive" else values
 
 
 def effective_units(per_block: Floats) -> float:

@@ -1,8 +1,7 @@
 """Where the reward model is over-confident: higher rewards whose true scores are lower.
 
-Samples are cut into groups of similar reward. A calibrated reward model's mean score never falls from one group to the
-next, whatever the shape of the curve; where the scores of the highest rewards fall below those of the rewards just
-below them, the model promises more than it delivers.
+A calibrated reward model's mean score never falls from one group of similar reward to the next, whatever the shape of
+the curve.
 
 Notation used for shapes: B groups of equal count, R rows (the estimate and the repetitions of a bootstrap).
 """
@@ -51,14 +50,7 @@ class Calibration:
 
 
 def calibrate(checkpoint: Checkpoint, bootstrap: Bootstrap, bins: int = 20, level: float = 0.95) -> Calibration | None:
-    """Compare the scores of groups of reward; None where rewards do not differ.
-
-    Args:
-        checkpoint: the samples.
-        bootstrap: the repetitions, for this checkpoint's prompts.
-        bins: B at most; fewer where there are fewer different rewards.
-        level: of the intervals.
-    """
+    """Compare the scores of at most B groups of reward; None where rewards do not differ."""
     samples = Samples.of(checkpoint, bootstrap, 0.5)
     if not len(samples.take) or samples.unit[-1] < 1:
         return None
@@ -86,9 +78,7 @@ def calibrate(checkpoint: Checkpoint, bootstrap: Bootstrap, bins: int = 20, leve
 def _find_fall(sums: Floats, level: float) -> tuple[int, float]:
     """Return the number of top groups that score below as many groups under them, and by how much; (0, NaN) if none.
 
-    Args:
-        sums: (R, B, 2) weight and weighted score.
-        level: of the joint test of all numbers of groups.
+    ``sums`` (R, B, 2) are weight and weighted score; ``level`` is that of one joint test of all numbers of groups.
     """
     sizes = np.arange(1, sums.shape[1] // 2 + 1)
     falls = []

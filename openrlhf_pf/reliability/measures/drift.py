@@ -7,7 +7,7 @@ returns in later epochs is drawn with all its visits.
 Notation used for shapes: V windows, R repetitions.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,14 +51,8 @@ class Trend:
 
 
 def cut_windows(steps: NDArray[np.int64], most: int = MOST_WINDOWS) -> tuple[NDArray[np.int64], list[tuple[int, int]]]:
-    """Cut steps into windows of about the same number of different steps.
-
-    Args:
-        steps: (G,) the step of each group.
-        most: V at most.
-
-    Returns:
-        (G,) the window of each group, and the first and last step of each window.
+    """Return (G,) the window of each step (G,), and the first and last step of each of at most V windows, which hold
+    about the same number of different steps.
     """
     different, place = np.unique(steps, return_inverse=True)
     parts = np.array_split(different, min(most, len(different)))
@@ -69,34 +63,16 @@ def cut_windows(steps: NDArray[np.int64], most: int = MOST_WINDOWS) -> tuple[NDA
 def find_trends(
     checkpoint: Checkpoint, bootstrap: Bootstrap, threshold: float = 0.5, level: float = 0.95
 ) -> dict[str, Trend]:
-    """Follow the reliability over the steps.
-
-    Args:
-        checkpoint: samples with ``step``.
-        bootstrap: the repetitions, for this checkpoint's prompts.
-        threshold: a score above it is correct.
-        level: of the intervals.
-
-    Returns:
-        Trend by measure, for those that can be computed in enough windows; empty without enough different steps.
+    """Return measure to its trend over the steps, where it can be computed in enough windows; a score above the
+    threshold is correct.
     """
     if checkpoint.step is None or len(np.unique(checkpoint.step)) < FEWEST_WINDOWS:
         return {}
     window, spans = cut_windows(checkpoint.step)
     results, units = [], []
     for number in range(len(spans)):
-        rows = window == number
-        part = replace(
-            checkpoint,
-            reward=checkpoint.reward[rows],
-            score=checkpoint.score[rows],
-            prompt=checkpoint.prompt[rows],
-            step=None,
-            length=None,
-            model_rewards=None,
-        )
-        everything = Strategy("none", checkpoint.reward.shape[1])
-        (result,) = evaluate(part, [everything], bootstrap, threshold=threshold)
+        part = checkpoint.select(window == number)
+        (result,) = evaluate(part, [Strategy("none", part.reward.shape[1])], bootstrap, threshold=threshold)
         samples = np.bincount(bootstrap.block[part.prompt], part.known.sum(axis=1), bootstrap.n_blocks)
         results.append(result)
         units.append(effective_units(samples))
@@ -130,7 +106,7 @@ def _fit_trend(
     solve = np.linalg.solve((design * units) @ design.T, design * units)
     start, slope = solve @ estimates
     known = np.where(np.isnan(draws), np.nanmean(draws, axis=0), draws)
-    away = deviations(slope, known @ solve[1], "plain", units.sum())
+    away = deviations(known @ solve[1], "plain", units.sum())
     low, high = slope + np.quantile(away, [(1 - level) / 2, (1 + level) / 2])
 
     def change(by: float) -> float:

@@ -8,7 +8,7 @@ R repetitions; B bins; M reward cells; K score levels.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,15 +106,9 @@ def evaluate(
     threshold: float = 0.5,
     whole: bool = True,
 ) -> list[Result]:
-    """Compute every metric of every strategy.
+    """Compute every metric of every strategy: over at most B groups, a score above the threshold being correct.
 
-    Args:
-        checkpoint: the samples.
-        strategies: the weights of the samples.
-        bootstrap: the repetitions, for this checkpoint's prompts.
-        bins: B.
-        threshold: a score above it is correct.
-        whole: compute the metrics over all samples too, not only those within prompts.
+    With ``whole``, the metrics over all samples too, not only those within prompts.
     """
     samples = Samples.of(checkpoint, bootstrap, threshold)
     weights = expected_weights(strategies, checkpoint)
@@ -122,21 +116,22 @@ def evaluate(
     results: list[Result] = []
     pairs = count_pairs(checkpoint.reward, checkpoint.score, weights)
     for number, (strategy, weight) in enumerate(zip(strategies, weights)):
-        kept = count_kept(strategy, weight, checkpoint)
         twin = next((r for r, other in zip(results, weights[:number]) if _are_proportional(weight, other)), None)
-        if twin is None:
-            result = Result(strategy, kept=kept)
-            chosen = weight.ravel()[samples.take]
-            if whole and chosen.any():
-                _fill_whole(result, samples.select(chosen > 0), chosen[chosen > 0], bootstrap, bins)
-        else:
-            copies = {"estimates": dict(twin.estimates), "draws": dict(twin.draws), "units": {}}
-            label = twin.twin or twin.strategy.label
-            result = replace(twin, strategy=strategy, kept=kept, twin=label, **copies)
-            result.estimates.pop("pairwise_accuracy", None)
-        _fill_within(result, within.sum_within(weight, away), block, bootstrap, kept / max(len(checkpoint.reward), 1))
-        if not strategy.keeps_one:  # a single response is in no pair
-            _fill_pairs(result, pairs[number], block, bootstrap)
+        result = Result(strategy, kept=count_kept(strategy, weight, checkpoint))
+        if twin is not None:
+            result.twin = twin.twin or twin.strategy.label
+        chosen = weight.ravel()[samples.take]
+        if whole and chosen.any():
+            _fill_whole(result, samples.select(chosen > 0), chosen[chosen > 0], bootstrap, bins)
+        sums = within.sum_within(weight, away)
+        if sums[0].any():
+            keep = max(result.kept / max(len(checkpoint.reward), 1), np.finfo(float).tiny)
+            result.put(within.compute_within(bootstrap.sum_up(block, list(sums)), keep))
+            result.units |= within.units_of(sums, block, bootstrap.n_blocks)
+        if not strategy.keeps_one and pairs[number][1].any():  # a single response is in no pair
+            result.put({"pairwise_accuracy": pair_accuracy(bootstrap.sum_up(block, list(pairs[number])))})
+            per_block = np.bincount(block, pairs[number][1], bootstrap.n_blocks)
+            result.units["pairwise_accuracy"] = effective_units(per_block)
         results.append(result)
     return results
 
@@ -166,8 +161,7 @@ def _fill_whole(result: Result, samples: Samples, weight: Floats, bootstrap: Boo
     r, s = samples.reward - centre[0], samples.score - centre[1]
     weighed = [weight, weight * r, weight * s]
     moments = [*weighed, weighed[1] * r, weighed[2] * s, weighed[1] * s, weight * weight]
-    sums = bootstrap.resample(bootstrap.table(samples.block, moments))[:, 0]
-    result.put(metrics.from_sums(sums, centre))
+    result.put(metrics.from_sums(bootstrap.sum_up(samples.block, moments), centre))
     # The estimate has a cell for each different reward, the repetitions have cells of about equal weight.
     columns = [*weighed, weight * samples.correct]
     exact = np.stack([np.bincount(samples.unit, column) for column in columns], axis=-1)
@@ -202,15 +196,9 @@ def _rank_correlations(samples: Samples, weight: Floats, bootstrap: Bootstrap | 
 
 
 def cut_cells(unit: NDArray[np.int64], weight: Floats, most: int) -> tuple[NDArray[np.int64], int]:
-    """Cut sorted samples into cells of about equal weight; samples of equal value share one.
+    """Return (S,) the cell of each sample and the number of cells, of about equal weight and ``most`` at most.
 
-    Args:
-        unit: (S,) number of each different value, rising.
-        weight: (S,) weights above 0.
-        most: number of cells at most; one for each value where there are no more values than that.
-
-    Returns:
-        (S,) the cell of each sample, and the number of cells.
+    ``unit`` (S,) is the rising number of each different value, which has one cell; ``weight`` (S,) is above 0.
     """
     first = np.concatenate([[True], unit[1:] != unit[:-1]])
     dense = first.cumsum() - 1
@@ -219,25 +207,6 @@ def cut_cells(unit: NDArray[np.int64], weight: Floats, most: int) -> tuple[NDArr
         middle = (sums.cumsum() - sums / 2) / sums.sum()
         dense = np.unique((middle * most).astype(np.int64), return_inverse=True)[1][dense]
     return dense, int(dense[-1]) + 1
-
-
-def _fill_pairs(result: Result, pairs: Floats, block: NDArray[np.int64], bootstrap: Bootstrap) -> None:
-    """Compute the pair accuracy from counted pairs (2, G)."""
-    if pairs[1].any():
-        sums = bootstrap.resample(bootstrap.table(block, list(pairs)))[:, 0]
-        result.put({"pairwise_accuracy": pair_accuracy(sums)})
-        result.units["pairwise_accuracy"] = effective_units(np.bincount(block, pairs[1], bootstrap.n_blocks))
-
-
-def _fill_within(
-    result: Result, sums: Floats, block: NDArray[np.int64], bootstrap: Bootstrap, kept_per_group: float
-) -> None:
-    """Compute the metrics within prompts from sums (11, G)."""
-    if sums[0].any():
-        keep = max(kept_per_group, np.finfo(float).tiny)
-        rows = bootstrap.resample(bootstrap.table(block, list(sums)))[:, 0]
-        result.put(within.compute_within(rows, keep))
-        result.units |= within.units_of(sums, block, bootstrap.n_blocks)
 
 
 def summarize(result: Result, bootstrap: Bootstrap, level: float) -> dict[str, dict[str, float | None]]:
@@ -249,6 +218,5 @@ def summarize_metric(result: Result, name: str, bootstrap: Bootstrap, level: flo
     """Return ``{estimate, low, high}`` of one metric."""
     kind, estimate, ends = METRICS[name].kind, result.estimates.get(name, np.nan), (np.nan, np.nan)
     if name in result.draws:
-        units = result.units.get(name)
-        ends = interval(estimate, result.draws[name], kind, bootstrap.n_blocks, level, units)
+        ends = interval(estimate, result.draws[name], kind, bootstrap.n_blocks, level, result.units.get(name))
     return as_values(estimate * abs(estimate) if kind == "r2" else estimate, *ends)

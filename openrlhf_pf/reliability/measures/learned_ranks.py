@@ -88,14 +88,7 @@ def can_learn_ranks(checkpoint: Checkpoint, keep: int | None) -> bool:
 def learn_ranks(
     checkpoint: Checkpoint, bootstrap: Bootstrap, keep: int | None = None, seed: int = 0
 ) -> LearnedRanks | None:
-    """Find the ranks of largest gain; None where there is nothing to choose.
-
-    Args:
-        checkpoint: the samples.
-        bootstrap: the repetitions, for this checkpoint's prompts; its blocks make the folds.
-        keep: k; None for 2.
-        seed: of the random halves.
-    """
+    """Find the k ranks of largest gain; None where there is nothing to choose. ``seed`` is for random halves."""
     if not can_learn_ranks(checkpoint, keep):
         return None
     keep, block = keep or 2, bootstrap.block[checkpoint.prompt]
@@ -117,8 +110,8 @@ def learn_ranks(
     table = np.zeros(checkpoint.reward.shape)
     for f, weights in enumerate(ranks[1:]):
         rows = fold[block] == f
-        part = Checkpoint("", checkpoint.reward[rows], checkpoint.score[rows], checkpoint.prompt[rows])
-        (table[rows],) = expected_weights([Strategy("rank_weights", keep, {"weights": weights.tolist()})], part)
+        strategy = Strategy("rank_weights", keep, {"weights": weights.tolist()})
+        (table[rows],) = expected_weights([strategy], checkpoint.select(rows))
     return LearnedRanks(keep, ranks[0], c, v, gain, stability, table)
 
 

@@ -100,14 +100,8 @@ def binned_points(reward: ArrayLike, score: ArrayLike, weight: ArrayLike | None 
 
 
 def points_of_cells(cells: Floats, bins: int) -> Floats:
-    """Return :func:`binned_points` from the sums of each reward cell.
-
-    Args:
-        cells: (R, M, 3) sums of weight, weight times reward and weight times score.
-        bins: B.
-
-    Returns:
-        (R, 2, B).
+    """Return (R, 2, B) :func:`binned_points` from (R, M, 3) sums of weight, weight times reward and weight times score
+    of each reward cell.
     """
     edges = np.concatenate([np.zeros((len(cells), 1, 3)), cells.cumsum(axis=1)], axis=1)
     total = edges[:, -1, 0]
@@ -124,12 +118,6 @@ def binned_r2(reward: ArrayLike, score: ArrayLike, weight: ArrayLike | None = No
     """Return R² of the straight line through :func:`binned_points` (PF-PPO, Section 3 and Table 1).
 
     The paper does not give the number of groups; 20 groups of equal count are our choice.
-
-    Args:
-        reward: (S,) finite rewards.
-        score: (S,) finite true scores.
-        weight: (S,) weights, not negative; None for 1 throughout.
-        bins: B, the number of groups.
 
     Returns:
         1 - SS_res / SS_tot; NaN where all rewards or all group scores are equal.
@@ -148,16 +136,12 @@ def correlation_of_points(points: Floats) -> Floats:
 
 
 def from_sums(sums: Floats, centre: tuple[float, float]) -> dict[str, Floats]:
-    """Compute the metrics that need only sums.
+    """Compute the metrics that need only sums, (R,) each; ``sample_r2`` as the signed correlation.
 
     Args:
         sums: (R, 7) sums of w, w r, w s, w r², w s², w r s and w² with rewards r and scores s taken from ``centre``,
             without which the variance of rewards far from 0 would drown in rounding.
         centre: what was subtracted from rewards and scores.
-
-    Returns:
-        (R,) each: ``sample_r2`` (as the signed correlation), ``mse``, ``mean_score``, ``mean_reward``,
-        ``effective_samples`` (Kish: squared sum of the weights by the sum of their squares).
     """
     w, wr, ws, wrr, wss, wrs, ww = np.moveaxis(sums, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -180,13 +164,8 @@ def from_sums(sums: Floats, centre: tuple[float, float]) -> dict[str, Floats]:
 
 
 def rank_correlations(table: Floats) -> dict[str, Floats]:
-    """Compute Spearman's rho and Kendall's tau-b of weighted samples with ties.
-
-    Args:
-        table: (R, M, K) weight in each cell of reward and level of score.
-
-    Returns:
-        ``spearman`` and ``kendall``, (R,) each; NaN where rewards or scores do not differ.
+    """Compute ``spearman`` and ``kendall`` (tau-b), (R,) each, from weights (R, M, K) by reward and score;
+    NaN where rewards or scores do not differ.
     """
     # (R, K, M): sums along the longer axis are several times as fast where it is the last.
     table = np.ascontiguousarray(table.swapaxes(1, 2))
@@ -209,15 +188,15 @@ def rank_correlations(table: Floats) -> dict[str, Floats]:
 
 
 def threshold_metrics(total: Floats, correct: Floats) -> dict[str, Floats]:
-    """Compute ROC-AUC, and precision, recall and F1 at the threshold of the largest F1.
+    """Compute ROC-AUC, and precision, recall and F1 at the threshold of the largest F1, (R,) each.
 
     Args:
         total: (R, M) weight of all samples in each reward cell.
         correct: (R, M) weight of the correct ones.
 
     Returns:
-        (R,) each: ``auc`` (ties count half), ``precision``, ``recall``, ``f1``, and ``cell``, the lowest cell above
-        the threshold. NaN where all samples are correct or none is (``auc``), or none is (the others).
+        ``auc`` (ties count half), ``precision``, ``recall``, ``f1``, and ``cell``, the lowest above the threshold; NaN
+        where all samples are correct or none is (``auc``), or none is (the others).
     """
     wrong = (total - correct).clip(min=0)
     n_correct, n_wrong = correct.sum(axis=1), wrong.sum(axis=1)

@@ -23,8 +23,7 @@ def count_pairs(rewards: ArrayLike, scores: ArrayLike, weights: Sequence[ArrayLi
     rewards count half. Samples without a finite reward and score are in no pair.
 
     Args:
-        rewards: (G, N).
-        scores: (G, N).
+        rewards, scores: (G, N).
         weights: one (G, N) per strategy; None for a single strategy with weight 1 throughout.
 
     Returns:

@@ -143,18 +143,11 @@ def _lacking(checkpoint: Checkpoint, weights: Sequence[float] | None) -> dict[st
 
 
 def expected_weights(strategies: Sequence[Strategy], checkpoint: Checkpoint) -> list[Floats]:
-    """Return how often each sample trains, in expectation over ties and coins, up to a common factor.
+    """Return (G, N) per strategy: how often each sample trains, in expectation over ties and coins, up to a factor.
 
     Group scope: weights of a group sum to 1, or to 0 where it has fewer than k usable samples; but ``none`` trains
     every usable sample once, however many its group has. Batch scope: the chance to be drawn by ``select``, which
     takes no sample twice.
-
-    Args:
-        strategies: what :func:`strategies_for` returned.
-        checkpoint: the samples.
-
-    Returns:
-        (G, N) for each strategy; 0 where there is no sample or no usable reward.
     """
     columns = {}
     if checkpoint.length is not None:
@@ -187,12 +180,7 @@ def _weights(sample_filter: SampleFilter, batch: FilterBatch) -> Floats:
 
 
 def average_ties(weights: Floats, keys: Floats) -> Floats:
-    """Spread the weight of samples with equal keys evenly over them: the expectation of random tie-breaking.
-
-    Args:
-        weights: (G, N).
-        keys: (G, N) what the samples of a group were ranked by.
-    """
+    """Spread weights (G, N) evenly over samples of equal keys (G, N) in a group: the expectation of random ties."""
     order = np.argsort(keys, axis=1, kind="stable")
     ranked = np.take_along_axis(keys, order, axis=1)
     new = np.ones(ranked.shape, dtype=bool)

@@ -11,7 +11,6 @@ Notation used for shapes: G groups (one prompt in one rollout), N samples a grou
 repetitions of a bootstrap).
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -81,15 +80,10 @@ def sum_within(weights: Floats, away: Deviations) -> Floats:
 
 
 def compute_within(sums: Floats, keep: float) -> dict[str, Floats]:
-    """Compute the metrics from sums.
+    """Return ``METRICS_WITHIN``, (R,) each, from sums (R, 11) of :func:`sum_within` and k samples a prompt that train.
 
-    Args:
-        sums: (R, 11) of :func:`sum_within`, added over groups.
-        keep: k, samples a prompt that train.
-
-    Returns:
-        (R,) each of ``METRICS_WITHIN``; ``within_r2`` as the signed correlation. A gain is 0 where the kept rewards do
-        not differ: no advantage is left to train on; a correlation is NaN there.
+    ``within_r2`` is the signed correlation. A gain is 0 where the kept rewards do not differ: no advantage is left to
+    train on; a correlation is NaN there.
     """
     n, d, s, dd, ds, ss, kept_dd, kept_ds, aa, ab, bb = np.moveaxis(sums, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -122,11 +116,7 @@ def units_of(sums: Floats, block: NDArray[np.int64], n_blocks: int) -> dict[str,
     A prompt whose scores are all equal carries nothing; one whose rewards lie twenty times as far apart as others'
     counts four hundred times in the spread of advantages. The scarcer of both limits the information. The degrees of
     freedom of a spread are about twice the effective number of squares (Satterthwaite), and units one more.
-
-    Args:
-        sums: (11, G) of :func:`sum_within`.
-        block: (G,) the block of each group.
-        n_blocks: J.
+    ``sums`` (11, G) are those of :func:`sum_within`, ``block`` (G,) of J blocks.
     """
 
     def count_units(row: int) -> float:
@@ -141,39 +131,18 @@ def units_of(sums: Floats, block: NDArray[np.int64], n_blocks: int) -> dict[str,
     return {name: min(known.get(r, np.inf), known.get(s, 0.0)) for name, (r, s) in SPREADS.items()}
 
 
-@dataclass
-class Split:
-    """Where rewards and scores vary and agree: between prompts, or between the responses to one.
-
-    Attributes:
-        reward_between, score_between: share of the variance that lies between prompts, without the noise of a
-            prompt's mean.
-        correlation_between: of the prompts' mean rewards and mean scores.
-        correlation_within: of deviations from the prompts' means.
+def shares_between(checkpoint: Checkpoint, away: Deviations) -> tuple[float, float] | None:
+    """Return the shares of the variance of rewards and of scores that lie between prompts, without the noise of a
+    prompt's mean; None where no prompt has two scored responses.
     """
-
-    reward_between: float
-    score_between: float
-    correlation_between: float
-    correlation_within: float
-
-
-def split_variance(checkpoint: Checkpoint, away: Deviations) -> Split | None:
-    """Split variance and agreement; None where no prompt has two scored responses."""
     some = away.known.any(axis=1)
     if not some.any():
         return None
-    known, count = away.known[some], away.known[some].sum(axis=1)
-    shares, means = [], []
+    known, count, shares = away.known[some], away.known[some].sum(axis=1), []
     for values, deviation in ((checkpoint.reward, away.reward), (checkpoint.score, away.score)):
-        means.append(np.where(known, values[some], 0.0).sum(axis=1) / count)
+        means = np.where(known, values[some], 0.0).sum(axis=1) / count
         squares = (deviation[some] ** 2).sum(axis=1)
-        between = max(means[-1].var() - (squares / (count - 1) / count).mean(), 0.0)
+        between = max(means.var() - (squares / (count - 1) / count).mean(), 0.0)
         total = between + squares.sum() / (count - 1).sum()
         shares.append(float(between / total) if total > 0 else np.nan)
-    return Split(*shares, _correlate(*(m - m.mean() for m in means)), _correlate(away.reward, away.score))
-
-
-def _correlate(x: Floats, y: Floats) -> float:
-    size = np.sqrt((x * x).sum() * (y * y).sum())
-    return float((x * y).sum() / size) if size > 0 else np.nan
+    return shares[0], shares[1]

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from openrlhf_pf.reliability.read.columns import COLUMNS, NEEDED
+from openrlhf_pf.reliability.read.columns import NEEDED
 from openrlhf_pf.reliability.read.data_warnings import find_data_warnings
 from openrlhf_pf.reliability.read.files import COMPRESSED, SUFFIXES, suffix_of
 from openrlhf_pf.reliability.read.samples import read_samples
@@ -68,6 +68,10 @@ class Checkpoint:
         """(G, N) bool: both reward and score are finite."""
         return np.isfinite(self.reward) & np.isfinite(self.score)
 
+    def select(self, groups: NDArray[np.bool_]) -> "Checkpoint":
+        """Return some groups (G,), with their rewards, scores and prompts alone."""
+        return Checkpoint(self.name, self.reward[groups], self.score[groups], self.prompt[groups])
+
 
 @dataclass
 class Rollouts:
@@ -110,7 +114,7 @@ def load(
         pairs |= any("is read as preference pairs" in line for line in lines)
         found, n_files, others = _columns(table, notes), n_files + files, others | dict.fromkeys(further)
         for checkpoint, rows in _by_checkpoint(found, name if len(names) > 1 else "all samples"):
-            parts.append((checkpoint, {key: values[rows] for key, values in found.items() if values is not None}))
+            parts.append((checkpoint, {key: values[rows] for key, values in found.items()}))
     if not any(len(found["reward"]) for _, found in parts):
         raise ValueError(f"there are no samples in {', '.join(map(str, paths))}: give files with at least one row.")
     checkpoints = [_checkpoint(name, found, notes) for name, found in parts if len(found["reward"])]
@@ -128,60 +132,41 @@ def _names(paths: list[Path]) -> list[str]:
 # ── Columns ──
 
 
-def _columns(table: pa.Table, notes: list[str]) -> dict[str, NDArray | None]:
-    """Return (S,) arrays by our names: ids as numbers in ``prompt_id``, None for an absent column."""
-    columns: dict[str, NDArray | None] = {name: None for name in (*COLUMNS, "file")}
-    for name in ("reward", "score", "step", "group", "length", "file"):
-        # A score column without values has a message of its own later.
-        if name in table.column_names and (name in NEEDED or table[name].null_count < len(table)):
-            numbers = table[name].to_numpy()
-            columns[name] = np.where(np.abs(numbers) <= LARGEST, numbers, np.nan)
-    columns["prompt_id"] = _codes(table["prompt_id"])[0]
-    if "checkpoint" in table.column_names and table["checkpoint"].null_count < len(table):
-        columns["checkpoint"] = np.asarray(table["checkpoint"].to_pylist(), dtype=object)
-    if "subset" in table.column_names and table["subset"].null_count < len(table):
-        columns["subset"] = np.asarray(table["subset"].fill_null("").to_pylist(), dtype=object)
-    if "model_rewards" in table.column_names:
-        columns["model_rewards"] = _ensemble(table["model_rewards"].combine_chunks(), notes)
+def _columns(table: pa.Table, notes: list[str]) -> dict[str, NDArray]:
+    """Return (S,) arrays by our names, of the columns that are not empty; ids as numbers in ``prompt_id``."""
+    # A score column without values has a message of its own later.
+    given = {n: table[n] for n in table.column_names if n in NEEDED or table[n].null_count < len(table)}
+    columns = {"prompt_id": pc.dictionary_encode(table["prompt_id"].combine_chunks()).indices.to_numpy()}
+    for name in {"reward", "score", "step", "group", "length", "file"} & given.keys():
+        numbers = given[name].to_numpy()
+        columns[name] = np.where(np.abs(numbers) <= LARGEST, numbers, np.nan)
+    if "checkpoint" in given:
+        columns["checkpoint"] = np.asarray(given["checkpoint"].to_pylist(), dtype=object)
+    if "subset" in given:
+        columns["subset"] = np.asarray(given["subset"].fill_null("").to_pylist(), dtype=object)
+    if "model_rewards" in given:
+        models = _ensemble(given["model_rewards"].combine_chunks(), notes)
+        columns |= {} if models is None else {"model_rewards": models}
     return columns
-
-
-def _codes(array: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.int64], int]:
-    """Number the different values in the order of their first appearance; missing is a value of its own."""
-    encoded = pc.dictionary_encode(array, null_encoding="encode")
-    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), len(encoded.dictionary)
 
 
 def _ensemble(array: pa.Array, notes: list[str]) -> Floats | None:
     """Return (S, M) rewards by model from maps, structs or lists; None unless several models scored every sample."""
+    rows = [row or () for row in array.to_pylist()]
+    if pa.types.is_map(array.type) or pa.types.is_struct(array.type):
+        named = [dict(row) for row in rows]
+        names = dict.fromkeys(name for row in named for name in row)
+        rows = [[row.get(name, np.nan) for name in names] for row in named]
+    counts = sorted({len(row) for row in rows})
+    if len(counts) != 1:
+        notes.append(
+            f"model_rewards were left out: their lists hold {counts[0]} to {counts[-1]} numbers, and must hold one"
+            " for each model."
+        )
+        return None
     try:
-        if pa.types.is_struct(array.type):
-            fields = [pc.cast(array.field(i), pa.float64()) for i in range(array.type.num_fields)]
-            scores = [values.to_numpy(zero_copy_only=False) for values in fields]
-            scores = np.stack(scores, axis=1) if scores else np.zeros((len(array), 0))
-        elif pa.types.is_map(array.type):
-            keys, count = _codes(array.keys)
-            if count < 2 or len(keys) != count * len(array):
-                return None
-            order = np.lexsort((keys, np.repeat(np.arange(len(array)), count)))
-            items = pc.cast(array.items, pa.float64()).to_numpy(zero_copy_only=False)
-            scores = items[order].reshape(len(array), count)
-        elif pa.types.is_null(array.type):
-            return None
-        else:
-            values = pc.cast(pc.list_flatten(array), pa.float64()).to_numpy(zero_copy_only=False)
-            sizes = pc.min_max(pc.fill_null(pc.list_value_length(array), 0))
-            count, most = sizes["min"].as_py(), sizes["max"].as_py()
-            if count != most:
-                notes.append(
-                    f"model_rewards were left out: their lists hold {count} to {most} numbers, and must hold one for "
-                    "each model."
-                )
-            if count != most or not count:
-                return None
-            scores = values.reshape(len(array), count)
-    except pa.ArrowException:
+        scores = np.array([[np.nan if value is None else float(value) for value in row] for row in rows])
+    except (TypeError, ValueError):
         notes.append(f"model_rewards were left out: they hold {array.type}, and must hold a number for each model.")
         return None
     return scores if scores.shape[1] >= 2 and np.isfinite(scores).all() else None
@@ -242,7 +227,7 @@ def _checkpoint(name: str, columns: dict[str, NDArray], notes: list[str]) -> Che
         None if steps is None else steps[first].astype(np.int64),
         None if length is None or np.isnan(length).any() else table(length.astype(np.int64), 0),
         None if models is None else np.stack([table(model, np.nan) for model in models.T]),
-        None if columns.get("subset") is None else columns["subset"][first],
+        None if "subset" not in columns else columns["subset"][first],
     )
     notes += find_data_warnings(name, result.reward, result.score, sizes)
     return result

@@ -2,15 +2,13 @@
 
 Where the presets come from:
 
-- verl writes ``<step>.jsonl`` to ``trainer.rollout_data_dir`` (``_dump_generations`` in
-  verl/trainer/ppo/ray_trainer.py) with ``input``, ``output``, ``gts``, ``score`` (what trains), ``step`` and what the
-  reward function returned with it, of which ``acc`` is the true score (verl/workers/reward_manager).
-- OpenRLHF's ``openrlhf.cli.batch_inference --eval_task rm``, there until 0.9.5, wrote ``input``, ``output`` and
-  ``reward``; its later releases write no samples.
-- RewardBench 2 writes ``eval-set-scores`` (scripts/run_v2.py of allenai/reward-bench): ``scores`` lists of the rewards
-  of all completions, the ``num_correct`` right ones first.
-- Files of best-of-N hold a row a prompt, with ``rewards`` or ``scores`` lists next to ``correct`` or ``label``
-  (1231czx/orm_2e6_bz128_head_test_gsm8k on the Hugging Face hub), or numbered columns, ``reward_1`` to ``reward_32``.
+- verl's ``trainer.rollout_data_dir`` (``_dump_generations`` in verl/trainer/ppo/ray_trainer.py): ``score`` is what
+  trains; of what the reward function returned with it, ``acc`` is the true score (verl/workers/reward_manager).
+- OpenRLHF's ``openrlhf.cli.batch_inference --eval_task rm``, until 0.9.5.
+- RewardBench 2's ``eval-set-scores`` (scripts/run_v2.py of allenai/reward-bench): ``scores`` lists of the rewards of
+  all completions, the ``num_correct`` right ones first.
+- Files of best-of-N, a row a prompt: lists (1231czx/orm_2e6_bz128_head_test_gsm8k on the Hugging Face hub), or
+  numbered columns, ``reward_1`` to ``reward_32``.
 """
 
 import re
@@ -19,6 +17,8 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 import pyarrow as pa
+
+from openrlhf_pf.registry import did_you_mean
 
 #: Columns of a rollout log that are read, and their other names in files.
 COLUMNS = {
@@ -160,7 +160,9 @@ def plan_columns(schema: pa.Schema, named: Mapping[str, str], path: str, rows: i
         return Plan(columns, f"{path} is read as preference pairs: {chosen} should be above {rejected}.")
     for ours in set(PAIR) & found.keys():
         del found[ours]
-    _unique(schema, found.values(), path)
+    for name in found.values():
+        if schema.names.count(name) > 1:
+            raise ValueError(f"{path} has two columns called {name}: rename one of them.")
     nameless = "prompt_id" not in found and {"reward", "score"} <= found.keys() and _is_list(schema, found["reward"])
     missing = [name for name in NEEDED if name not in found and not (name == "prompt_id" and nameless)]
     if missing:
@@ -190,11 +192,11 @@ def _preset(schema: pa.Schema, there: Sequence[str]) -> tuple[str, dict[str, str
 
 def _is_list(schema: pa.Schema, name: str) -> bool:
     """Return whether a column has one value per response in each row, by its type; a CSV's lists are text."""
-    if name.endswith("_*"):
-        return True
     kind = _type(schema, name)
-    if kind is None or is_list(kind):
-        return kind is not None
+    if name.endswith("_*") or (kind is not None and is_list(kind)):
+        return True
+    if kind is None:
+        return False
     text = pa.types.is_string(kind) and not any(is_list(other) for other in schema.types)
     return text and name in (*REWARD_LISTS, *TRUTH_LISTS)
 
@@ -247,17 +249,10 @@ def _numbered(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
 def _named(schema: pa.Schema, numbered: Mapping, ours: str, theirs: str, path: str) -> str:
     if theirs in numbered or _type(schema, theirs) is not None:
         return theirs
-    close = get_close_matches(theirs, schema.names, 1)
     raise ValueError(
         f"{path} has no column {theirs!r} (--columns {ours}={theirs}), it has {listed(schema.names, numbered)}"
-        + (f": did you mean {close[0]!r}?" if close else ": choose one of these.")
+        + f": {did_you_mean(theirs, schema.names) or 'choose one of these.'}"
     )
-
-
-def _unique(schema: pa.Schema, names: Iterable[str], path: str) -> None:
-    for name in names:
-        if schema.names.count(name) > 1:
-            raise ValueError(f"{path} has two columns called {name}: rename one of them.")
 
 
 def listed(names: Iterable[str], numbered: Mapping[str, tuple[str, ...]] | None = None) -> str:
@@ -298,7 +293,7 @@ def _missing(
             guesses.append(f"{' or '.join(map(repr, names[:3]))} {'' if guesses else 'is '}the {ours}")
         taken |= set(names[:1])
         flags.append(f"{ours}={names[0] if names else 'NAME'}")
-    guess = f"if {_and(guesses)}, " if guesses else ""
+    guess = f"if {join_words(guesses)}, " if guesses else ""
     asked = ""
     if "reward" in missing and found.get("score") == "score":
         asked = "; is 'score' your reward? Then give --columns reward=score,score=NAME with the true score"
@@ -306,7 +301,7 @@ def _missing(
     numbers = [name for name in numbers if not any(name in columns for columns in numbered.values())]
     offered = f"; columns of numbers are {listed(numbers)}" if any("." in name for name in numbers) else ""
     return (
-        f"{path} has no column for {_and(missing)} ({rows:,} row{'s' * (rows != 1)}), it has "
+        f"{path} has no column for {join_words(missing)} ({rows:,} row{'s' * (rows != 1)}), it has "
         + f"{listed(schema.names, numbered)}: "
         + (f"it looks like {how}; " if how else "")
         + f"a sample needs {', '.join(NEEDED)}, the score being the true one, of unit tests for instance; "
@@ -314,6 +309,7 @@ def _missing(
     )
 
 
-def _and(parts: Sequence[str]) -> str:
-    """Join words as in a sentence."""
-    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+def join_words(parts: Sequence[object]) -> str:
+    """Return a, b and c."""
+    texts = [str(part) for part in parts]
+    return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.csv as pv
@@ -25,6 +26,7 @@ KINDS = {
     "JSON": (".json",),
 }
 SUFFIXES = tuple(suffix for suffixes in KINDS.values() for suffix in suffixes)
+T = TypeVar("T")
 #: Marks a column of mixed types that was converted to text.
 MIXED = b"openrlhf_pf.mixed"
 GIVE = "give a Parquet, Arrow, JSON, JSONL or CSV file."
@@ -57,7 +59,11 @@ def find_files(path: Path, notes: list[str]) -> list[Path]:
     visible = (f for f in path.rglob("*") if not any(part.startswith(".") for part in f.relative_to(path).parts))
     there = sorted(file for file in visible if file.is_file())
     # A folder of ``datasets`` names its files in state.json; others next to them are its cache.
-    saved = {file.parent: _saved(file) for file in there if file.name == "state.json"}
+    saved = {}
+    for file in there:
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            if file.name == "state.json":
+                saved[file.parent] = {part["filename"] for part in json.loads(file.read_bytes())["_data_files"]}
     there = [file for file in there if not saved.get(file.parent) or file.name in saved[file.parent]]
     for suffixes in KINDS.values():
         files = [file for file in there if suffix_of(file) in suffixes]
@@ -72,7 +78,7 @@ def find_files(path: Path, notes: list[str]) -> list[Path]:
         )
     others = [f.name for f in there if f not in files and suffix_of(f) in SUFFIXES and suffix_of(f) != ".json"]
     if others:
-        notes.append(left_out(others, f"the folder's {suffix_of(files[0])} files are read"))
+        notes.append(_left_out(others, f"the folder's {suffix_of(files[0])} files are read"))
     folders = sorted({str(file.parent.relative_to(path)) for file in files})
     if len(folders) > 1:
         names = ", ".join(folders[:4]) + (" ..." if len(folders) > 4 else "")
@@ -80,42 +86,47 @@ def find_files(path: Path, notes: list[str]) -> list[Path]:
     return files
 
 
-def read_table(path: Path, notes: list[str], names: Iterable[str]) -> pa.Table:
-    """Read some columns of a file or of the files of a folder; what is not read goes into ``notes``.
+def read_files(path: Path, notes: list[str], read: Callable[[Path], T]) -> dict[Path, T]:
+    """Return what ``read`` makes of a file or of each file of a folder; what is not read goes into ``notes``.
 
     Raises:
         ValueError: there is no such path, or nothing in it that can be read; the message is one sentence.
     """
-    wanted, files, tables = list(names), find_files(path, notes), []
+    files, found, lost, misfit = find_files(path, notes), {}, {}, None
     for file in files:
         try:
-            source = open_file(file, notes)
-            tables.append(source.read([name for name in wanted if name in source.schema.names]))
+            found[file] = read(file)
         except (OSError, pa.ArrowException) as error:
-            cause = cause_of(error)
+            cause = str(error).splitlines()[0] if str(error) else type(error).__name__
             if len(files) == 1:
                 raise ValueError(f"{str(file)!r} cannot be read ({cause}): {GIVE}") from error
-            notes.append(left_out([file.name], f"it cannot be read ({cause})"))
-    if not tables:
-        raise ValueError(f"no file in {str(path)!r} can be read: all {len(files)} are damaged or unfinished.")
-    return pa.concat_tables(tables, promote_options="permissive")
+            lost.setdefault(f"it cannot be read ({cause})", []).append(file.name)
+        except ValueError as error:
+            misfit = misfit or error
+            lost.setdefault(str(error).replace(str(file), "it", 1), []).append(file.name)
+    if not found:
+        raise misfit or ValueError(
+            f"no file in {str(path)!r} can be read: all {len(files)} are damaged or unfinished."
+        )
+    notes += [_left_out(names, why) for why, names in lost.items()]
+    return found
 
 
-def cause_of(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def read_table(path: Path, notes: list[str], names: Iterable[str]) -> pa.Table:
+    """Read some columns of a file or of the files of a folder; see :func:`read_files`."""
+    wanted = list(names)
+
+    def read(file: Path) -> pa.Table:
+        source = open_file(file, notes)
+        return source.read([name for name in wanted if name in source.schema.names])
+
+    return pa.concat_tables(read_files(path, notes, read).values(), promote_options="permissive")
 
 
-def left_out(names: Sequence[str], why: str) -> str:
+def _left_out(names: Sequence[str], why: str) -> str:
     """Return a sentence about files that are not read."""
     more = f" and {len(names) - 1} more were" if len(names) > 1 else " was"
     return f"{names[0]}{more} left out: {why}."
-
-
-def _saved(state: Path) -> set[str]:
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        return {file["filename"] for file in json.loads(state.read_bytes())["_data_files"]}
-    return set()
 
 
 def open_file(file: Path, notes: list[str]) -> Source:
@@ -133,7 +144,8 @@ def open_file(file: Path, notes: list[str]) -> Source:
     if start.startswith(b"PAR1"):
         return _parquet(file)
     if start.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
-        return _arrow(file, start)
+        source = pa.BufferReader(_content(file)) if file.suffix in COMPRESSED else pa.memory_map(str(file))
+        return _whole((pa.ipc.open_file if start.startswith(b"ARROW1") else pa.ipc.open_stream)(source).read_all())
     if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
         return _whole(_json(_content(file), file, notes))
     if suffix_of(file) in KINDS["CSV"]:
@@ -160,12 +172,6 @@ def _parquet(file: Path) -> Source:
     # Without partitioning, a folder called step=3 does not become a column.
     options = {"partitioning": None, "page_checksum_verification": True}
     return Source(schema, rows, lambda names: pq.read_table(file, columns=list(names), **options))
-
-
-def _arrow(file: Path, start: bytes) -> Source:
-    source = pa.BufferReader(_content(file)) if file.suffix in COMPRESSED else pa.memory_map(str(file))
-    opened = pa.ipc.open_file(source) if start.startswith(b"ARROW1") else pa.ipc.open_stream(source)
-    return _whole(opened.read_all())
 
 
 def _csv(content: bytes) -> pa.Table:
@@ -237,7 +243,12 @@ def _rows(document: object) -> list[dict]:
         if not all(isinstance(row, dict) for row in document):
             raise pa.ArrowInvalid("it is a JSON list whose entries are no objects")
         return document
-    columns = {name: list(v.values()) if _is_column(v) else v for name, v in document.items()}
+
+    def is_column(values: object) -> bool:
+        """Return whether it is a column as pandas writes one: {"0": ..., "1": ...}."""
+        return isinstance(values, dict) and bool(values) and all(name.isdigit() for name in values)
+
+    columns = {name: list(v.values()) if is_column(v) else v for name, v in document.items()}
     lists = [values for values in columns.values() if isinstance(values, list)]
     if len(lists) == 1 and lists[0] and all(isinstance(row, dict) for row in lists[0]):
         return lists[0]
@@ -245,11 +256,6 @@ def _rows(document: object) -> list[dict]:
     if any(len(values) != rows for values in lists) or not rows:
         return [document]
     return [{n: v[i] if isinstance(v, list) else v for n, v in columns.items()} for i in range(rows)]
-
-
-def _is_column(values: object) -> bool:
-    """Return whether it is a column as pandas writes one: {"0": ..., "1": ...}."""
-    return isinstance(values, dict) and bool(values) and all(name.isdigit() for name in values)
 
 
 def _table(rows: list[dict]) -> pa.Table:

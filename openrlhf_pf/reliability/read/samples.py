@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from openrlhf_pf.reliability.read.columns import COLUMNS, PAIR, SUGGESTED, Plan, is_list, plan_columns
-from openrlhf_pf.reliability.read.files import GIVE, MIXED, cause_of, find_files, left_out, open_file
+from openrlhf_pf.reliability.read.files import MIXED, open_file, read_files
 
 NUMBERS = ("reward", "score", "step", "group", "length")
 #: Rows that show whether an id identifies a prompt.
@@ -40,37 +40,20 @@ def read_samples(
     Raises:
         ValueError: nothing can be read; the message is one sentence.
     """
-    files = find_files(path, notes)
-    tables, lost, said, others, misfit = [], {}, set(), {}, None
-    for file in files:
-        try:
-            table, how = _read_file(file, named, notes)
-        except (OSError, pa.ArrowException) as error:
-            cause = cause_of(error)
-            if len(files) == 1:
-                raise ValueError(f"{str(file)!r} cannot be read ({cause}): {GIVE}") from error
-            lost.setdefault(f"it cannot be read ({cause})", []).append(file.name)
-            continue
-        except ValueError as error:
-            misfit = misfit or error
-            lost.setdefault(str(error).replace(str(file), "it", 1), []).append(file.name)
-            continue
-        if (line := how.line.replace(str(file), str(path), 1)) and line not in said:
-            said.add(line)
-            say(line)
-        others |= dict.fromkeys(how.others)
-        tables.append(table.append_column("file", pa.repeat(pa.scalar(len(tables), pa.int32()), len(table))))
-    if not tables:
-        raise misfit or ValueError(
-            f"no file in {str(path)!r} can be read: all {len(files)} are damaged or unfinished."
-        )
-    notes += [left_out(names, why) for why, names in lost.items()]
+    found = read_files(path, notes, lambda file: _read_file(file, named, notes))
+    lines = (plan.line.replace(str(file), str(path), 1) for file, (_, plan) in found.items())
+    for line in dict.fromkeys(filter(None, lines)):
+        say(line)
+    tables = [
+        table.append_column("file", pa.repeat(pa.scalar(number, pa.int32()), len(table)))
+        for number, (table, _) in enumerate(found.values())
+    ]
     table = _together(tables, notes)
-    _check_prompts(table, str(path), files)
-    return table, list(others), len(tables)
+    _check_prompts(table, str(path), [file.name for file in found])
+    return table, list(dict.fromkeys(name for _, plan in found.values() for name in plan.others)), len(tables)
 
 
-def _check_prompts(table: pa.Table, path: str, files: list[Path]) -> None:
+def _check_prompts(table: pa.Table, path: str, files: list[str]) -> None:
     """Refuse samples whose ids do not identify prompts."""
     if not len(table) or "checkpoint" in table.column_names:
         return
@@ -88,7 +71,7 @@ def _check_prompts(table: pa.Table, path: str, files: list[Path]) -> None:
         several = pairs.filter(pc.greater(pairs["id_count"], 1))
         if len(several) > 1.5 * len(pc.unique(several["id"])):
             raise ValueError(
-                f"files of {path} ({files[0].name}, {files[1].name}) have several responses to the same prompts and no"
+                f"files of {path} ({files[0]}, {files[1]}) have several responses to the same prompts and no"
                 " step: give them as separate PATHs to compare them, or add a column step."
             )
 
@@ -140,7 +123,8 @@ def _samples(table: pa.Table, how: Plan, path: str, notes: list[str]) -> pa.Tabl
     for ours in NUMBERS:
         if ours in found:
             found[ours] = _numbers(found[ours], ours, shown[ours], path, how, notes)
-    if _is_mixed(table, how.columns.get("prompt_id")):
+    name = how.columns.get("prompt_id")
+    if name in table.column_names and MIXED in (table.schema.field(name).metadata or {}):
         notes.append(f"{path}: prompt_id holds numbers and text, compared as text: 1 and '1' are one prompt.")
     ids = _flat(_filled(found["prompt_id"]))
     if len(ids) and ids.null_count == len(ids):
@@ -156,10 +140,6 @@ def _samples(table: pa.Table, how: Plan, path: str, notes: list[str]) -> pa.Tabl
         notes.append(f"{path}: {ids.null_count:,} of {len(ids):,} rows have no prompt_id and were left out.")
         result = result.filter(pc.is_valid(ids))
     return result
-
-
-def _is_mixed(table: pa.Table, name: str | None) -> bool:
-    return name in table.column_names and MIXED in (table.schema.field(name).metadata or {})
 
 
 def _column(table: pa.Table, names: str | tuple[str, ...]) -> pa.Array:
@@ -291,7 +271,7 @@ def _numbers(array: pa.Array, ours: str, name: str, path: str, how: Plan, notes:
     what = f"holds {array.type}"
     if pa.types.is_struct(array.type) and array.type.num_fields:
         what += f", of which --columns can name a field, {ours}={name}.{array.type[0].name} for instance"
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+    if _is_text(array.type):
         text = pc.utf8_lower(pc.utf8_trim_whitespace(array))
         for word, number in (("true", "1"), ("false", "0"), ("", "nan"), ("none", "nan"), ("null", "nan")):
             text = pc.if_else(pc.equal(text, word), number, text)
@@ -326,7 +306,7 @@ def _filled(array: pa.Array) -> pa.Array:
             return array.cast(pa.int64())
         except pa.ArrowInvalid:  # some are not whole
             return array
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+    if _is_text(array.type):
         return pc.if_else(pc.equal(pc.utf8_trim_whitespace(array), ""), None, array)
     return array
 
@@ -348,24 +328,22 @@ def _text(array: pa.Array) -> pa.Array:
 
 def _together(tables: list[pa.Table], notes: list[str]) -> pa.Table:
     """Return one table of all files, also where types of ids or models differ between them."""
-    kinds = {_kind(table["prompt_id"].type) for table in tables if len(table)}
+    types = [table["prompt_id"].type for table in tables if len(table)]
+    kinds = {
+        "a whole number" if pa.types.is_integer(kind) else "text" if _is_text(kind) else str(kind) for kind in types
+    }
     if len(kinds) > 1:
         notes.append(
             f"prompt_id is {' and '.join(sorted(kinds))} in the files, compared as text: 1 and '1' are one prompt."
         )
-        tables = [_replaced(table, "prompt_id", _text(_one(table["prompt_id"]))) for table in tables]
+        places = [table.column_names.index("prompt_id") for table in tables]
+        texts = [_text(_one(table["prompt_id"])) for table in tables]
+        tables = [table.set_column(i, "prompt_id", ids) for table, i, ids in zip(tables, places, texts)]
     if len({table["model_rewards"].type for table in tables if "model_rewards" in table.column_names}) > 1:
         notes.append("model_rewards were left out: the files have them for different models.")
         tables = [t.drop_columns(["model_rewards"]) if "model_rewards" in t.column_names else t for t in tables]
     return pa.concat_tables(tables, promote_options="permissive")
 
 
-def _kind(kind: pa.DataType) -> str:
-    """Return a type in plain words."""
-    if pa.types.is_integer(kind):
-        return "a whole number"
-    return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)
-
-
-def _replaced(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
-    return table.set_column(table.column_names.index(name), name, values)
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)

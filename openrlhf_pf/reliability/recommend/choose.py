@@ -11,7 +11,7 @@ Notation used for shapes: C strategies that compete, R repetitions.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from openrlhf_pf.reliability.measures.evaluate import Result
 from openrlhf_pf.reliability.recommend.verdict import FEWEST_PROMPTS, GOOD, UNKNOWN, WRONG
 
 Floats = NDArray[np.float64]
+#: Name, results and number of prompts of further checkpoints.
+Others = Sequence[tuple[str, Sequence[Result], int]]
 
 CRITERION = "gain"
 #: More prompts than this times the present number are not asked for.
@@ -87,10 +89,6 @@ class Recommendation:
     criterion: str = CRITERION
     default: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT))
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the entries of report.json."""
-        return asdict(self)
-
 
 @dataclass
 class Field:
@@ -115,14 +113,15 @@ class Field:
         """Take those whose gain is known."""
         known = [r for r in results if not r.twin and np.isfinite(r.estimates.get(CRITERION, np.nan))]
         rivals = [r for r in known if np.isnan(r.draws[CRITERION]).mean() <= MOST_MISSING]
-        away = [
-            deviations(
-                r.estimates[CRITERION], r.draws[CRITERION], "plain", min(r.units.get(CRITERION, np.inf), n_prompts)
-            )
-            for r in rivals
-        ]
+        units = [min(r.units.get(CRITERION, np.inf), n_prompts) for r in rivals]
+        away = [deviations(r.draws[CRITERION], "plain", n) for r, n in zip(rivals, units)]
         value = np.array([r.estimates[CRITERION] for r in rivals])
         return cls(rivals, value, np.nan_to_num(np.array(away)), n_prompts, level)
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the strategies."""
+        return [r.strategy.label for r in self.rivals]
 
     @property
     def best(self) -> int:
@@ -134,38 +133,99 @@ class Field:
         """Number of the strategy that keeps everything, where it competes."""
         return next((i for i, r in enumerate(self.rivals) if r.strategy.name == "none"), None)
 
-    def lower_ends(self) -> Floats:
-        """Return (C,) lower ends of one joint interval of the gains."""
-        return self.value - self._quantile(self.away) * self.away.std(axis=1)
-
-    def upper_ends(self) -> Floats:
-        """Return (C,) upper ends of one joint interval of the gains."""
-        return self.value + self._quantile(-self.away) * self.away.std(axis=1)
+    def ends(self) -> tuple[Floats, Floats]:
+        """Return (C,) each: the lower and the upper ends of one joint interval of the gains."""
+        error, share = self.away.std(axis=1), (1 + self.level) / 2
+        low, high = (_quantile(away, error, share) * error for away in (self.away, -self.away))
+        return self.value - low, self.value + high
 
     def leads_of(self, one: int) -> tuple[Floats, Floats, Floats]:
         """Return (C,) each: the lead of a strategy over every other, and the ends of joint intervals."""
         i, j = np.triu_indices(len(self.rivals), 1)
         differences = self.away[i] - self.away[j]
-        width = self._quantile(np.abs(differences), differences.std(axis=1))
-        lead = self.value[one] - self.value
-        error = (self.away[one] - self.away).std(axis=1)
-        return lead, lead - width * error, lead + width * error
+        lead, error = self.value[one] - self.value, (self.away[one] - self.away).std(axis=1)
+        width = _quantile(np.abs(differences), differences.std(axis=1), self.level) * error
+        return lead, lead - width, lead + width
 
-    def confidence(self, one: int) -> float:
-        """Return the share of the repetitions in which a strategy is the best."""
-        return float(((self.value[:, None] + self.away).argmax(axis=0) == one).mean())
+    def compare(self, best: int) -> list[dict[str, Any]]:
+        """Compare a strategy with every other, nearest first; see ``Recommendation.comparisons``."""
+        lead, low, high = self.leads_of(best)
+        return [
+            {
+                "label": self.rivals[i].strategy.label,
+                "strategy": self.rivals[i].strategy.name,
+                "options": dict(self.rivals[i].strategy.options),
+                "value": float(self.value[i]),
+                "difference": {"estimate": float(lead[i]), "low": float(low[i]), "high": float(high[i])},
+                "told_apart": bool(low[i] > 0),
+                "prompts_needed": None if low[i] > 0 else self._count_needed(lead[i], lead[i] - low[i]),
+            }
+            for i in np.argsort(lead, kind="stable")
+            if i != best
+        ]
 
-    def _quantile(self, away: Floats, error: Floats | None = None) -> float:
-        """Return it of the largest standardised deviation; two-sided ones come as absolute values with errors."""
-        share = self.level if error is not None else (1 + self.level) / 2
-        error = away.std(axis=1) if error is None else error
-        some = error > 1e-12
-        return float(np.quantile((away[some] / error[some, None]).max(axis=0), share)) if some.any() else 0.0
+    def _count_needed(self, estimate: float, half_width: float) -> int | None:
+        """Return the number of prompts at which the half-width, which falls as 1/sqrt(n), is below the estimate."""
+        ratio = half_width / estimate if estimate > 0 else np.inf
+        return int(np.ceil(self.n_prompts * ratio**2)) if ratio**2 < MOST_MORE else None
+
+    def find_contradiction(self, one: int, others: Others) -> tuple[str, str] | None:
+        """Return the first checkpoint at which another strategy is significantly better, and that strategy's label."""
+        label = self.labels[one]
+        for name, results, n_prompts in others:
+            found = Field.of(results, n_prompts, self.level)
+            if label in found.labels and found.leads_of(found.best)[1][found.labels.index(label)] > 0:
+                return name, found.labels[found.best]
+        return None
+
+    def lead_at_equal_rollouts(self, one: int | None) -> float | None:
+        """Return by how much gain times the root of the number of samples is above that of no filter, minus 1.
+
+        Adam's steps have a fixed length, so gain divided by the noise of the step counts, which falls with the root of
+        the number of samples: this orders filters of different k in simulations and on the real stack
+        (docs/evidence.md).
+        """
+        if one is None or self.none is None:
+            return None
+        mine, all_of_them = (self.value[i] * np.sqrt(max(self.rivals[i].kept, 0.0)) for i in (one, self.none))
+        return float(mine / all_of_them - 1) if mine > 0 and all_of_them > 0 else None
+
+    def recommend(self, one: int | None, answer: str, reason: str = "", **more: Any) -> Recommendation:
+        """Return a recommendation about strategy ``one``; ``more`` are further fields of it."""
+        decided, comparisons = answer in (FILTER, NO_FILTER), more.pop("comparisons", [])
+        strategy = self.rivals[one].strategy if decided else None
+        shown = one if decided or one is None else self.best
+        repeated = self.value[:, None] + self.away
+        return Recommendation(
+            decided=decided,
+            strategy=strategy.name if strategy else None,
+            keep=strategy.keep if strategy else None,
+            options=dict(strategy.options) if strategy else {},
+            answer=answer,
+            confidence=None if shown is None else float((repeated.argmax(axis=0) == shown).mean()),
+            best=None if shown is None else self.labels[shown],
+            not_told_apart=[c["label"] for c in comparisons if not c["told_apart"]],
+            comparisons=comparisons,
+            prompts_needed=more.pop("needed", None),
+            reason=reason,
+            learned=bool(strategy and strategy.learned),
+            values={label: float(value) for label, value in zip(self.labels, self.value)},
+            lead=self.lead_at_equal_rollouts(one),
+            n_prompts=self.n_prompts,
+            level=self.level,
+            **more,
+        )
+
+
+def _quantile(away: Floats, error: Floats, share: float) -> float:
+    """Return that of the largest standardised deviation."""
+    some = error > 1e-12
+    return float(np.quantile((away[some] / error[some, None]).max(axis=0), share)) if some.any() else 0.0
 
 
 def choose(
     results: Sequence[Result],
-    others: Sequence[tuple[str, Sequence[Result], int]] = (),
+    others: Others = (),
     n_prompts: int = 0,
     level: float = 0.95,
     rankings: Mapping[str, str] | None = None,
@@ -180,7 +240,7 @@ def choose(
 
     Args:
         results: the strategies on the checkpoint that training starts from.
-        others: name, results and number of prompts of further checkpoints; one that contradicts leaves it undecided.
+        others: further checkpoints; one that contradicts leaves it undecided.
         n_prompts: number of prompts, resampled one by one or in blocks.
         level: of the intervals.
         rankings: label to the verdict of ``verdict_of`` on the pairs that a strategy keeps; None to go by gains alone.
@@ -192,7 +252,7 @@ def choose(
     results = [r for r in results if r.strategy.name not in excluded]
     if open_because:
         found = Field.of(results, n_prompts, level)
-        return _build(found, found.best if found.rivals else None, OPEN, open_because)
+        return found.recommend(found.best if found.rivals else None, OPEN, open_because)
     if min(n_prompts, informative) >= FEWEST_PROMPTS:
         learned = _choose_learned(results, others, n_prompts, level)
         if learned and (rankings is None or is_ranked(learned.best, rankings)):
@@ -207,99 +267,47 @@ def is_ranked(label: str, rankings: Mapping[str, str]) -> bool:
     return (rankings.get("none", UNKNOWN) if ranking == UNKNOWN else ranking) in GOOD
 
 
-def _choose_learned(
-    results: Sequence[Result], others: Sequence[tuple[str, Sequence[Result], int]], n_prompts: int, level: float
-) -> Recommendation | None:
+def _choose_learned(results: Sequence[Result], others: Others, n_prompts: int, level: float) -> Recommendation | None:
     """Return the learned ranks if they are significantly better than every other strategy and than nothing."""
     found = Field.of(results, n_prompts, level)
     place = next((i for i, r in enumerate(found.rivals) if r.strategy.learned), None)
-    if place is None or found.lower_ends()[place] <= 0:
+    if place is None or found.ends()[0][place] <= 0 or found.find_contradiction(place, others):
         return None
-    comparisons = _compare(found, place)
-    contradicted = _find_contradiction(found.rivals[place].strategy.label, others, level)
-    if contradicted or not all(c["told_apart"] for c in comparisons):
-        return None
-    return _build(found, place, FILTER, comparisons=comparisons)
+    comparisons = found.compare(place)
+    ahead = all(c["told_apart"] for c in comparisons)
+    return found.recommend(place, FILTER, comparisons=comparisons) if ahead else None
 
 
 def _choose_named(
-    found: Field,
-    others: Sequence[tuple[str, Sequence[Result], int]],
-    rankings: Mapping[str, str] | None,
-    informative: int,
+    found: Field, others: Others, rankings: Mapping[str, str] | None, informative: int
 ) -> Recommendation:
     if not found.rivals:
-        return _build(found, None, OPEN, NOTHING_KNOWN)
+        return found.recommend(None, OPEN, NOTHING_KNOWN)
     if found.n_prompts < FEWEST_PROMPTS:
-        return _build(found, found.best, OPEN, FEW_PROMPTS, needed=FEWEST_PROMPTS)
+        return found.recommend(found.best, OPEN, FEW_PROMPTS, needed=FEWEST_PROMPTS)
     if informative < FEWEST_PROMPTS:
-        return _build(found, found.best, OPEN, FEW_INFORMATIVE)
-    if not (found.lower_ends() > 0).any():
+        return found.recommend(found.best, OPEN, FEW_INFORMATIVE)
+    low, high = found.ends()
+    if not (low > 0).any():
         if rankings is not None and is_ranked("none", rankings):
-            return _build(found, found.best, OPEN, DISAGREE)
-        wrong = (found.upper_ends() < 0).all() if rankings is None else rankings.get("none") == WRONG
-        return _build(found, found.best, WRONG_WAY if wrong else NO_HELP)
+            return found.recommend(found.best, OPEN, DISAGREE)
+        wrong = (high < 0).all() if rankings is None else rankings.get("none") == WRONG
+        return found.recommend(found.best, WRONG_WAY if wrong else NO_HELP)
     best, none = _preferred(found), found.none
-    if rankings is not None and not is_ranked(found.rivals[best].strategy.label, rankings):
-        return _build(found, best, OPEN, DISAGREE)
+    if rankings is not None and not is_ranked(found.labels[best], rankings):
+        return found.recommend(best, OPEN, DISAGREE)
     if len(found.rivals) < 2:
-        return _build(found, found.best, OPEN, NOTHING_TO_COMPARE)
-    comparisons = _compare(found, best)
-    close = [c["label"] for c in comparisons if not c["told_apart"]]
-    needed = _largest([c["prompts_needed"] for c in comparisons if not c["told_apart"]])
-    if none is not None and ((best == none and close) or found.rivals[none].strategy.label in close):
-        return _build(found, best, TIME_ONLY, comparisons=comparisons, needed=needed)
+        return found.recommend(found.best, OPEN, NOTHING_TO_COMPARE)
+    comparisons = found.compare(best)
+    close = {c["label"]: c["prompts_needed"] for c in comparisons if not c["told_apart"]}
+    needed = max(close.values()) if close and None not in close.values() else None
+    if none is not None and ((best == none and close) or found.labels[none] in close):
+        return found.recommend(best, TIME_ONLY, comparisons=comparisons, needed=needed)
     if none is None and close:
-        return _build(found, best, OPEN, NOT_SEPARATED, comparisons=comparisons, needed=needed)
-    if against := _find_contradiction(found.rivals[best].strategy.label, others, found.level):
-        return _build(found, best, OPEN, CHECKPOINTS, comparisons=comparisons, contradicted=against)
-    return _build(found, best, NO_FILTER if best == none else FILTER, comparisons=comparisons)
-
-
-def _build(
-    found: Field,
-    one: int | None,
-    answer: str,
-    reason: str = "",
-    comparisons: list[dict[str, Any]] | None = None,
-    needed: int | None = None,
-    contradicted: tuple[str, str] | None = None,
-) -> Recommendation:
-    """Fill a recommendation about strategy ``one`` in."""
-    decided = answer in (FILTER, NO_FILTER)
-    strategy = found.rivals[one].strategy if decided else None
-    shown = one if decided or one is None else found.best
-    return Recommendation(
-        decided,
-        strategy.name if strategy else None,
-        strategy.keep if strategy else None,
-        dict(strategy.options) if strategy else {},
-        answer,
-        None if shown is None else found.confidence(shown),
-        None if shown is None else found.rivals[shown].strategy.label,
-        [c["label"] for c in comparisons or () if not c["told_apart"]],
-        comparisons or [],
-        needed,
-        reason,
-        bool(strategy and strategy.learned),
-        {r.strategy.label: float(value) for r, value in zip(found.rivals, found.value)},
-        contradicted,
-        _lead_at_equal_rollouts(found, one),
-        found.n_prompts,
-        found.level,
-    )
-
-
-def _lead_at_equal_rollouts(found: Field, one: int | None) -> float | None:
-    """Return by how much gain times the root of the number of samples is above that of no filter, minus 1.
-
-    Adam's steps have a fixed length, so gain divided by the noise of the step counts, which falls with the root of the
-    number of samples: this orders filters of different k in simulations and on the real stack (docs/evidence.md).
-    """
-    if one is None or found.none is None:
-        return None
-    mine, all_of_them = (found.value[i] * np.sqrt(max(found.rivals[i].kept, 0.0)) for i in (one, found.none))
-    return float(mine / all_of_them - 1) if mine > 0 and all_of_them > 0 else None
+        return found.recommend(best, OPEN, NOT_SEPARATED, comparisons=comparisons, needed=needed)
+    if against := found.find_contradiction(best, others):
+        return found.recommend(best, OPEN, CHECKPOINTS, comparisons=comparisons, contradicted=against)
+    return found.recommend(best, NO_FILTER if best == none else FILTER, comparisons=comparisons)
 
 
 def _preferred(found: Field) -> int:
@@ -307,60 +315,12 @@ def _preferred(found: Field) -> int:
 
     Batch scope leaves prompts with unequal numbers of samples, which estimators with a baseline per prompt cannot use.
     """
-    best = found.best
-    if filter_class(found.rivals[best].strategy.name).scope == "group":
-        return best
-    _, low, _ = found.leads_of(best)
-    group = [
-        i
-        for i, r in enumerate(found.rivals)
-        if low[i] <= 0 and filter_class(r.strategy.name).scope == "group" and i != found.none
-    ]
-    return max(group, key=lambda i: found.value[i]) if group else best
-
-
-def _compare(found: Field, best: int) -> list[dict[str, Any]]:
-    """Compare a strategy with every other, nearest first."""
-    lead, low, high = found.leads_of(best)
-    comparisons = []
-    for i in np.argsort(lead, kind="stable"):
-        if i == best:
-            continue
-        strategy, significant = found.rivals[i].strategy, bool(low[i] > 0)
-        comparisons.append(
-            {
-                "label": strategy.label,
-                "strategy": strategy.name,
-                "options": dict(strategy.options),
-                "value": float(found.value[i]),
-                "difference": {"estimate": float(lead[i]), "low": float(low[i]), "high": float(high[i])},
-                "told_apart": significant,
-                "prompts_needed": None if significant else _needed(lead[i], lead[i] - low[i], found.n_prompts),
-            }
-        )
-    return comparisons
-
-
-def _needed(estimate: float, half_width: float, n_prompts: int) -> int | None:
-    """Return the number of prompts at which the half-width, which falls as 1/sqrt(n), is below the estimate."""
-    ratio = half_width / estimate if estimate > 0 else np.inf
-    return int(np.ceil(n_prompts * ratio**2)) if ratio**2 < MOST_MORE else None
-
-
-def _largest(numbers: Sequence[int | None]) -> int | None:
-    return None if None in numbers or not numbers else max(numbers)
-
-
-def _find_contradiction(
-    label: str, others: Sequence[tuple[str, Sequence[Result], int]], level: float
-) -> tuple[str, str] | None:
-    """Return the first checkpoint at which another strategy is significantly better, and that strategy's label."""
-    for name, results, n_prompts in others:
-        found = Field.of(results, n_prompts, level)
-        labels = [r.strategy.label for r in found.rivals]
-        if label in labels and found.leads_of(found.best)[1][labels.index(label)] > 0:
-            return name, labels[found.best]
-    return None
+    scopes = [filter_class(r.strategy.name).scope for r in found.rivals]
+    if scopes[found.best] == "group":
+        return found.best
+    low = found.leads_of(found.best)[1]
+    group = [i for i, scope in enumerate(scopes) if scope == "group" and low[i] <= 0 and i != found.none]
+    return max(group, key=lambda i: found.value[i]) if group else found.best
 
 
 # ── For training ──

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from openrlhf_pf.reliability.measures.contrasts import ExtremeRanks
 from openrlhf_pf.reliability.measures.evaluate import Result
-from openrlhf_pf.reliability.measures.extreme_ranks import ExtremeRanks
 from openrlhf_pf.reliability.read.checkpoints import Checkpoint
 
 #: Shares of correctly ordered pairs from which on a reward model is called right and mostly right.
@@ -36,10 +36,7 @@ def verdict_of(accuracy: dict[str, float | None]) -> str:
         return WRONG
     if accuracy["low"] <= 0.5:
         return GUESSING
-    for least, verdict in ((RIGHT_FROM, RIGHT), (MOSTLY_FROM, MOSTLY)):
-        if accuracy["estimate"] >= least:
-            return verdict
-    return SLIGHTLY
+    return RIGHT if accuracy["estimate"] >= RIGHT_FROM else MOSTLY if accuracy["estimate"] >= MOSTLY_FROM else SLIGHTLY
 
 
 def is_same(checkpoint: Checkpoint) -> bool:
@@ -76,10 +73,7 @@ def count_informative(checkpoint: Checkpoint) -> int:
 def find_causes(checkpoint: Checkpoint, everything: Result, extremes: ExtremeRanks | None) -> list[Cause]:
     """Return what could make ranking and gain disagree, the most likely first; "close" if nothing stands out.
 
-    Args:
-        checkpoint: the samples.
-        everything: the result of training on all of them.
-        extremes: the comparison of the first and last ranks.
+    ``everything`` is the result of training on all samples.
     """
     causes, informative = [], count_informative(checkpoint)
     if informative and everything.units.get("pairwise_accuracy", np.inf) < 2:

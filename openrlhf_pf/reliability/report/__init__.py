@@ -1,6 +1,6 @@
 """Decisions to what people and training read: report.json, report.html with its figures, and the terminal's tables.
 
-``answers``, ``reasons``, ``next_step``, ``remarks`` and ``warnings`` write the sentences, ``page`` fills
+``answers``, ``reasons`` and ``remarks`` write the sentences, ``page`` fills
 ``page.html.j2`` in, ``figures`` draws with ``svg``, ``terminal`` prints.
 """
 
@@ -14,8 +14,7 @@ import numpy as np
 from openrlhf_pf.reliability.analysis import Analysed, Analysis
 from openrlhf_pf.reliability.measures.evaluate import summarize
 from openrlhf_pf.reliability.report.reasons import headline_of, text_of
-from openrlhf_pf.reliability.report.remarks import sentences_of
-from openrlhf_pf.reliability.report.warnings import warnings_of
+from openrlhf_pf.reliability.report.remarks import sentences_of, warnings_of
 
 FORMAT = 1
 
@@ -28,7 +27,7 @@ def report_as_dict(analysis: Analysis) -> dict[str, Any]:
         "format": FORMAT,
         "settings": settings,
         "checkpoints": [_checkpoint_as_dict(a, settings["level"]) for a in analysis.analysed],
-        "recommendation": recommendation.as_dict() | words,
+        "recommendation": asdict(recommendation) | words,
         "sentences": sentences_of(analysis),
         "warnings": warnings_of(analysis),
     }

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from openrlhf_pf.reliability.analysis import Analysed
 from openrlhf_pf.reliability.recommend import choose as decisions
 from openrlhf_pf.reliability.recommend.verdict import GOOD, GUESSING, MOSTLY, RIGHT, SAME, SLIGHTLY, UNKNOWN, WRONG
-from openrlhf_pf.reliability.report.next_step import next_step
-from openrlhf_pf.reliability.report.reasons import describe_cause, headline_of, percent, why_of
+from openrlhf_pf.reliability.report.reasons import describe_cause, headline_of, next_step, percent, why_of
 from openrlhf_pf.reliability.report.remarks import describe_length, remarks_of
 
 #: The filters: their choice among the responses of a prompt, of which k train.
@@ -92,7 +91,7 @@ def _describe_unknown(a: Analysed) -> str:
 
 def caveat_of(a: Analysed, warnings: Sequence[str]) -> str:
     """Return the one caveat that could overturn the answers, or the first of the further warnings."""
-    if a.length is not None and a.length.dominates:
+    if a.follows_length:
         return describe_length(a)
     if a.ranking in GOOD and a.causes[0].kind != "close":
         return describe_cause(a.causes[0], a)

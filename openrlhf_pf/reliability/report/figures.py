@@ -94,7 +94,7 @@ def draw_gains(analysis: Analysis) -> Pictures:
     labels = sorted(tables[0], key=lambda label: -tables[0][label]["estimate"])
     if not labels:
         return
-    figure, ax = svg.new_figure(0.8 + (0.2 + 0.06 * len(tables)) * len(labels))
+    figure, ax = svg.new_figure(0.8 + (0.2 + 0.06 * len(tables)) * len(labels), "gain")
     for number, (a, table) in enumerate(zip(analysis.analysed, tables)):
         offset = 0.5 * ((number + 0.5) / len(tables) - 0.5)
         rows = [(i, table[label]) for i, label in enumerate(labels) if label in table]
@@ -115,7 +115,6 @@ def draw_gains(analysis: Analysis) -> Pictures:
         ax.axvline(0, color=LIGHT["muted"], linewidth=0.6)
     ax.set_yticks(range(len(labels)), labels, color=LIGHT["ink"])
     ax.invert_yaxis()
-    ax.set_xlabel("gain")
     if len(tables) > 1:
         svg.add_legend(figure)
     best = tables[0][labels[0]]["estimate"]
@@ -129,19 +128,18 @@ def _draw_reliability(a: Analysed, analysis: Analysis, colour: str) -> "tuple[Fi
     cell, n_cells = cut_cells(samples.unit, one, CELLS)
     table = a.bootstrap.table(samples.block, [one, samples.reward, samples.score], cell, n_cells)
     halves = a.bootstrap.resample(table, a.bootstrap.halves(HALVES, analysis.settings.seed))
-    figure, ax = svg.new_figure()
+    figure, ax = svg.new_figure(svg.HEIGHT, "reward (mean of the group)", "true score (mean of the group)")
     for x, y in metrics.points_of_cells(halves, bins):
         ax.plot(x, y, color=colour, alpha=0.35, linewidth=0.7)
     x, y = metrics.points_of_cells(table.sum(axis=0)[None], bins)[0]
     ax.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=3.5)
-    ax.set_xlabel("reward (mean of the group)")
-    ax.set_ylabel("true score (mean of the group)")
     return figure, f"Mean true score from {y[0]:.2f} at the lowest to {y[-1]:.2f} at the highest rewards."
 
 
 def draw_ranks(analysis: Analysis) -> Pictures:
     """Yield the mean true score at each rank by reward, with intervals; prompts of the most common size only."""
-    figure, ax = svg.new_figure(svg.HEIGHT + 0.16 * (len(analysis.analysed) - 1))
+    height = svg.HEIGHT + 0.16 * (len(analysis.analysed) - 1)
+    figure, ax = svg.new_figure(height, "rank by reward in its prompt (1 = highest)", "mean true score")
     alt = []
     for number, a in enumerate(analysis.analysed):
         known = a.checkpoint.known
@@ -153,16 +151,14 @@ def draw_ranks(analysis: Analysis) -> Pictures:
         reward = np.where(known, a.checkpoint.reward, -np.inf)[whole]
         order = np.lexsort((jitter[whole], -reward), axis=1)[:, :size]
         scores = np.take_along_axis(a.checkpoint.score[whole], order, axis=1)
-        table = a.bootstrap.table(a.bootstrap.block[a.checkpoint.prompt[whole]], [np.ones(len(scores)), *scores.T])
-        sums = a.bootstrap.resample(table)[1:, 0]
+        block = a.bootstrap.block[a.checkpoint.prompt[whole]]
+        sums = a.bootstrap.sum_up(block, [np.ones(len(scores)), *scores.T])[1:]
         draws, level = sums[:, 1:] / sums[:, :1], analysis.settings.level
         away = np.nanquantile(draws - draws.mean(axis=0), [(1 - level) / 2, (1 + level) / 2], axis=0) * np.sqrt(2)
         mean = scores.mean(axis=0)
         label = f"{a.checkpoint.name} ({whole.sum():,} prompts of {size})"
         _series(ax, number, np.arange(1, size + 1) + 0.06 * number, mean, (mean + away).T, label)
         alt.append(f"{a.checkpoint.name}: mean true score by rank {', '.join(f'{score:.2f}' for score in mean)}.")
-    ax.set_xlabel("rank by reward in its prompt (1 = highest)")
-    ax.set_ylabel("mean true score")
     ax.xaxis.get_major_locator().set_params(integer=True)
     svg.add_legend(figure)
     yield "", figure, " ".join(alt)
@@ -173,13 +169,11 @@ def _draw_histogram(a: Analysed, analysis: Analysis, colour: str) -> "tuple[Figu
     reward, correct = a.checkpoint.reward[known], a.checkpoint.score[known] > analysis.settings.threshold
     low, high = np.quantile(reward, [0.001, 0.999])
     edges = np.linspace(low, high if high > low else low + 1, 41)
-    figure, ax = svg.new_figure()
+    figure, ax = svg.new_figure(svg.HEIGHT, "reward", "number of responses")
     for some, shade, label in ((~correct, WRONG, "wrong"), (correct, CORRECT, "correct")):
         counts = np.histogram(reward[some], edges)[0]
         ax.stairs(counts, edges, fill=True, color=shade, alpha=0.3)
         ax.stairs(counts, edges, color=shade, linewidth=1.4, label=f"{label} ({some.sum():,})")
-    ax.set_xlabel("reward")
-    ax.set_ylabel("number of responses")
     svg.add_legend(figure)
     return figure, f"Rewards of {correct.sum():,} correct and {(~correct).sum():,} wrong responses."
 
@@ -188,7 +182,7 @@ def _draw_calibration(a: Analysed, analysis: Analysis, colour: str) -> "tuple[Fi
     c = a.calibration
     if c is None:
         return None
-    figure, ax = svg.new_figure(svg.HEIGHT + 0.2)
+    figure, ax = svg.new_figure(svg.HEIGHT + 0.2, "reward (mean of the group)", "true score (mean of the group)")
     ax.step(c.reward, c.isotonic, where="mid", color=SERIES[2], linewidth=1.2, label="never-falling curve")
     bars = np.abs(np.stack([c.low, c.high]) - c.score)
     ax.errorbar(c.reward, c.score, yerr=bars, fmt="o", markersize=3.5, color=CORRECT, label="mean score")
@@ -196,8 +190,6 @@ def _draw_calibration(a: Analysed, analysis: Analysis, colour: str) -> "tuple[Fi
     if some.any():
         ring = {"s": 60, "facecolors": "none", "edgecolors": WRONG, "linewidths": 1.5, "zorder": 3}
         ax.scatter(c.reward[some], c.score[some], label="over-confident", **ring)
-    ax.set_xlabel("reward (mean of the group)")
-    ax.set_ylabel("true score (mean of the group)")
     svg.add_legend(figure)
     return figure, f"Mean true score of {len(c.score)} groups of reward; the highest {c.top} are over-confident."
 
@@ -207,9 +199,9 @@ def draw_drift(analysis: Analysis) -> Pictures:
     measure = next((m for m in MEASURES if any(m in a.trends for a in analysis.analysed)), None)
     if measure is None:
         return
-    figure, ax = svg.new_figure()
     alt = []
     title = "share of pairs right" if measure == "pairwise_accuracy" else METRICS[measure].title
+    figure, ax = svg.new_figure(svg.HEIGHT, "training step", title)
     for number, a in enumerate(analysis.analysed):
         if measure not in a.trends:
             continue
@@ -218,8 +210,6 @@ def draw_drift(analysis: Analysis) -> Pictures:
         y = np.array([w["estimate"] for w in windows])
         _series(ax, number, x, y, np.array([[w["low"], w["high"]] for w in windows]), a.checkpoint.name)
         alt.append(f"{title}, {a.checkpoint.name}: from {y[0]:.3f} in the first to {y[-1]:.3f} in the last window.")
-    ax.set_xlabel("training step")
-    ax.set_ylabel(title)
     if len(analysis.analysed) > 1:
         svg.add_legend(figure)
     yield "", figure, " ".join(alt)

@@ -12,9 +12,8 @@ from openrlhf_pf.reliability.report import svg
 from openrlhf_pf.reliability.report.answers import FILTER_MEANINGS, LEARNED_MEANING, answers_of, caveat_of
 from openrlhf_pf.reliability.report.figures import Panel
 from openrlhf_pf.reliability.report.reasons import text_of
-from openrlhf_pf.reliability.report.remarks import describe_data, sentences_of, settings_line
+from openrlhf_pf.reliability.report.remarks import describe_data, sentences_of, settings_line, warnings_of
 from openrlhf_pf.reliability.report.terminal import format_cell, format_keep
-from openrlhf_pf.reliability.report.warnings import warnings_of
 
 #: Kind of figure to its title and its caption.
 CAPTIONS = {

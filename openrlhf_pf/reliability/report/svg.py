@@ -69,13 +69,14 @@ STYLE = {
 }
 
 
-def new_figure(height: float = HEIGHT) -> "tuple[Figure, Axes]":
+def new_figure(height: float = HEIGHT, xlabel: str = "", ylabel: str = "") -> "tuple[Figure, Axes]":
     """Return an empty figure of the width of a phone; ``height`` in inches. Call it within ``STYLE``."""
     # Not pyplot: no display is opened and no figure is kept.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.subplots()
+    figure.subplots().set(xlabel=xlabel, ylabel=ylabel)
+    return figure, figure.axes[0]
 
 
 def add_legend(figure: "Figure") -> None:

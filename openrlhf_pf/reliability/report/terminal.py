@@ -9,8 +9,7 @@ from openrlhf_pf.reliability.measures.metrics import METRICS
 from openrlhf_pf.reliability.measures.strategies import Strategy
 from openrlhf_pf.reliability.report.answers import answers_of, caveat_of
 from openrlhf_pf.reliability.report.reasons import text_of
-from openrlhf_pf.reliability.report.remarks import describe_data, sentences_of, settings_line
-from openrlhf_pf.reliability.report.warnings import warnings_of
+from openrlhf_pf.reliability.report.remarks import describe_data, sentences_of, settings_line, warnings_of
 
 if TYPE_CHECKING:
     from rich.console import Console
