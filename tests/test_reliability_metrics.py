@@ -93,6 +93,12 @@ def test_sums_give_what_scikit_learn_gives_with_sample_weight(centre):
     assert found["effective_samples"] == pytest.approx(weight.sum() ** 2 / (weight**2).sum())
 
 
+def test_a_score_on_the_line_leaves_no_error_but_rounding():
+    """Of which an interval on the scale of logarithms would reach from 0 to 1e100."""
+    reward, _, weight = samples()
+    assert metrics.from_sums(sums_of(reward, 1.1 * reward + 0.1, weight), (0.0, 0.0))["mse"].tolist() == [0.0]
+
+
 # ── Ranks ──
 
 

@@ -18,12 +18,9 @@ CLUSTERINGS = ("exact", "behaviour", "entailment")
 
 
 def build_clustering(name: str, entailment_model: str | None = None, entailment_batch: int = 32) -> Clustering:
-    """Return the clustering of that name, or one by the function that ``file.py:function`` names.
+    """Return the clustering of a name in :data:`CLUSTERINGS`, or one by the function that ``file.py:function`` names.
 
-    Args:
-        name: one of :data:`CLUSTERINGS`, or a file and a function in it.
-        entailment_model: folder of an NLI checkpoint, for ``entailment``.
-        entailment_batch: pairs of texts per forward pass, for ``entailment``.
+    ``entailment`` needs the folder of an NLI checkpoint, and a number of pairs of texts per forward pass.
 
     Raises:
         ValueError: there is no such clustering, or its options are wrong; one sentence.

@@ -98,7 +98,7 @@ def deviations(draws: Floats, kind: str, n_units: float) -> Floats:
 def interval(
     estimate: float, draws: Floats, kind: str, n_units: int, level: float = 0.95, informative: float | None = None
 ) -> tuple[float, float]:
-    """Return the low and high end of the interval around an estimate.
+    """Return the low and high end of the interval around an estimate; for "r2" both carry the sign of the correlation.
 
     Args:
         estimate: the metric of the data.
@@ -106,13 +106,10 @@ def interval(
         kind: see ``metrics.Metric``; for "r2", ``draws`` and ``estimate`` are signed correlations.
         n_units: J, the number of units that were drawn from.
         level: of the interval.
-        informative: number of equal units that carry as much information on this metric: a prompt whose responses all
-            have one score says nothing about pairs, and a prompt of ten thousand responses outweighs others. None if
-            all units count the same.
+        informative: number of equal units that carry as much information on this metric; None if all count the same.
 
     Returns:
-        Low and high; NaN where the metric is not defined, in too few repetitions, or by one unit only. For "r2" both
-        carry the sign of the correlation.
+        NaN where the metric is not defined, in too few repetitions, or by one unit only.
     """
     units = n_units if informative is None else min(informative, n_units)
     if not np.isfinite(estimate) or np.isnan(draws).mean() > MOST_MISSING or units < 1 + _EDGE:

@@ -84,9 +84,8 @@ def binned_points(reward: ArrayLike, score: ArrayLike, weight: ArrayLike | None 
     the order of the samples does not matter.
 
     Args:
-        reward: (S,) finite rewards.
-        score: (S,) finite true scores.
-        weight: (S,) weights, not negative; None for 1 throughout.
+        reward, score: (S,) finite.
+        weight: (S,) not negative; None for 1 throughout.
         bins: B, the number of groups.
 
     Returns:
@@ -150,7 +149,9 @@ def from_sums(sums: Floats, centre: tuple[float, float]) -> dict[str, Floats]:
         effective = w * w / ww
         covariance = wrs / w - mean_r * mean_s
     r = _correlation(covariance, var_r, var_s, abs(mean_r) + abs(centre[0]), abs(mean_s) + abs(centre[1]))
-    mse = np.where(np.isnan(r), var_s, var_s * (1 - np.nan_to_num(r) ** 2))
+    unexplained = 1 - np.nan_to_num(r) ** 2
+    # What only rounding leaves has no logarithm to make an interval of.
+    mse = np.where(unexplained > 1e-12, var_s * unexplained, 0.0)
     return {
         "sample_r2": r,
         "mse": mse,

@@ -85,13 +85,7 @@ def strategies_for(
 ) -> list[Strategy]:
     """List the strategies that the samples of a checkpoint allow, in the order of ``FILTERS``.
 
-    Args:
-        checkpoint: the samples.
-        names: only these; empty for all.
-        keep: k; None for each filter's own default. ``none`` keeps all in any case.
-        low, high: thresholds on the reward; None for the quartiles of the rewards.
-        powers: exponents of ``reward_power``.
-        weights: rank weights, best first.
+    Only ``names``, unless empty; see ``analysis.Settings`` for the others.
 
     Raises:
         ValueError: an unknown name, a strategy asked for by name that these samples do not allow, or settings that

@@ -131,13 +131,7 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def plan_columns(schema: pa.Schema, named: Mapping[str, str], path: str, rows: int) -> Plan:
-    """Decide what each column of a file means.
-
-    Args:
-        schema: the file's columns.
-        named: our names to the file's, as the user gave them.
-        path: what to call the file.
-        rows: how many it has.
+    """Decide what each column of a file means, where ``named`` says what the user named.
 
     Raises:
         ValueError: a column is missing or ambiguous.

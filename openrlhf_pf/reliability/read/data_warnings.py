@@ -17,15 +17,8 @@ DOMINATE = 0.001
 
 
 def find_data_warnings(name: str, reward: Floats, score: Floats, sizes: NDArray[np.int64]) -> list[str]:
-    """Check the samples of one policy, of which at least one has a reward and a score.
-
-    Args:
-        name: the policy's name.
-        reward, score: (G, N), NaN for what is missing.
-        sizes: (G,) samples of each group.
-
-    Returns:
-        One sentence for everything that limits what the samples can show.
+    """Return one sentence for everything that limits what the samples (G, N) can show, at least one of them complete;
+    ``sizes`` (G,) are the groups' numbers of samples.
     """
     notes = []
     n_samples, known = int(sizes.sum()), np.isfinite(reward) & np.isfinite(score)

@@ -24,13 +24,7 @@ PER_RESPONSE = ("reward", "score", "length")
 def read_samples(
     path: Path, named: Mapping[str, str], notes: list[str], say: Callable[[str], None] = lambda line: None
 ) -> tuple[pa.Table, list[str], int]:
-    """Read a file or a folder.
-
-    Args:
-        path: any file of samples, or a folder of such files.
-        named: our names to the file's, as the user gave them; see ``columns.parse_columns``.
-        notes: gets a sentence for everything left out.
-        say: called with a line on columns that are not read by their own names.
+    """Read a file or a folder; ``say`` is called with a line on columns that are not read by their own names.
 
     Returns:
         (S,) rows: ``prompt_id`` without nulls, ``reward`` and ``score`` as float64, those of ``step``, ``group``,

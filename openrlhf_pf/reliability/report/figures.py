@@ -28,15 +28,8 @@ WRONG, CORRECT = SERIES[1], SERIES[0]
 
 @dataclass
 class Panel:
-    """One picture.
-
-    Attributes:
-        figure: its kind, a key of ``page.CAPTIONS``.
-        name: of its file, and of the ids in it.
-        of: the checkpoint that it shows, or "" where it shows all.
-        box: its viewBox.
-        inside: its SVG elements.
-        alt: its contents in words.
+    """One picture: its kind, a key of ``page.CAPTIONS``; the name of its file and of the ids in it; the checkpoint
+    that it shows, or "" for all; its viewBox and SVG elements; and its contents in words.
     """
 
     figure: str
