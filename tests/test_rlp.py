@@ -184,15 +184,6 @@ def test_values_of_other_types(tmp_path, columns):
         assert output.read_bytes() == plain
 
 
-def test_answers_that_look_like_dates(tmp_path):
-    """Arrow's JSON reader takes them for timestamps where all of a column do."""
-    dates = {"answer 0": "2024-01-01", "answer 1": "2024-01-02", "answer 2": "2024-01-03T10:00:00Z"}
-    lines = [{"prompt": prompt, "response": dates[response], "reward": r} for prompt, response, r in samples(2)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    status, output = run(tmp_path / "a.jsonl")
-    assert status == 0 and {row["chosen"] for row in rows_of(output)} == {"2024-01-01"}
-
-
 def test_wrong_pairs_are_called_wrong(tmp_path):
     """A policy whose favourite answer is wrong, as after over-optimisation."""
     rows = samples(60, (6, 4))
