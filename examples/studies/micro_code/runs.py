@@ -200,22 +200,28 @@ CURVES = {"kl": "train/kl", "grad_norm": "train/actor_grad_norm"}
 MEANS = {"informative": "train/selection/informative", "step_seconds": "train/timing/step_total"}
 
 
-def compare(bases: Sequence[Runs], arms: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
+def compare(
+    bases: Sequence[Runs], arms: Sequence[str], seeds: Sequence[int], versus: Sequence[Runs] = ()
+) -> list[dict[str, Any]]:
     """Return a row an arm: pass@1, and its difference from the first arm over the runs that both have.
 
     ``difference`` is taken at the end, ``difference_then`` at the first arm's saved step of about as many updates.
+    With ``versus``, the first arm's runs are those, of the same bases with another reward model.
     """
+    first_of = dict(zip(bases, versus or bases))
     rows = []
     for arm in arms:
         both = [(b, seed) for b in bases for seed in seeds]
-        both = [(b, s) for b, s in both if b.scores(arm, s) is not None and b.scores(arms[0], s) is not None]
+        both = [(b, s) for b, s in both if b.scores(arm, s) is not None and first_of[b].scores(arms[0], s) is not None]
         if not both:
             continue
         how, first = bases[0].config(arm), bases[0].config(arms[0])
         updates = how.actor_updates(how.steps)
         step = min((*first.saved_steps(), first.steps), key=lambda s: abs(first.actor_updates(s) - updates))
         mine = np.array([b.scores(arm, s) for b, s in both])
-        away, at_updates = (mine - np.array([b.scores(arms[0], s, at) for b, s in both]) for at in (None, step))
+        away, at_updates = (
+            mine - np.array([first_of[b].scores(arms[0], s, at) for b, s in both]) for at in (None, step)
+        )
         studies = [runs.base for runs, _ in both]
         curves = [json.loads((b.path(arm, s) / "curves.json").read_text()) for b, s in both]
         by_step = [b.steps(arm, s) for b, s in both]
@@ -261,6 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting, as examples.micro_code.run"
     )
+    add("--versus", metavar="REWARD", help="compare with the first arm's runs of this reward model")
     add("--table", action="store_true", help="train nothing: compare what is there")
     options = parser.parse_args(argv)
     bases = [Runs(base, options.output, options.set, options.reward) for base in options.base]
@@ -272,7 +279,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PhaseFailed, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    rows = compare(bases, options.arms, options.seeds)
+    versus = [Runs(base, options.output, options.set, options.versus) for base in options.base if options.versus]
+    rows = compare(bases, options.arms, options.seeds, versus)
     for row in rows:
         print(json.dumps(row))
     if options.json:
