@@ -28,6 +28,16 @@ class Samples:
         items = [(text, t.solution, t.kind) for t, texts in zip(tasks, responses) for text in texts]
         self.scores = np.array(score_all(items), dtype=float).reshape(len(tasks), -1)
 
+    def right_rows(self) -> list[dict[str, str]]:
+        """Return the samples that pass as rows of a data set for SFT."""
+        found = zip(self.tasks, self.responses, self.scores)
+        return [
+            {"input": task.prompt, "output": text}
+            for task, texts, scores in found
+            for text, score in zip(texts, scores)
+            if score == 1
+        ]
+
     def labelled(self, tokenizer: Any) -> list[Labelled]:
         """Return each prompt with its tokens and true scores."""
         found = []
@@ -115,18 +125,18 @@ def fit_head(prompts: Sequence[Labelled], rewards: np.ndarray, states: np.ndarra
     return w.detach().numpy() / scale
 
 
-def correct_before_training(
-    given: Path, policy: Path, tasks: Sequence[Task], labels: int, tokens: int, seed: int, output: Path
-) -> None:
-    """Write the reward model ``given`` after it has learned from ``labels`` true scores of samples of a policy.
-
-    The same labels as ``--sample_filter_correct`` would take in a run, all of them spent before it.
-    """
+def label_samples(policy: Path, tasks: Sequence[Task], labels: int, tokens: int, seed: int) -> Samples:
+    """Return as many samples of a policy with true scores as ``--sample_filter_correct`` takes in a run."""
     order = np.random.default_rng([11, seed]).permutation(len(tasks))
     chosen = [tasks[i] for i in order[: labels // SAMPLES]]
     (responses,) = sample_all([Draw(policy, [task.prompt for task in chosen], SAMPLES, tokens, seed)])
+    return Samples(chosen, responses)
+
+
+def correct_before_training(given: Path, labelled: Samples, seed: int, output: Path) -> None:
+    """Write the reward model ``given`` after it has learned from labelled samples."""
     model = RewardModel(given)
-    prompts = Samples(chosen, responses).labelled(model.tokenizer)
+    prompts = labelled.labelled(model.tokenizer)
     before = spread(model.read(prompts)[0])
     model.learn([prompt for prompt in prompts if len(prompt.pairs())], seed)
     # As far apart as before: else the KL penalty would weigh less or more.

@@ -112,13 +112,14 @@ class Runs:
     def _corrected_before(self, output: Path) -> Path:
         """Return the reward model NAME of ``NAME@LABELS`` after it has learned from true scores of SFT samples."""
         if not (output / "config.json").exists():
-            from .offline import correct_before_training
+            from .offline import correct_before_training, label_samples
 
             name, labels = self.reward.split("@")
             given = Runs(self.base, self.output, reward=name).reward_model()
             tasks, _ = self.source.reward_tasks()
             tokens, policy = self.study.evaluation.max_new_tokens, self.source.path("models", "sft")
-            correct_before_training(given, policy, tasks, int(labels), tokens, self.study.seed, output)
+            labelled = label_samples(policy, tasks, int(labels), tokens, self.study.seed)
+            correct_before_training(given, labelled, self.study.seed, output)
         return output
 
     def accuracy(self) -> float:
