@@ -13,6 +13,7 @@ from rollouts import Maker, make_maker, namespace, rollout_of, trained_tokens, w
 
 from openrlhf_pf.training.correction import learning, workers
 from openrlhf_pf.training.correction.labels import COMPARED, NEEDED, Batch, Correction, Labelled
+from openrlhf_pf.training.flags import sample_filter, true_scores
 from openrlhf_pf.training.flags.correction import REFRESHED, check_correction, correction_options
 from openrlhf_pf.training.rollout import Rollout
 
@@ -316,3 +317,11 @@ def test_good_flags_pass_and_have_defaults(judge):
     )
     check_correction(args)
     assert correction_options(args).learning_rate == 1e-4 and correction_options(args).passes == 5
+
+
+def test_a_correction_needs_no_filter_and_no_probe(judge):
+    args = namespace(**flags(judge, sample_filter_stop_below=0.6))
+    sample_filter.check_unused(args)
+    true_scores.check_probe(args, sample_filter.filter_from_args(args))
+    true_scores.check_stop(args)
+    assert sample_filter.is_active(args)
