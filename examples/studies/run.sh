@@ -5,7 +5,8 @@
 #
 #     bash examples/studies/run.sh                                   # all; results in runs/study
 #     bash examples/studies/run.sh filters judge                     # some of: filters judge sizes rewards selection
-#     bash examples/studies/run.sh bandit noise_mask        # ... and these, which take minutes
+#     bash examples/studies/run.sh correction                        # reward models that learn from true scores
+#     bash examples/studies/run.sh bandit second_opinion noise_mask  # these take minutes
 #     STUDIES="1 2" OUTPUT=runs/two bash examples/studies/run.sh     # two studies instead of five
 #
 # NAME.json and NAME.svg in OUTPUT have all numbers, as examples/studies/*/results do. VENV names the environment
@@ -31,7 +32,7 @@ runs() { # NAME FLAGS...
     python studies.micro_code.runs --base "${bases[@]}" --output "$OUTPUT/runs" --json "$OUTPUT/$1.json" "${@:2}"
 }
 
-for study in "${@:-filters judge sizes rewards selection bandit noise_mask}"; do for name in $study; do
+for study in "${@:-filters judge sizes rewards selection correction bandit second_opinion noise_mask}"; do for name in $study; do
     echo "studies: $name"
     case $name in
     filters)
@@ -57,6 +58,17 @@ for study in "${@:-filters judge sizes rewards selection bandit noise_mask}"; do
     selection)
         runs selection --arms code_{uniform,vade,variance,greedy,target,dynamic} code_vade+{max_variance,best_worst}
         ;;
+    correction) # a reward model that learns from 768 true scores in a run, and the same labels spent before it
+        for reward in exploit noise40 given; do
+            runs "correction_$reward" --reward "$reward" --arms none refresh_15
+        done
+        runs correction_before --reward exploit@768 --versus exploit --arms none
+        python studies.micro_code.drift --base "${bases[@]}" --output "$OUTPUT/runs" --labels 768 \
+            --json "$OUTPUT/correction_sft.json"
+        python studies.micro_code.drift --base "${bases[@]}" --output "$OUTPUT/runs" --reward exploit noise40 given \
+            --json "$OUTPUT/drift.json"
+        ;;
+    second_opinion) python studies.beyond_language.second_opinion --json "$OUTPUT/second_opinion.json" ;;
     bandit) python studies.beyond_language.bandit --output "$OUTPUT/bandit.json" ;;
     noise_mask) python studies.noise_mask.study --output "$OUTPUT/noise_mask.json" ;;
     *) echo "studies: there is no study $name" >&2 && exit 2 ;;
