@@ -76,7 +76,7 @@ def measure(runs: Runs, seed: int) -> dict[str, Any]:
 def fine_tune_on_right(runs: Runs, labels: int) -> dict[str, Any]:
     """Return pass@1 of the SFT policy, and after SFT on those of its samples that pass: labels without PPO."""
     source, config = runs.source, runs.study.evaluation
-    sft, output = source.path("models", "sft"), runs.output / f"base{runs.study.seed}-right@{labels}"
+    sft, output = source.path("models", "sft"), runs.output / f"base{runs.study.seed}-right{labels}"
     if not (output / "config.json").exists():
         tasks, _ = source.reward_tasks()
         labelled = label_samples(sft, tasks, labels, config.max_new_tokens, runs.study.seed)

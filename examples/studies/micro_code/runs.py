@@ -70,6 +70,7 @@ class Runs:
         self.run = Run(self.study, self.output, OneRay())
         self.source = Run(self.study, self.base)
         self.name = f"base{self.study.seed}" + (f"-{reward}" if reward != "given" else "")
+        self.name = self.name.replace("@", "-labels")  # OpenRLHF splits the names of data sets at it
 
     def settings(self, arm: str, seed: int) -> dict[str, Any]:
         """Return everything that decides a run."""
