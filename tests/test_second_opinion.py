@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-
 from examples.studies.beyond_language import second_opinion as study
 
 
@@ -13,19 +12,19 @@ def few_steps(monkeypatch):
 
 
 def test_reward_models_that_share_all_errors_are_one_reward_model():
-    world = study.World("shared", range(3))
-    one = study.train(world, "none", 0.1)
+    problem = study.Problem("shared", range(3))
+    one = study.train(problem, "none", 0.1)
     for arm in ("mean of 5", "member a prompt", "mean - 1 sd"):
-        np.testing.assert_allclose(study.train(world, arm, 0.1), one, atol=1e-9)
+        np.testing.assert_allclose(study.train(problem, arm, 0.1), one, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", study.KINDS)
 def test_rewards_err_as_much_as_the_study_says(kind):
-    world = study.World(kind, range(3))
-    errors = world.rewards - world.value[:, None]
+    problem = study.Problem(kind, range(3))
+    errors = problem.rewards - problem.value[:, None]
     expected = 0.0 if kind == "redrawn" else study.SIZE
     np.testing.assert_allclose(errors.std((-2, -1)), expected, atol=1e-9)
-    np.testing.assert_allclose(world.value.std((-2, -1)), 1.0)
+    np.testing.assert_allclose(problem.value.std((-2, -1)), 1.0)
     if kind in ("shared", "shared, learnable"):
         assert np.ptp(errors, axis=1).max() < 1e-12
     elif kind != "redrawn":
@@ -33,8 +32,8 @@ def test_rewards_err_as_much_as_the_study_says(kind):
 
 
 def test_true_scores_and_the_perfect_reward_are_ahead_where_the_error_can_be_learned():
-    world = study.World("shared, learnable", range(4))
-    none, scores, perfect = (study.train(world, arm, 0.1).mean() for arm in ("none", "true scores", "perfect"))
+    problem = study.Problem("shared, learnable", range(4))
+    none, scores, perfect = (study.train(problem, arm, 0.1).mean() for arm in ("none", "true scores", "perfect"))
     assert none < scores < perfect
     assert none > 0.1, "it learns"
 

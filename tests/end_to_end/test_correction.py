@@ -1,4 +1,4 @@
-"""A reward model that goes on learning while it trains a policy, with real DeepSpeed and on the whole stack."""
+"""A reward model that keeps learning while it trains a policy, with real DeepSpeed and on the whole stack."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A reward model that goes on learning from few true scores: whom it asks, what it learns from, when it is trusted."""
+"""A reward model that keeps learning from few true scores: whom it asks, what it learns from, when it is trusted."""
 
 import math
 from types import SimpleNamespace

@@ -36,7 +36,7 @@ def _standard(table: Floats) -> Floats:
     return table / table.std((-2, -1), keepdims=True)
 
 
-class World:
+class Problem:
     """Features (B, C, A, D), true values (B, C, A) and the rewards (B, K, C, A) of reward models that err."""
 
     def __init__(self, kind: str, seeds: Sequence[int]) -> None:
@@ -97,16 +97,16 @@ class Head:
         return (1 - trust) * rewards + trust * np.einsum("bsd,bd->bs", x, b)
 
 
-def train(world: World, arm: str, rate: float) -> Floats:
+def train(problem: Problem, arm: str, rate: float) -> Floats:
     """Return (B,) the mean true value of the policy that an arm trains."""
-    seeds = len(world.value)
+    seeds = len(problem.value)
     rngs = [np.random.default_rng([7, index]) for index in range(seeds)]
     rows = np.arange(seeds)[:, None]
     theta, first, second = (np.zeros((seeds, FEATURES)) for _ in range(3))
     head = Head(seeds)
 
     def chances(contexts: NDArray[np.int64] | slice) -> Floats:
-        phi = world.phi[:, contexts] if isinstance(contexts, slice) else world.phi[rows, contexts]
+        phi = problem.phi[:, contexts] if isinstance(contexts, slice) else problem.phi[rows, contexts]
         logits = np.einsum("bcad,bd->bca", phi, theta)
         logits = np.exp(logits - logits.max(-1, keepdims=True))
         return logits / logits.sum(-1, keepdims=True)
@@ -115,13 +115,13 @@ def train(world: World, arm: str, rate: float) -> Floats:
         contexts = np.stack([rng.permutation(CONTEXTS)[:PROMPTS] for rng in rngs])
         luck = np.stack([rng.random((PROMPTS, SAMPLES, 1)) for rng in rngs])
         member = np.stack([rng.integers(MODELS, size=PROMPTS) for rng in rngs])
-        noise = np.stack([rng.normal(size=(MODELS, PROMPTS, SAMPLES)) for rng in rngs]) * world.redrawn
+        noise = np.stack([rng.normal(size=(MODELS, PROMPTS, SAMPLES)) for rng in rngs]) * problem.redrawn
         keys = np.stack([rng.random((PROMPTS, SAMPLES)) for rng in rngs])
         probabilities = chances(contexts)
         actions = (luck > probabilities.cumsum(-1)[:, :, None]).sum(-1).clip(max=ACTIONS - 1)
         at = (rows[..., None], contexts[..., None], actions)
-        models = world.rewards.swapaxes(0, 1)[:, at[0], at[1], at[2]] + noise.swapaxes(0, 1)
-        phi, value = world.phi[at], world.value[at]
+        models = problem.rewards.swapaxes(0, 1)[:, at[0], at[1], at[2]] + noise.swapaxes(0, 1)
+        phi, value = problem.phi[at], problem.value[at]
         centred = models - models.mean(-1, keepdims=True)
         rewards, weights = models[0], np.ones(models[0].shape)
         if arm in ("mean of 5", "mean - 1 sd"):
@@ -143,11 +143,11 @@ def train(world: World, arm: str, rate: float) -> Floats:
             weights = _ranked(rewards, (0, SAMPLES - 1))
         advantages = (rewards - rewards.mean(-1, keepdims=True)) * weights
         advantages /= np.sqrt((advantages**2).sum((1, 2), keepdims=True) / weights.sum((1, 2), keepdims=True))
-        expected = np.einsum("bga,bgad->bgd", probabilities, world.phi[rows, contexts])
+        expected = np.einsum("bga,bgad->bgd", probabilities, problem.phi[rows, contexts])
         gradient = np.einsum("bgn,bgnd->bd", advantages, phi - expected[:, :, None]) / weights.sum((1, 2))[:, None]
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         theta = theta + rate * (first / (1 - 0.9 ** (step + 1))) / (np.sqrt(second / (1 - 0.999 ** (step + 1))) + 1e-8)
-    return (chances(slice(None)) * world.value).sum(-1).mean(-1)
+    return (chances(slice(None)) * problem.value).sum(-1).mean(-1)
 
 
 ARMS = (
@@ -160,8 +160,8 @@ def study(seeds: int, report: Callable[[str], None] = print) -> list[dict]:
     """Return a row for each kind of error: each arm's true value minus that of no filter, with its interval."""
     rows = []
     for kind in KINDS:
-        world = World(kind, range(seeds))
-        found = {arm: max((train(world, arm, rate) for rate in RATES), key=np.mean) for arm in ARMS}
+        problem = Problem(kind, range(seeds))
+        found = {arm: max((train(problem, arm, rate) for rate in RATES), key=np.mean) for arm in ARMS}
         row: dict = {"error": kind, "none": float(found["none"].mean())}
         for arm in ARMS[1:]:
             away = found[arm] - found["none"]

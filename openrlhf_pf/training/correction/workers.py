@@ -1,4 +1,4 @@
-"""The reward model's workers: with further reward models, and with a copy that goes on learning.
+"""The reward model's workers: with further reward models, and with a copy that keeps learning.
 
 Ray ships these classes by value, see :func:`openrlhf_pf.training.trainer.install`.
 """

@@ -1,4 +1,4 @@
-"""``--sample_filter_correct``: the reward model goes on learning from few true scores of the policy's samples."""
+"""``--sample_filter_correct``: the reward model keeps learning from few true scores of the policy's samples."""
 
 from dataclasses import asdict, dataclass
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ class CorrectionOptions:
 FLAGS = (
     Flag(
         "--sample_filter_correct",
-        "keep the reward model right on the policy that it trains: it goes on learning from true scores "
+        "keep the reward model right on the policy that it trains: it keeps learning from true scores "
         "(--sample_filter_probe_score) of a share of each rollout (default: none)",
         choices=("none", "refresh"),
     ),
@@ -53,7 +53,7 @@ FLAGS = (
 
 
 def corrects(args: SimpleNamespace) -> bool:
-    """Return whether the reward model goes on learning."""
+    """Return whether the reward model keeps learning."""
     return getattr(args, "sample_filter_correct", None) not in (None, "none")
 
 
