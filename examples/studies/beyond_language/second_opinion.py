@@ -1,10 +1,10 @@
 """What helps a policy when the reward's errors stay: filters, further reward models, or a few true scores?
 
-python -m examples.studies.beyond_language.second_opinion --json second_opinion.json        # two minutes
+python -m examples.studies.beyond_language.second_opinion --json second_opinion.json        # ten minutes
 
-Contexts with 32 actions each; the policy is a softmax over features that all contexts share. A reward is the true value
-plus an error 1.2 times as large. Errors differ in whether the five reward models share them, and in whether they lie
-along the features, so that a policy can learn them. Each arm takes its best learning rate of a small grid.
+Contexts with 32 actions each; the policy is a softmax over features that all contexts share. A reward is the true
+value plus an error 1.2 times as large. Errors differ in whether the five reward models share them, and in whether they
+lie along the features, so that a policy can learn them. Each arm takes its best learning rate of a small grid.
 
 Shapes: B seeds, C contexts, A actions, D features, G contexts of a rollout, N actions drawn for each, K reward models.
 """
