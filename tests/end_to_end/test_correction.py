@@ -81,6 +81,7 @@ def test_a_reward_model_learns_while_it_trains_and_a_resumed_run_goes_on(stack, 
     judge, folder = tmp_path / "judge.py", tmp_path / "run"
     judge.write_text(JUDGE)
     flags = (
+        f"--reward.model_name_or_path {stack.reward} "
         f"--sample_filter_correct refresh --sample_filter_true_share 0.5 --sample_filter_probe_score {judge} "
         "--sample_filter_correct_options learning_rate=0.001 passes=4 batch=4 --algo.advantage.estimator reinforce "
         f"--algo.kl.init_coef 0 --ckpt.save_steps 2 --sample_filter_log {folder / 'log'} "

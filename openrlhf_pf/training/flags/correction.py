@@ -82,10 +82,10 @@ def check_correction(args: SimpleNamespace) -> None:
         raise ValueError(
             f"--sample_filter_true_share must be above 0 and at most 1, got {share:g}: it is a share of the prompts."
         )
-    if is_scored_when_generated(args):
+    if is_scored_when_generated(args) or not args.reward.model_name_or_path:
         raise ValueError(
-            "--sample_filter_correct trains a local reward model, but rewards come from --reward.remote_url or an "
-            "agent: give --reward.model_name_or_path instead."
+            "--sample_filter_correct trains a local reward model, but none is given, or rewards come from "
+            "--reward.remote_url or an agent: give --reward.model_name_or_path instead."
         )
     if not args.sample_filter_probe_score:
         raise ValueError(
