@@ -174,20 +174,27 @@ class FilteringTrainer:
             self.args.ckpt.save_steps = 1
         if self.experience_maker.log is not None and global_step % self.args.ckpt.save_steps == 0:
             self.experience_maker.log.flush()  # a resumed run does not write this step again
-        if self.experience_maker.learning is not None:
-            self.experience_maker.learning.finish()
-            client_states["correction"] = self.experience_maker.learning.correction.state_dict()
+        saves = global_step % self.args.ckpt.save_steps == 0
+        if saves:
+            self._add_correction(client_states)
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
-        if global_step % self.args.ckpt.save_steps == 0:
+        if saves:
             self._save_learning(f"global_step{global_step}")
         if reason is not None:
             raise StopTraining(f"{reason}; step {global_step} is saved")
 
     def save_best_checkpoint(self, eval_metrics: dict, global_step: int, client_states: dict | None = None) -> None:
-        best = self.best_eval_metric_value
+        best, client_states = self.best_eval_metric_value, {} if client_states is None else client_states
+        self._add_correction(client_states)
         super().save_best_checkpoint(eval_metrics, global_step, client_states)
         if self.best_eval_metric_value != best:
             self._save_learning(f"best_global_step{global_step}")
+
+    def _add_correction(self, client_states: dict) -> None:
+        """Wait until the reward model has learned, and add the state of that to the checkpoint."""
+        if self.experience_maker.learning is not None:
+            self.experience_maker.learning.finish()
+            client_states["correction"] = self.experience_maker.learning.correction.state_dict()
 
     def _save_learning(self, tag: str) -> None:
         if self.experience_maker.learning is not None:

@@ -168,8 +168,12 @@ def test_learned_rewards_get_the_mean_and_the_spread_within_prompts_of_the_given
     centred = [x - x.mean(axis=1, keepdims=True) for x in (rewards, given)]
     assert np.mean(centred[0] ** 2) == pytest.approx(np.mean(centred[1] ** 2))
     assert rewards.mean() == pytest.approx(given.mean())
+    scale = found.scale
     found.calibrate(lambda prompts: np.full((6, N), 5.0))
-    assert np.isfinite(found.scale), "a copy that gives one reward to all keeps the scale it had"
+    assert found.scale == scale, "a copy that gives one reward to all keeps the scale it had"
+    learned[0] = NAN
+    found.calibrate(lambda prompts: learned)
+    assert np.isfinite([found.scale, found.shift]).all(), "without the prompt that has no reward"
 
 
 # ── When it is trusted ──

@@ -154,8 +154,9 @@ class Correction:
         self.labels += int(np.isfinite(scores).sum())
         for group, score, reward in zip(groups, scores, given):
             tokens = [sample.sequences[0][sample.attention_mask[0].bool()].numpy() for sample in group]
-            self.labelled.append(Labelled(tokens, score, reward))
-            self._unlearned += bool(np.nanmin(score) < np.nanmax(score))
+            prompt = Labelled(tokens, score, reward)
+            self.labelled.append(prompt)
+            self._unlearned += len(prompt.pairs()) > 0
 
     # ── Learning ──
 
@@ -179,12 +180,11 @@ class Correction:
     def calibrate(self, forward: Callable[[Sequence[Labelled]], NDArray[np.float64]]) -> None:
         """Set scale and shift so that the copy has the spread within prompts, and the mean, of the model as given."""
         newest = list(self.labelled)[-CALIBRATION:]
-        if not newest:
-            return
         learned, given = forward(newest), np.stack([prompt.given for prompt in newest])
-        if (learned_spread := spread(learned)) > 0:
-            self.scale = spread(given) / learned_spread
-            self.shift = float(given.mean() - self.scale * learned.mean())
+        usable = np.isfinite(learned).all(axis=1) & np.isfinite(given).all(axis=1)
+        if usable.any() and spread(learned[usable]) > 0:
+            self.scale = spread(given[usable]) / spread(learned[usable])
+            self.shift = float(given[usable].mean() - self.scale * learned[usable].mean())
 
     def _generator(self, step: int, purpose: str) -> np.random.Generator:
         return np.random.default_rng(derive_seed(self.seed, f"{purpose}/{step}"))
