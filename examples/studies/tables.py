@@ -34,6 +34,12 @@ def of_runs(rows: Sequence[dict[str, Any]]) -> str:
     return table(["arm", "runs", "updates", "pass@1", f"minus {rows[0]['arm']}", "KL"], lines)
 
 
+def of_numbers(rows: Sequence[dict[str, Any]]) -> str:
+    """Return a table of rows that have numbers alone, such as those of micro_code/drift.py: a column a row."""
+    values = {name: [str(row[name]) for row in rows] for name in rows[0]}
+    return table(["", *map(str, range(1, len(rows) + 1))], values)
+
+
 def is_interval(value: Any) -> bool:
     """Return whether this is [mean, low, high]."""
     numbers = isinstance(value, list) and len(value) == 3 and all(isinstance(x, float | int) for x in value)
@@ -53,7 +59,7 @@ def find_intervals(found: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ..
 def tables_of(found: Any) -> str:
     """Return the tables of one file of results: the last two keys of an interval are its row and its column."""
     if isinstance(found, list):
-        return of_runs(found)
+        return of_runs(found) if "difference" in found[0] else of_numbers(found)
     grids: dict[str, dict[str, dict[str, str]]] = {}
     for (*title, row, column), interval in find_intervals(found).items():
         grids.setdefault(", ".join(title), {}).setdefault(row, {})[column] = show(interval)

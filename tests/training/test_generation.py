@@ -370,8 +370,10 @@ def as_saved(states):
 
     class Trainer(FilteringTrainer, Host):
         def __init__(self):
-            self.args = namespace()
-            self.experience_maker = SimpleNamespace(filter=make_maker().filter, stop_rule=None, log=None)
+            self.args = namespace(**{"ckpt.save_steps": 1})
+            self.experience_maker = SimpleNamespace(
+                filter=make_maker().filter, stop_rule=None, log=None, learning=None
+            )
 
     Trainer().save_logs_and_checkpoints(1, {}, states)
     return saved

@@ -156,18 +156,18 @@ ARMS = (
 )
 
 
-def study(seeds: int, report: Callable[[str], None] = print) -> list[dict]:
-    """Return a row for each kind of error: each arm's true value minus that of no filter, with its interval."""
-    rows = []
+def study(seeds: int, report: Callable[[str], None] = print) -> dict[str, dict]:
+    """Return for each kind of error each arm's true value minus that of no filter, with its interval."""
+    rows: dict[str, dict] = {}
     for kind in KINDS:
         problem = Problem(kind, range(seeds))
         found = {arm: max((train(problem, arm, rate) for rate in RATES), key=np.mean) for arm in ARMS}
-        row: dict = {"error": kind, "none": float(found["none"].mean())}
+        row: dict = {"none": float(found["none"].mean())}
         for arm in ARMS[1:]:
             away = found[arm] - found["none"]
             row[arm] = [float(away.mean()), *paired_interval(away[:, None], list(range(seeds)))]
-        rows.append(row)
-        report(json.dumps({k: np.round(v, 3).tolist() if k != "error" else v for k, v in row.items()}))
+        rows[kind] = row
+        report(f"{kind}: {json.dumps({arm: np.round(value, 3).tolist() for arm, value in row.items()})}")
     return rows
 
 
