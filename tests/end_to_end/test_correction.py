@@ -49,6 +49,7 @@ def learn(model: Path, checkpoints: Path, ranks: int, stage: int, first: int, la
     return {name: np.array(values) for name, values in json.loads(line.removeprefix("REWARDS ")).items()}
 
 
+@pytest.mark.slow
 def test_ranks_zero_stages_and_a_resumed_run_learn_the_same_and_the_given_model_stays(tmp_path):
     model = write_model(tmp_path / "reward", seed=1)
     _keep_the_head(model)
@@ -76,7 +77,7 @@ def _keep_the_head(model: Path) -> None:
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("kind", ["sync", pytest.param("async", marks=pytest.mark.slow)])
 def test_a_reward_model_learns_while_it_trains_and_a_resumed_run_goes_on(stack, tmp_path, kind):
     judge, folder = tmp_path / "judge.py", tmp_path / "run"
     judge.write_text(JUDGE)
