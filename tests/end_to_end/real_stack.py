@@ -61,6 +61,8 @@ class Run:
     def __init__(self, folder: Path, log: str, returncode: int) -> None:
         self.folder, self.log, self.returncode = folder, log, returncode
         plain = re.sub(r"\x1b\[[0-9;]*m", "", log)
+        # Ray now and then cuts a long line of a worker in two.
+        plain = re.sub(r"(\(\w+ pid=\d+\) )([^\n]*Global step \d+: \{[^}\n]*)\n\1", r"\1\2", plain)
         # The console line is a Python dict of plain numbers, but for nan and inf.
         self.steps = {
             int(step): eval(status, {"nan": float("nan"), "inf": float("inf")}) for step, status in STEP.findall(plain)
