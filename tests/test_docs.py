@@ -228,6 +228,12 @@ def test_nothing_is_left_to_be_filled_in(page: Path) -> None:
     assert re.findall(r"^ *[A-Z]{4,}$|TODO|FIXME", page.read_text(), re.M) == []
 
 
+def test_pages_that_code_names_exist() -> None:
+    files = [file for folder in ("openrlhf_pf", "examples") for file in (ROOT / folder).rglob("*.py")]
+    named = {(file.name, page) for file in files for page in re.findall(r"\bdocs/\w+\.md", file.read_text())}
+    assert len(named) > 5 and [(file, page) for file, page in named if not (ROOT / page).exists()] == []
+
+
 def test_the_docs_stay_short() -> None:
     assert len(DOCS) <= 10
     assert sum(len(page.read_text().split()) for page in (README, *DOCS)) <= 14_000
