@@ -1,6 +1,6 @@
 """Agreement of rewards and scores within prompts: what filters of group scope and baselines per prompt can use.
 
-Rewards and scores are taken as deviations from their prompt's mean, d and s. docs/when_to_filter.md derives the figures:
+Rewards and scores are taken as deviations from their prompt's mean, d and s. docs/when_to_filter.md derives these:
 
 * **gain**: the slope of the mean true score along the policy gradient of the kept samples, their rewards whitened as
   PPO whitens advantages: E_w[(d - c) s] / sd, with c and sd the mean and spread of d over the kept samples.

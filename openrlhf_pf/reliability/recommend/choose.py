@@ -1,6 +1,7 @@
 """Which strategy suits this reward model: decisions and the numbers they rest on, without sentences.
 
-The criterion is the gain: the estimated rise of the mean true score by one step on the kept samples (docs/when_to_filter.md).
+The criterion is the gain (docs/when_to_filter.md): the estimated rise of the mean true score by one step on the kept
+samples.
 Strategies are compared by paired differences on the same resampled prompts. Intervals are joint over all strategies:
 their width is that of the largest standardised deviation, so that of 100 data sets in which all strategies are equal
 about 3 single one out. A strategy is recommended only if pairs of the responses that it keeps are ranked correctly.
