@@ -301,6 +301,7 @@ def test_a_checkpoint_waits_for_what_is_being_learned(maker):
         ({"reward.remote_url": "mine.py"}, "give --reward.model_name_or_path"),
         ({"train.agent_func_path": "agent.py"}, "rewards come from --reward.remote_url or an agent"),
         ({"reward.model_name_or_path": None}, "give --reward.model_name_or_path"),
+        ({"sample_filter_drop": "band"}, "leave one of the two out"),
         ({"ds.ring_attn_size": 2}, "--ds.ring_attn_size"),
         ({"ds.load_in_4bit": True}, "--ds.load_in_4bit"),
         ({"rollout.n_samples_per_prompt": 1}, "give 2 or more"),

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from openrlhf_pf import registry
 from openrlhf_pf.training.flags.flag import Flag, first_given
-from openrlhf_pf.training.flags.prompts import is_scored_when_generated
+from openrlhf_pf.training.flags.prompts import drop_rule, is_scored_when_generated
 from openrlhf_pf.training.flags.true_scores import load_reward_func
 
 #: The name of the copy that learns, among the reward models of a worker.
@@ -101,6 +101,11 @@ def check_correction(args: SimpleNamespace) -> None:
         raise ValueError(
             "--sample_filter_correct learns from pairs of responses to one prompt, and "
             f"--rollout.n_samples_per_prompt is {args.rollout.n_samples_per_prompt}: give 2 or more."
+        )
+    if drop_rule(args) == "band":
+        raise ValueError(
+            "--sample_filter_drop band reads the mean true score of each prompt, and --sample_filter_correct has that of "
+            "a share of them: leave one of the two out."
         )
     load_reward_func(args.sample_filter_probe_score, "--sample_filter_probe_score")
     correction_options(args)
