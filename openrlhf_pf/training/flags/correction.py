@@ -104,8 +104,8 @@ def check_correction(args: SimpleNamespace) -> None:
         )
     if drop_rule(args) == "band":
         raise ValueError(
-            "--sample_filter_drop band reads the mean true score of each prompt, and --sample_filter_correct has that of "
-            "a share of them: leave one of the two out."
+            "--sample_filter_drop band reads the mean true score of each prompt, and --sample_filter_correct has that "
+            "of a share of them: leave one of the two out."
         )
     load_reward_func(args.sample_filter_probe_score, "--sample_filter_probe_score")
     correction_options(args)
