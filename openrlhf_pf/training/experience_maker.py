@@ -26,12 +26,13 @@ from openrlhf_pf.filters import Draw, FilterBatch, draw, make_generator, scaled
 from openrlhf_pf.rollout_log import RolloutLog
 from openrlhf_pf.training.baselines import center_rewards, without_baseline
 from openrlhf_pf.training.correction.learning import Learning
-from openrlhf_pf.training.flags.correction import REFRESHED, corrects
+from openrlhf_pf.training.flags.correction import REFRESHED
 from openrlhf_pf.training.flags.prompts import drop_rule, prompts_per_step
 from openrlhf_pf.training.flags.reward_models import reward_models
 from openrlhf_pf.training.flags.sample_filter import (
     BASELINE_ESTIMATORS,
     GROUP_ESTIMATORS,
+    corrects,
     draw_mode,
     filter_from_args,
     has_ragged_groups,
@@ -224,8 +225,8 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         names = reward_models(self.given)
         if names:
             main = self.given.reward.model_name_or_path
-            given = main if self.learning is None else None
-            scored = [rewards if name == given else self._forward_rewards(samples, name) for name in names]
+            scored_by = main if self.learning is None or not self.learning.correction.trusted else REFRESHED
+            scored = [rewards if name == scored_by else self._forward_rewards(samples, name) for name in names]
             rollout.model_names = names
             rollout.model_rewards = torch.stack(scored).double().reshape(len(names), -1, rollout.n_samples).numpy()
 

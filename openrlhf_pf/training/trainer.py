@@ -78,12 +78,10 @@ class Probe:
             return
         samples = self.sample(self.rows)
         self.maker.observe(samples, self.true_score)
-        if self.true_score is not None and self.true_score.failed:
-            logger.warning(
-                f"{self.true_score.failed} of {len(samples)} samples of the probe have no true score; the last "
-                f"reason: {self.true_score.last_error}."
-            )
-            self.true_score.failed = 0
+        if self.true_score is not None and (
+            warning := self.true_score.take_failures(f"{len(samples)} samples of the probe")
+        ):
+            logger.warning(warning)
 
 
 class FilteringTrainer:

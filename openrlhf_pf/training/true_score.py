@@ -60,6 +60,15 @@ class TrueScore:
             sample.scores = _tensor(number)
             sample.info |= {name: _tensor(value) for name, value in logs.items()}
 
+    def take_failures(self, samples: str) -> str | None:
+        """Return a sentence on the calls that failed since the last time, None if none did.
+
+        Args:
+            samples: what was scored, such as ``320 samples of the probe``.
+        """
+        failed, self.failed = self.failed, 0
+        return f"{failed} of {samples} have no true score; the last reason: {self.last_error}." if failed else None
+
     def score_texts(self, calls: Sequence[tuple[str, str, str]]) -> list[tuple[float, dict[str, float]]]:
         """Return the score and the extra logs of each (query, prompt, label); NaN for a call that fails."""
         scored = []

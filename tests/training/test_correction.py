@@ -11,6 +11,7 @@ pytest.importorskip("openrlhf")
 
 from rollouts import Maker, make_maker, namespace, rollout_of, trained_tokens, without_a_cluster  # noqa: F401
 
+from openrlhf_pf.training import flags as all_flags
 from openrlhf_pf.training.correction import learning, workers
 from openrlhf_pf.training.correction.labels import COMPARED, NEEDED, Batch, Correction, Labelled
 from openrlhf_pf.training.flags import sample_filter, true_scores
@@ -331,3 +332,34 @@ def test_a_correction_needs_no_filter_and_no_probe(judge):
     true_scores.check_probe(args, sample_filter.filter_from_args(args))
     true_scores.check_stop(args)
     assert sample_filter.is_active(args)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"sample_filter_true_share": 0.1},
+        {"sample_filter_correct_options": ["passes=2"]},
+        {"sample_filter_correct": "none", "sample_filter_true_share": 0.1},
+        {"sample_filter_correct": "none", "sample_filter_probe_score": "judge.py"},
+    ],
+)
+def test_a_flag_of_a_correction_is_refused_where_nothing_is_corrected(given):
+    args = namespace(
+        sample_filter="none", **{"algo.dynamic_filtering_enable": False, "rollout.batch_size": 8, **given}
+    )
+    with pytest.raises(ValueError, match="has no effect"):
+        all_flags.check_arguments(args)
+
+
+def test_the_main_model_scores_once_until_the_copy_trains(judge, monkeypatch):
+    monkeypatch.setattr(learning, "ray", SimpleNamespace(get=lambda refs: refs))
+    found = make_maker(**flags(judge, sample_filter_reward_models="main,upside", sample_filter_true_share=0.01))
+    found.learning.group = LearningGroup(found.reward_model_group)
+    rollout = Rollout(unscored(), N)
+    found.score(rollout)
+    assert found.reward_model_group.models == [None, "upside"]
+    found.learning.correction.trusted = True
+    again = Rollout(unscored(), N)
+    found.score(again)
+    assert found.reward_model_group.models[2:] == [REFRESHED, "main", "upside"]
+    np.testing.assert_array_equal(again.model_rewards, rollout.model_rewards)

@@ -14,7 +14,7 @@ from examples.micro_code.sampling import Draw, sample_all
 from examples.micro_code.score import score_all
 from examples.micro_code.tasks import Task
 from openrlhf_pf.reliability.measures.pairs import count_pairs
-from openrlhf_pf.training.correction.labels import Batch, Labelled, spread
+from openrlhf_pf.training.correction.labels import Batch, Labelled, pad_sequences, spread
 
 SAMPLES = 5
 LEARNING_RATE, PASSES, PROMPTS_A_STEP = 1e-3, 3, 16
@@ -67,7 +67,7 @@ class RewardModel:
         parts = []
         with torch.no_grad():
             for start in range(0, len(prompts), 50):
-                parts.append(self.states(_padded(prompts[start : start + 50])))
+                parts.append(self.states(pad_sequences(prompts[start : start + 50], 0)))
             states = torch.cat(parts)
             rewards = self.model.score(states).squeeze(1)
         return rewards.numpy().reshape(len(prompts), -1), states.numpy().reshape(len(prompts), SAMPLES, -1)
@@ -87,13 +87,6 @@ class RewardModel:
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
                 optimizer.step()
-
-
-def _padded(prompts: Sequence[Labelled]) -> dict[str, torch.Tensor]:
-    sequences = [torch.from_numpy(tokens) for prompt in prompts for tokens in prompt.sequences]
-    padded = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
-    lengths = torch.tensor([len(tokens) for tokens in sequences])
-    return {"sequences": padded, "attention_mask": (torch.arange(padded.shape[1]) < lengths[:, None]).long()}
 
 
 def accuracy(rewards: np.ndarray, scores: np.ndarray, prompts: np.ndarray | None = None) -> float:

@@ -49,6 +49,14 @@ class Labelled(NamedTuple):
         return np.argwhere(self.scores[:, None] > self.scores[None, :])
 
 
+def pad_sequences(prompts: Sequence[Labelled], pad_token: int) -> dict[str, torch.Tensor]:
+    """Return ``sequences`` and ``attention_mask``, (S, T) each, of all responses, padded on the right."""
+    sequences = [torch.from_numpy(tokens) for prompt in prompts for tokens in prompt.sequences]
+    padded = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=pad_token)
+    lengths = torch.tensor([len(tokens) for tokens in sequences])
+    return {"sequences": padded, "attention_mask": (torch.arange(padded.shape[1]) < lengths[:, None]).long()}
+
+
 class Batch(NamedTuple):
     """What one rank learns from in one optimizer step: labelled prompts."""
 
@@ -56,17 +64,12 @@ class Batch(NamedTuple):
 
     def tensors(self, pad_token: int) -> dict[str, torch.Tensor]:
         """Return the arguments of ``RefreshedRewardModelActor.refresh``; each prompt has the same weight."""
-        sequences = [torch.from_numpy(tokens) for prompt in self.prompts for tokens in prompt.sequences]
-        padded = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=pad_token)
-        lengths = torch.tensor([len(tokens) for tokens in sequences])
-        mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
         starts = np.cumsum([0, *(len(prompt.sequences) for prompt in self.prompts)])
         pairs = [prompt.pairs() for prompt in self.prompts]
         weights = [np.full(len(p), 1 / len(p) / len(pairs)) for p in pairs]
         places = np.concatenate([p + start for p, start in zip(pairs, starts)])
         return {
-            "sequences": padded,
-            "attention_mask": mask,
+            **pad_sequences(self.prompts, pad_token),
             "pairs": torch.from_numpy(places),
             "weights": torch.from_numpy(np.concatenate(weights)).float(),
         }
@@ -140,12 +143,8 @@ class Correction:
         groups = [rollout.groups[place] for place in self.choose(len(rollout.groups), step)]
         samples = [sample for group in groups for sample in group]
         self.judge(samples, tokenizer)
-        if self.judge.failed:
-            logger.warning(
-                f"{self.judge.failed} of {len(samples)} samples have no true score; the last reason: "
-                f"{self.judge.last_error}."
-            )
-            self.judge.failed = 0
+        if warning := self.judge.take_failures(f"{len(samples)} samples"):
+            logger.warning(warning)
         scores = np.array([float(sample.scores) for sample in samples]).reshape(len(groups), -1)
         given, learned = (forward(samples, copy).reshape(scores.shape) for copy in (False, True))
         right, total = np.stack([count_pairs(rewards, scores)[0] for rewards in (given, learned)], axis=1)

@@ -17,8 +17,9 @@ from openrlhf.models import get_llm_for_sequence_regression
 from openrlhf.utils import get_tokenizer
 from openrlhf.utils.deepspeed.deepspeed_utils import offload_deepspeed_states, reload_deepspeed_states
 
-from openrlhf_pf.training.flags.correction import REFRESHED, correction_options, corrects
+from openrlhf_pf.training.flags.correction import REFRESHED, correction_options
 from openrlhf_pf.training.flags.reward_models import reward_models
+from openrlhf_pf.training.flags.sample_filter import corrects
 
 
 def undecorated(actor_class: Any) -> type:

@@ -41,6 +41,7 @@ def check_arguments(args: SimpleNamespace) -> None:
     prompts.check_refill(args)
     true_scores.check_stop(args)
     prompts.check_selection(args)
+    correction.check_correction(args)
     if not sample_filter.is_active(args):
         return
     chosen = sample_filter.filter_from_args(args)
@@ -49,7 +50,6 @@ def check_arguments(args: SimpleNamespace) -> None:
     sample_filter.check_contract(args)
     reward_models.check_reward_models(args)
     true_scores.check_probe(args, chosen)
-    correction.check_correction(args)
     batches.check_batches(args, chosen)
     if args.sample_filter_log:
         check_directory(args.sample_filter_log)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from openrlhf_pf import registry
 from openrlhf_pf.training.flags.flag import Flag, first_given
 from openrlhf_pf.training.flags.prompts import drop_rule, is_scored_when_generated
+from openrlhf_pf.training.flags.sample_filter import corrects
 from openrlhf_pf.training.flags.true_scores import load_reward_func
 
 #: The name of the copy that learns, among the reward models of a worker.
@@ -52,11 +53,6 @@ FLAGS = (
 )
 
 
-def corrects(args: SimpleNamespace) -> bool:
-    """Return whether the reward model keeps learning."""
-    return getattr(args, "sample_filter_correct", None) not in (None, "none")
-
-
 def correction_options(args: SimpleNamespace) -> CorrectionOptions:
     """Return the options of the correction.
 
@@ -72,7 +68,7 @@ def correction_options(args: SimpleNamespace) -> CorrectionOptions:
 
 
 def check_correction(args: SimpleNamespace) -> None:
-    """Raise ValueError if the reward model cannot go on learning from true scores."""
+    """Raise ValueError if the reward model cannot keep learning from true scores."""
     if not corrects(args):
         if flag := first_given(args, "sample_filter", ("true_share", "correct_options")):
             raise ValueError(f"{flag} has no effect without --sample_filter_correct refresh: add it.")

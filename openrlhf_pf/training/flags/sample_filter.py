@@ -97,8 +97,13 @@ def needs_scored_samples(args: SimpleNamespace) -> bool:
         or args.sample_filter_log
         or args.sample_filter_reward_models
         or args.sample_filter_stop_below is not None
-        or args.sample_filter_correct not in (None, "none")
+        or corrects(args)
     )
+
+
+def corrects(args: SimpleNamespace) -> bool:
+    """Return whether the reward model keeps learning: ``--sample_filter_correct``."""
+    return getattr(args, "sample_filter_correct", None) not in (None, "none")  # collecting has no such flag
 
 
 def filter_from_args(args: SimpleNamespace) -> SampleFilter:
@@ -217,7 +222,7 @@ def _check_rank_weights(args: argparse.Namespace | SimpleNamespace, recommended:
 
 def check_unused(args: SimpleNamespace) -> None:
     """Raise ValueError if a flag that shapes the filter has no effect."""
-    names = [name for name in FLAGS_OF_A_FILTER if name != "probe_score" or not args.sample_filter_correct]
+    names = [name for name in FLAGS_OF_A_FILTER if name != "probe_score" or not corrects(args)]
     flag = first_given(args, "sample_filter", names) if args.sample_filter == "none" else None
     if flag is None and not needs_scored_samples(args):
         flag = first_given(args, "sample_filter", ["seed"])

@@ -7,7 +7,7 @@ from openrlhf_pf import registry
 from openrlhf_pf.filters import LearningFilter, SampleFilter
 from openrlhf_pf.training.flags.flag import Flag, first_given
 from openrlhf_pf.training.flags.prompts import is_scored_when_generated
-from openrlhf_pf.training.flags.sample_filter import LEARNING
+from openrlhf_pf.training.flags.sample_filter import LEARNING, corrects
 
 STOP_WINDOW = 10
 
@@ -59,7 +59,7 @@ def check_probe(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
     """Raise ValueError if the probe cannot give the filter, or early stopping, true scores."""
     brings_scores = is_scored_when_generated(args)
     if args.sample_filter_probe is None:
-        judges = ("probe_every",) if args.sample_filter_correct else ("probe_every", "probe_score")
+        judges = ("probe_every",) if corrects(args) else ("probe_every", "probe_score")
         if flag := first_given(args, "sample_filter", judges):
             raise ValueError(f"{flag} has no effect without --sample_filter_probe DATA: add it or leave the flag out.")
         if isinstance(sample_filter, LearningFilter) and not brings_scores:
@@ -98,7 +98,7 @@ def check_stop(args: SimpleNamespace) -> None:
         )
     if window is not None and window < 1:
         raise ValueError(f"--sample_filter_stop_window must be 1 or more, got {window}.")
-    if not (is_scored_when_generated(args) or args.sample_filter_probe or args.sample_filter_correct == "refresh"):
+    if not (is_scored_when_generated(args) or args.sample_filter_probe or corrects(args)):
         raise ValueError(
             "--sample_filter_stop_below compares rewards with true scores, and a local reward model gives none: give "
             "prompts to score with --sample_filter_probe DATA and --sample_filter_probe_score FILE.py."

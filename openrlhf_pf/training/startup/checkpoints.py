@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from openrlhf_pf.files import replace_file
-from openrlhf_pf.training.flags.correction import corrects
+from openrlhf_pf.training.flags.sample_filter import corrects
 from openrlhf_pf.training.startup import say
 
 _STEP = re.compile(r"global_step(\d+)")  # also the best ones: best_global_step3
