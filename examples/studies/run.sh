@@ -60,7 +60,7 @@ for study in "${@:-filters judge sizes rewards selection correction bandit secon
         ;;
     correction) # a reward model that learns from 768 true scores in a run, and the same labels spent before it
         for reward in exploit noise40 given; do
-            runs "correction_$reward" --reward "$reward" --arms none refresh_15
+            runs "correction_$reward" --reward "$reward" --arms none refresh_15 refresh_5
         done
         runs correction_before --reward exploit@768 --versus exploit --arms none
         python studies.micro_code.drift --base "${bases[@]}" --output "$OUTPUT/runs" --labels 768 \
