@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Reward learning on policy on a CPU: build the environment, train a policy and a reward model, the policy by PF-PPO, a
-# second reward model on the policy's own samples (by pairs, by views, and a control), the policy by it; measure all by
-# hidden tests. Finished steps are kept: call it again to continue.
+# second reward model on the policy's own samples (and a control), the policy by it; measure all by hidden tests.
+# Finished steps are kept: call it again to continue.
 #
 #     bash examples/rlp.sh                                        # results in runs/rlp
 #     bash examples/rlp.sh --base runs/quickstart                 # begin with the quickstart's policy

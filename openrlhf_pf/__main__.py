@@ -12,7 +12,6 @@ COMMANDS = {
     "evaluate": "compute pass@k of code on HumanEval, MBPP or LeetCode Contest",
     "preferences": "choose preference pairs from a policy's own samples",
     "train_ppo": "train by PPO with a sample filter; takes all flags of OpenRLHF's train_ppo_ray",
-    "train_rm": "train a reward model, also with a policy's own samples",
     "check": "check a filter or prompt selection of your own",
     "doctor": "check whether training could start on this machine",
 }

@@ -18,7 +18,7 @@ from openrlhf_pf._import_hook import SERVED_NAME
 from openrlhf_pf.cli import analyze, check, doctor, evaluate, preferences
 from openrlhf_pf.filters import FILTERS
 from openrlhf_pf.training import flags
-from openrlhf_pf.training.flags import collect, policy_samples
+from openrlhf_pf.training.flags import collect
 
 ROOT = Path(__file__).parents[1]
 README, DOCS = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
@@ -46,26 +46,18 @@ def build_collect() -> argparse.ArgumentParser:
     return parser
 
 
-def build_train_rm() -> argparse.ArgumentParser:
-    """Return a parser of our flags; OpenRLHF's own are left over."""
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    policy_samples.add_arguments(parser)
-    return parser
-
-
 #: The parser of each command of ours, and the page that has to name its flags.
 COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], str]] = {
     "train_ppo": (build_train_ppo, "clusters.md"),
     "collect": (build_collect, "reliability.md"),
     "analyze": (analyze.parser, "reliability.md"),
-    "train_rm": (build_train_rm, "rlp.md"),
     "preferences": (preferences.parser, "rlp.md"),
     "evaluate": (evaluate.parser, "code_reward.md"),
     "doctor": (doctor.parser, "faq.md"),
     "check": (check.parser, "filters.md"),
 }
 #: Where OpenRLHF's flags may be given together with ours.
-WITH_OPENRLHF = ("train_ppo", "train_rm", "collect")
+WITH_OPENRLHF = ("train_ppo", "collect")
 
 
 def find_anchors(page: Path) -> set[str]:
@@ -137,7 +129,7 @@ def parse_ours(name: str, arguments: list[str]) -> str | None:
     if fault := find_refusal(lambda: parser.parse_known_args(arguments)):
         return fault
     options, rest = parser.parse_known_args(arguments)
-    ours = ("--sample_filter", "--prompt_selection", "--collect", "--policy_samples")
+    ours = ("--sample_filter", "--prompt_selection", "--collect")
     unknown = [word for word in rest if word.startswith(ours) or name not in WITH_OPENRLHF]
     chosen = getattr(options, "sample_filter", "none")
     if chosen not in (*FILTERS, "auto", "NAME") and not Path(ROOT, chosen.split(":")[0]).is_file():

@@ -262,7 +262,7 @@ def plant_rlp(folder, seed, stages, policy="ppo"):
 
 
 def test_rlp_differences_are_paired_over_seeds_and_prompts(tmp_path):
-    one = plant_rlp(tmp_path / "1", 1, {"spg": (0.1, 0.05), "uml": (0, 0)})
+    one = plant_rlp(tmp_path / "1", 1, {"spg": (0.1, 0.05), "longer": (0, 0)})
     two = plant_rlp(tmp_path / "2", 2, {"spg": (0.3, -0.05)})
     found = rlp_results.results([one, two])
     assert list(found["stages"]) == ["first", "spg", "sft"], "a method that one of the runs lacks is left out"
@@ -315,11 +315,10 @@ def test_each_rlp_method_trains_on_its_own_data(tmp_path, monkeypatch):
     pairs, made = base.path("data", "pairs.jsonl"), out / "data" / "first-spg.jsonl"
     data = {method: ran[f"{method}-reward"]["--data.dataset"] for method in rlp.METHODS}
     repeated = out / "data" / "repeated.jsonl"
-    assert data == {"spg": f"{pairs},{made}", "uml": str(pairs), "again": str(pairs), "longer": f"{pairs},{repeated}"}
+    assert data == {"spg": f"{pairs},{made}", "again": str(pairs), "longer": f"{pairs},{repeated}"}
     assert len(read_rows(repeated)) == 40, "longer has as many rows as spg"
-    assert ran["uml-reward"]["--policy_samples"] == str(out / "samples" / "first")
-    assert ran["uml-reward"]["module"] == "openrlhf_pf.cli.train_rm" != ran["spg-reward"]["module"]
-    assert [ran[f"{method}-reward"]["--train.seed"] for method in rlp.METHODS] == ["3", "3", "1003", "1003"]
+    assert ran["preferences"]["openrlhf_pf.cli.preferences"] == str(out / "samples" / "first")
+    assert [ran[f"{method}-reward"]["--train.seed"] for method in rlp.METHODS] == ["3", "1003", "1003"]
     for method in rlp.METHODS:
         assert ran[method]["--actor.model_name_or_path"] == str(base.path("models", "sft"))
         assert ran[method]["--reward.model_name_or_path"] == str(out / "models" / f"{method}-reward")

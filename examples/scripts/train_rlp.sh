@@ -5,7 +5,7 @@
 # Start Ray first (ray start --head --num-gpus 8), then:
 # SFT=... POLICY=... REWARD=... PROMPTS=... PAIRS=... HELDOUT=... bash train_rlp.sh [flags of the last train_ppo]
 # PPO trained POLICY from SFT with REWARD. PAIRS trained REWARD, HELDOUT did not; both are JSONL with the columns prompt,
-# chosen and rejected, prompts with the chat template applied. METHOD is spg (new pairs) or uml (the samples as views).
+# chosen and rejected, prompts with the chat template applied.
 # CLUSTER is a value of --cluster; behaviour needs tests in the field LABEL of PROMPTS ("label"; LABEL= for none),
 # entailment an NLI_MODEL.
 set -euo pipefail
@@ -14,7 +14,6 @@ SFT=${SFT:-deepseek-ai/deepseek-coder-6.7b-instruct}
 REWARD=${REWARD:?set REWARD to the reward model that trained it}
 PAIRS=${PAIRS:?set PAIRS to the preference pairs that REWARD was trained on}
 HELDOUT=${HELDOUT:?set HELDOUT to pairs that no reward model trains on}
-METHOD=${METHOD:-spg}
 CLUSTER=${CLUSTER:-behaviour}
 LABEL=${LABEL-label}
 . "$(dirname "$0")/flags.bash"
@@ -42,32 +41,16 @@ submit openrlhf_pf.cli.collect \
   --collect.output "$OUTPUT/samples"
 
 # 2. Pairs: an answer that most agree on before one that few do. Read its warnings before step 3.
-DATA=$PAIRS
-VIEWS=()
-TRAIN_RM=openrlhf.cli.train_rm
-case $METHOD in
-spg)
-  [ -e "$OUTPUT/spg.jsonl" ] || python3 -m openrlhf_pf.cli.preferences "$OUTPUT/samples" \
-    --cluster "$CLUSTER" \
-    ${NLI_MODEL:+--entailment_model "$NLI_MODEL"} \
-    --threshold 0.5 \
-    --output "$OUTPUT/spg.jsonl"
-  DATA=$PAIRS,$OUTPUT/spg.jsonl
-  ;;
-uml)
-  TRAIN_RM=openrlhf_pf.cli.train_rm
-  VIEWS=(--policy_samples "$OUTPUT/samples" --policy_samples_weight 0.5 --policy_samples_batch 8)
-  ;;
-*)
-  echo "METHOD is $METHOD: it must be spg or uml." >&2
-  exit 2
-  ;;
-esac
+[ -e "$OUTPUT/spg.jsonl" ] || python3 -m openrlhf_pf.cli.preferences "$OUTPUT/samples" \
+  --cluster "$CLUSTER" \
+  ${NLI_MODEL:+--entailment_model "$NLI_MODEL"} \
+  --threshold 0.5 \
+  --output "$OUTPUT/spg.jsonl"
 
 # 3. A new reward model from the SFT policy's weights.
-[ -e "$OUTPUT/$METHOD-reward/config.json" ] || deepspeed --module "$TRAIN_RM" \
+[ -e "$OUTPUT/spg-reward/config.json" ] || deepspeed --module openrlhf.cli.train_rm \
   --model.model_name_or_path "$SFT" \
-  --data.dataset "$DATA" \
+  --data.dataset "$PAIRS,$OUTPUT/spg.jsonl" \
   --eval.dataset "$HELDOUT" \
   --data.prompt_key prompt \
   --data.chosen_key chosen \
@@ -79,17 +62,16 @@ esac
   --adam.lr 9e-6 \
   --ds.zero_stage 2 \
   --model.gradient_checkpointing_enable \
-  --ckpt.output_dir "$OUTPUT/$METHOD-reward" \
-  --logger.tensorboard_dir "$OUTPUT/$METHOD-reward/tensorboard" \
-  ${VIEWS[@]+"${VIEWS[@]}"}
+  --ckpt.output_dir "$OUTPUT/spg-reward" \
+  --logger.tensorboard_dir "$OUTPUT/spg-reward/tensorboard"
 
 # 4. PF-PPO from the SFT policy, not from POLICY, by the new reward model.
 submit openrlhf.cli.train_ppo \
   --sample_filter best_worst \
   --sample_filter_keep 2 \
   --actor.model_name_or_path "$SFT" \
-  --reward.model_name_or_path "$OUTPUT/$METHOD-reward" \
-  --critic.model_name_or_path "$OUTPUT/$METHOD-reward" \
+  --reward.model_name_or_path "$OUTPUT/spg-reward" \
+  --critic.model_name_or_path "$OUTPUT/spg-reward" \
   "${ROLLOUT[@]}" \
   --rollout.n_samples_per_prompt 5 \
   --rollout.batch_size 1024 \
@@ -98,6 +80,6 @@ submit openrlhf.cli.train_ppo \
   --train.micro_batch_size 4 \
   --train.num_episodes 5 \
   "${ACTOR[@]}" "${CRITIC[@]}" "${ASLEEP[@]}" "${CRITIC_ASLEEP[@]}" \
-  --ckpt.output_dir "$OUTPUT/$METHOD-policy" \
-  --logger.tensorboard_dir "$OUTPUT/$METHOD-policy/tensorboard" \
+  --ckpt.output_dir "$OUTPUT/spg-policy" \
+  --logger.tensorboard_dir "$OUTPUT/spg-policy/tensorboard" \
   "$@"

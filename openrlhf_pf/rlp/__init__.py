@@ -1,11 +1,11 @@
 """Preference pairs from a policy's own samples: Reward Learning on Policy (RLP, arXiv 2403.19279).
 
+From samples to pairs for ``train_rm``:
+
     prompts = group_by_prompt(table)                                 # samples with rewards, N per prompt
     groups = list(build_clustering("exact").cluster(prompts))        # responses with the same meaning
     choices = [choose(p, g, threshold=0.5, pairs=1, seed=0) for p, g in zip(prompts, groups)]
-    rows = make_pairs(prompts, choices)                              # prompt, chosen, rejected: for train_rm
-
-The other variant, two responses to a prompt as views for ``openrlhf-pf train_rm``, is in ``multi_view``.
+    rows = make_pairs(prompts, choices)                              # prompt, chosen, rejected
 """
 
 from openrlhf_pf.rlp.clusters import Clustering, ExactText, UserClustering

@@ -1,10 +1,9 @@
-"""Reward learning on policy on the real stack: from PPO to PPO, and the reward model's training by itself."""
+"""Reward learning on policy on the real stack: from PPO to PPO."""
 
 import json
 import math
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -65,7 +64,7 @@ def test_the_whole_loop_from_ppo_to_ppo(stack, tmp_path):
 
     original = tmp_path / "D.jsonl"
     write(original, [{"prompt": "add 1 + 1?", "chosen": "2", "rejected": "3"}])
-    trained = train_rm(stack, tmp_path, "openrlhf.cli.train_rm", "rm", original, output)
+    trained = train_rm(stack, tmp_path, original, output)
     assert f"{1 + len(pairs)}/{1 + len(pairs)}" in trained, trained[-3000:]
 
     flags = f"{ppo} --reward.model_name_or_path {tmp_path / 'rm'} --critic.model_name_or_path {tmp_path / 'rm'}"
@@ -76,36 +75,6 @@ def test_the_whole_loop_from_ppo_to_ppo(stack, tmp_path):
     assert all(map(math.isfinite, rewards)) and rewards[0] != rewards[1]
 
 
-def test_views_train_the_model_and_leave_an_ordinary_one(stack, tmp_path):
-    """OpenRLHF's train_rm, ours at weight 0, which is the same bit for bit, and ours with views of eight prompts."""
-    pairs, samples = tmp_path / "D.jsonl", tmp_path / "samples.jsonl"
-    write(pairs, [{"prompt": f"add {n} + 1?", "chosen": str(n + 1), "rejected": str(n)} for n in range(6)])
-    responses = [(f"add {n} + 2?", str(n + wrong)) for n in range(8) for wrong in (2, 2, 3)]
-    write(samples, [{"prompt": prompt, "response": text, "reward": 0.0} for prompt, text in responses])
-
-    ours = ["--policy_samples", str(samples), "--policy_samples_batch", "4", "--policy_samples_weight"]
-    runs = {
-        "theirs": ("openrlhf.cli.train_rm", ()),
-        "nothing": ("openrlhf_pf.cli.train_rm", (*ours, "0")),
-        "views": ("openrlhf_pf.cli.train_rm", (*ours, "0.5")),
-    }
-    with ThreadPoolExecutor(2) as pool:  # each keeps one core busy
-        trained = [
-            pool.submit(train_rm, stack, tmp_path, module, name, pairs, more=more)
-            for name, (module, more) in runs.items()
-        ]
-        for run in trained:
-            run.result()
-    theirs, nothing, views = (weights(tmp_path / name) for name in runs)
-    assert theirs.keys() == nothing.keys() == views.keys()
-    assert all(torch.equal(theirs[name], nothing[name]) for name in theirs)
-    assert any(not torch.equal(theirs[name], views[name]) for name in theirs if ".layers." in name)
-
-    scalars = scalars_of(tmp_path / "views_log")
-    for name in ("mi_nwj", "mi_jsd", "skl", "std", "reward_spread"):
-        assert len(scalars[f"train/rlp/{name}"]) == 6, scalars.keys()
-
-
 def assert_differ(one, other):
     assert one.keys() == other.keys() and any(not torch.equal(one[name], other[name]) for name in one)
 
@@ -114,18 +83,18 @@ def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def train_rm(stack, folder, module, name, *data, more=()):
+def train_rm(stack, folder, *data):
     """Train on these files, in micro-batches of one pair; what was printed."""
     flags = (
         f"--model.model_name_or_path {stack.policy} --data.dataset {','.join(map(str, data))} "
         f"--eval.dataset {data[0]} --data.prompt_key prompt --data.chosen_key chosen --data.rejected_key rejected "
         "--data.max_len 64 --train.batch_size 1 --train.micro_batch_size 1 --train.max_epochs 1 --ds.zero_stage 0 "
         "--adam.lr 1e-3 --ds.attn_implementation eager "
-        f"--ckpt.output_dir {folder / name} --logger.tensorboard_dir {folder / f'{name}_log'}"
+        f"--ckpt.output_dir {folder / 'rm'} --logger.tensorboard_dir {folder / 'rm_log'}"
     )
     launcher = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     run = subprocess.run(
-        [sys.executable, "-m", module, *flags.split(), *more],
+        [sys.executable, "-m", "openrlhf.cli.train_rm", *flags.split()],
         env={**stack_environment(), **launcher},
         cwd=folder,
         stdout=subprocess.PIPE,
@@ -139,11 +108,3 @@ def train_rm(stack, folder, module, name, *data, more=()):
 def weights(folder):
     (file,) = folder.glob("*.safetensors")
     return load_file(file)
-
-
-def scalars_of(folder):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    (events,) = (file for file in folder.rglob("*tfevents*"))
-    accumulator = EventAccumulator(str(events)).Reload()
-    return {tag: accumulator.Scalars(tag) for tag in accumulator.Tags()["scalars"]}

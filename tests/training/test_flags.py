@@ -1,26 +1,23 @@
 """The flags, through OpenRLHF's own parser and checks, in a process that must not get as far as Ray."""
 
+import argparse
 import itertools
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("openrlhf")
 
-from preference_samples import samples as preference_samples
-from preference_samples import table_of
 from rollouts import FLAGS, HAS_FLASH_REINFORCE, MINIMAL, namespace
 
-from openrlhf_pf.cli import preferences, train_rm
-from openrlhf_pf.training.flags import collect, data, policy_samples, prompts, sample_filter
+from openrlhf_pf.cli import preferences
+from openrlhf_pf.training.flags import collect, data, prompts, sample_filter
 from openrlhf_pf.training.startup import launch
-from openrlhf_pf.training.startup.preflight import preflight
+from openrlhf_pf.training.startup.preflight import nest, preflight
 
 # Runs the launcher with ray.init replaced by a marker: whoever gets there has passed every check.
 DRIVER = """
@@ -233,26 +230,26 @@ def test_the_arguments_of_an_example_script_pass_the_real_parser_and_its_checks(
 
 
 def checked(words: list[str], monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """What OpenRLHF's own parser and checks, and ours, make of one of its commands; nothing is imported of it."""
-
-    def nothing(_) -> None:
-        pass
-
-    parts = {
-        "openrlhf_pf.cli.collect": (launch.PPO, collect.add_arguments, collect.check_arguments),
-        "openrlhf_pf.cli.train_rm": (train_rm.HOST, policy_samples.add_arguments, policy_samples.check_arguments),
-        "openrlhf.cli.train_rm": (replace(train_rm.HOST, resolve=nothing), nothing, nothing),
-    }
-    (module,) = parts.keys() & set(words)
-    host, add_flags, check = parts[module]
+    """What OpenRLHF's own parser and checks, and ours for collect, make of a command; nothing is imported of it."""
     found = []
+    own = argparse.ArgumentParser.parse_args
 
     def keep(args: SimpleNamespace) -> None:
-        check(args)
+        collect.check_arguments(args)
         found.append(args)
 
+    def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
+        flat = own(parser)
+        found.append(nest(flat))
+        return flat
+
+    parts = {
+        "openrlhf_pf.cli.collect": (launch.ENTRY_MODULE, launch._parser_with(collect.add_arguments, keep)),
+        "openrlhf.cli.train_rm": ("openrlhf.cli.train_rm", parse_args),
+    }
+    (module,) = parts.keys() & set(words)
     monkeypatch.setattr(sys, "argv", words[words.index(module) :])
-    preflight(host.module, launch._parser_with(host, add_flags, keep))
+    preflight(*parts[module])
     return found[0]
 
 
@@ -333,36 +330,27 @@ def test_a_missing_path_is_refused_unless_it_may_be_on_another_node(flag, name, 
     data.check_paths(namespace(**args))
 
 
-@pytest.mark.parametrize("method", ["spg", "uml"])
-def test_each_step_of_the_loop_passes_its_parser_and_the_next_one_reads_what_it_wrote(method, tmp_path, monkeypatch):
+def test_each_step_of_the_loop_passes_its_parser_and_the_next_one_reads_what_it_wrote(tmp_path, monkeypatch):
     script = next(script for script in SCRIPTS if script.stem == "train_rlp")
-    collecting, *making, training, ppo = commands_of(script, tmp_path, METHOD=method, SFT="s")
+    collecting, pairing, training, ppo = commands_of(script, tmp_path, SFT="s")
     args = checked(collecting, monkeypatch)
     assert collecting[:3] == ["ray", "job", "submit"] and args.actor.model_name_or_path == "p"
     assert args.rollout.n_samples_per_prompt == 10 and args.rollout.temperature == 1 and args.collect.unscored
-    samples = Path(args.collect.output)
-    pq.write_table(table_of(preference_samples(64)), samples / "part-000001.parquet")
+    options = preferences.parser().parse_args(pairing[pairing.index("openrlhf_pf.cli.preferences") + 1 :])
+    assert options.samples == [args.collect.output]
 
     args = checked(training, monkeypatch)
     assert training[:2] == ["deepspeed", "--module"] and args.model.model_name_or_path == "s"
-    if method == "spg":
-        (words,) = making
-        options = preferences.parser().parse_args(words[words.index("openrlhf_pf.cli.preferences") + 1 :])
-        assert options.samples == [str(samples)] and args.data.dataset == f"D.jsonl,{options.output}"
-    else:
-        assert not making and args.data.dataset == "D.jsonl" and args.policy_samples == str(samples)
+    assert args.data.dataset == f"D.jsonl,{options.output}"
     flags = dict(itertools.pairwise(ppo))
     assert flags["--reward.model_name_or_path"] == flags["--critic.model_name_or_path"] == args.ckpt.output_dir
     assert flags["--actor.model_name_or_path"] == "s"
 
 
-def test_a_step_that_is_there_is_left_out_and_an_unknown_method_is_refused(tmp_path):
+def test_a_step_that_is_there_is_left_out(tmp_path):
     script = next(script for script in SCRIPTS if script.stem == "train_rlp")
     (tmp_path / "out" / "spg-reward").mkdir(parents=True)
     for name in ("spg.jsonl", "spg-reward/config.json"):
         (tmp_path / "out" / name).touch()
     names = [words[0] for words in commands_of(script, tmp_path)]
     assert names == ["ray", "ray"], "samples are gone on with by collect itself"
-    with pytest.raises(subprocess.CalledProcessError) as error:
-        commands_of(script, tmp_path, METHOD="spgs")
-    assert error.value.returncode == 2 and error.value.stderr == "METHOD is spgs: it must be spg or uml.\n"

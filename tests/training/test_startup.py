@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -51,9 +50,6 @@ TRAIN = "openrlhf.cli.train_ppo"
         (TRAIN, f"{FLAGS} --sample_filter_keep two", 2, "invalid int value: 'two'; --help lists all flags."),
         (TRAIN, f"{FLAGS} --sample_filter best_worst --train.batch_size 17", 2, "whole number of --train.batch_size"),
         (TRAIN, f"{FLAGS} --algo.dynamic_filtering_enable", 2, "refuses these arguments: remote_rm_url or agent_func"),
-        ("openrlhf_pf.cli.train_rm", "--help", 0, "--policy_samples_weight"),
-        ("openrlhf_pf.cli.train_rm", "--policy_samples absent", 2, "there is no file or directory 'absent'"),
-        ("openrlhf_pf.cli.train_rm", "--policy_samples_weight 0.5", 2, "has no effect without --policy_samples: name"),
         ("openrlhf_pf.cli.collect", "--help", 0, "--collect.max_prompts"),
         ("openrlhf_pf.cli.collect", f"{FLAGS} --collect.output out", 2, "--collect.score FILE.py"),
     ],
@@ -111,22 +107,24 @@ def unreachable(entry, monkeypatch):
         "heavy_part.VALUE\nparser = argparse.ArgumentParser()\nparser.add_argument('--size', type=int)\n"
         "parser.set_defaults(**{'rollout.n_samples_per_prompt': 1})\nargs = parser.parse_args()\nprint('went on')"
     )
+    monkeypatch.setattr(launch, "ENTRY_MODULE", name)
+    monkeypatch.setattr(launch.sample_filter, "resolve", lambda flat: None)
     monkeypatch.setattr(launch, "check_interface", lambda: None)
     monkeypatch.setattr(sys, "argv", ["train", "--size", "3"])
     monkeypatch.setitem(sys.modules, "heavy_part", argparse.Namespace(VALUE=1))
-    return launch.Host(name, "rollout.n_samples_per_prompt", resolve=lambda flat: None)
 
 
 @pytest.mark.parametrize("stage", ["resolve", "check"])
-def test_arguments_that_preflight_could_not_reach_are_checked_all_the_same(stage, unreachable, capsys):
+@pytest.mark.usefixtures("unreachable")
+def test_arguments_that_preflight_could_not_reach_are_checked_all_the_same(stage, monkeypatch, capsys):
     def refuse(args):
         raise ValueError("the size is wrong.")
 
     if stage == "resolve":
-        unreachable = replace(unreachable, resolve=refuse)
+        monkeypatch.setattr(launch.sample_filter, "resolve", refuse)
     with pytest.raises(SystemExit) as exit_:
         check = refuse if stage == "check" else lambda args: None
-        launch.run(lambda parser: None, check, lambda args, entry: None, unreachable)
+        launch.run(lambda parser: None, check, lambda args, entry: None)
     said = capsys.readouterr()
     assert (exit_.value.code, said.err, said.out) == (2, "openrlhf_pf: the size is wrong.\n", "")
 

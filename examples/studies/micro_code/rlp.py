@@ -5,9 +5,9 @@ python -m examples.studies.micro_code.rlp --policy overoptimised --base runs/rlp
 python -m examples.studies.micro_code.rlp --table runs/rlp1 runs/rlp2 --against again --output rlp.json
 
 The first policy is that of a study's PF-PPO run, which is made where BASE has none. Its samples on the prompts of PPO
-become pairs (spg) or views (uml). A reward model is trained from the SFT policy's weights on the study's pairs and
-these, and PPO starts from the SFT policy again. Controls: "again" trains on the study's pairs in another order, since
-reward models of the same pairs differ; "longer" does so for as many steps as spg. Finished steps are kept.
+become pairs (spg). A reward model is trained from the SFT policy's weights on the study's pairs and these, and PPO
+starts from the SFT policy again. Controls: "again" trains on the study's pairs in another order, since reward models
+of the same pairs differ; "longer" does so for as many steps as spg. Finished steps are kept.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ from examples.studies.tables import tables_of
 from .rlp_results import measure_reward_model, results
 from .runs import study_of
 
-METHODS = ("spg", "uml", "again", "longer")
-#: As in the paper (Section 4.1), which does not give the prompts in a batch of views.
-SAMPLES, VIEWS = 10, {"_weight": 0.5, "_batch": 16}
+METHODS = ("spg", "again", "longer")
+SAMPLES = 10  # as in the paper (Section 4.1)
 PAIRING = {"--threshold": 0.5, "--pairs_per_prompt": 1}
 
 
@@ -96,37 +95,31 @@ class Loop:
         shares = {kind: values["accuracy"]["estimate"] for kind, values in (report["accuracy"] or {}).items()}
         return {name: report[name] for name in ("prompts", "used", "pairs", "warnings")} | {"accuracy": shares}
 
-    def data(self, method: str) -> tuple[str, list[str]]:
-        """Return the pairs that a method trains on, and its further flags; samples come first where it needs them."""
+    def data(self, method: str) -> str:
+        """Return the pairs that a method trains on; samples come first where it needs them."""
         pairs, spg = self.base.path("data", "pairs.jsonl"), self.run.path("data", "first-spg.jsonl")
         if method == "again":
-            return str(pairs), []
+            return str(pairs)
         self.step("collect-first", self.collect)
-        if method == "uml":
-            flags = {"": self.samples} | VIEWS
-            return str(pairs), [
-                str(word) for key, value in flags.items() for word in (f"--policy_samples{key}", value)
-            ]
         self.step("preferences-first", self.pairs)
         if method == "spg":
-            return f"{pairs},{spg}", []
+            return f"{pairs},{spg}"
         rows, repeated = read_rows(pairs), self.run.path("data", "repeated.jsonl")
         order = np.random.default_rng(self.study.seed).permutation(len(rows))
         write_rows(repeated, [rows[order[i % len(rows)]] for i in range(len(read_rows(spg)))])
-        return f"{pairs},{repeated}", []
+        return f"{pairs},{repeated}"
 
     def reward(self, method: str) -> Path:
         """Return a new reward model, trained from the SFT policy's weights."""
         output, held = self.run.path("models", f"{method}-reward"), self.base.path("data", "eval_pairs.jsonl")
-        data, views = self.data(method)
+        data = self.data(method)
         is_control = method in ("again", "longer")
         study = replace(self.study, seed=self.study.seed + 1000) if is_control else self.study
 
         def work() -> dict[str, Any]:
             shutil.rmtree(output, ignore_errors=True)
             command = commands.reward_model(study, self.sft, data, held, output)
-            module = "openrlhf_pf.cli.train_rm" if views else command[0]
-            train_in_process(self.run, output.name, [module, *command[1:], *views])
+            train_in_process(self.run, output.name, command)
             return finish_reward_model(output)
 
         self.step(output.name, work)
@@ -214,13 +207,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, help="seed of that study and of all that follows")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="one of its settings, as for run")
     add("--policy", choices=("ppo", "overoptimised"), default="ppo", help="the PPO run that gives the first policy")
-    add(
-        "--methods",
-        nargs="+",
-        choices=METHODS,
-        default=["spg", "uml", "again"],
-        help="how reward models are retrained",
-    )
+    add("--methods", nargs="+", choices=METHODS, default=["spg", "again"], help="how reward models are retrained")
     add("--table", nargs="+", type=Path, metavar="DIR", help="train nothing: finished runs, one a seed, together")
     add("--against", default="first", metavar="STAGE", help="what a table compares with: first, again, ...")
     return parser.parse_args(argv)

@@ -4,7 +4,6 @@ import importlib
 import inspect
 import re
 from collections import ChainMap
-from collections.abc import Mapping
 from dataclasses import fields
 from importlib import metadata
 from typing import Any
@@ -75,16 +74,6 @@ EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = _read_signatures("""
     datasets.prompts_dataset:preprocess_data(data, input_template, input_key, label_key, apply_chat_template)
     """)
 
-#: The same for the trainer of reward models.
-EXPECTED_OF_REWARD_MODEL: dict[str, tuple[str, ...]] = _read_signatures("""
-    trainer.rm_trainer:RewardModelTrainer.__init__(self, model, strategy, optim, train_dataloader, eval_dataloader,
-        scheduler, tokenizer, max_norm, max_epochs, loss, disable_ds_ckpt, save_hf_ckpt)
-    trainer.rm_trainer:RewardModelTrainer.fit(self, args, consumed_samples, num_update_steps_per_epoch)
-    trainer.rm_trainer:RewardModelTrainer.concatenated_forward(self, model, chosen_ids, c_mask, reject_ids, r_mask)
-    trainer.rm_trainer:RewardModelTrainer.save_logs_and_checkpoints(self, args, global_step, step_bar, logs_dict,
-        client_states)
-    """)
-
 #: The same for what only later releases have, by the release that added it.
 EXPECTED_SINCE: dict[str, dict[str, tuple[str, ...]]] = {"0.11.2": _read_signatures("""
         models.loss:PolicyLoss.__init__(self, clip_eps_low, clip_eps_high, dual_clip, token_level_loss,
@@ -124,17 +113,12 @@ def check_interface() -> None:
     """
     found = metadata.version("openrlhf")
     later = [expected for since, expected in EXPECTED_SINCE.items() if Version(found) >= Version(since)]
-    check_all_parameters(ChainMap(EXPECTED_PARAMETERS, *later))
+    for path, parameters in ChainMap(EXPECTED_PARAMETERS, *later).items():
+        check_parameters(path, parameters)
     experience = importlib.import_module("openrlhf.trainer.ppo_utils.experience").Experience
     missing = EXPECTED_EXPERIENCE_FIELDS - {field.name for field in fields(experience)}
     if missing:
         raise ImportError(f"OpenRLHF {found} has no Experience.{', Experience.'.join(sorted(missing))}, expected it.")
-
-
-def check_all_parameters(expected: Mapping[str, tuple[str, ...]]) -> None:
-    """Call :func:`check_parameters` for each of them."""
-    for path, parameters in expected.items():
-        check_parameters(path, parameters)
 
 
 def check_parameters(path: str, expected: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Run OpenRLHF's own ``train_ppo_ray`` or ``train_rm`` with our flags in its parser and our trainers in its place.
+"""Run OpenRLHF's own ``train_ppo_ray`` with our flags in its parser and our trainers in place of its own.
 
 OpenRLHF builds its parser under ``if __name__ == "__main__"``. That part runs twice: alone, so that a bad argument is
 refused in a second or two (preflight), and then with the whole module. Each time, its one call of ``parse_args`` is
@@ -8,8 +8,7 @@ where our flags are added and our classes are installed.
 import argparse
 import runpy
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -17,33 +16,13 @@ from openrlhf_pf.registry import did_you_mean
 from openrlhf_pf.training import flags
 from openrlhf_pf.training.flags import data, sample_filter
 from openrlhf_pf.training.startup import say
-from openrlhf_pf.training.startup.compatibility import check_all_parameters, check_interface, check_version
+from openrlhf_pf.training.startup.compatibility import check_interface, check_version
 from openrlhf_pf.training.startup.preflight import Refused, nest, preflight
 from openrlhf_pf.training.startup.stale_locks import remove_stale_locks
 
+ENTRY_MODULE = "openrlhf.cli.train_ppo_ray"
+_MARKER = "rollout.n_samples_per_prompt"  # an argument by which its parser is recognized
 _parse_args = argparse.ArgumentParser.parse_args
-
-
-@dataclass(frozen=True)
-class Host:
-    """An entry module of OpenRLHF.
-
-    Attributes:
-        module: its name.
-        marker: an argument by which its parser is recognized.
-        expected: what we override or call, as ``compatibility.EXPECTED_PARAMETERS``; None for all of PPO's.
-        uses_ray: it trains by PPO, in Ray's workers.
-        resolve: fills in defaults of our flags; raises ValueError, one sentence, if that is impossible.
-    """
-
-    module: str
-    marker: str
-    expected: Mapping[str, tuple[str, ...]] | None = None
-    uses_ray: bool = True
-    resolve: Callable[[argparse.Namespace], None] = sample_filter.resolve
-
-
-PPO = Host("openrlhf.cli.train_ppo_ray", "rollout.n_samples_per_prompt")
 
 
 def main() -> None:
@@ -55,7 +34,6 @@ def run(
     add_flags: Callable[[argparse.ArgumentParser], None],
     check: Callable[[SimpleNamespace], None],
     prepare: Callable[[SimpleNamespace, Any], None],
-    host: Host = PPO,
 ) -> None:
     """Run OpenRLHF's entry module with more flags.
 
@@ -65,7 +43,6 @@ def run(
             them.
         prepare: called before Ray starts with the nested arguments and the running entry module; may rebind what the
             module looks up.
-        host: the entry module.
     """
     checked = False
 
@@ -77,31 +54,27 @@ def run(
 
     def check_and_prepare(args: SimpleNamespace) -> None:
         check_once(args)  # a second time only if preflight could not reach the parser
-        if host.uses_ray:
-            data.check_code_labels(args)
+        data.check_code_labels(args)
         prepare(args, sys.modules["__main__"])
 
     try:
         check_version()
-        preflight(host.module, _parser_with(host, add_flags, check_once))
-        if host.expected is None:
-            check_interface()
-        else:
-            check_all_parameters(host.expected)
+        preflight(ENTRY_MODULE, _parser_with(add_flags, check_once))
+        check_interface()
     except ImportError as error:
         refuse(f"{str(error).rstrip('.')}; openrlhf-pf doctor checks everything that training needs.")
     except Refused as error:
         refuse(error)
     remove_stale_locks()
-    argparse.ArgumentParser.parse_args = _parser_with(host, add_flags, check_and_prepare)
+    argparse.ArgumentParser.parse_args = _parser_with(add_flags, check_and_prepare)
     try:
-        runpy.run_module(host.module, run_name="__main__", alter_sys=True)
+        runpy.run_module(ENTRY_MODULE, run_name="__main__", alter_sys=True)
     finally:
         argparse.ArgumentParser.parse_args = _parse_args
 
 
 def _parser_with(
-    host: Host, add_flags: Callable[[argparse.ArgumentParser], None], then: Callable[[SimpleNamespace], None]
+    add_flags: Callable[[argparse.ArgumentParser], None], then: Callable[[SimpleNamespace], None]
 ) -> Callable[..., argparse.Namespace]:
     """Return a ``parse_args`` that adds our flags to OpenRLHF's parser, parses, and calls ``then`` once.
 
@@ -109,14 +82,14 @@ def _parser_with(
     """
 
     def parse_args(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> argparse.Namespace:
-        if parser.get_default(host.marker) is None:  # a parser of some other library
+        if parser.get_default(_MARKER) is None:  # a parser of some other library
             return _parse_args(parser, *args, **kwargs)
         argparse.ArgumentParser.parse_args = _parse_args
         add_flags(parser)
         parser.error = lambda message: refuse(explain(parser, message))
         flat = _parse_args(parser, *args, **kwargs)
         try:
-            host.resolve(flat)
+            sample_filter.resolve(flat)
             then(nest(flat))
         except ValueError as error:
             refuse(error)
