@@ -58,9 +58,9 @@ for study in "${@:-filters judge sizes rewards selection correction bandit secon
     selection)
         runs selection --arms code_{uniform,vade,variance,greedy,target,dynamic} code_vade+{max_variance,best_worst}
         ;;
-    correction) # a reward model that learns from 768 true scores in a run, and the same labels spent before it
-        for reward in exploit noise40 given; do
-            runs "correction_$reward" --reward "$reward" --arms none refresh_15 refresh_5
+    correction) # a reward model that few true scores correct during a run, and the same labels spent before it
+        for reward in exploit fewer16 noise40 given; do
+            runs "correction_$reward" --reward "$reward" --arms none head_5 head_15
         done
         runs correction_before --reward exploit@768 --versus exploit --arms none
         python studies.micro_code.drift --base "${bases[@]}" --output "$OUTPUT/runs" --labels 768 \

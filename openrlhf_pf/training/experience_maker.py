@@ -25,8 +25,7 @@ from torch import Tensor
 from openrlhf_pf.filters import Draw, FilterBatch, draw, make_generator, scaled
 from openrlhf_pf.rollout_log import RolloutLog
 from openrlhf_pf.training.baselines import center_rewards, without_baseline
-from openrlhf_pf.training.correction.learning import Learning
-from openrlhf_pf.training.flags.correction import REFRESHED
+from openrlhf_pf.training.correction.correction import Correction
 from openrlhf_pf.training.flags.prompts import drop_rule, prompts_per_step
 from openrlhf_pf.training.flags.reward_models import reward_models
 from openrlhf_pf.training.flags.sample_filter import (
@@ -136,7 +135,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         if given.sample_filter_stop_below is not None:
             self.stop_rule = StopRule(given.sample_filter_stop_below, given.sample_filter_stop_window or STOP_WINDOW)
         self._warned_of_no_scores = False
-        self.learning = Learning(self, data_parallel_ranks(self.reward_model_group)) if corrects(given) else None
+        self.correction = Correction(given, self.seed) if corrects(given) else None
         self.log = self._open_log()
         # The parent reshapes rewards to (prompts, samples per prompt): it gets the shape that trains.
         self.args = with_samples_per_prompt(given, 1 if self.ragged or self.own_baseline else self.filter.keep)
@@ -179,8 +178,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             NoRewards: none of several prompts has a usable reward.
         """
         self.rollout = rollout = Rollout(rollout_samples, self.filter.n_samples)
-        self.score(rollout)
-        corrected = {} if self.learning is None else self.learning.correct(rollout)
+        self._score_by_models(rollout, learns=True)
         batch = self._filter_batch(rollout)
         weights, dropped = self._weigh(batch)
         budget = self._budget(rollout)
@@ -188,7 +186,8 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         drawn = drawn._replace(counts=self._trim(drawn.counts, batch.generator))
         self._weights, self._drawn = weights, drawn
         self.metrics = filter_metrics(batch, drawn.counts, rollout.scores, rollout.rewards) | dropped
-        self.metrics |= corrected | self._metrics_of_filter() | refill_metrics(self.given, len(rollout.groups))
+        self.metrics |= {} if self.correction is None else self.correction.metrics()
+        self.metrics |= self._metrics_of_filter() | refill_metrics(self.given, len(rollout.groups))
         if self.stop_rule is not None:
             if not self.given.sample_filter_probe:
                 self._update_stop_rule(rollout)
@@ -215,30 +214,32 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             true_score(rollout.samples, self.tokenizer)
             rollout.has_true_scores = True
 
-    def _score_by_models(self, rollout: Rollout) -> None:
+    def _score_by_models(self, rollout: Rollout, learns: bool = False) -> None:
+        """Score every sample by the reward models; ``learns``: have some judged, from which the correction learns."""
         samples = rollout.samples
         if self.reward_model_group is None or all(sample.rewards is not None for sample in samples):
             return
-        rewards = self._rewards_that_train(samples)
+        scored = self._forward_rewards(samples)
+        given = scored if self.correction is None else scored[:, 0]
+        rewards = given if self.correction is None else self._correct(rollout, given, scored[:, 1:], learns)
         for sample, reward in zip(samples, rewards.split(1)):
             sample.rewards = sample.info["reward"] = reward
         names = reward_models(self.given)
         if names:
             main = self.given.reward.model_name_or_path
-            scored_by = main if self.learning is None or not self.learning.correction.trusted else REFRESHED
-            scored = [rewards if name == scored_by else self._forward_rewards(samples, name) for name in names]
+            by_model = [given if name == main else self._forward_rewards(samples, name) for name in names]
             rollout.model_names = names
-            rollout.model_rewards = torch.stack(scored).double().reshape(len(names), -1, rollout.n_samples).numpy()
+            rollout.model_rewards = torch.stack(by_model).double().reshape(len(names), -1, rollout.n_samples).numpy()
 
-    def _rewards_that_train(self, samples: list[Experience]) -> Tensor:
-        """Return (samples,) rewards of the reward model as given, or of the copy that learns once that is ahead."""
-        if self.learning is None:
-            return self._forward_rewards(samples)
-        self.learning.finish()
-        correction = self.learning.correction
-        if not correction.trusted:
-            return self._forward_rewards(samples)
-        return correction.corrected(self._forward_rewards(samples, REFRESHED))
+    def _correct(self, rollout: Rollout, given: Tensor, states: Tensor, learns: bool) -> Tensor:
+        """Return the (samples,) rewards that train: the given ones, bit for bit, unless the correction is trusted."""
+        rewards = given.float().numpy().reshape(-1, rollout.n_samples)
+        read = states.float().numpy().reshape(*rewards.shape, -1)
+        if learns:
+            self.correction.learn(rollout, rewards, read, self.step, self.tokenizer)
+        if not self.correction.trusted:
+            return given
+        return torch.from_numpy(self.correction.corrected(rewards, read).ravel())
 
     def observe(self, samples: list[Experience], true_score: TrueScore | None = None) -> None:
         """Score samples that do not train, the N of each prompt contiguous, and show them to a filter that learns and
@@ -270,7 +271,10 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         return rollout.filter_batch(rank_by, generator, self.step, self.tokenizer)
 
     def _forward_rewards(self, samples: list[Experience], model: str | None = None) -> Tensor:
-        """Return the (samples,) scores of a reward model: OpenRLHF's, or the named one of the ensemble."""
+        """Return the (samples,) scores of a reward model: OpenRLHF's, or the named one of the ensemble.
+
+        With a correction, (samples, 1 + d) of OpenRLHF's: the scores and the states that they were read from.
+        """
         ranks = data_parallel_ranks(self.reward_model_group)
         # Only what a reward model reads, so that no batch holds a copy of everything else.
         fields = ["sequences", "attention_mask", *(["total_length"] if self.args.train.dynamic_batch_enable else [])]
@@ -286,7 +290,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         )
         del batches  # they have been sent, and the answer may take a while
         scored = torch.cat(self._flatten_results(refs, self.reward_model_group.duplicate_actors))
-        rewards = torch.empty(len(scored), dtype=scored.dtype)
+        rewards = torch.empty_like(scored)
         rewards[places] = scored
         return rewards[: len(samples)]
 

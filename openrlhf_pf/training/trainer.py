@@ -11,6 +11,7 @@ import openrlhf.trainer.ppo_trainer as ppo_trainer
 import openrlhf.trainer.ppo_trainer_async as ppo_trainer_async
 import openrlhf.trainer.ray.launcher as launcher
 import ray
+import torch
 from openrlhf.utils.logging_utils import init_logger
 
 from openrlhf_pf.training.correction.workers import reward_worker, undecorated
@@ -172,43 +173,35 @@ class FilteringTrainer:
             self.args.ckpt.save_steps = 1
         if self.experience_maker.log is not None and global_step % self.args.ckpt.save_steps == 0:
             self.experience_maker.log.flush()  # a resumed run does not write this step again
-        saves = global_step % self.args.ckpt.save_steps == 0
-        if saves:
+        if global_step % self.args.ckpt.save_steps == 0:
             self._add_correction(client_states)
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
-        if saves:
-            self._save_learning(f"global_step{global_step}")
         if reason is not None:
             raise StopTraining(f"{reason}; step {global_step} is saved")
 
     def save_best_checkpoint(self, eval_metrics: dict, global_step: int, client_states: dict | None = None) -> None:
-        best, client_states = self.best_eval_metric_value, {} if client_states is None else client_states
+        client_states = {} if client_states is None else client_states
         self._add_correction(client_states)
         super().save_best_checkpoint(eval_metrics, global_step, client_states)
-        if self.best_eval_metric_value != best:
-            self._save_learning(f"best_global_step{global_step}")
 
     def _add_correction(self, client_states: dict) -> None:
-        """Wait until the reward model has learned, and add the state of that to the checkpoint."""
-        if self.experience_maker.learning is not None:
-            self.experience_maker.learning.finish()
-            client_states["correction"] = self.experience_maker.learning.correction.state_dict()
-
-    def _save_learning(self, tag: str) -> None:
-        if self.experience_maker.learning is not None:
-            self.experience_maker.learning.save_checkpoint(tag)
+        if self.experience_maker.correction is not None:
+            client_states["correction"] = self.experience_maker.correction.state_dict()
 
     def _save_reward_model(self) -> None:
-        if self.experience_maker.learning is not None:
-            self.experience_maker.learning.save_model()
+        """Save the corrected reward model next to the policy, if rewards were corrected."""
+        correction = self.experience_maker.correction
+        if correction is not None and correction.trusted:
+            head = {"gain": correction.head.gain, "direction": torch.from_numpy(correction.head.direction)}
+            ray.get(self.reward_model_group.async_run_method("save_corrected", **head))
 
     def restore_best_checkpoint_state(self, checkpoint_states: dict) -> None:
         super().restore_best_checkpoint_state(checkpoint_states)
         if self.experience_maker.stop_rule is not None and "stop_rule" in checkpoint_states:
             self.experience_maker.stop_rule.load_state_dict(checkpoint_states["stop_rule"])
-        learning = self.experience_maker.learning
-        if learning is not None and "correction" in checkpoint_states:
-            learning.correction.load_state_dict(copy.deepcopy(checkpoint_states["correction"]))
+        correction = self.experience_maker.correction
+        if correction is not None and "correction" in checkpoint_states:
+            correction.load_state_dict(copy.deepcopy(checkpoint_states["correction"]))
         saved = checkpoint_states.get("sample_filter")
         if saved is None:
             return

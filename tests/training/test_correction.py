@@ -1,4 +1,4 @@
-"""A reward model that keeps learning from few true scores: whom it asks, what it learns from, when it is trusted."""
+"""Few true scores correct the reward model: who is judged, what the head learns, when it is trusted."""
 
 import math
 from types import SimpleNamespace
@@ -6,16 +6,32 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 
 pytest.importorskip("openrlhf")
 
+from openrlhf.models.model import _get_reward_model
 from rollouts import Maker, make_maker, namespace, rollout_of, trained_tokens, without_a_cluster  # noqa: F401
+from transformers import LlamaConfig, LlamaModel, LlamaPreTrainedModel
 
+from openrlhf_pf.reliability.measures.pairs import count_pairs
 from openrlhf_pf.training import flags as all_flags
-from openrlhf_pf.training.correction import learning, workers
-from openrlhf_pf.training.correction.labels import COMPARED, NEEDED, Batch, Correction, Labelled
+from openrlhf_pf.training.correction import workers
+from openrlhf_pf.training.correction.correction import NEEDED, WINDOW, Correction, Labelled
+from openrlhf_pf.training.correction.head import (
+    FOLDS,
+    PENALTY,
+    PENALTY_OF_REWARD,
+    Head,
+    cross_validate,
+    fit_head,
+    in_logits,
+    log_loss,
+    pairs_of,
+    spread,
+)
 from openrlhf_pf.training.flags import sample_filter, true_scores
-from openrlhf_pf.training.flags.correction import REFRESHED, check_correction, correction_options
+from openrlhf_pf.training.flags.correction import check_correction
 from openrlhf_pf.training.rollout import Rollout
 
 NAN = math.nan
@@ -40,25 +56,119 @@ def judge(tmp_path):
 def flags(judge, **flat):
     given = {
         "sample_filter": "none",
-        "sample_filter_correct": "refresh",
+        "sample_filter_correct": "head",
         "sample_filter_true_share": 0.5,
         "sample_filter_probe_score": judge,
         "ds.load_in_4bit": False,
-        "ds.enable_sleep": False,
     }
     return given | flat
 
 
-def correction(judge, ranks=1, options=None, **flat):
-    return Correction(namespace(**flags(judge, sample_filter_correct_options=options, **flat)), seed=3, ranks=ranks)
+def correction(judge, **flat):
+    return Correction(namespace(**flags(judge, **flat)), seed=3)
 
 
-def labelled(scores, given=None, length=3, token=1):
-    sequences = [np.full(length + place, token) for place in range(len(scores))]
-    return Labelled(sequences, np.array(scores, float), np.array(scores if given is None else given, float))
+def planted(prompts, seed=0, wrong=0.0, size=6, responses=5):
+    """Rewards, states and 0/1 true scores, which the states tell linearly; ``wrong`` is what the reward gets wrong."""
+    generator = np.random.default_rng(seed)
+    states = generator.normal(size=(prompts, responses, size)).astype(np.float32)
+    truth, error = states[..., 0], states[..., 1]
+    rewards = (truth - wrong * error).astype(np.float32)
+    scores = (truth > np.median(truth, axis=1, keepdims=True)).astype(float)
+    return rewards, states, scores
 
 
-# ── Who is asked ──
+def accuracy(rewards, scores):
+    right, total = count_pairs(rewards, scores)[0]
+    return right.sum() / total.sum()
+
+
+# ── The head ──
+
+
+def test_the_loss_of_a_prompt_is_the_mean_over_its_pairs():
+    rewards, scores = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 0.0]]), np.array([[1.0, 0.0, 0.0], [1.0, 0.0, NAN]])
+    pair = lambda margin: math.log(1 + math.exp(-margin))  # noqa: E731
+    assert log_loss(rewards, scores).tolist() == pytest.approx([(pair(1) + pair(2)) / 2, pair(-1)])
+    assert pairs_of(scores).sum(axis=(1, 2)).tolist() == [2, 1]
+
+
+def test_the_head_is_the_minimum_of_the_penalised_bradley_terry_loss():
+    rewards, states, scores = planted(12, wrong=1.0, size=2, responses=3)
+    scores[0, 0] = NAN
+    usable = pairs_of(scores).any(axis=(1, 2))
+    rewards, states, scores = rewards[usable], states[usable], scores[usable]
+    state_unit, reward_unit = spread(states) * math.sqrt(2), spread(rewards)
+
+    def loss(x):
+        found = rewards * (x[0] / reward_unit) + states @ (x[1:] / state_unit)
+        return log_loss(found, scores).sum() + (PENALTY_OF_REWARD * x[0] ** 2 + PENALTY * (x[1:] ** 2).sum()) / 2
+
+    best = minimize(loss, np.zeros(3), method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-10, "maxiter": 9999})
+    head = fit_head(rewards, states, scores)
+    assert head.gain == pytest.approx(best.x[0] / reward_unit, abs=2e-3)
+    assert head.direction == pytest.approx(best.x[1:] / state_unit, abs=2e-3)
+
+
+def test_a_constant_of_a_prompt_changes_nothing():
+    rewards, states, scores = planted(20, wrong=1.0)
+    constants = np.random.default_rng(1).normal(size=(20, 1)).astype(np.float32) * 3
+    one, other = fit_head(rewards, states, scores), fit_head(
+        rewards + constants, states + constants[..., None], scores
+    )
+    assert other.direction == pytest.approx(one.direction, abs=2e-3)
+    assert other.gain == pytest.approx(one.gain, abs=2e-3)
+
+
+def test_a_head_from_few_prompts_repairs_what_the_states_tell():
+    train, test = planted(30, seed=1, wrong=2.0, size=16), planted(200, seed=2, wrong=2.0, size=16)
+    plain = accuracy(test[0], test[2])
+    assert plain < 0.7 < 0.9 < accuracy(fit_head(*train)(*test[:2]), test[2])
+
+
+def test_the_scale_of_rewards_does_not_decide_what_is_learned():
+    rewards, states, scores = planted(60, wrong=2.0)
+    for scale in (0.01, 100.0):
+        held_out = cross_validate(rewards * scale, states, scores, np.arange(60))
+        assert accuracy(held_out, scores) > 0.85
+
+
+def test_a_factor_brings_rewards_to_the_scale_of_the_loss():
+    rewards, _, scores = planted(50)
+    best = in_logits(rewards, scores)
+    for factor in (0.001, 1000.0):
+        np.testing.assert_allclose(in_logits(rewards * factor, scores), best, rtol=1e-3)
+    assert log_loss(best, scores).sum() <= min(log_loss(rewards * f, scores).sum() for f in (0.1, 0.5, 1, 2, 5, 10))
+    assert np.abs(in_logits(-rewards, scores)).max() < 1e-3, "rewards the wrong way round are worth nothing"
+
+
+def test_cross_validation_leaves_equal_prompts_out_together():
+    # A state tells which response it is and nothing else: only a head that has seen it orders the prompt right.
+    states = np.eye(80, dtype=np.float32).reshape(20, 4, 80)
+    scores = np.array([np.random.default_rng(i).permutation([0.0, 0.0, 1.0, 1.0]) for i in range(20)])
+    twice = [np.concatenate([x, x]) for x in (np.zeros((20, 4)), states, scores)]
+    numbers = np.arange(20)
+    apart = accuracy(cross_validate(*twice, np.concatenate([numbers, numbers])), twice[2])
+    leaking = accuracy(cross_validate(*twice, np.concatenate([numbers, 20 + np.roll(numbers, 1)])), twice[2])
+    assert apart == pytest.approx(0.5, abs=0.05) and leaking == 1
+    assert FOLDS == 5
+
+
+def test_corrected_rewards_get_the_mean_and_the_spread_within_prompts_of_the_given_ones():
+    rewards, states, scores = planted(30, wrong=2.0)
+    rewards = rewards * 3 + 7
+    head = fit_head(rewards, states, scores).on_scale_of(rewards, states)
+    corrected = head(rewards, states)
+    assert spread(corrected) == pytest.approx(spread(rewards), rel=1e-4)
+    assert corrected.mean() == pytest.approx(rewards.mean(), rel=1e-4)
+    np.testing.assert_allclose(head.on_scale_of(rewards, states)(rewards, states), corrected, rtol=1e-4)
+    rewards[0, 0] = NAN
+    assert np.isfinite(head.on_scale_of(rewards, states)(*(x[1:] for x in (rewards, states)))).all()
+    flat = Head(0.0, np.zeros(6))
+    assert flat.on_scale_of(rewards, states) is flat, "no spread to scale"
+
+
+# ── Who is judged ──
 
 
 @pytest.mark.parametrize("share, prompts, number", [(0.5, 8, 4), (0.05, 64, 3), (0.01, 8, 1), (1.0, 8, 8)])
@@ -71,192 +181,153 @@ def test_a_share_of_the_prompts_is_labelled_at_least_one(judge, share, prompts, 
         assert len({tuple(chosen) for chosen in steps}) > 1, "other prompts in other steps"
 
 
-def test_whole_groups_are_judged_and_both_models_are_compared_on_their_pairs(judge):
-    found = correction(judge, sample_filter_true_share=1.0)
-    rollout = Rollout(rollout_of([[1.0] * N, [1.0] * N]), N)  # tokens 1 to 4 and 101 to 104
-
-    def forward(samples, learned):
-        tokens = np.array([float(sample.sequences[0, 0]) for sample in samples])
-        return np.where(tokens % 2 == 0, 1.0, 0.0) if learned else tokens
-
-    found.observe(rollout, 0, TOKENIZER, forward)
-    assert rollout.scores.tolist() == [[0, 1, 0, 1], [0, 1, 0, 1]]
-    # By the token: 2 > 1, 4 > 1 and 4 > 3 are right, 2 > 3 is wrong.
-    assert list(found.compared) == [(0.75, 1.0), (0.75, 1.0)]
-    assert found.metrics() == {
-        "filter/true_scores": 8,
-        "filter/correct_trusted": 0,
-        "filter/plain_accuracy": 0.75,
-        "filter/correct_accuracy": 1.0,
-    }
-    assert [len(prompt.pairs()) for prompt in found.labelled] == [4, 4]
+def observed(judge, rewards=None, states=None, tokens=None, share=1.0, prompts=2):
+    """A correction that has learned from one rollout, and the rollout."""
+    found = correction(judge, sample_filter_true_share=share)
+    samples = rollout_of([[1.0] * N] * prompts)  # tokens 1 to 4, 101 to 104, ...
+    for place, token in (tokens or {}).items():
+        samples[place].sequences[0, 0] = token
+    rollout = Rollout(samples, N)
+    rewards = np.tile(np.arange(N, dtype=np.float32), (prompts, 1)) if rewards is None else rewards
+    states = np.random.default_rng(0).normal(size=(prompts, N, 3)).astype(np.float32) if states is None else states
+    found.learn(rollout, rewards, states, 0, TOKENIZER)
+    return found, rollout
 
 
-def test_a_judge_that_fails_costs_its_sample_alone(judge, caplog):
-    found = correction(judge, sample_filter_true_share=1.0)
-    samples = rollout_of([[1.0] * N])
-    samples[0].sequences[0, 0] = 13
-    found.observe(Rollout(samples, N), 0, TOKENIZER, lambda samples, learned: np.arange(len(samples), dtype=float))
+def test_whole_groups_are_judged(judge):
+    found, rollout = observed(judge, share=0.5, prompts=4)
+    judged = rollout.scores
+    assert np.isfinite(judged).sum(axis=1).tolist().count(N) == 2 and np.isfinite(judged).sum() == 2 * N
+    assert found.labels == 2 * N and len(found.labelled) == 2
+
+
+def test_a_judge_that_fails_costs_its_sample_alone(judge):
+    found, _ = observed(judge, tokens={0: 13}, prompts=1)
     assert found.labels == 3
     (prompt,) = found.labelled
-    assert len(prompt.pairs()) == 2, "2 and 4 before 3"
+    assert pairs_of(prompt.scores[None]).sum() == 2, "2 and 4 before 3"
 
 
 def test_prompts_without_pairs_teach_nothing(judge):
-    found = correction(judge, sample_filter_true_share=1.0)
-    samples = rollout_of([[1.0] * N])
-    for sample in samples:
-        sample.sequences[0, 0] = 2
-    found.observe(Rollout(samples, N), 0, TOKENIZER, lambda samples, learned: np.arange(len(samples), dtype=float))
-    assert not found.compared and found.batches(0) == []
+    found, _ = observed(judge, tokens={place: 2 for place in range(N)}, prompts=1)
+    assert not found.labelled and not found.trusted and found.head is None
+    assert found.metrics() == {"filter/true_scores": 4, "filter/correct_trusted": 0}
 
 
-# ── What is learned from ──
-
-
-def test_a_batch_has_the_pairs_of_each_prompt_with_the_same_weight_for_each_prompt():
-    batch = Batch([labelled([1, 0]), labelled([0, 1, 1, 0], length=5)]).tensors(pad_token=7)
-    assert batch["pairs"].tolist() == [[0, 1], [3, 2], [3, 5], [4, 2], [4, 5]]
-    assert batch["weights"].tolist() == pytest.approx([1 / 2, *[1 / 8] * 4])
-    assert batch["sequences"].shape == batch["attention_mask"].shape == (6, 8)
-    assert batch["attention_mask"].sum(1).tolist() == [3, 4, 5, 6, 7, 8]
-    assert (batch["sequences"][batch["attention_mask"] == 0] == 7).all()
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_every_rank_takes_as_many_steps_and_each_new_prompt_is_visited_as_often_as_asked(judge, ranks):
-    found = correction(judge, ranks, ["batch=4", "passes=2"])
-    for place in range(7):
-        found.labelled.append(labelled([1, 0], token=place))
-    found.labelled.append(labelled([1, 1]))
-    found._unlearned = 5
-    batches = found.batches(step=1)
-    sizes = [[len(batch.prompts) for batch in rank] for rank in batches]
-    assert len(sizes) == ranks and all(rank == sizes[0] for rank in sizes)
-    assert sum(map(sum, sizes)) == math.ceil(10 / ranks) * ranks
-    assert all(len(prompt.pairs()) for rank in batches for batch in rank for prompt in batch.prompts)
-    assert found.batches(step=2) == [], "nothing new"
-
-
-def test_one_step_on_pairs_is_a_step_of_the_bradley_terry_loss(judge, monkeypatch):
-    head = torch.nn.Embedding(9, 1)
-    worker = workers.RefreshedRewardModelActor.__new__(workers.RefreshedRewardModelActor)
-    worker.refreshed = type(
-        "Model", (torch.nn.Module,), {"forward": lambda self, s, m, **_: head(s[:, 0]).squeeze(1)}
-    )()
-    worker.strategy = SimpleNamespace(ring_attn_group=None)
-    worker.optimizer, worker.scheduler, losses = None, None, []
-    worker.refresh_strategy = SimpleNamespace(
-        backward=lambda loss, *_: (losses.append(loss.item()), loss.backward()), optimizer_step=lambda *_, **__: None
-    )
-    batch = Batch([Labelled([np.array([1]), np.array([2])], np.array([0.0, 1.0]), np.zeros(2))]).tensors(0)
-    loss = worker.refresh(**batch)
-    margin = (head.weight[2] - head.weight[1]).item()
-    assert loss == losses[0] == pytest.approx(math.log(1 + math.exp(-margin)), rel=1e-5)
-    assert head.weight.grad[2].item() == pytest.approx(-1 / (1 + math.exp(margin)), rel=1e-5)
-    assert head.weight.grad[1].item() == pytest.approx(1 / (1 + math.exp(margin)), rel=1e-5)
-
-
-def test_learned_rewards_get_the_mean_and_the_spread_within_prompts_of_the_given_ones(judge):
-    found = correction(judge)
-    generator = np.random.default_rng(0)
-    given = generator.normal(2.0, 3.0, (6, N))
-    for row in given:
-        found.labelled.append(labelled([1, 0, 1, 0], row))
-    learned = generator.normal(-40.0, 0.1, (6, N))
-    found.calibrate(lambda prompts: learned)
-    rewards = found.corrected(torch.from_numpy(learned)).numpy()
-    centred = [x - x.mean(axis=1, keepdims=True) for x in (rewards, given)]
-    assert np.mean(centred[0] ** 2) == pytest.approx(np.mean(centred[1] ** 2))
-    assert rewards.mean() == pytest.approx(given.mean())
-    scale = found.scale
-    found.calibrate(lambda prompts: np.full((6, N), 5.0))
-    assert found.scale == scale, "a copy that gives one reward to all keeps the scale it had"
-    learned[0] = NAN
-    found.calibrate(lambda prompts: learned)
-    assert np.isfinite([found.scale, found.shift]).all(), "without the prompt that has no reward"
+@pytest.mark.parametrize("where", ["reward", "state"])
+def test_a_response_without_a_finite_reward_or_state_is_in_no_pair(judge, where):
+    rewards, states = np.ones((1, N), np.float32), np.ones((1, N, 3), np.float32)
+    (rewards if where == "reward" else states[..., 0])[0, 1] = NAN
+    found, _ = observed(judge, rewards, states, prompts=1)
+    (prompt,) = found.labelled
+    assert pairs_of(prompt.scores[None]).sum() == 2, "4 before 1 and 3"
+    assert np.isfinite(found.head.direction).all()
 
 
 # ── When it is trusted ──
 
 
-@pytest.mark.parametrize(
-    "given, learned, prompts, trusted",
-    [
-        ([0.5], [1.0], NEEDED - 1, False),  # too few
-        ([0.5], [1.0], NEEDED, True),
-        ([0.5], [0.5], 20, False),  # level
-        ([1.0], [0.5], 20, False),
-        ([0.5, 0.5, 1.0], [1.0, 0.5, 0.5], 30, False),  # as often worse as better
-        ([0.5, 0.5, 0.5], [1.0, 1.0, 0.25], 30, True),
-    ],
-)
-def test_the_copy_is_trusted_once_it_is_ahead_by_a_standard_error(judge, given, learned, prompts, trusted):
-    found = correction(judge)
-    found.compare(*(np.resize(accuracies, prompts) for accuracies in (given, learned)))
-    assert found.trusted == trusted
+def taught(judge, prompts, wrong, seed=0, shuffle=False, found=None):
+    """A correction that has labels of planted prompts."""
+    found = found or correction(judge)
+    rewards, states, scores = planted(prompts, seed, wrong)
+    if shuffle:
+        scores = np.random.default_rng(seed).permuted(scores, axis=1)
+    for row in zip(np.arange(prompts) + 1000 * seed, rewards, states, scores):
+        found.labelled.append(Labelled(*row))
+    found._fit()
+    return found
 
 
-def test_the_copy_stays_trusted_until_it_falls_behind(judge):
-    found = correction(judge)
-    found.compare(np.full(COMPARED, 0.5), np.full(COMPARED, 0.6))
+def test_the_head_is_trusted_once_it_has_enough_prompts_and_is_ahead(judge):
+    assert not taught(judge, NEEDED - 1, wrong=3.0).trusted
+    found = taught(judge, 20, wrong=3.0)
     assert found.trusted
-    found.compare(np.resize([0.0, 1.0], COMPARED), np.resize([1.0, 0.0], COMPARED))
-    assert found.trusted, "level"
-    found.compare(np.array([0.9]), np.array([0.8]))
+    given, corrected = found.accuracy
+    assert found.metrics()["filter/plain_accuracy"] == given < corrected == found.metrics()["filter/correct_accuracy"]
+
+
+def test_shuffled_scores_are_hardly_ever_trusted(judge):
+    trusted = [taught(judge, 30, wrong=0.0, seed=seed, shuffle=True).trusted for seed in range(20)]
+    assert sum(trusted) <= 2
+
+
+def test_a_head_that_is_no_longer_ahead_is_not_trusted(judge):
+    found = taught(judge, 40, wrong=3.0)
+    assert found.trusted
+    taught(judge, 64, wrong=0.0, seed=1, found=found, shuffle=True)
     assert not found.trusted
-    found.compare(np.array([0.8]), np.array([0.95]))
-    assert not found.trusted, "ahead, but by less than a standard error"
+
+
+def test_the_newest_prompts_are_kept(judge):
+    assert len(taught(judge, WINDOW + 10, wrong=1.0).labelled) == WINDOW
 
 
 def test_a_resumed_correction_equals_the_unbroken_one(judge):
-    found = correction(judge, options=["window=9"])
-    for place in range(6):
-        found.labelled.append(labelled([1, 0, 1], token=place))
-        found.compare(np.array([0.5]), np.array([0.5 + 0.05 * place]))
-    found.labels, found.scale, found.shift, found._unlearned = 18, 2.0, -1.0, 6
-    again = correction(judge, options=["window=9"])
+    found = taught(judge, 20, wrong=2.0)
+    found.labels = 100
+    again = correction(judge)
     again.load_state_dict(found.state_dict())
-    assert again.metrics() == found.metrics() and again.lead() == found.lead()
-    assert again.corrected(torch.tensor([3.0])) == found.corrected(torch.tensor([3.0])) == 5.0
-    pairs = [[[b.tensors(0)["sequences"].tolist() for b in rank] for rank in c.batches(4)] for c in (found, again)]
-    assert pairs[0] == pairs[1] and pairs[0]
+    assert again.metrics() == found.metrics() and again.trusted
+    rewards, states, _ = planted(5, seed=9)
+    np.testing.assert_array_equal(again.corrected(rewards, states), found.corrected(rewards, states))
+    for one in (found, again):
+        taught(judge, 10, wrong=2.0, seed=1, found=one)
+    np.testing.assert_array_equal(again.head.direction, found.head.direction)
+
+
+# ── The worker ──
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_the_states_are_those_that_the_rewards_are_read_from(padding, normalized):
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2
+    )
+    config.normalize_reward, config.mean, config.std = normalized, 0.5, 2.0
+    torch.manual_seed(0)
+    model = _get_reward_model(LlamaPreTrainedModel, LlamaModel, "score")(config).eval()
+    worker = workers.CorrectedRewardModelActor.__new__(workers.CorrectedRewardModelActor)
+    arguments = namespace(**{"ds.value_head_prefix": "score", "ds.packing_samples": False})
+    worker.strategy = SimpleNamespace(args=arguments, ring_attn_group=None)
+    worker.main, worker.models, worker.model, worker.one_at_a_time = "main", {"main": model}, model, False
+    lengths, width = (7, 3, 5), 7
+    mask = torch.tensor(
+        [[1] * n + [0] * (width - n) if padding == "right" else [0] * (width - n) + [1] * n for n in lengths]
+    )
+    tokens = torch.randint(1, 32, mask.shape)
+    found = worker.forward(tokens, mask, pad_sequence=True)
+    plain = model(tokens, mask)
+    assert found.shape == (3, 9)
+    torch.testing.assert_close(found[:, 0], plain.detach(), rtol=0, atol=0)
+    read = found[:, 1:] @ model.score.weight[0]
+    torch.testing.assert_close((read - 0.5) / 2 if normalized else read, found[:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_states_of_packed_samples_are_those_of_their_last_tokens():
+    packed = torch.arange(6.0).reshape(1, 6, 1)
+    mask = torch.tensor([[0, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]])
+    assert workers.last_states(packed, mask, True).flatten().tolist() == [2, 3, 5]
 
 
 # ── In the experience maker ──
 
 
-class LearningGroup:
-    """Stands where the reward model's workers are; notes what they are asked to do."""
-
-    def __init__(self, group):
-        self.group, self.asked = group, []
-
-    def __getattr__(self, name):
-        return getattr(self.group, name)
-
-    def async_run_method_batch(self, method_name, **kwargs):
-        self.asked.append((method_name, len(kwargs["sequences"])))
-        return [0.7]
-
-    def async_run_method(self, method_name, **kwargs):
-        self.asked.append((method_name, *kwargs.values()))
-        return [None]
-
-
 class CorrectedMaker(Maker):
-    @staticmethod
-    def reward(token, model):
-        """The copy knows which tokens are even."""
-        return (token % 2 == 0).float() if model == REFRESHED else token
+    """The reward is the token; the state's first number tells whether it is even."""
+
+    def _dispatch_forward(self, group, sync_condition, **kwargs):
+        answers = super()._dispatch_forward(group, sync_condition, **kwargs)
+        if group is not self.reward_model_group or "model" in kwargs:
+            return answers
+        even = [batch[:, 0] % 2 == 0 for batch in kwargs["sequences"]]
+        return [torch.stack([a, e.to(a), -e.to(a)], 1) for a, e in zip(answers, even)]
 
 
-@pytest.fixture
-def maker(judge, monkeypatch):
-    monkeypatch.setattr(learning, "ray", SimpleNamespace(get=lambda refs: refs))
-    found = make_maker(**flags(judge, sample_filter_true_share=1.0))
+def make_corrected(judge, **flat):
+    found = make_maker(**flags(judge, **{"sample_filter_true_share": 1.0, **flat}))
     found.__class__ = CorrectedMaker
-    found.learning.group = LearningGroup(found.reward_model_group)
     return found
 
 
@@ -267,26 +338,49 @@ def unscored(prompts=4):
     return rollout
 
 
-def test_the_reward_model_as_given_trains_until_the_copy_is_ahead(maker):
-    trained = [maker.make_experience_batch(unscored()) for _ in range(2)]
-    tokens = [float(t) for t in trained_tokens(trained[0])]
-    assert sorted(torch.cat([e.info["reward"] for e in trained[0]]).tolist()) == tokens, "4 prompts are too few"
-    assert maker.metrics["filter/correct_trusted"] == 0
-    maker.step = 2
-    corrected = torch.cat([e.info["reward"] for e in maker.make_experience_batch(unscored())])
+def test_the_given_rewards_train_bit_for_bit_until_the_correction_is_trusted(judge):
+    maker = make_corrected(judge)
+    trained = maker.make_experience_batch(unscored())
+    assert maker.metrics["filter/correct_trusted"] == 0, "4 prompts are too few"
+    assert sorted(torch.cat([e.info["reward"] for e in trained]).tolist()) == trained_tokens(trained)
+
+
+def test_given_rewards_keep_their_type(judge):
+    maker = make_corrected(judge)
+    given, states = torch.tensor([0.1, 0.3] * N).to(torch.bfloat16), torch.ones(2 * N, 2, dtype=torch.bfloat16)
+    assert maker._correct(Rollout(unscored(2), N), given, states, learns=False) is given
+
+
+def test_corrected_rewards_train_in_the_rollout_that_made_the_correction_trusted(judge):
+    maker = make_corrected(judge)
+    trained = maker.make_experience_batch(unscored(prompts=12))
     assert maker.metrics["filter/correct_trusted"] == 1
-    assert len(corrected.unique()) == 2, "even or odd"
-    given = torch.tensor(tokens)
-    assert corrected.mean().item() == pytest.approx(given.mean().item(), rel=1e-4)
-    # Four new prompts a rollout, each visited five times on average, 16 to a step.
-    assert maker.learning.group.asked == [("refresh", 2)] * 3
+    assert maker.metrics["filter/plain_accuracy"] == pytest.approx(0.75), "2 > 1, 4 > 1 and 4 > 3, but 3 > 2"
+    assert maker.metrics["filter/correct_accuracy"] > 0.95
+    rewards = maker.rollout.rewards
+    assert accuracy(rewards, maker.rollout.scores) > 0.95
+    assert sorted(torch.cat([e.info["reward"] for e in trained]).tolist()) == pytest.approx(sorted(rewards.ravel()))
 
 
-def test_a_checkpoint_waits_for_what_is_being_learned(maker):
-    maker.make_experience_batch(unscored())
-    assert maker.learning._running
-    maker.learning.save_checkpoint("global_step1")
-    assert not maker.learning._running and maker.learning.group.asked[-1] == ("save_checkpoint", "global_step1")
+def test_the_log_of_several_models_has_the_rewards_as_given(judge):
+    maker = make_corrected(judge, sample_filter_reward_models="main,upside")
+    maker.make_experience_batch(unscored(prompts=12))
+    main, _ = maker.rollout.model_rewards
+    assert maker.reward_model_group.models == [None, "upside"], "each model scores once"
+    tokens = np.array([float(sample.sequences[0, 0]) for sample in maker.rollout.samples]).reshape(-1, N)
+    np.testing.assert_allclose(main, tokens, rtol=0.01)
+    assert maker.correction.trusted and not np.allclose(maker.rollout.rewards, main, rtol=0.01)
+
+
+def test_samples_of_a_probe_are_corrected_and_teach_nothing(judge):
+    maker = make_corrected(judge)
+    maker.make_experience_batch(unscored(prompts=12))
+    labels = maker.correction.labels
+    rollout = Rollout(unscored(), N)
+    maker.score(rollout)
+    assert maker.correction.labels == labels and rollout.scores is None
+    even = np.array([int(sample.sequences[0, 0]) % 2 == 0 for sample in rollout.samples]).reshape(-1, N)
+    assert accuracy(rollout.rewards, even.astype(float)) > 0.95
 
 
 # ── Flags ──
@@ -306,9 +400,6 @@ def test_a_checkpoint_waits_for_what_is_being_learned(maker):
         ({"ds.ring_attn_size": 2}, "--ds.ring_attn_size"),
         ({"ds.load_in_4bit": True}, "--ds.load_in_4bit"),
         ({"rollout.n_samples_per_prompt": 1}, "give 2 or more"),
-        ({"sample_filter_correct_options": ["rate=1"]}, "takes no rate; it takes learning_rate, passes"),
-        ({"sample_filter_correct_options": ["passes=many"]}, "passes of --sample_filter_correct must be int"),
-        ({"sample_filter_correct_options": ["learning_rate=0"]}, "learning_rate of --sample_filter_correct must be"),
         ({"sample_filter_correct": None}, "--sample_filter_true_share has no effect without --sample_filter_correct"),
     ],
 )
@@ -318,12 +409,8 @@ def test_what_cannot_be_corrected_is_refused_in_one_sentence(judge, change, word
     assert words in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_good_flags_pass_and_have_defaults(judge):
-    args = namespace(
-        **flags(judge, sample_filter_true_share=None, sample_filter_correct_options=["learning_rate=1e-4"])
-    )
-    check_correction(args)
-    assert correction_options(args).learning_rate == 1e-4 and correction_options(args).passes == 5
+def test_good_flags_pass(judge):
+    check_correction(namespace(**flags(judge, sample_filter_true_share=None)))
 
 
 def test_a_correction_needs_no_filter_and_no_probe(judge):
@@ -338,7 +425,6 @@ def test_a_correction_needs_no_filter_and_no_probe(judge):
     "given",
     [
         {"sample_filter_true_share": 0.1},
-        {"sample_filter_correct_options": ["passes=2"]},
         {"sample_filter_correct": "none", "sample_filter_true_share": 0.1},
         {"sample_filter_correct": "none", "sample_filter_probe_score": "judge.py"},
     ],
@@ -349,17 +435,3 @@ def test_a_flag_of_a_correction_is_refused_where_nothing_is_corrected(given):
     )
     with pytest.raises(ValueError, match="has no effect"):
         all_flags.check_arguments(args)
-
-
-def test_the_main_model_scores_once_until_the_copy_trains(judge, monkeypatch):
-    monkeypatch.setattr(learning, "ray", SimpleNamespace(get=lambda refs: refs))
-    found = make_maker(**flags(judge, sample_filter_reward_models="main,upside", sample_filter_true_share=0.01))
-    found.learning.group = LearningGroup(found.reward_model_group)
-    rollout = Rollout(unscored(), N)
-    found.score(rollout)
-    assert found.reward_model_group.models == [None, "upside"]
-    found.learning.correction.trusted = True
-    again = Rollout(unscored(), N)
-    found.score(again)
-    assert found.reward_model_group.models[2:] == [REFRESHED, "main", "upside"]
-    np.testing.assert_array_equal(again.model_rewards, rollout.model_rewards)

@@ -91,10 +91,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _correct(percent: str, passes: str) -> dict[str, Any]:
-    flags = ("--sample_filter_correct", "refresh", "--sample_filter_true_share", str(int(percent) / 100))
-    options = ("--sample_filter_correct_options", "learning_rate=3e-4", f"passes={passes}")
-    return {**ARMS["none"], "flags": (*flags, *options, "--sample_filter_probe_score", TRUE_SCORE, *_LABELS)}
+def _correct(percent: str) -> dict[str, Any]:
+    flags = ("--sample_filter_correct", "head", "--sample_filter_true_share", str(int(percent) / 100))
+    return {**ARMS["none"], "flags": (*flags, "--sample_filter_probe_score", TRUE_SCORE, *_LABELS)}
 
 
 def _settings_of(name: str) -> dict[str, Any]:
@@ -104,8 +103,8 @@ def _settings_of(name: str) -> dict[str, Any]:
         return {**ARMS[rest], "flags": ("--reward.remote_url", JUDGES[judge], *_LABELS)}
     if re.fullmatch(r"ranks_[1-5]_[1-5]", name):
         return {"sample_filter": "rank_weights", "weights": tuple(float(str(rank) in name) for rank in range(1, 6))}
-    if found := re.fullmatch(r"refresh_(\d+)(?:_(\d+))?", name):
-        return _correct(found[1], found[2] or "5")
+    if found := re.fullmatch(r"head_(\d+)", name):
+        return _correct(found[1])
     if name not in ARMS:
         known = ", ".join([*ARMS, "ranks_I_J", *(f"{judge}_ARM" for judge in JUDGES)])
         raise ValueError(f"there is no arm {name!r}: take one of {known}.")

@@ -3,9 +3,9 @@
 python -m examples.studies.micro_code.drift --base runs/s1 runs/s2 --output runs/study --json drift.json
 
 Needs the runs ``none`` of runs.py. The reward model orders pairs of samples of the SFT policy, and of the policy that
-it has trained. Then it is corrected with true scores of that policy's samples of training prompts, in two ways: by a
-linear head on its last state with the reward as offset, and by training all of it. Everything is measured on prompts
-that train nothing.
+it has trained. Then it is corrected with true scores of that policy's samples of training prompts, in two ways: by the
+head of ``--sample_filter_correct head``, and by training all of it. Everything is measured on prompts that train
+nothing.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import numpy as np
 from examples.micro_code import commands
 from examples.micro_code.phases import train_in_process, write_rows
 from examples.micro_code.sampling import Draw, sample_all, score_samples
+from openrlhf_pf.training.correction.head import fit_head
 
-from .offline import SAMPLES, RewardModel, Samples, accuracy, fit_head, label_samples
+from .offline import SAMPLES, RewardModel, Samples, accuracy, label_samples
 from .rewards import REWARD_MODELS
 from .runs import Runs
 
 LABELS = (65, 320, 1000)
-PENALTIES = (0.01, 0.1, 1.0)  # of the head, the best of which counts: the head gets the benefit of the doubt
 
 
 def measure(runs: Runs, seed: int) -> dict[str, Any]:
@@ -63,8 +63,8 @@ def measure(runs: Runs, seed: int) -> dict[str, Any]:
     for number in LABELS:
         chosen = [prompt for prompt in labelled[: number // SAMPLES] if len(prompt.pairs())]
         chosen_rewards, chosen_states = given.read(chosen)
-        heads = [fit_head(chosen, chosen_rewards, chosen_states, penalty) for penalty in PENALTIES]
-        found[f"head_{number}"] = max(accuracy(rewards + states @ w, after.scores) for w in heads)
+        head = fit_head(chosen_rewards, chosen_states, np.stack([prompt.scores for prompt in chosen]))
+        found[f"head_{number}"] = accuracy(head(rewards, states), after.scores)
         learned = RewardModel(path)
         learned.learn(chosen, seed)
         found[f"refresh_{number}"] = accuracy(learned.read(new)[0], after.scores)

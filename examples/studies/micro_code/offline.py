@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,31 @@ from examples.micro_code.sampling import Draw, sample_all
 from examples.micro_code.score import score_all
 from examples.micro_code.tasks import Task
 from openrlhf_pf.reliability.measures.pairs import count_pairs
-from openrlhf_pf.training.correction.labels import Batch, Labelled, pad_sequences, spread
+from openrlhf_pf.training.correction.head import pairs_of, spread
 
 SAMPLES = 5
+PROMPTS_AT_ONCE = 50
 LEARNING_RATE, PASSES, PROMPTS_A_STEP = 1e-3, 3, 16
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A prompt's responses: N of (T,) tokens, with the prompt; (N,) true scores."""
+
+    sequences: list[np.ndarray]
+    scores: np.ndarray
+
+    def pairs(self) -> np.ndarray:
+        """Return (P, 2) places of the better and the worse response."""
+        return np.argwhere(pairs_of(self.scores[None])[0])
+
+
+def pad_sequences(prompts: Sequence[Labelled]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (S, T) tokens of all responses, padded on the right, and the mask."""
+    sequences = [torch.from_numpy(tokens) for prompt in prompts for tokens in prompt.sequences]
+    padded = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+    lengths = torch.tensor([len(tokens) for tokens in sequences])
+    return padded, (torch.arange(padded.shape[1]) < lengths[:, None]).long()
 
 
 class Samples:
@@ -44,7 +66,7 @@ class Samples:
         for task, texts, scores in zip(self.tasks, self.responses, self.scores):
             ended = [f"{task.prompt}{text} {tokenizer.eos_token}" for text in texts]
             tokens = tokenizer(ended, add_special_tokens=False)["input_ids"]
-            found.append(Labelled([np.array(ids) for ids in tokens], scores, np.zeros(len(texts))))
+            found.append(Labelled([np.array(ids) for ids in tokens], scores))
         return found
 
 
@@ -55,10 +77,10 @@ class RewardModel:
         self.tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right")
         self.model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=torch.float32)
 
-    def states(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return (S, d) hidden states at the last token of each row."""
-        mask = batch["attention_mask"]
-        hidden = self.model.base_model(input_ids=batch["sequences"], attention_mask=mask).last_hidden_state
+    def states(self, prompts: Sequence[Labelled]) -> torch.Tensor:
+        """Return (S, d) hidden states at the last token of each response."""
+        tokens, mask = pad_sequences(prompts)
+        hidden = self.model.base_model(input_ids=tokens, attention_mask=mask).last_hidden_state
         return hidden[torch.arange(len(mask)), mask.sum(1) - 1]
 
     def read(self, prompts: Sequence[Labelled]) -> tuple[np.ndarray, np.ndarray]:
@@ -66,25 +88,27 @@ class RewardModel:
         self.model.eval()
         parts = []
         with torch.no_grad():
-            for start in range(0, len(prompts), 50):
-                parts.append(self.states(pad_sequences(prompts[start : start + 50], 0)))
+            for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+                parts.append(self.states(prompts[start : start + PROMPTS_AT_ONCE]))
             states = torch.cat(parts)
             rewards = self.model.score(states).squeeze(1)
         return rewards.numpy().reshape(len(prompts), -1), states.numpy().reshape(len(prompts), SAMPLES, -1)
 
     def learn(self, prompts: Sequence[Labelled], seed: int) -> None:
-        """Train on the prompts' pairs, as ``--sample_filter_correct refresh`` does."""
+        """Train the whole model on the prompts' pairs, each prompt with the same weight."""
         optimizer = torch.optim.AdamW(self.model.parameters(), LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
         generator = np.random.default_rng(seed)
         for _ in range(PASSES):
             order = generator.permutation(len(prompts))
             for start in range(0, len(order), PROMPTS_A_STEP):
-                batch = Batch([prompts[i] for i in order[start : start + PROMPTS_A_STEP]]).tensors(0)
-                rewards = self.model.score(self.states(batch)).squeeze(1)
-                better, worse = rewards[batch["pairs"]].unbind(1)
-                loss = -(torch.nn.functional.logsigmoid(better - worse) * batch["weights"]).sum()
+                batch = [prompts[i] for i in order[start : start + PROMPTS_A_STEP]]
+                rewards = self.model.score(self.states(batch)).reshape(len(batch), -1)
+                losses = [
+                    -torch.nn.functional.logsigmoid(reward[better] - reward[worse]).mean()
+                    for reward, (better, worse) in zip(rewards, (prompt.pairs().T for prompt in batch))
+                ]
                 optimizer.zero_grad()
-                loss.backward()
+                torch.stack(losses).mean().backward()
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
                 optimizer.step()
 
@@ -96,30 +120,8 @@ def accuracy(rewards: np.ndarray, scores: np.ndarray, prompts: np.ndarray | None
     return float(right[chosen].sum() / total[chosen].sum())
 
 
-def fit_head(prompts: Sequence[Labelled], rewards: np.ndarray, states: np.ndarray, penalty: float) -> np.ndarray:
-    """Return (d,) weights w of reward + w . state, by the Bradley-Terry loss on pairs with an L2 penalty."""
-    scale = states.std()
-    differences, offsets = [], []
-    for prompt, reward, state in zip(prompts, rewards, states / scale):
-        for better, worse in prompt.pairs():
-            differences.append(state[better] - state[worse])
-            offsets.append(reward[better] - reward[worse])
-    x, offset = torch.tensor(np.array(differences)), torch.tensor(np.array(offsets))
-    w = torch.zeros(x.shape[1], requires_grad=True)
-    optimizer = torch.optim.LBFGS([w], max_iter=100)
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = -torch.nn.functional.logsigmoid(x @ w + offset).mean() + penalty / 2 * (w @ w)
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    return w.detach().numpy() / scale
-
-
 def label_samples(policy: Path, tasks: Sequence[Task], labels: int, tokens: int, seed: int) -> Samples:
-    """Return as many samples of a policy with true scores as ``--sample_filter_correct`` takes in a run."""
+    """Return that many samples of a policy with true scores."""
     order = np.random.default_rng([11, seed]).permutation(len(tasks))
     chosen = [tasks[i] for i in order[: labels // SAMPLES]]
     (responses,) = sample_all([Draw(policy, [task.prompt for task in chosen], SAMPLES, tokens, seed)])

@@ -1,1 +1,1 @@
-"""``--sample_filter_correct``: a reward model that keeps learning from true scores while it trains a policy."""
+"""``--sample_filter_correct``: few true scores of the policy's own samples correct the reward model."""

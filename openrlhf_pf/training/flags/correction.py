@@ -1,42 +1,20 @@
-"""``--sample_filter_correct``: the reward model keeps learning from few true scores of the policy's samples."""
+"""``--sample_filter_correct``: few true scores of the policy's own samples correct the reward model."""
 
-from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 
-from openrlhf_pf import registry
 from openrlhf_pf.training.flags.flag import Flag, first_given
 from openrlhf_pf.training.flags.prompts import drop_rule, is_scored_when_generated
 from openrlhf_pf.training.flags.sample_filter import corrects
 from openrlhf_pf.training.flags.true_scores import load_reward_func
 
-#: The name of the copy that learns, among the reward models of a worker.
-REFRESHED = "refreshed"
 SHARE = 0.05
-
-
-@dataclass(frozen=True)
-class CorrectionOptions:
-    """Options of ``--sample_filter_correct``.
-
-    Attributes:
-        learning_rate: of Adam.
-        passes: how often a labelled prompt is visited, on average.
-        batch: labelled prompts of an optimizer step.
-        window: labelled prompts that are kept, the newest.
-    """
-
-    learning_rate: float = 9e-6
-    passes: int = 5
-    batch: int = 16
-    window: int = 512
-
 
 FLAGS = (
     Flag(
         "--sample_filter_correct",
-        "keep the reward model right on the policy that it trains: it keeps learning from true scores "
+        "keep the reward model right on the policy that it trains: a head on its last state learns from true scores "
         "(--sample_filter_probe_score) of a share of each rollout (default: none)",
-        choices=("none", "refresh"),
+        choices=("none", "head"),
     ),
     Flag(
         "--sample_filter_true_share",
@@ -44,34 +22,14 @@ FLAGS = (
         type=float,
         metavar="SHARE",
     ),
-    Flag(
-        "--sample_filter_correct_options",
-        f"options of refresh: {', '.join(f'{k}={v}' for k, v in asdict(CorrectionOptions()).items())}",
-        nargs="+",
-        metavar="KEY=VALUE",
-    ),
 )
 
 
-def correction_options(args: SimpleNamespace) -> CorrectionOptions:
-    """Return the options of the correction.
-
-    Raises:
-        ValueError: an option that does not exist, or a value that is out of range.
-    """
-    texts = args.sample_filter_correct_options or ()
-    found = CorrectionOptions(**registry.parse_options(CorrectionOptions, "--sample_filter_correct", texts, ()))
-    for name, value in asdict(found).items():
-        if not value > 0:
-            raise ValueError(f"option {name} of --sample_filter_correct must be above 0, got {value:g}.")
-    return found
-
-
 def check_correction(args: SimpleNamespace) -> None:
-    """Raise ValueError if the reward model cannot keep learning from true scores."""
+    """Raise ValueError if rewards cannot be corrected by true scores."""
     if not corrects(args):
-        if flag := first_given(args, "sample_filter", ("true_share", "correct_options")):
-            raise ValueError(f"{flag} has no effect without --sample_filter_correct refresh: add it.")
+        if flag := first_given(args, "sample_filter", ("true_share",)):
+            raise ValueError(f"{flag} has no effect without --sample_filter_correct head: add it.")
         return
     share = args.sample_filter_true_share
     if share is not None and not 0 < share <= 1:
@@ -80,7 +38,7 @@ def check_correction(args: SimpleNamespace) -> None:
         )
     if is_scored_when_generated(args) or not args.reward.model_name_or_path:
         raise ValueError(
-            "--sample_filter_correct trains a local reward model, but none is given, or rewards come from "
+            "--sample_filter_correct corrects a local reward model, but none is given, or rewards come from "
             "--reward.remote_url or an agent: give --reward.model_name_or_path instead."
         )
     if not args.sample_filter_probe_score:
@@ -90,7 +48,7 @@ def check_correction(args: SimpleNamespace) -> None:
         )
     if args.ds.ring_attn_size > 1 or args.ds.tensor_parallel_size > 1 or args.ds.load_in_4bit:
         raise ValueError(
-            "--sample_filter_correct does not train a reward model with --ds.ring_attn_size, "
+            "--sample_filter_correct does not read the states of a reward model with --ds.ring_attn_size, "
             "--ds.tensor_parallel_size or --ds.load_in_4bit: leave them out, or leave the correction out."
         )
     if args.rollout.n_samples_per_prompt < 2:
@@ -104,4 +62,3 @@ def check_correction(args: SimpleNamespace) -> None:
             "of a share of them: leave one of the two out."
         )
     load_reward_func(args.sample_filter_probe_score, "--sample_filter_probe_score")
-    correction_options(args)

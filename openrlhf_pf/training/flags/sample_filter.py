@@ -102,7 +102,7 @@ def needs_scored_samples(args: SimpleNamespace) -> bool:
 
 
 def corrects(args: SimpleNamespace) -> bool:
-    """Return whether the reward model keeps learning: ``--sample_filter_correct``."""
+    """Return whether true scores correct the reward model: ``--sample_filter_correct``."""
     return getattr(args, "sample_filter_correct", None) not in (None, "none")  # collecting has no such flag
 
 

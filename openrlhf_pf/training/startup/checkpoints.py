@@ -13,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from openrlhf_pf.files import replace_file
-from openrlhf_pf.training.flags.sample_filter import corrects
 from openrlhf_pf.training.startup import say
 
 _STEP = re.compile(r"global_step(\d+)")  # also the best ones: best_global_step3
@@ -74,8 +73,7 @@ def _is_complete(file: Path) -> bool:
 def find_models(args: SimpleNamespace) -> list[Model]:
     """Return the models that have checkpoints, the actor first, which also holds the state of the run."""
     models = []
-    learning = [("_reward", args.reward)] if corrects(args) else []
-    for name, settings in (("_actor", args.actor), ("_critic", args.critic), *learning):
+    for name, settings in (("_actor", args.actor), ("_critic", args.critic)):
         folder = Path(args.ckpt.path, name)
         if settings.model_name_or_path and folder.is_dir():
             ranks = settings.num_nodes * settings.num_gpus_per_node // args.ds.tensor_parallel_size
