@@ -3,9 +3,9 @@
 python -m examples.studies.micro_code.drift --base runs/s1 runs/s2 --output runs/study --json drift.json
 
 Needs the runs ``none`` of runs.py. The reward model orders pairs of samples of the SFT policy, and of the policy that
-it has trained. Then it is corrected with true scores of that policy's samples of training prompts, in two ways: by the
-head of ``--sample_filter_correct head``, and by training all of it. Everything is measured on prompts that train
-nothing.
+it has trained. Then it is corrected with true scores of samples of training prompts, in two ways: by the head of
+``--sample_filter_correct head``, and by training all of it. The head learns from samples of the trained policy and, to
+see whether old labels do, from as many of the SFT policy. Everything is measured on prompts that train nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from examples.micro_code.phases import train_in_process, write_rows
 from examples.micro_code.sampling import Draw, sample_all, score_samples
 from openrlhf_pf.training.correction.head import fit_head
 
-from .offline import SAMPLES, RewardModel, Samples, accuracy, label_samples
+from .offline import SAMPLES, Labelled, RewardModel, Samples, accuracy, label_samples
 from .rewards import REWARD_MODELS
 from .runs import Runs
 
@@ -38,14 +38,14 @@ def measure(runs: Runs, seed: int) -> dict[str, Any]:
     policy = runs.policy("none", seed, runs.config("none").steps)
     tokens = runs.study.evaluation.max_new_tokens
     draws = [
-        Draw(runs.source.path("models", "sft"), [t.prompt for t in held], SAMPLES, tokens, seed),
+        Draw(runs.source.path("models", "sft"), [t.prompt for t in [*train, *held]], SAMPLES, tokens, seed),
         Draw(policy, [t.prompt for t in [*train, *held]], SAMPLES, tokens, seed),
     ]
     of_sft, of_policy = sample_all(draws)
-    before, after = Samples(held, of_sft), Samples(held, of_policy[len(train) :])
+    before, after = (Samples(held, texts[len(train) :]) for texts in (of_sft, of_policy))
     path = runs.reward_model()
     given = RewardModel(path)
-    labelled = Samples(train, of_policy[: len(train)]).labelled(given.tokenizer)
+    of_old, labelled = (Samples(train, t[: len(train)]).labelled(given.tokenizer) for t in (of_sft, of_policy))
     old, new = before.labelled(given.tokenizer), after.labelled(given.tokenizer)
     (old_rewards, _), (rewards, states) = given.read(old), given.read(new)
     has_pairs = [samples.scores.min(1) < samples.scores.max(1) for samples in (before, after)]
@@ -61,16 +61,20 @@ def measure(runs: Runs, seed: int) -> dict[str, Any]:
         "policy_same_prompts": accuracy(rewards, after.scores, both),
     }
     for number in LABELS:
-        chosen = [prompt for prompt in labelled[: number // SAMPLES] if len(prompt.pairs())]
-        chosen_rewards, chosen_states = given.read(chosen)
-        head = fit_head(chosen_rewards, chosen_states, np.stack([prompt.scores for prompt in chosen]))
-        found[f"head_{number}"] = accuracy(head(rewards, states), after.scores)
+        chosen = _with_pairs(labelled[: number // SAMPLES])
+        for name, prompts in (("head", chosen), ("head_of_sft", _with_pairs(of_old[: number // SAMPLES]))):
+            head = fit_head(*given.read(prompts), np.stack([prompt.scores for prompt in prompts]))
+            found[f"{name}_{number}"] = accuracy(head(rewards, states), after.scores)
         learned = RewardModel(path)
         learned.learn(chosen, seed)
         found[f"refresh_{number}"] = accuracy(learned.read(new)[0], after.scores)
         found[f"refresh_{number}_on_sft"] = accuracy(learned.read(old)[0], before.scores)
         found[f"prompts_of_{number}"] = len(chosen)
     return found
+
+
+def _with_pairs(prompts: Sequence[Labelled]) -> list[Labelled]:
+    return [prompt for prompt in prompts if len(prompt.pairs())]
 
 
 def fine_tune_on_right(runs: Runs, labels: int) -> dict[str, Any]:
