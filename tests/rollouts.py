@@ -30,7 +30,7 @@ MINIMAL = (
 
 FLAGS = """
 keep mode options baseline drop drop_tolerance drop_share drop_band reward_models rank_by
-correct true_share stop_below stop_window probe probe_every probe_score log seed report refill
+reward correct true_share stop_below stop_window probe probe_every probe_score log seed report refill
 """.split()
 
 

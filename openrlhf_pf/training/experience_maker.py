@@ -27,7 +27,7 @@ from openrlhf_pf.rollout_log import RolloutLog
 from openrlhf_pf.training.baselines import center_rewards, without_baseline
 from openrlhf_pf.training.correction.correction import Correction
 from openrlhf_pf.training.flags.prompts import drop_rule, prompts_per_step
-from openrlhf_pf.training.flags.reward_models import reward_models
+from openrlhf_pf.training.flags.reward_models import member_models, reward_models, reward_rule
 from openrlhf_pf.training.flags.sample_filter import (
     BASELINE_ESTIMATORS,
     GROUP_ESTIMATORS,
@@ -37,6 +37,7 @@ from openrlhf_pf.training.flags.sample_filter import (
     has_ragged_groups,
 )
 from openrlhf_pf.training.flags.true_scores import STOP_WINDOW
+from openrlhf_pf.training.members import assign_members, combine_members
 from openrlhf_pf.training.metrics import filter_metrics, masked_after_draw
 from openrlhf_pf.training.refill import dropped_prompts, refill_metrics
 from openrlhf_pf.training.rollout import Rollout, derive_seed
@@ -219,6 +220,8 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         samples = rollout.samples
         if self.reward_model_group is None or all(sample.rewards is not None for sample in samples):
             return
+        if (rule := reward_rule(self.given)) != "main":
+            return self._score_by_members(rollout, rule)
         scored = self._forward_rewards(samples)
         given = scored if self.correction is None else scored[:, 0]
         rewards = given if self.correction is None else self._correct(rollout, given, scored[:, 1:], learns)
@@ -230,6 +233,22 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             by_model = [given if name == main else self._forward_rewards(samples, name) for name in names]
             rollout.model_names = names
             rollout.model_rewards = torch.stack(by_model).double().reshape(len(names), -1, rollout.n_samples).numpy()
+
+    def _score_by_members(self, rollout: Rollout, rule: str) -> None:
+        """Score samples by all reward models, or each prompt by one, and set the rewards that the rule combines."""
+        samples, names = rollout.samples, member_models(self.given)
+        seed = derive_seed(self.seed, f"member/{self.step}")
+        scores = assign_members(rule, len(names), len(rollout.groups), seed).repeat(rollout.n_samples, axis=1)
+        by_model = np.full(scores.shape, np.nan)
+        for member, places in enumerate(map(np.flatnonzero, scores)):
+            if len(places):
+                model = names[member] if member else None
+                by_model[member, places] = self._forward_rewards([samples[p] for p in places], model).double().numpy()
+        rollout.model_names = names
+        rollout.model_rewards = by_model.reshape(len(names), -1, rollout.n_samples)
+        rewards = torch.from_numpy(combine_members(rule, rollout.model_rewards).ravel()).float()
+        for sample, reward in zip(samples, rewards.split(1)):
+            sample.rewards = sample.info["reward"] = reward
 
     def _correct(self, rollout: Rollout, given: Tensor, states: Tensor, learns: bool) -> Tensor:
         """Return the (samples,) rewards that train: the given ones, bit for bit, unless the correction is trusted."""

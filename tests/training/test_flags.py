@@ -94,6 +94,8 @@ BAD = """
 --sample_filter best_worst --sample_filter_reward_models a | needs two or more different checkpoints
 --sample_filter best_worst --sample_filter_reward_models a,a | needs two or more different checkpoints
 {REFILL} --sample_filter_reward_models a,b | but rewards come from --reward.remote_url or an agent
+--sample_filter best_worst --sample_filter_reward worst | combines several reward models, but there is one
+{MEMBER} --sample_filter_reward_models a,b | that differ between members, which --algo.advantage.estimator gae does not
 --sample_filter best_worst --sample_filter_log {FILE}/log | /log
 --sample_filter best_worst --sample_filter_probe p.jsonl | which learns nothing from true scores: choose adaptive
 --sample_filter adaptive | learns from true scores, and a local reward model gives none: give prompts to learn
@@ -117,6 +119,7 @@ GOOD = """
 --sample_filter {EXAMPLES}/filters/custom_filter.py:ShortestCorrect
 --sample_filter none --sample_filter_drop flat --train.batch_size 8
 --sample_filter ensemble_agreement --sample_filter_reward_models a,b
+--sample_filter best_worst --sample_filter_reward lower --sample_filter_reward_models b
 """
 FLASH = """
 {BEST} --sample_filter_baseline group --algo.advantage.estimator flash_reinforce --train.batch_size 8
@@ -131,6 +134,7 @@ WORDS = {
     "REFILL": "--sample_filter best_worst --sample_filter_refill 2 --reward.remote_url r.py",
     "ASYNC": "--train.async_enable --rollout.vllm_generate_batch_size 16",
     "PROBE": "--sample_filter adaptive --sample_filter_probe p.jsonl --sample_filter_probe_score absent.py",
+    "MEMBER": "--sample_filter best_worst --sample_filter_reward member",
     "AUTO": f"--sample_filter auto --sample_filter_report {TESTS / 'reports' / 'decided.json'}",
     "REPORTS": TESTS / "reports",
     "EXAMPLES": TESTS.parent / "examples",

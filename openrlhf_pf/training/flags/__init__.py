@@ -42,6 +42,7 @@ def check_arguments(args: SimpleNamespace) -> None:
     true_scores.check_stop(args)
     prompts.check_selection(args)
     correction.check_correction(args)
+    reward_models.check_reward(args)
     if not sample_filter.is_active(args):
         return
     chosen = sample_filter.filter_from_args(args)
