@@ -7,6 +7,7 @@ import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from definitions import check_batch, check_group
@@ -15,6 +16,7 @@ from rotation import BATCH, GROUP
 from tiny_model import write_prompts
 
 from openrlhf_pf import rollout_log
+from openrlhf_pf.training.members import combine_members
 
 HERE = Path(__file__).parent
 
@@ -84,12 +86,17 @@ def test_every_group_strategy_async_with_a_baseline_of_the_whole_group(stack, tm
         f"{rotating('Group', tmp_path / 'run')} "
         f"--reward.model_name_or_path {stack.reward} "
         f"--sample_filter_reward_models {stack.reward},{stack.second_reward} "
+        "--sample_filter_reward mean "
         "--train.async_enable --algo.advantage.estimator rloo --sample_filter_baseline group --algo.kl.init_coef 0 "
         f"--rollout.batch_size 4 --logger.wandb.key {'0' * 40}",
     )
     log = steps_of(tmp_path / "run")
     assert list(log) == list(range(1, 10))
     for rows, name in zip(log.values(), GROUP):
+        paths = [str(stack.reward), str(stack.second_reward)]
+        scored = np.array([[dict(models)[path] for models in rows.model_rewards] for path in paths])
+        combined = combine_members("mean", scored.reshape(2, -1, 4)).ravel()
+        np.testing.assert_allclose(rows.reward, combined, atol=1e-4)
         for _, prompt in rows.groupby("group"):
             assert prompt.kept.sum() == 2
             check_group(name, prompt)
