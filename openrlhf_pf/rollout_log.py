@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         pa.field("response_tokens", pa.int32(), nullable=False),
         pa.field("truncated", pa.bool_()),
         pa.field("reward", pa.float64()),  # the training reward model's own; NaN and inf as it gave them
+        pa.field("reward_again", pa.float64()),  # of a second scoring of the same response
         pa.field("model_rewards", _BY_NAME, nullable=False),  # by model of an ensemble
         pa.field("score", pa.float64()),  # the true score
         pa.field("extra_logs", _BY_NAME, nullable=False),

@@ -90,9 +90,23 @@ def same(c, rng):
     c.reward = 2 * c.score - 1
 
 
+def redrawn(c, rng):
+    c.reward, c.reward_again = (2 * c.score + 0.6 * rng.normal(size=c.reward.shape) for _ in range(2))
+
+
+def repeated(c, rng):
+    c.reward += 0.5 * rng.normal(size=c.reward.shape)
+    c.reward_again = c.reward.copy()
+
+
+def half_redrawn(c, rng):
+    frozen = 2 * c.score + 0.5 * rng.normal(size=c.reward.shape)
+    c.reward, c.reward_again = (frozen + 0.5 * rng.normal(size=c.reward.shape) for _ in range(2))
+
+
 CHANGES = {change.__name__: change for change in (huge, huge_and_hacked, cauchy, few_informative, one_informative)}
 CHANGES |= {c.__name__: c for c in (one_huge_prompt, likert, binary, flat, reversed_, tiny, offset, missing)}
-CHANGES |= {c.__name__: c for c in (by_length, same)}
+CHANGES |= {c.__name__: c for c in (by_length, same, redrawn, repeated, half_redrawn)}
 KINDS = [*SETTINGS, *CHANGES]
 
 
@@ -133,6 +147,10 @@ def contradictions(a):
         found.append("best_of_n, and not best_of_n")
     if a.length is not None and a.length.dominates and r.strategy in BY_LENGTH:
         found.append("by length, although the reward follows it")
+    if a.errors and "noisy between scorings" in text:
+        found.append("the noise is known, and not known")
+    if len({words for words in ("errors repeat", "errors are redrawn", "Part of the error") if words in text}) > 1:
+        found.append("errors repeat, and are redrawn")
     if "nearly always" in ranking.short and a.accuracy["estimate"] < 0.9:
         found.append("a number that is not the words")
     return found

@@ -99,6 +99,7 @@ def test_every_column_comes_back_as_it_was_given(tmp_path):
         "response_tokens": [0, 2**31 - 1, 3],
         "truncated": [True, None, False],
         "reward": [None, math.inf, math.nan],
+        "reward_again": [0.5, None, math.nan],
         "model_rewards": [{"large": 0.25, "small": -1.0}, {}, {"large": math.inf}],
         "score": [0.0, None, 1 / 3],
         "extra_logs": [{}, {"format": 1.0}, {"format": 0.0, "tests": 7.0}],

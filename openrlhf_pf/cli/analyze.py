@@ -7,7 +7,7 @@
 
 PATH is a rollout log (the directory that --sample_filter_log wrote, or one of its files), or any Parquet, Arrow, JSON,
 JSONL or CSV file, or folder of them, with prompts, rewards and scores, a row per sample or a row per prompt; --columns
-names these columns. response_tokens, model_rewards, step and checkpoint are used when there.
+names these columns. reward_again, response_tokens, model_rewards, step and checkpoint are used when there.
 Several checkpoints (a column, or one for each PATH) are analysed side by side; the recommendation is for the first.
 
 DIR gets report.html (for people), report.json (for --sample_filter auto) and the figures as SVG. Exit code 0: written,

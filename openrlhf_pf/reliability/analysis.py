@@ -13,6 +13,7 @@ from openrlhf_pf.reliability.measures.contrasts import (
     LengthEffect,
     compare_extreme_ranks,
     measure_length,
+    measure_redrawn,
 )
 from openrlhf_pf.reliability.measures.drift import Trend, find_trends
 from openrlhf_pf.reliability.measures.evaluate import Result, evaluate, summarize_metric
@@ -24,6 +25,8 @@ from openrlhf_pf.reliability.recommend.verdict import SAME, Cause, count_informa
 
 #: Filters that choose by length: not recommended where the reward follows length.
 BY_LENGTH = ("shortest", "reward_per_token", "pareto")
+#: What most of a reward's error significantly is when the same responses are scored again.
+REDRAWN, REPEATED = "redrawn", "repeated"
 MOST_BINS, MOST_REPETITIONS = 1000, 20_000
 
 
@@ -87,6 +90,7 @@ class Analysed:
         same: reward and score are the same up to scale.
         between: shares of the variance of rewards and of scores that lie between prompts, or None.
         length: how the reward follows length, or None.
+        redrawn: ``{estimate, low, high}`` of the share of its error that a second scoring redraws, or None.
         subsets: part of a benchmark to ``{estimate, low, high, groups}``, its share of correctly ordered pairs.
         causes: what could make gain and ranking disagree.
     """
@@ -105,6 +109,7 @@ class Analysed:
     causes: list[Cause]
     same: bool
     length: LengthEffect | None
+    redrawn: dict[str, float | None] | None
     subsets: dict[str, dict[str, float | None]]
     recommendation: Recommendation | None = None
 
@@ -126,6 +131,13 @@ class Analysed:
     def follows_length(self) -> bool:
         """Whether the reward follows length more than the true score."""
         return self.length is not None and self.length.dominates
+
+    @property
+    def errors(self) -> str:
+        """What most errors are when responses are scored again, significantly: REDRAWN, REPEATED, or ""."""
+        if self.redrawn is None or self.redrawn["low"] is None:
+            return ""
+        return REDRAWN if self.redrawn["low"] > 0.5 else REPEATED if self.redrawn["high"] < 0.5 else ""
 
 
 @dataclass
@@ -240,6 +252,7 @@ def _analyse_one(
         causes=find_causes(checkpoint, everything, extremes),
         same=is_same(checkpoint),
         length=measure_length(checkpoint, away, bootstrap, level),
+        redrawn=measure_redrawn(checkpoint, bootstrap, level),
         subsets=_measure_subsets(checkpoint, bootstrap, level),
     )
     found.recommendation = _choose(found, (), settings)

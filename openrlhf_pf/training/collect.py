@@ -4,6 +4,7 @@ It takes OpenRLHF's own training flags, so that it measures what would train: th
 vLLM engines, reward model or reward function. The models that only training needs are not loaded.
 """
 
+import asyncio
 import math
 import os
 import time
@@ -21,6 +22,7 @@ from openrlhf.datasets.prompts_dataset import preprocess_data
 from openrlhf.trainer.ray import create_vllm_engines
 from openrlhf.trainer.ray.launcher import RayActorGroup
 from openrlhf.utils import get_strategy
+from openrlhf.utils.agent import SingleTurnAgentExecutor
 from openrlhf.utils.utils import get_tokenizer
 from ray.util.placement_group import placement_group
 
@@ -60,6 +62,7 @@ class Collector:
         if args.collect.score:
             self.true_score = TrueScore(load_reward_func(args.collect.score, "--collect.score"), args.collect.workers)
             try_score(self.true_score, args, self.tokenizer, self.prompts[0])
+        self.reward_again = second_scoring(args)
         engines, rewards = start_models(args, strategy)
         self.sample = PromptSampler(strategy, self.tokenizer, engines)
         self.maker = FilteringExperienceMaker(None, None, rewards, None, None, strategy, self.tokenizer)
@@ -86,11 +89,14 @@ class Collector:
             rate = made / (time.monotonic() - start)
             left = (self.n_prompts - min(self.n_prompts, size * len(done)) - made) / rate
             _print(f"file {number} of {total}, {rate:.1f} prompts/s, {_duration(left)} left")
-        if self.true_score is not None and self.true_score.failed:
-            _print(
-                f"{self.true_score.failed} samples have no true score; the last reason: {self.true_score.last_error}"
-            )
+        self.report_failures()
         _print(f"done: {self.directory}")
+
+    def report_failures(self) -> None:
+        """Print how many calls of reward functions failed, and why the last one did."""
+        for what, source in (("true score", self.true_score), ("second reward", self.reward_again)):
+            if source is not None and source.failed:
+                _print(f"{source.failed} samples have no {what}; the last reason: {source.last_error}")
 
     def collect(self, number: int, places: range) -> None:
         """Sample and score the prompts at these places of the data set, and write their file."""
@@ -100,6 +106,8 @@ class Collector:
         batch = rollout.filter_batch("reward", make_generator(number), number, self.tokenizer)
         nothing = np.zeros(batch.rewards.shape)  # no filter has weighed them, and none of them trains
         rows = rollout.log_rows(nothing, Draw(nothing.astype(np.int64)), batch, self.tokenizer)
+        if self.args.collect.score_twice:
+            rows["reward_again"] = self.score_again(rollout)
         name = self.args.collect.checkpoint or self.args.actor.model_name_or_path
         rows["checkpoint"] = [name] * len(rows["prompt"])
         rows["group"] = [places.start + group for group in rows["group"]]
@@ -107,6 +115,13 @@ class Collector:
         write_table(file, table_of(0, rows))
         if self.true_score is not None:
             self._check_scored(file, rollout.scores)
+
+    def score_again(self, rollout: Rollout) -> list[float]:
+        """Return the (samples,) rewards of a second scoring; NaN where it fails."""
+        if self.reward_again is None:
+            return self.maker.score_again(rollout)
+        scored = self.reward_again.score_samples(rollout.samples, self.tokenizer)
+        return [float(np.float32(reward)) for reward, _ in scored]  # as OpenRLHF stores the first one
 
     def score_file(self, file: Path) -> None:
         """Score the samples of an earlier run's file if none of them has a true score."""
@@ -142,6 +157,16 @@ def try_score(true_score: TrueScore, args: SimpleNamespace, tokenizer: Any, row:
             f"--collect.score {args.collect.score} fails for the first prompt ({type(error).__name__}: {error}): have "
             "reward_func(queries, prompts, labels) return one number, or a dictionary with scores or rewards."
         )
+
+
+def second_scoring(args: SimpleNamespace) -> TrueScore | None:
+    """Return what asks ``--reward.remote_url`` again; None without it, or if samples are scored once."""
+    if not (args.collect.score_twice and args.reward.remote_url):
+        return None
+    source = SingleTurnAgentExecutor(args.reward.remote_url)
+    fetch = source._fetch_rewards_via_func if source.reward_func else source._fetch_rewards_via_http
+    # The first answer is for the one query; its scores are not asked for.
+    return TrueScore(lambda *call: asyncio.run(fetch(*call))[0]["rewards"], args.collect.workers)
 
 
 def start_models(args: SimpleNamespace, strategy: Any) -> tuple[list, Any]:

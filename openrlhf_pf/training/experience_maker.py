@@ -215,6 +215,10 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             true_score(rollout.samples, self.tokenizer)
             rollout.has_true_scores = True
 
+    def score_again(self, rollout: Rollout) -> list[float]:
+        """Return the (samples,) rewards of a second scoring by the local reward model."""
+        return self._forward_rewards(rollout.samples).tolist()
+
     def _score_by_models(self, rollout: Rollout, learns: bool = False) -> None:
         """Score every sample by the reward models; ``learns``: have some judged, from which the correction learns."""
         samples = rollout.samples

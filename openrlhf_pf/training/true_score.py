@@ -53,10 +53,7 @@ class TrueScore:
             samples: OpenRLHF's ``Experience``, a sample each.
             tokenizer: the policy's.
         """
-
-        queries = (tokenizer.decode(s.sequences[0].tolist(), skip_special_tokens=False) for s in samples)
-        calls = [(query, s.prompts[0], s.labels[0] if s.labels else "") for query, s in zip(queries, samples)]
-        for sample, (number, logs) in zip(samples, self.score_texts(calls)):
+        for sample, (number, logs) in zip(samples, self.score_samples(samples, tokenizer)):
             sample.scores = _tensor(number)
             sample.info |= {name: _tensor(value) for name, value in logs.items()}
 
@@ -68,6 +65,13 @@ class TrueScore:
         """
         failed, self.failed = self.failed, 0
         return f"{failed} of {samples} have no true score; the last reason: {self.last_error}." if failed else None
+
+    def score_samples(self, samples: Sequence[Any], tokenizer: Any) -> list[tuple[float, dict[str, float]]]:
+        """Return the score and the extra logs of each sample; NaN for a call that fails."""
+        queries = (tokenizer.decode(s.sequences[0].tolist(), skip_special_tokens=False) for s in samples)
+        return self.score_texts(
+            [(query, s.prompts[0], s.labels[0] if s.labels else "") for query, s in zip(queries, samples)]
+        )
 
     def score_texts(self, calls: Sequence[tuple[str, str, str]]) -> list[tuple[float, dict[str, float]]]:
         """Return the score and the extra logs of each (query, prompt, label); NaN for a call that fails."""

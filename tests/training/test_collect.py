@@ -2,6 +2,8 @@
 
 import json
 import math
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ import pytest
 pytest.importorskip("openrlhf")
 
 from openrlhf.utils.config import hierarchize
+from rollouts import make_maker, rollout_of
 
 from openrlhf_pf import rollout_log
 from openrlhf_pf.rollout_log import table_of, write_table
@@ -35,6 +38,7 @@ def arguments(output, **flat):
         "collect.output": str(output),
         "collect.score": str(Path(__file__).parents[1] / "end_to_end" / "true_score.py"),
         "collect.unscored": False,
+        "collect.score_twice": None,
         "collect.checkpoint": None,
         "collect.max_prompts": None,
         "collect.workers": 2,
@@ -74,6 +78,10 @@ def test_a_directory_is_continued_under_the_same_settings_only(tmp_path):
             {"reward.remote_url": "reward.py", "sample_filter_reward_models": "a,b"},
             "--sample_filter_reward_models scores with the workers of a local reward model, but",
         ),
+        (
+            {"collect.score_twice": True, "train.agent_func_path": "agent.py", "reward.remote_url": ["agent"]},
+            "--collect.score_twice asks the source of the rewards again, and those of an agent come with its",
+        ),
         ({"collect.max_prompts": 0}, "--collect.max_prompts must be 1 or more, got 0"),
         ({"collect.workers": 0}, "--collect.workers must be 1 or more, got 0"),
     ],
@@ -93,6 +101,18 @@ def test_samples_need_no_true_score_where_it_is_said_or_a_function_brings_it(tmp
     assert record["collect.score"] is None and "collect.unscored" not in record, "an older record has no such entry"
     with pytest.raises(ValueError, match="begun with --collect.score None, and now it is "):
         check_arguments(arguments(tmp_path / "out"))
+
+
+def test_a_directory_is_scored_twice_from_the_start_or_not_at_all(tmp_path):
+    check_arguments(arguments(tmp_path / "once"))
+    record = json.loads((tmp_path / "once" / "collect.json").read_text())
+    del record["collect.score_twice"]  # as an older record
+    (tmp_path / "once" / "collect.json").write_text(json.dumps(record))
+    check_arguments(arguments(tmp_path / "once"))
+    with pytest.raises(ValueError, match="begun with --collect.score_twice None, and now it is True: give the"):
+        check_arguments(arguments(tmp_path / "once", **{"collect.score_twice": True}))
+    for _ in range(2):
+        check_arguments(arguments(tmp_path / "twice", **{"collect.score_twice": True}))
 
 
 def test_the_filter_of_a_training_command_touches_nothing(monkeypatch, tmp_path):
@@ -192,3 +212,73 @@ def test_the_score_is_tried_on_one_prompt_before_ray_starts(tmp_path, capsys):
         collect.try_score(TrueScore(lambda *given: "good", 1), args, SimpleNamespace(), row)
     (sentence,) = capsys.readouterr().err.splitlines()
     assert end.value.code == 2 and "fails for the first prompt (ValueError: one number is needed" in sentence
+
+
+# ── The second scoring ──
+
+#: Answers the query's first token plus the number of earlier calls; fails for 102 and has no number for 103.
+REWARDS = """
+calls = []
+
+def reward_func(queries, prompts, labels):
+    calls.append((queries, prompts, labels))
+    token = int(queries[0].split()[0])
+    if token == 102:
+        raise RuntimeError("the judge is busy")
+    return {"rewards": "good" if token == 103 else [token + len(calls) - 1], "scores": 0.5}
+"""
+
+
+def collect_twice(folder, maker, samples, **flat):
+    """The table of one chunk that a collector without Ray makes of these samples."""
+    args = arguments(folder, **{"collect.score_twice": True, "collect.workers": 1, **flat})
+    made = collector_of(folder, None)
+    made.args, made.maker, made.true_score, made.tokenizer = args, maker, None, maker.tokenizer
+    made.prompts, made.sample = [{}, {}], lambda rows: samples
+    made.reward_again = collect.second_scoring(args)
+    made.collect(1, range(2))
+    return made, rollout_log.read(folder).to_pandas()
+
+
+def test_a_local_reward_model_scores_the_same_responses_twice(tmp_path):
+    maker = make_maker(sample_filter="none")
+    _, rows = collect_twice(tmp_path, maker, rollout_of([[None] * 4] * 2))
+    assert sorted(rows.reward) == [1, 2, 3, 4, 101, 102, 103, 104] and (rows.reward_again == rows.reward).all()
+    assert maker.reward_model_group.models == [None, None], "two rounds of forward passes"
+
+
+def test_a_reward_function_is_asked_again_and_what_fails_is_nan(tmp_path, capsys):
+    (tmp_path / "judge.py").write_text(REWARDS)
+    maker = make_maker(sample_filter="none", local_reward=False)
+    first = [[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]]
+    source = {"reward.remote_url": [str(tmp_path / "judge.py")]}
+    made, rows = collect_twice(tmp_path, maker, rollout_of(first), **source)
+    assert sorted(rows.reward) == pytest.approx([*first[0], *first[1]]), "the first stays"
+    token = rows.reward.rank() + 96 * (rows.reward > 0.45)  # 1 to 4 and 101 to 104
+    expected = token + range(8)
+    expected[token.isin([102, 103])] = math.nan
+    assert rows.reward_again.tolist() == pytest.approx(expected.tolist(), nan_ok=True)
+    made.report_failures()
+    assert "2 samples have no second reward; the last reason: ValueError: one number" in capsys.readouterr().out
+
+
+def test_a_server_is_asked_again(tmp_path):
+    class Judge(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps({"rewards": [0.25], "scores": [1.0]}).encode())
+
+        def log_message(self, *args):
+            pass
+
+    asked, server = [], HTTPServer(("127.0.0.1", 0), Judge)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = {"reward.remote_url": [f"http://127.0.0.1:{server.server_port}/score"]}
+    maker = make_maker(sample_filter="none", local_reward=False)
+    _, rows = collect_twice(tmp_path, maker, rollout_of([[0.5] * 4] * 2), **url)
+    server.shutdown()
+    assert rows.reward_again.tolist() == [0.25] * 8 and len(asked) == 8
+    assert {"query": ["104 2 9"], "prompts": ["prompt 1"], "labels": [""]} in asked

@@ -1,4 +1,5 @@
-"""Two ways in which a reward goes wrong within prompts: at the first and last ranks, and by following length.
+"""Three ways in which a reward goes wrong within prompts: at the first and last ranks, by following length, and by
+errors that repeat when the same responses are scored again.
 
 Notation used for shapes: G groups (one prompt in one rollout), N samples a group, R rows (estimate and repetitions).
 """
@@ -7,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openrlhf_pf.reliability.measures.bootstrap import Bootstrap
+from openrlhf_pf.reliability.measures.bootstrap import Bootstrap, effective_units
 from openrlhf_pf.reliability.measures.strategies import average_ties
-from openrlhf_pf.reliability.measures.within import Deviations
+from openrlhf_pf.reliability.measures.within import Deviations, center
 from openrlhf_pf.reliability.read.checkpoints import Checkpoint
 
 Interval = dict[str, float | None]
@@ -105,3 +106,37 @@ def measure_length(
         bootstrap.summarize(score, "correlation", level),
         bootstrap.summarize(np.abs(length) - np.abs(score), "plain", level),
     )
+
+
+def measure_redrawn(checkpoint: Checkpoint, bootstrap: Bootstrap, level: float = 0.95) -> Interval | None:
+    """Compute the share of the reward's error that scoring the same responses again redraws, from 0 to 1.
+
+    Half the mean square of the differences between both scorings, divided by the mean square error: what the best
+    line through the true scores leaves of a scoring. All values are deviations from their prompt's mean; both have the
+    same N - 1 degrees of freedom per prompt, which cancel. The errors are those of both scorings, so that the share is
+    1 minus their correlation.
+
+    Returns:
+        ``{estimate, low, high}``; None without second rewards, different true scores in a prompt, or errors.
+    """
+    if checkpoint.reward_again is None:
+        return None
+    known = checkpoint.known & np.isfinite(checkpoint.reward_again)
+    known &= known.sum(axis=1, keepdims=True) > 1
+    rewards = np.stack([center(x, known) for x in (checkpoint.reward, checkpoint.reward_again)])
+    rewards /= max(np.abs(rewards).max(initial=0.0), 1e-300)
+    score = center(checkpoint.score, known)
+    block = bootstrap.block[checkpoint.prompt]
+    columns = [(rewards[0] - rewards[1]) ** 2 / 2, (rewards**2).mean(axis=0), *(rewards * score), score**2]
+    fresh, square, first, second, ss = bootstrap.sum_up(block, [x.sum(axis=1) for x in columns]).T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = square - (first**2 + second**2) / (2 * ss)
+        share = fresh / error
+    if ss[0] <= 0 or error[0] <= 1e-9 * square[0]:
+        return None
+    slopes = np.array([first[0], second[0]])[:, None, None] / ss[0]
+    errors = ((rewards - slopes * score) ** 2).sum(axis=(0, 2))
+    units = effective_units(np.bincount(block, errors, bootstrap.n_blocks))
+    # On the scale of the share itself: a logarithm of 0 would widen the intervals of shares near 0 and 1.
+    found = bootstrap.summarize(share, "plain", level, units)
+    return {end: None if value is None else min(max(value, 0.0), 1.0) for end, value in found.items()}

@@ -50,10 +50,11 @@ def deviations_of(checkpoint: Checkpoint) -> Deviations:
     known = checkpoint.known & (checkpoint.known.sum(axis=1, keepdims=True) > 1)
     values = [checkpoint.reward, checkpoint.score]
     values += [mid_ranks(x, known) for x in values]
-    return Deviations(*(_centred(x, known) for x in values), known)
+    return Deviations(*(center(x, known) for x in values), known)
 
 
-def _centred(values: Floats, known: NDArray[np.bool_]) -> Floats:
+def center(values: Floats, known: NDArray[np.bool_]) -> Floats:
+    """Return (G, N) values minus the mean of the known ones of their row; 0 where not ``known``."""
     filled = np.where(known, values, 0.0)
     count = np.maximum(known.sum(axis=1, keepdims=True), 1)
     away = np.where(known, filled - filled.sum(axis=1, keepdims=True) / count, 0.0)

@@ -45,6 +45,7 @@ class Checkpoint:
         subset: (G,) names of parts of a benchmark, or None.
         has_pairs: the groups are preference pairs and not samples of a policy.
         others: the files' further columns of numbers, any of which might be the true score.
+        reward_again: (G, N) rewards of a second scoring, or None.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Checkpoint:
     subset: NDArray | None = None
     has_pairs: bool = False
     others: tuple[str, ...] = ()
+    reward_again: Floats | None = None
 
     @property
     def n_prompts(self) -> int:
@@ -137,7 +139,7 @@ def _columns(table: pa.Table, notes: list[str]) -> dict[str, NDArray]:
     # A score column without values has a message of its own later.
     given = {n: table[n] for n in table.column_names if n in NEEDED or table[n].null_count < len(table)}
     columns = {"prompt_id": pc.dictionary_encode(table["prompt_id"].combine_chunks()).indices.to_numpy()}
-    for name in {"reward", "score", "step", "group", "length", "file"} & given.keys():
+    for name in {"reward", "reward_again", "score", "step", "group", "length", "file"} & given.keys():
         numbers = given[name].to_numpy()
         columns[name] = np.where(np.abs(numbers) <= LARGEST, numbers, np.nan)
     if "checkpoint" in given:
@@ -218,7 +220,7 @@ def _checkpoint(name: str, columns: dict[str, NDArray], notes: list[str]) -> Che
         return filled.reshape(n_groups, n_samples)
 
     first = order[start]
-    length, models = columns.get("length"), columns.get("model_rewards")
+    length, models, again = (columns.get(name) for name in ("length", "model_rewards", "reward_again"))
     result = Checkpoint(
         name,
         table(reward, np.nan),
@@ -228,6 +230,7 @@ def _checkpoint(name: str, columns: dict[str, NDArray], notes: list[str]) -> Che
         None if length is None or np.isnan(length).any() else table(length.astype(np.int64), 0),
         None if models is None else np.stack([table(model, np.nan) for model in models.T]),
         None if "subset" not in columns else columns["subset"][first],
+        reward_again=None if again is None else table(again, np.nan),
     )
     notes += find_data_warnings(name, result.reward, result.score, sizes)
     return result

@@ -30,6 +30,7 @@ COLUMNS = {
     "group": ("group",),
     "length": ("response_tokens", "response_length", "length"),
     "model_rewards": ("model_rewards",),
+    "reward_again": ("reward_again", "second_reward"),
     "subset": ("subset", "domain", "category"),
     "chosen_reward": ("chosen_reward", "chosen_score", "reward_chosen", "score_chosen", "scores_chosen"),
     "rejected_reward": ("rejected_reward", "rejected_score", "reward_rejected", "score_rejected", "scores_rejected"),

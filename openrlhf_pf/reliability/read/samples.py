@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 from openrlhf_pf.reliability.read.columns import COLUMNS, PAIR, SUGGESTED, Plan, is_list, plan_columns
 from openrlhf_pf.reliability.read.files import MIXED, open_file, read_files
 
-NUMBERS = ("reward", "score", "step", "group", "length")
+NUMBERS = ("reward", "reward_again", "score", "step", "group", "length")
 #: Rows that show whether an id identifies a prompt.
 ENOUGH_ROWS = 20
 #: Columns that differ between the responses of a prompt: a list in a row has one value per response.
-PER_RESPONSE = ("reward", "score", "length")
+PER_RESPONSE = ("reward", "reward_again", "score", "length")
 
 
 def read_samples(
@@ -27,9 +27,9 @@ def read_samples(
     """Read a file or a folder; ``say`` is called with a line on columns that are not read by their own names.
 
     Returns:
-        (S,) rows: ``prompt_id`` without nulls, ``reward`` and ``score`` as float64, those of ``step``, ``group``,
-        ``length`` (float64), ``checkpoint`` (string) and ``model_rewards`` (as it is) that the files have, and
-        ``file``, which counts them; the names of further columns of numbers; and the number of files.
+        (S,) rows: ``prompt_id`` without nulls, ``reward`` and ``score`` as float64, those of ``reward_again``,
+        ``step``, ``group``, ``length`` (float64), ``checkpoint`` (string) and ``model_rewards`` (as it is) that the
+        files have, and ``file``, which counts them; the names of further columns of numbers; and the number of files.
 
     Raises:
         ValueError: nothing can be read; the message is one sentence.
@@ -109,7 +109,7 @@ def _samples(table: pa.Table, how: Plan, path: str, notes: list[str]) -> pa.Tabl
     shown = {ours: n if isinstance(n, str) else f"{n[0]} to {n[-1]}" for ours, n in how.columns.items()}
     if PAIR[0] in found:
         found = _join_sides(found, path)
-    found |= {ours: _parsed(found[ours]) for ours in ("reward", "score")}
+    found |= {ours: _parsed(found[ours]) for ours in ("reward", "reward_again", "score") if ours in found}
     if PAIR[0] in shown:
         shown |= dict.fromkeys(("reward", "score", "group"), " and ".join(shown[name] for name in PAIR))
     if how.right_first or any(is_list(found[ours].type) for ours in ("reward", "score")):

@@ -60,6 +60,7 @@ def _checkpoint_as_dict(a: Analysed, level: float) -> dict[str, Any]:
         "samples_per_prompt": checkpoint.reward.shape[1],
         "ranking": a.ranking,
         "length": None if a.length is None else asdict(a.length),
+        "redrawn": a.redrawn,
         "subsets": a.subsets,
         "strategies": strategies,
         "calibration": None if c is None else {name: _list(getattr(c, name)) for name in calibration},

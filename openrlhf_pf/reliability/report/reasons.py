@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from openrlhf_pf.reliability.analysis import Analysed
+from openrlhf_pf.reliability.analysis import REDRAWN, REPEATED, Analysed
 from openrlhf_pf.reliability.measures.evaluate import summarize_metric
 from openrlhf_pf.reliability.measures.metrics import METRICS
 from openrlhf_pf.reliability.read.columns import join_words
@@ -40,6 +40,10 @@ def headline_of(r: Recommendation, a: Analysed) -> str:
             return f"{use}."
         if r.lead < 0:
             return f"{use}, to save training time; otherwise use no filter."
+        if a.errors == REDRAWN:
+            return f"{use}: the reward's errors are redrawn on every scoring."
+        if a.errors == REPEATED:
+            return f"{use}, to save training time: the reward's errors repeat."
         return f"{use}, if the reward is noisy between scorings; with a deterministic reward model it only saves time."
     if r.reason == decisions.DISAGREE:
         return f"No filter yet: {_disagreement(a)}."
@@ -71,7 +75,23 @@ def _disagreement(a: Analysed) -> str:
 
 
 def why_of(r: Recommendation, a: Analysed) -> list[str]:
-    """Return the reasons for the headline, a sentence each."""
+    """Return the reasons for the headline, a sentence each, and whether the reward's errors repeat."""
+    return [*_reasons(r, a), *_describe_errors(a)]
+
+
+def _describe_errors(a: Analysed) -> list[str]:
+    share = a.redrawn
+    if share is None or share["low"] is None or a.ranking == SAME:
+        return []
+    start = {REDRAWN: "The errors are redrawn", REPEATED: "The errors repeat"}
+    return [
+        f"{start.get(a.errors, 'Part of the error is redrawn')}: scoring the same responses again changes"
+        f" {percent(share['estimate'])} of the error ({a.recommendation.level:.0%} interval {percent(share['low'])} to"
+        f" {percent(share['high'])}). Beyond saving time, best_worst pays only where errors change."
+    ]
+
+
+def _reasons(r: Recommendation, a: Analysed) -> list[str]:
     name = METRICS[decisions.CRITERION].title
     if r.answer == decisions.FILTER:
         return _why_filter(r, a)

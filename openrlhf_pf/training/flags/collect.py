@@ -27,6 +27,12 @@ FLAGS = (
         "there is no true score: record the rewards of a local reward model alone",
         action="store_true",
     ),
+    Flag(
+        "--collect.score_twice",
+        "have the source of the rewards score every response a second time, which shows whether its errors repeat",
+        action="store_true",
+        default=None,  # not False: older records have no such entry
+    ),
     Flag("--collect.checkpoint", "name of the policy in the column checkpoint", metavar="NAME"),
     Flag("--collect.max_prompts", "stop after this many prompts", type=int, metavar="P"),
     Flag(
@@ -105,6 +111,11 @@ def _check_output(args: SimpleNamespace) -> None:
 
 def _check_score(args: SimpleNamespace) -> None:
     local = not is_scored_when_generated(args)
+    if args.collect.score_twice and args.train.agent_func_path:
+        raise ValueError(
+            "--collect.score_twice asks the source of the rewards again, and those of an agent come with its "
+            "responses: leave it out."
+        )
     if args.collect.unscored and args.collect.score:
         raise ValueError(
             "--collect.score says where true scores come from, and --collect.unscored that there are none: give one "

@@ -71,6 +71,9 @@ EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = _read_signatures("""
     models.model:get_llm_for_sequence_regression(model_name_or_path, model_type, param_dtype, load_in_4bit, lora_rank,
         lora_alpha, target_modules, lora_dropout, normalize_reward, attn_implementation, ds_config, init_value_head,
         value_head_prefix, device_map, packing_samples, experts_implementation, kwargs)
+    utils.agent:SingleTurnAgentExecutor.__init__(self, remote_rm_url)
+    utils.agent:SingleTurnAgentExecutor._fetch_rewards_via_func(self, queries_list, prompts_list, labels_list)
+    utils.agent:SingleTurnAgentExecutor._fetch_rewards_via_http(self, queries_list, prompts_list, labels_list)
     datasets.prompts_dataset:preprocess_data(data, input_template, input_key, label_key, apply_chat_template)
     """)
 
