@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from ray._raylet import GcsClient
 from tiny_model import write_model, write_prompts
 
 HERE = Path(__file__).parent
@@ -106,6 +107,13 @@ class Run:
         return {tag: [e.value for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
 
 
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 class RunningCluster:
     """A Ray cluster as a user would have started it, on a port and in a folder of its own; without a dashboard.
 
@@ -116,17 +124,17 @@ class RunningCluster:
     """
 
     def __init__(self, observed: Path, gpus: Sequence[int] = (16,)) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.observed = observed
         self.processes: list[subprocess.Popen] = []
         for count in gpus:
             self._start_node(count)
 
-    def _start_node(self, gpus: int) -> None:
+    def _start_node(self, gpus: int, attempts: int = 3) -> None:
         head = not self.processes
+        if not attempts:
+            raise RuntimeError("Ray's head did not start")
         environment = {**stack_environment(), **observing(self.observed)}
         environment.pop("RAY_ADDRESS")  # a head is started, not joined
         environment["RAY_OVERRIDE_RESOURCES"] = json.dumps({"CPU": 16, "GPU": gpus})
@@ -138,6 +146,7 @@ class RunningCluster:
                 *("--node-ip-address", "127.0.0.1", *(mine if head else ("--address", self.address))),
                 # Free ports, by the kernel: two clusters that start together would both take the first of Ray's range.
                 *("--min-worker-port", "0", "--max-worker-port", "0"),
+                *("--dashboard-agent-listen-port", str(free_port())),
             ],
             env={**environment, "TMPDIR": scratch},
             stdout=subprocess.DEVNULL,
@@ -146,19 +155,21 @@ class RunningCluster:
         )
         process.scratch = scratch
         self.processes.append(process)
-        if head:
-            self._wait_for_head(process)
+        if head and not self._wait_for_head(process):
+            # On a busy machine, Ray gives up on an agent that takes more than half a minute to start.
+            print("Ray's head ended while it started: one more try")
+            end(self.processes.pop())
+            self._start_node(gpus, attempts - 1)
 
-    def _wait_for_head(self, process: subprocess.Popen) -> None:
+    def _wait_for_head(self, process: subprocess.Popen) -> bool:
+        """Return whether the head has registered its node; False if it has ended."""
         deadline = time.monotonic() + 300
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    time.sleep(5)  # the port answers before the head has registered its node
-                    return
+        while process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(Exception):  # whatever Ray raises while nobody answers
+                if GcsClient(address=self.address).get_all_node_info(timeout=5):
+                    return True
             time.sleep(0.5)
-        end(process)
-        raise RuntimeError("Ray's head did not start within 300 seconds")
+        return False
 
     def stop(self) -> None:
         """Stop it; it must still be there, whatever the runs did."""
