@@ -15,7 +15,7 @@ from openrlhf_pf.reliability.measures.drift import find_trends
 from openrlhf_pf.reliability.measures.evaluate import evaluate
 from openrlhf_pf.reliability.measures.strategies import Strategy, expected_weights, strategies_for
 from openrlhf_pf.reliability.report.answers import answers_of
-from openrlhf_pf.reliability.report.reasons import text_of
+from openrlhf_pf.reliability.report.reasons import price_of_time, text_of
 from openrlhf_pf.reliability.report.remarks import describe_drift, warnings_of
 
 PAPERS = ("none", "best_of_n", "best_random", "best_worst")
@@ -115,13 +115,27 @@ def test_a_decided_choice_is_significant_and_says_what_to_type():
     assert "--sample_filter best_worst --sample_filter_keep 2" in following.sentences[0]
 
 
+@pytest.mark.parametrize("n_samples, square, price", [(5, 1.8000, 0.875), (8, 2.4008, 1.142), (16, 3.4137, 1.900)])
+def test_the_price_at_which_two_of_n_are_ahead_per_second(n_samples, square, price):
+    # Normal rewards: the gain of best_worst is the root of E z², z the largest of N, and that of no filter 1.
+    lead = (square * 2 / n_samples) ** 0.5 - 1
+    found = price_of_time(lead, n_samples, 2)
+    assert found == pytest.approx(price, abs=2e-3)
+    # At that price, what is achieved per second is equal.
+    assert 2 * square / (n_samples + 2 * found) == pytest.approx(n_samples / (n_samples * (1 + found)))
+    assert price_of_time(-0.9, n_samples, 2) is None, "worth less than two samples of no filter"
+
+
 def test_a_filter_is_compared_at_equal_rollouts_too():
     checkpoint = plant("right everywhere", 2000, 5)
     found = analysed(checkpoint, "best_worst")
     gains = {r.strategy.name: r.estimates["gain"] for r in found.analysed[0].results}
     lead = gains["none"] / gains["best_worst"] * (5 / 2) ** 0.5 - 1
     assert found.recommendation.strategy == "best_worst" and lead > 0
-    assert f"is ahead by {lead:.0%} in gain" in text_of(found.recommendation, found.analysed[0])
+    text = text_of(found.recommendation, found.analysed[0])
+    assert f"is ahead by {lead:.0%} in gain" in text
+    price = price_of_time(found.recommendation.lead, 5, 2)
+    assert f"takes more than {price:.2f} times as long as generating and scoring it" in text
     # A second choice that is nearly always wrong costs more than a third sample is worth.
     rng = np.random.default_rng(0)
     reward = np.array([0.7, 0.5, -1.2]) + 0.01 * rng.normal(size=(2000, 3))

@@ -122,6 +122,23 @@ def _reasons(r: Recommendation, a: Analysed) -> list[str]:
     return _why_open(r, a)
 
 
+def price_of_time(lead: float, n_samples: int, keep: int) -> float | None:
+    """Return how many times as long as making a response training it must take, for k of N to be ahead per second.
+
+    A step makes N responses of a prompt and trains N or k of them; what it achieves goes with the square of gain times
+    the root of their number.
+
+    Args:
+        lead: in gain times that root, over no filter, minus 1.
+        n_samples, keep: N and k.
+
+    Returns:
+        None if no price of training is high enough.
+    """
+    achieved = (1 + lead) ** 2 * n_samples
+    return (n_samples - achieved) / (achieved - keep) if achieved > keep else None
+
+
 def _why_filter(r: Recommendation, a: Analysed) -> list[str]:
     name = METRICS[decisions.CRITERION].title
     text = f"{label_of(r)} has a {name} of {r.values[r.best]:.3f}"
@@ -146,6 +163,12 @@ def _why_filter(r: Recommendation, a: Analysed) -> list[str]:
             "This compares equal numbers of trained responses. At equal rollouts, no filter trains on more of them and"
             f" is ahead by {1 / (1 + r.lead) - 1:.0%} in gain times the root of their number, which counts with Adam."
         )
+        price = price_of_time(r.lead, a.checkpoint.reward.shape[1], r.keep)
+        if price is not None:
+            found.append(
+                f"Per second, it is ahead where training a response takes more than {price:.2f} times as long as"
+                " generating and scoring it."
+            )
     elif r.lead is not None:
         found.append(
             "It is ahead at equal rollouts too (gain times the root of the number of responses, which counts with"
