@@ -5,6 +5,7 @@ the names that the workers call, with versions that append one JSON line a call 
 where $REWARD_SECONDS is set, OpenRLHF waits as long for a reward server's answer, instead of 180 seconds.
 """
 
+import functools
 import importlib.abc
 import importlib.machinery
 import json
@@ -83,6 +84,7 @@ def observe_engines(module):
 
 
 def noting(make):
+    @functools.wraps(make)  # the signature is checked
     def init(self, *args, **kwargs):
         make(self, *args, **kwargs)
         record(model="RolloutRayActor", event="made")
