@@ -18,6 +18,7 @@ def test_a_killed_collection_goes_on_without_repeating_or_losing_a_prompt(stack,
     folder, output = tmp_path / "run", tmp_path / "run" / "collected"
     flags = (
         f"--collect.output {output} --collect.score {HERE / 'true_score.py'} --collect.checkpoint sft "
+        "--collect.score_twice "
         f"--reward.model_name_or_path {stack.reward} --rollout.temperature 0.7"
     )
     process = stack.start(folder, 26, flags, ENTRY)
@@ -44,6 +45,8 @@ def test_a_killed_collection_goes_on_without_repeating_or_losing_a_prompt(stack,
     assert sorted(rows.prompt) == sorted(prompt for prompt in prompts for _ in range(4))
     assert set(rows.checkpoint) == {"sft"} and set(rows.step) == {0}
     assert rows.reward.notna().all() and rows.reward.nunique() > 50, "the reward model's own scores"
+    # In other micro-batches, the same model rounds otherwise.
+    assert (rows.reward_again - rows.reward).abs().max() < 0.02 * rows.reward.std(), "it repeats its errors"
     unscored = rows.prompt.str.contains(r"add 3 \+ 3")
     assert rows.score[unscored].isna().all() and set(rows.score[~unscored]) == {0.0, 1.0}
     even = rows.response.map(ascii_characters) % 2 == 0
