@@ -372,7 +372,7 @@ def as_saved(states):
         def __init__(self):
             self.args = namespace(**{"ckpt.save_steps": 1})
             self.experience_maker = SimpleNamespace(
-                filter=make_maker().filter, stop_rule=None, log=None, learning=None
+                filter=make_maker().filter, stop_rule=None, log=None, correction=None
             )
 
     Trainer().save_logs_and_checkpoints(1, {}, states)
