@@ -35,7 +35,9 @@ def test_true_scores_correct_the_rewards_and_a_resumed_run_continues(stack, tmp_
     assert (folder / "out_reward").exists() == bool(steps[-1]["filter/correct_trusted"])
     if steps[-1]["filter/correct_trusted"]:
         given, corrected = (load_file(path / "model.safetensors") for path in (stack.reward, folder / "out_reward"))
-        assert [name for name in corrected if not (corrected[name] == given[name]).all()] == ["score.weight"]
+        shared = given.keys() & corrected.keys()
+        assert len(shared) > 5 and all((corrected[name] == given[name]).all() for name in shared)
+        assert "score.weight" in corrected.keys() - given.keys(), "the model given has no head of its own"
     if kind == "sync":
         for model in folder.glob("checkpoints/_*/latest"):
             model.write_text("global_step4")
