@@ -279,9 +279,8 @@ def test_a_resumed_correction_equals_the_unbroken_one(judge):
 # ── The worker ──
 
 
-@pytest.mark.parametrize("padding", ["left", "right"])
-@pytest.mark.parametrize("normalized", [False, True])
-def test_the_states_are_those_that_the_rewards_are_read_from(padding, normalized):
+def worker_of(normalized):
+    """A worker with a small reward model of OpenRLHF's."""
     config = LlamaConfig(
         vocab_size=32, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2
     )
@@ -289,20 +288,40 @@ def test_the_states_are_those_that_the_rewards_are_read_from(padding, normalized
     torch.manual_seed(0)
     model = _get_reward_model(LlamaPreTrainedModel, LlamaModel, "score")(config).eval()
     worker = workers.CorrectedRewardModelActor.__new__(workers.CorrectedRewardModelActor)
-    arguments = namespace(**{"ds.value_head_prefix": "score", "ds.packing_samples": False})
-    worker.strategy = SimpleNamespace(args=arguments, ring_attn_group=None)
+    values = {"ds.value_head_prefix": "score", "ds.packing_samples": False, "ds.zero_stage": 0}
+    values |= {"reward.normalize_enable": normalized, "data.disable_fast_tokenizer": False, "ckpt.output_dir": "out"}
+    worker.strategy = SimpleNamespace(args=namespace(**values), ring_attn_group=None)
     worker.main, worker.models, worker.model, worker.one_at_a_time = "main", {"main": model}, model, False
-    lengths, width = (7, 3, 5), 7
-    mask = torch.tensor(
-        [[1] * n + [0] * (width - n) if padding == "right" else [0] * (width - n) + [1] * n for n in lengths]
-    )
+    return worker
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_the_states_are_those_that_the_rewards_are_read_from(padding, normalized):
+    worker, width = worker_of(normalized), 7
+    ones = [([1] * n, [0] * (width - n)) for n in (7, 3, 5)]
+    mask = torch.tensor([read + out if padding == "right" else out + read for read, out in ones])
     tokens = torch.randint(1, 32, mask.shape)
     found = worker.forward(tokens, mask, pad_sequence=True)
-    plain = model(tokens, mask)
     assert found.shape == (3, 9)
-    torch.testing.assert_close(found[:, 0], plain.detach(), rtol=0, atol=0)
-    read = found[:, 1:] @ model.score.weight[0]
+    torch.testing.assert_close(found[:, 0], worker.model(tokens, mask).detach(), rtol=0, atol=0)
+    read = found[:, 1:] @ worker.model.score.weight[0]
     torch.testing.assert_close((read - 0.5) / 2 if normalized else read, found[:, 0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_the_saved_model_gives_the_corrected_rewards_up_to_a_constant(normalized, monkeypatch):
+    worker, saved = worker_of(normalized), []
+    worker.strategy.save_model = lambda model, tokenizer, path: saved.append((model, path))
+    monkeypatch.setattr(workers, "get_tokenizer", lambda *_, **__: None)
+    tokens = torch.randint(1, 32, (6, 5))
+    found = worker.forward(tokens, torch.ones_like(tokens)).numpy()
+    head = Head(-0.5, np.linspace(-1, 1, 8), 3.0)
+    worker.save_corrected(head.gain, torch.from_numpy(head.direction))
+    ((model, path),) = saved
+    assert path == "out_reward"
+    away = model(tokens, torch.ones_like(tokens)).detach().numpy() - head(found[:, 0], found[:, 1:])
+    assert away == pytest.approx(away[0], abs=1e-5)
 
 
 def test_the_states_of_packed_samples_are_those_of_their_last_tokens():
