@@ -28,8 +28,9 @@ def test_true_scores_correct_the_rewards_and_a_resumed_run_continues(stack, tmp_
     steps = list(run.steps.values())
     assert list(run.steps) == [1, 2, 3, 4, 5, 6]
     assert [step["filter/true_scores"] for step in steps] == [16, 32, 48, 64, 80, 96]
-    assert all(0 <= step["filter/correct_accuracy"] <= 1 for step in steps)
-    assert steps[-1]["filter/correct_accuracy"] != steps[-1]["filter/plain_accuracy"], "the head orders otherwise"
+    plain, corrected = ([s[f"filter/{k}_accuracy"] for s in steps[2:]] for k in ("plain", "correct"))
+    assert all(0 <= x <= 1 for x in plain + corrected)
+    assert plain != corrected, "the head orders otherwise"
     for rows in steps_of(folder).values():
         assert rows.groupby("group").score.count().isin([0, 4]).all() and rows.score.count() == 16
     assert (folder / "out_reward").exists() == bool(steps[-1]["filter/correct_trusted"])
