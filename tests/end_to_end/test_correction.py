@@ -4,7 +4,7 @@ import pytest
 from safetensors.torch import load_file
 from test_training import steps_of
 
-#: Right are responses that the reward model, whatever it was trained on, does not tell: those with few letters.
+#: Right are responses with more than six ASCII characters; the reward model, with random weights, does not tell them.
 JUDGE = """
 def reward_func(queries, prompts, labels):
     response = queries[0][len(prompts[0]) :].replace("<eos>", "").replace("<pad>", "")
