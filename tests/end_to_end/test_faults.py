@@ -168,15 +168,18 @@ def test_an_engine_that_cannot_start_is_not_waited_for(stack, tmp_path, kind, te
 
 @contextlib.contextmanager
 def watching(watch):
-    """Call ``watch`` in a thread, again and again until it returns something; that, or an exception, is yielded in a
-    list."""
-    found, over = [], threading.Event()
+    """Call ``watch`` in a thread, again and again until it returns something, which is yielded in a list. What it
+    raises is raised at the end."""
+    found, raised, over = [], [], threading.Event()
 
     def run():
-        while not over.is_set() and not found:
-            made = watch()
-            found.extend([made] if made else [])
-            time.sleep(0.05)
+        try:
+            while not over.is_set() and not found:
+                made = watch()
+                found.extend([made] if made else [])
+                time.sleep(0.05)
+        except Exception as error:
+            raised.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -185,6 +188,8 @@ def watching(watch):
     finally:
         over.set()
         thread.join()
+    if raised:
+        raise raised[0]
 
 
 def killed_after_step_1(folder, model):
@@ -296,7 +301,10 @@ TEST = json.dumps({"asserts": ["assert f() == 1"]})
 check_responses(["def f(): return 1"], [TEST])  # it is to be killed while it judges, not while it starts
 
 def reward_func(queries, prompts, labels, **kwargs):
-    Path(os.environ["JUDGE"]).write_text(str(os.getpid()))
+    judge = Path(os.environ["JUDGE"])
+    whole = judge.with_suffix(".writing")
+    whole.write_text(str(os.getpid()))
+    whole.replace(judge)  # it is read while it is written
     program = "import time\ntime.sleep(0.3)\ndef f():\n    return 1\n"
     (result,) = check_responses([program], [TEST])
     return {"rewards": torch.tensor([result.reward + len(set(queries[0])) / 100])}
@@ -311,7 +319,7 @@ def test_the_sandbox_is_killed_while_it_judges(stack, tmp_path):
     killed = []
 
     def sandbox():
-        if not judge.exists() or not judge.read_text():
+        if not judge.exists():
             return None
         for process in psutil.Process(int(judge.read_text())).children(recursive=True):
             with contextlib.suppress(psutil.Error, ProcessLookupError):
