@@ -255,14 +255,13 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             sample.rewards = sample.info["reward"] = reward
 
     def _correct(self, rollout: Rollout, given: Tensor, states: Tensor, learns: bool) -> Tensor:
-        """Return the (samples,) rewards that train: the given ones, bit for bit, unless the correction is trusted."""
+        """Return the (samples,) rewards that train: the given ones, bit for bit, until there are enough true scores."""
         rewards = given.float().numpy().reshape(-1, rollout.n_samples)
         read = states.float().numpy().reshape(*rewards.shape, -1)
         if learns:
             self.correction.learn(rollout, rewards, read, self.step, self.tokenizer)
-        if not self.correction.trusted:
-            return given
-        return torch.from_numpy(self.correction.corrected(rewards, read).ravel())
+        found = self.correction.estimate(rewards, read) if learns else self.correction.corrected(rewards, read)
+        return given if found is rewards else torch.from_numpy(found.ravel())
 
     def observe(self, samples: list[Experience], true_score: TrueScore | None = None) -> None:
         """Score samples that do not train, the N of each prompt contiguous, and show them to a filter that learns and

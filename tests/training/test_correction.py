@@ -28,6 +28,8 @@ from openrlhf_pf.training.correction.head import (
     in_logits,
     log_loss,
     pairs_of,
+    scale_to,
+    slope_within,
     spread,
 )
 from openrlhf_pf.training.flags import sample_filter, true_scores
@@ -157,15 +159,26 @@ def test_cross_validation_leaves_equal_prompts_out_together():
 def test_corrected_rewards_get_the_mean_and_the_spread_within_prompts_of_the_given_ones():
     rewards, states, scores = planted(30, wrong=2.0)
     rewards = rewards * 3 + 7
-    head = fit_head(rewards, states, scores).on_scale_of(rewards, states)
-    corrected = head(rewards, states)
+    head = fit_head(rewards, states, scores)
+    corrected = head.scaled(*scale_to(head(rewards, states), rewards))(rewards, states)
     assert spread(corrected) == pytest.approx(spread(rewards), rel=1e-4)
     assert corrected.mean() == pytest.approx(rewards.mean(), rel=1e-4)
-    np.testing.assert_allclose(head.on_scale_of(rewards, states)(rewards, states), corrected, rtol=1e-4)
+    assert scale_to(corrected, rewards) == pytest.approx((1, 0), abs=1e-4)
+    whole = scale_to(head(rewards[1:], states[1:]), rewards[1:])
     rewards[0, 0] = NAN
-    assert np.isfinite(head.on_scale_of(rewards, states)(*(x[1:] for x in (rewards, states)))).all()
-    flat = Head(0.0, np.zeros(6))
-    assert flat.on_scale_of(rewards, states) is flat, "no spread to scale"
+    assert scale_to(head(rewards, states), rewards) == whole, "a prompt with NaN does not count"
+    assert scale_to(np.zeros((3, 5)), rewards[1:4]) == (1, 0), "no spread to scale"
+
+
+def test_the_slope_is_the_regression_of_true_scores_on_rewards_within_prompts():
+    rewards = np.array([[0.0, 1.0, 2.0, 9.0], [5.0, 5.0, 7.0, 7.0]])
+    scores = np.array([[0.0, 0.0, 1.0, NAN], [1.0, 0.0, 1.0, 1.0]])
+    apart, true = [-1, 0, 1, -1, -1, 1, 1], [-1 / 3, -1 / 3, 2 / 3, 0.25, -0.75, 0.25, 0.25]
+    expected = np.dot(apart, true) / np.dot(apart, apart)
+    assert slope_within(rewards, scores, 0.1) == pytest.approx(expected)
+    power = np.dot(true, true) / np.dot(apart, apart)
+    assert slope_within(-rewards, scores, 0.1) == pytest.approx(0.1 * power**0.5), "the correlation is at least that"
+    assert slope_within(np.zeros((2, 4)), scores, 0.1) == slope_within(rewards, np.zeros((2, 4)), 0.1) == 0
 
 
 # ── Who is judged ──
@@ -367,7 +380,9 @@ def test_the_given_rewards_train_bit_for_bit_until_the_correction_is_trusted(jud
 def test_given_rewards_keep_their_type(judge):
     maker = make_corrected(judge)
     given, states = torch.tensor([0.1, 0.3] * N).to(torch.bfloat16), torch.ones(2 * N, 2, dtype=torch.bfloat16)
-    assert maker._correct(Rollout(unscored(2), N), given, states, learns=False) is given
+    for learns in (False, True):
+        rewards = maker._correct(Rollout(unscored(2), N), given, states, learns)
+        assert rewards.equal(given) and rewards.dtype == given.dtype
 
 
 def test_corrected_rewards_train_in_the_rollout_that_made_the_correction_trusted(judge):

@@ -1,8 +1,9 @@
 """Keep the reward model right on the policy that it trains, with few true scores of the policy's own samples.
 
-Each rollout, all responses to a few prompts get a true score. A linear head on the reward model's last state learns
-from their pairs what the reward gets wrong. It corrects the rewards of the whole rollout if cross-validation over
-prompts finds that they order responses better. Shapes: G prompts (groups), N samples of each, d dimensions of a state.
+Each rollout, all responses to a few prompts get a true score, and these scores are their rewards. A linear head on the
+reward model's last state learns from their pairs what the reward gets wrong. It corrects the rewards of the other
+prompts if cross-validation over prompts finds that they order responses better. True scores weigh more than rewards, by
+as much as rewards are less correlated with them. Shapes: G prompts (groups), N samples of each, d dimensions of a state.
 """
 
 import math
@@ -16,7 +17,16 @@ from numpy.typing import NDArray
 from openrlhf.utils.logging_utils import init_logger
 
 from openrlhf_pf.reliability.measures.pairs import count_pairs
-from openrlhf_pf.training.correction.head import Head, cross_validate, fit_head, in_logits, log_loss, pairs_of
+from openrlhf_pf.training.correction.head import (
+    Head,
+    cross_validate,
+    fit_head,
+    in_logits,
+    log_loss,
+    pairs_of,
+    scale_to,
+    slope_within,
+)
 from openrlhf_pf.training.flags.correction import SHARE
 from openrlhf_pf.training.flags.true_scores import load_reward_func
 from openrlhf_pf.training.rollout import Rollout, derive_seed
@@ -27,6 +37,8 @@ logger = init_logger(__name__)
 #: Labelled prompts with pairs: how many, the newest, the head learns from, how many of these decide whether it is
 #: trusted, and how many are needed at least.
 WINDOW, COMPARED, NEEDED = 256, 64, 8
+#: Of rewards with true scores within prompts. It bounds how much more a true score weighs: ten times as much.
+LEAST_CORRELATION = 0.1
 
 
 class Labelled(NamedTuple):
@@ -60,19 +72,44 @@ class Correction:
         self.judge = TrueScore(function, workers=os.cpu_count())
         self.labelled: deque[Labelled] = deque(maxlen=WINDOW)
         self.labels = 0
+        #: Of the prompts judged in the last rollout: their places and (N,) true scores.
+        self.known: dict[int, NDArray[np.float64]] = {}
+        #: How far true scores are apart where rewards, corrected if the head is trusted, are 1 apart: a regression
+        #: within prompts that the head has not seen. 0 before there are enough of them.
+        self.slope = 0.0
         self.trusted = False
         self.head: Head | None = None
         #: Share of the labelled prompts' pairs that are ordered right: by the given rewards, and by the head.
         self.accuracy = (math.nan, math.nan)
 
     def corrected(self, rewards: NDArray[np.float32], states: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the rewards that train: corrected ones if the head is trusted, else the given ones.
+        """Return the rewards of samples without true scores: corrected if the head is trusted, else as given.
 
         Args:
             rewards: of any shape, of the reward model as given.
             states: the same shape with d more.
         """
         return self.head(rewards, states).astype(np.float32) if self.trusted else rewards
+
+    def estimate(self, rewards: NDArray[np.float32], states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the (G, N) rewards that train, of the rollout that :meth:`learn` had judged last.
+
+        Within a prompt, each is the best estimate of the true score: the score itself, or what the reward predicts of
+        it. Prompts keep the mean of their rewards, and the rollout its mean and spread within prompts.
+
+        Args:
+            rewards: (G, N) of the reward model as given.
+            states: (G, N, d) its last states.
+        """
+        predicted = self.corrected(rewards, states)
+        if not self.slope:
+            return predicted
+        found = predicted.astype(float)
+        for place, scores in self.known.items():
+            if np.isfinite(scores).all() and np.isfinite(found[place]).all():
+                found[place] = found[place].mean() + (scores - scores.mean()) / self.slope
+        factor, shift = scale_to(found, rewards)
+        return (factor * found + shift).astype(np.float32)
 
     def choose(self, n_prompts: int, step: int) -> list[int]:
         """Return the places of the prompts that get true scores in this step, at random by the seed."""
@@ -99,6 +136,7 @@ class Correction:
             logger.warning(warning)
         scores = np.array([float(sample.scores) for sample in samples]).reshape(len(chosen), -1)
         self.labels += int(np.isfinite(scores).sum())
+        self.known = dict(zip(chosen, scores))
         for place, score in zip(chosen, scores):
             finite = np.isfinite(rewards[place]) & np.isfinite(states[place]).all(axis=1)
             score = np.where(finite, score, np.nan)
@@ -108,7 +146,9 @@ class Correction:
                 self.labelled.append(Labelled(prompt, reward, state, score))
         if self.labelled:
             self._fit()
-            self.head = self.head.on_scale_of(rewards, states)
+            factor, shift = scale_to(self.head(rewards, states), rewards)
+            self.head = self.head.scaled(factor, shift)
+            self.slope /= factor if self.trusted else 1.0
 
     def _fit(self) -> None:
         """Fit the head on all labelled prompts, and decide whether to trust it.
@@ -117,14 +157,16 @@ class Correction:
         which their scale is chosen that suits these prompts best.
         """
         prompts, *columns = map(np.stack, zip(*self.labelled))
-        rewards, states, scores = columns
-        self.head = fit_head(rewards, states, scores)
-        held_out = cross_validate(rewards, states, scores, prompts)
-        given, corrected, scores = rewards[-COMPARED:], held_out[-COMPARED:], scores[-COMPARED:]
-        losses = [log_loss(x, scores).mean() for x in (in_logits(given, scores), corrected)]
+        self.head = fit_head(*columns)
+        given, held_out, scores = (
+            column[-COMPARED:] for column in (columns[0], cross_validate(*columns, prompts), columns[2])
+        )
+        losses = [log_loss(x, scores).mean() for x in (in_logits(given, scores), held_out)]
         self.trusted = len(scores) >= NEEDED and bool(losses[1] < losses[0])
-        right, total = np.stack([count_pairs(x, scores)[0] for x in (given, corrected)], axis=1)
+        right, total = np.stack([count_pairs(x, scores)[0] for x in (given, held_out)], axis=1)
         self.accuracy = tuple((right / total).mean(axis=1).tolist())
+        if len(scores) >= NEEDED:
+            self.slope = slope_within(held_out if self.trusted else given, scores, LEAST_CORRELATION)
 
     def metrics(self) -> dict[str, float]:
         """Return the figures of a step by name."""

@@ -37,21 +37,47 @@ class Head:
         """Return corrected rewards of the shape of ``rewards``; ``states`` has d more."""
         return self.gain * rewards + states @ self.direction + self.shift
 
-    def on_scale_of(self, rewards: Floats, states: Floats) -> "Head":
-        """Return the head whose rewards have the spread within prompts, and the mean, of the given (G, N) rewards."""
-        corrected = self(rewards, states)
-        usable = np.isfinite(rewards).all(axis=1) & np.isfinite(corrected).all(axis=1)
-        before, after = rewards[usable], corrected[usable]
-        if not usable.any() or spread(after) == 0:
-            return self
-        scale = spread(before) / spread(after)
-        shift = float(before.mean() - scale * (after.mean() - self.shift))
-        return Head(self.gain * scale, self.direction * scale, shift)
+    def scaled(self, factor: float, shift: float) -> "Head":
+        """Return the head whose rewards are ``factor`` times this one's, plus ``shift``."""
+        return Head(self.gain * factor, self.direction * factor, self.shift * factor + shift)
+
+
+def scale_to(rewards: Floats, wanted: Floats) -> tuple[float, float]:
+    """Return the factor and the shift that give (G, N) rewards the spread within prompts, and the mean, of others.
+
+    Prompts with a value that is not finite do not count. Rewards without spread stay as they are: (1, 0).
+    """
+    usable = np.isfinite(rewards).all(axis=1) & np.isfinite(wanted).all(axis=1)
+    rewards, wanted = rewards[usable], wanted[usable]
+    if not usable.any() or spread(rewards) == 0:
+        return 1.0, 0.0
+    factor = spread(wanted) / spread(rewards)
+    return factor, float(wanted.mean() - factor * rewards.mean())
 
 
 def spread(rewards: Floats) -> float:
     """Return the root mean square of (G, N) rewards, or (G, N, d) states, around their prompts' means."""
     return float(np.sqrt(np.mean((rewards - rewards.mean(axis=1, keepdims=True)) ** 2)))
+
+
+def slope_within(rewards: Floats, scores: Floats, least: float) -> float:
+    """Return how far true scores are apart, in expectation, where (P, N) rewards of one prompt are 1 apart.
+
+    It is their regression on rewards around the means of prompts: correlation times the ratio of spreads. Responses
+    without a true score (NaN) do not count.
+
+    Args:
+        least: the correlation is taken to be at least that.
+    """
+    known = np.isfinite(scores)
+    apart, scores_apart = (
+        np.where(known, x - np.nanmean(np.where(known, x, np.nan), axis=1, keepdims=True), 0.0)
+        for x in (rewards, scores)
+    )
+    power, scores_power = (apart**2).sum(), (scores_apart**2).sum()
+    if power == 0 or scores_power == 0:
+        return 0.0
+    return float(max((apart * scores_apart).sum(), least * np.sqrt(power * scores_power)) / power)
 
 
 def pairs_of(scores: Floats) -> NDArray[np.bool_]:
