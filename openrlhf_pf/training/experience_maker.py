@@ -255,7 +255,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             sample.rewards = sample.info["reward"] = reward
 
     def _correct(self, rollout: Rollout, given: Tensor, states: Tensor, learns: bool) -> Tensor:
-        """Return the (samples,) rewards that train: the given ones, bit for bit, until there are enough true scores."""
+        """Return the (samples,) rewards that train: the given ones, bit for bit, before there are enough labels."""
         rewards = given.float().numpy().reshape(-1, rollout.n_samples)
         read = states.float().numpy().reshape(*rewards.shape, -1)
         if learns:

@@ -2,8 +2,8 @@
 
 Each rollout, all responses to a few prompts get a true score, and these scores are their rewards. A linear head on the
 reward model's last state learns from their pairs what the reward gets wrong. It corrects the rewards of the other
-prompts if cross-validation over prompts finds that they order responses better. True scores weigh more than rewards, by
-as much as rewards are less correlated with them. Shapes: G prompts (groups), N samples of each, d dimensions of a state.
+prompts if cross-validation over prompts finds that they order responses better. The less rewards are correlated with
+true scores, the more a true score weighs. Shapes: G prompts (groups), N samples of each, d dimensions of a state.
 """
 
 import math
