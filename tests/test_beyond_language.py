@@ -9,17 +9,22 @@ import torch
 
 from examples.studies import statistics
 from examples.studies.beyond_language import bandit
-from examples.studies.beyond_language.arms import ARMS, ranks
-from examples.studies.beyond_language.problems import ERRORS, Problems, make_problem, stack
-from examples.studies.beyond_language.training import Luck, Policy, Settings, by_logit, train
+from examples.studies.beyond_language.training import (
+    ERRORS,
+    Luck,
+    Problems,
+    Settings,
+    by_logit,
+    count_kept,
+    make_problem,
+    stack,
+    train,
+)
 from openrlhf_pf.filters import make_generator
 
 
-def tiny(error: str = "flat", seeds: tuple[int, ...] = (0, 1), **options) -> Problems:
-    return stack([make_problem(error, seed, n_contexts=40, n_actions=6, **options) for seed in seeds])
-
-
-# ── Problems ──
+def tiny(frozen: bool) -> Problems:
+    return stack([make_problem("flat", seed, frozen, n_contexts=40, n_actions=6) for seed in (0, 1)])
 
 
 @pytest.mark.parametrize("error", ERRORS)
@@ -42,16 +47,13 @@ def test_errors_have_the_size_they_should_have() -> None:
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_independent_errors_differ_between_scorings_and_frozen_ones_do_not(frozen: bool) -> None:
-    problems = tiny(frozen=frozen)
+    problems = tiny(frozen)
     luck = Luck.of(problems, Settings(prompts=5, samples=3, steps=2))
-    assert problems.is_noisy is not frozen and (luck.normal is None) is frozen
+    assert (luck.normal is None) is frozen
     contexts, actions = luck.contexts[0], torch.zeros(2, 5, 3, dtype=torch.long)
     noise = luck.normal if luck.normal is not None else (None, None)
     one, two = (problems.score(contexts, actions, noise[i]) for i in (0, 1))
     assert torch.equal(one, two) is frozen
-
-
-# ── Training ──
 
 
 def test_arms_keep_the_samples_that_their_names_say() -> None:
@@ -59,7 +61,7 @@ def test_arms_keep_the_samples_that_their_names_say() -> None:
     rng, half = make_generator(0), 0.5
 
     def kept(name: str) -> list[float]:
-        return ARMS[name].counts(ARMS[name].build(5), rewards, rng).flatten().tolist()
+        return count_kept(bandit.ARMS[name](5), rewards, rng).flatten().tolist()
 
     assert kept("none") == pytest.approx([0.2] * 5)
     assert kept("best_of_n") == [0, half, 0, 0, half]
@@ -67,7 +69,6 @@ def test_arms_keep_the_samples_that_their_names_say() -> None:
     assert kept("ranks_2_and_last") == [half, 0, 0, 0, half]
     assert kept("ranks_2_and_last_but_1") == [0, 0, 0, half, half]
     assert sorted(kept("random")) == [0, 0, 0, half, half]
-    assert ranks(1, -1)(3) == {"weights": [1.0, 0.0, 1.0]}
 
 
 def test_the_gradient_by_logits_is_that_of_the_log_probability() -> None:
@@ -77,31 +78,13 @@ def test_the_gradient_by_logits_is_that_of_the_log_probability() -> None:
     assert torch.allclose(by_logit(logits.softmax(-1).detach(), actions, coefficient), logits.grad, atol=1e-6)
 
 
-def test_a_small_step_raises_the_value_by_the_slope() -> None:
-    """d/dt of the mean value along the exact gradient is the gradient's squared length, by C for the mean."""
-    policy = Policy(tiny(), Settings(learning_rate=1e-3))
-    policy.logits += 1.5 * torch.randn(policy.logits.shape)
-    chances, value = policy.logits.softmax(-1), policy.problems.value
-    before = (chances * value).sum(-1, keepdim=True)
-    gradient = chances * (value - before)
-    policy.climb(torch.arange(40).expand(2, -1), gradient)
-    gained = (policy.logits.softmax(-1) * value).sum(-1) - before.squeeze(-1)
-    assert torch.allclose(gained.mean(-1), 1e-3 * gradient.square().sum((1, 2)) / 40, rtol=0.05)
-
-
-def test_the_same_seed_is_the_same_run() -> None:
-    problems, settings = tiny(frozen=False), Settings(prompts=8, steps=6)
+def test_training_raises_the_value_and_the_same_seed_is_the_same_run() -> None:
+    problems, settings = tiny(frozen=False), Settings(prompts=8, steps=30)
     luck = Luck.of(problems, settings)
-    one, two = (train(Policy(problems, settings), ARMS["random"], luck, [3, 6])["value"] for _ in range(2))
+    one, two = (train(problems, settings, bandit.ARMS["random"](8), luck, [0, 30])["value"] for _ in range(2))
     assert torch.equal(one, two)
-
-
-# ── Statistics and the command ──
-
-
-def test_unknown_errors_are_refused() -> None:
-    with pytest.raises(ValueError, match="there is no error 'even'"):
-        make_problem("even", 0)
+    # Uniform at the start: the mean over actions.
+    assert torch.allclose(one[0], problems.value.mean((1, 2))) and (one[1] > one[0] + 0.1).all()
 
 
 def test_interval_of_a_mean() -> None:

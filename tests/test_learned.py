@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from examples.filters.learned_weights import best_subset, expected_counts, rank_sums, signal_to_noise
+from examples.filters.learned_weights import best_subset, expected_counts, rank_sums
 from openrlhf_pf import filters
 from openrlhf_pf.filters import FilterBatch, draw, make_generator
 from openrlhf_pf.filters.gain import closed_form, known_samples
@@ -65,9 +65,7 @@ def test_c_and_v_of_two_prompts_by_hand():
     sample_filter.observe(batch)
     c, v = sample_filter.c_and_v()
     assert (c.tolist(), v.tolist()) == ([1.0, 0.5, 0.0], [4.0, 2.0, 4.0])
-    # c / v = .25 .25 0; J = (.5 x 1 + .5 x .5) / sqrt(.25 x 4 + .25 x 2).
-    assert sample_filter.learned.tolist() == [0.5, 0.5, 0.0]
-    assert float(signal_to_noise(sample_filter.learned, c, v, 2, "reweight")) == pytest.approx(0.75 / 1.5**0.5)
+    assert sample_filter.learned.tolist() == [0.5, 0.5, 0.0], "c / v = .25 .25 0"
 
 
 def test_the_best_subset_is_that_of_all_subsets():
@@ -149,9 +147,8 @@ def test_without_true_scores_it_is_its_start_always():
     assert math.isnan(values["j"]) and math.isnan(values["j_start"]) and values["weight_1"] == 0.5
 
 
-@pytest.mark.parametrize("mode", ["reweight", "select"])
-def test_prompts_without_scores_or_rewards_teach_nothing(mode):
-    some, all_of_them = (build_filter("learned_weights", N, mode=mode) for _ in range(2))
+def test_prompts_without_scores_or_rewards_teach_nothing():
+    some, all_of_them = (build_filter("learned_weights", N, mode="reweight") for _ in range(2))
     for seed in range(20):
         batch = simulate("exploit", seed)
         all_of_them.observe(batch)
@@ -166,16 +163,6 @@ def test_prompts_without_scores_or_rewards_teach_nothing(mode):
     weights = some(spoiled)
     assert np.isfinite(weights).all() and not weights[::2, 3].any()
     assert all(np.isfinite(c).all() for c in some.c_and_v())
-
-
-def test_a_rollout_counts_half_after_half_life_further_ones():
-    sample_filter = build_filter("learned_weights", 2, half_life=2)
-    for seed in range(3):
-        # s d is 1 at both ranks in the first rollout, 0 later.
-        scores = np.array([[1.0, 0.0]]) if seed == 0 else np.zeros((1, 2))
-        sample_filter.observe(FilterBatch(np.array([[4.0, 0.0]]), scores=scores))
-    assert sample_filter.c_and_v()[0].tolist() == pytest.approx([0.5 / (0.5 + 0.5**0.5 + 1)] * 2)
-    assert sample_filter.c_and_v()[1].tolist() == pytest.approx([4.0, 4.0])
 
 
 # ── Promises ──
@@ -197,15 +184,10 @@ def test_a_resumed_filter_goes_on_as_the_unbroken_one(method):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"keep": 9}, "between 1 and the 8 samples of a prompt, got 9"),
         ({"method": "newton"}, "method must be one of auto, closed, subset, got newton"),
         ({"start": "max_variance"}, "start must be one of best_worst, best_random, best_of_n, none, got max_variance"),
         ({"mode": "keep"}, "mode must be one of select, resample, reweight, got keep"),
-        ({"half_life": 0}, "half_life must be above 0 and at most"),
-        ({"patience": -1}, "patience must be above 0"),
         ({"certainty": NAN}, "certainty must be above 0 and at most 1000000, got nan"),
-        ({"smooth": 8}, "smooth must lie between 0 and 7, N minus 1, got 8"),
-        ({"texts": ["smooth=few"]}, "must be int, got 'few'"),
     ],
 )
 def test_bad_settings_get_one_sentence(options, words):

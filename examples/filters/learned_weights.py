@@ -41,7 +41,6 @@ class LearnedWeights(LearningFilter):
             the best for ``select``), or ``auto``: ``closed`` for ``reweight``, else ``subset``.
         start: name of ``STARTS``, used until other weights are significantly better.
         patience: rollouts with true scores before weights take over, and again after each change.
-        smooth: neighbours on either side of a rank that its c and v are pooled with, for few prompts.
         certainty: standard errors to be ahead by. 4 allows for a test after every rollout.
         mode: the draw; training gives it.
     """
@@ -54,7 +53,6 @@ class LearnedWeights(LearningFilter):
         method: str = "auto",
         start: str = "best_worst",
         patience: int = 10,
-        smooth: int = 0,
         certainty: float = 4.0,
         mode: str = "select",
     ) -> None:
@@ -63,14 +61,9 @@ class LearnedWeights(LearningFilter):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value}: choose one of them.")
         check_positive(half_life=half_life, certainty=certainty, patience=patience)
-        if not 0 <= smooth < n_samples:
-            raise ValueError(
-                f"smooth must lie between 0 and {n_samples - 1}, N minus 1, got {smooth}: pool fewer ranks."
-            )
         self.method = method if method != "auto" else "closed" if mode == "reweight" else "subset"
         self.start_name, self.start = start, CANDIDATES[start](n_samples, keep)
-        self.half_life, self.patience, self.certainty = half_life, patience, certainty
-        self.smooth, self.mode = smooth, mode
+        self.half_life, self.patience, self.certainty, self.mode = half_life, patience, certainty, mode
         #: (N,) the weights found last; None before there are any, and where none can help.
         self.learned: ndarray | None = None
         self.uses_learned = False
@@ -118,9 +111,8 @@ class LearnedWeights(LearningFilter):
 
     def c_and_v(self) -> tuple[ndarray, ndarray]:
         """Return (N,) each: E[s d] and E[d²] of each rank; 0 where there was no sample."""
-        ranks = np.arange(self.n_samples)
-        pooled = self._sums @ (np.abs(ranks - ranks[:, None]) <= self.smooth)
-        return pooled[1] / pooled[0].clip(min=1e-300), pooled[2] / pooled[0].clip(min=1e-300)
+        number, c, v = self._sums
+        return c / number.clip(min=1e-300), v / number.clip(min=1e-300)
 
     def metrics(self) -> dict[str, float]:
         """Return ``weight_<rank>`` in use, and J of the learnt weights and of ``start`` on rollouts found without."""
@@ -144,12 +136,8 @@ class LearnedWeights(LearningFilter):
     def _find(self) -> ndarray | None:
         """Weights (N,) with sum 1; None where at no rank higher rewards go with higher true scores."""
         c, v = self.c_and_v()
-        if not (c > 0).any():
-            self._warn()
-            return None
-        return closed_form(c, v) if self.method == "closed" else best_subset(c, v, self.keep)
-
-    def _warn(self) -> None:
+        if (c > 0).any():
+            return closed_form(c, v) if self.method == "closed" else best_subset(c, v, self.keep)
         if not self._warned and self._since_switch >= self.patience:
             self._warned = True
             warnings.warn(
@@ -157,6 +145,7 @@ class LearnedWeights(LearningFilter):
                 "but this reward should not train.",
                 stacklevel=2,
             )
+        return None
 
     def _change(self) -> None:
         if self.learned is None:
@@ -218,21 +207,13 @@ def rank_sums(batch: FilterBatch, known: ndarray) -> ndarray:
     """
     known = known & (known.sum(axis=1, keepdims=True) > 1)
     d, s = deviations(batch.rewards, known), deviations(batch.scores, known)
-    return np.stack([by_rank(values * known, batch).sum(axis=0) for values in (np.ones_like(d), s * d, d * d)])
-
-
-def by_rank(values: ndarray, batch: FilterBatch) -> ndarray:
-    """Return (G, N) the value of the sample at each rank, of values (G, N) of the samples.
-
-    A prompt with n < N usable rewards has values at n ranks, evenly spaced, as ``rank_weights`` does, and 0 elsewhere.
-    """
-    ranked, n = np.take_along_axis(values, batch.order, axis=1), values.shape[1]
-    for n_usable in np.unique(batch.n_usable[batch.n_usable < n]).tolist():
-        rows = batch.n_usable == n_usable
-        spread = np.zeros((int(rows.sum()), n), dtype=ranked.dtype)
-        spread[:, spread_ranks(n_usable, n)] = ranked[rows, :n_usable]
-        ranked[rows] = spread
-    return ranked
+    values = np.stack([np.ones_like(d), s * d, d * d]) * known
+    ranked = np.take_along_axis(values, np.broadcast_to(batch.order, values.shape), axis=2)
+    sums = np.zeros((3, known.shape[1]))
+    for n_usable in np.unique(batch.n_usable).tolist():
+        of_ranks = ranked[:, batch.n_usable == n_usable, :n_usable].sum(axis=1)
+        sums[:, spread_ranks(n_usable, known.shape[1])] += of_ranks
+    return sums
 
 
 def expected_counts(weights: ndarray, keep: int, mode: str) -> tuple[ndarray, ndarray]:
@@ -249,13 +230,6 @@ def expected_counts(weights: ndarray, keep: int, mode: str) -> tuple[ndarray, nd
     whole = np.floor(mean + 1e-9)
     rest = (mean - whole).clip(min=0.0)
     return mean, whole**2 + rest * (2 * whole + 1)
-
-
-def signal_to_noise(weights: ndarray, c: ndarray, v: ndarray, keep: int, mode: str) -> ndarray:
-    """Return (...,) J of weights (..., N) under a draw; 0 where there is no noise, hence no reward that differs."""
-    mean, square = expected_counts(weights, keep, mode)
-    signal, noise = (mean * c).sum(axis=-1), (square * v).sum(axis=-1)
-    return np.where(noise > 0, signal / np.sqrt(noise.clip(min=1e-300)), 0.0)
 
 
 def best_subset(c: ndarray, v: ndarray, keep: int) -> ndarray:

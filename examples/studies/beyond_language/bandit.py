@@ -5,12 +5,12 @@ python -m examples.studies.beyond_language.bandit --seeds 20 --output bandit.jso
 Errors are deterministic, one a (context, action), as a reward model errs, or independent in each scoring, as a sensor
 errs. A seed fixes the problem and the random numbers of all arms, so that differences are paired.
 
-Notation used for shapes: B seeds, T moments.
+Notation used for shapes: B seeds, T moments, N actions drawn in a context.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +18,39 @@ import torch
 
 from examples.studies.statistics import Floats, mean_interval
 from examples.studies.tables import tables_of
+from openrlhf_pf.filters import SampleFilter, build_filter
 
-from .arms import ARMS
-from .problems import make_problem, stack
-from .training import Luck, Policy, Settings, train
+from .training import ERRORS, Luck, Settings, make_problem, stack, train
 
-ERRORS = ("flat", "middle", "hacked")
 EVERY = 10
 #: What every arm is compared with: k = 2 samples, chosen without regard to rewards.
 PARTNER = "random"
+
+
+def keep_ranks(n_samples: int, *places: int) -> SampleFilter:
+    """Return the filter that keeps two ranks of N; 1 is the best, -1 the worst."""
+    at = {place - 1 if place > 0 else n_samples + place for place in places}
+    return build_filter("rank_weights", n_samples, 2, weights=[float(rank in at) for rank in range(n_samples)])
+
+
+#: The filters that are compared, for N samples; a line adds one.
+ARMS: dict[str, Callable[[int], SampleFilter]] = {
+    "none": lambda n: build_filter("none", n),
+    "random": lambda n: build_filter("rank_weights", n, 2, weights=[1.0] * n),
+    "best_of_n": lambda n: build_filter("best_of_n", n, 2),
+    "best_random": lambda n: build_filter("best_random", n, 2),
+    "best_worst": lambda n: build_filter("best_worst", n, 2),
+    "max_variance": lambda n: build_filter("max_variance", n, n // 2),
+    "ranks_2_and_last": lambda n: keep_ranks(n, 2, -1),
+    "ranks_2_and_last_but_1": lambda n: keep_ranks(n, 2, -2),
+}
 
 
 def curves(error: str, frozen: bool, seeds: Sequence[int], settings: Settings) -> dict[str, dict[str, Floats]]:
     """Return each arm's ``value`` and ``reward``, (T, B) each, every ``EVERY`` steps."""
     problems = stack([make_problem(error, seed, frozen) for seed in seeds])
     luck, at = Luck.of(problems, settings), range(0, settings.steps + 1, EVERY)
-    runs = {name: train(Policy(problems, settings), arm, luck, at) for name, arm in ARMS.items()}
+    runs = {name: train(problems, settings, arm(settings.samples), luck, at) for name, arm in ARMS.items()}
     return {name: {key: values.double().numpy() for key, values in run.items()} for name, run in runs.items()}
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -156,8 +156,8 @@ ARMS = (
 )
 
 
-def study(seeds: int, report: Callable[[str], None] = print) -> dict[str, dict]:
-    """Return for each kind of error each arm's true value minus that of no filter, with its interval."""
+def study(seeds: int) -> dict[str, dict]:
+    """Return for each kind of error each arm's true value minus that of no filter, with its interval; print a row."""
     rows: dict[str, dict] = {}
     for kind in KINDS:
         problem = Problem(kind, range(seeds))
@@ -167,12 +167,12 @@ def study(seeds: int, report: Callable[[str], None] = print) -> dict[str, dict]:
             away = found[arm] - found["none"]
             row[arm] = [float(away.mean()), *paired_interval(away[:, None], list(range(seeds)))]
         rows[kind] = row
-        report(f"{kind}: {json.dumps({arm: np.round(value, 3).tolist() for arm, value in row.items()})}")
+        print(f"{kind}: {json.dumps({arm: np.round(value, 3).tolist() for arm, value in row.items()})}")
     return rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a row for each kind of error."""
+    """Run the study and write its numbers."""
     parser = argparse.ArgumentParser("python -m examples.studies.beyond_language.second_opinion", description=__doc__)
     parser.formatter_class = argparse.RawTextHelpFormatter
     parser.add_argument("--seeds", type=int, default=20)

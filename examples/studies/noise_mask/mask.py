@@ -15,6 +15,8 @@ from torch.nn import functional
 BASE_SHARE, BASE_KEPT = 0.9, 0.99
 #: Bounds of a sample and of log-parameters, beyond which densities overflow.
 SMALLEST, LOWEST, HIGHEST = 1e-4, -2.0, 5.0
+#: H.
+SIZE = 8
 
 
 class MaskPolicy(nn.Module):
@@ -23,13 +25,12 @@ class MaskPolicy(nn.Module):
     Args:
         grid: g.
         conditional: False for a policy that ignores the image: one distribution a point, still learned.
-        size: H.
     """
 
-    def __init__(self, grid: int, conditional: bool = True, size: int = 8) -> None:
+    def __init__(self, grid: int, conditional: bool = True) -> None:
         super().__init__()
         self.conditional = conditional
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(size * size, 32), nn.ReLU())
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 32), nn.ReLU())
         self.heads = nn.ModuleList([nn.Linear(32, grid * grid) for _ in range(2)])
         #: (2, K) the image-independent part, a decaying mean of the outputs of the heads.
         self.register_buffer("base", torch.rand(2, grid * grid))
@@ -57,16 +58,13 @@ def log_density(samples: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.distributions.Beta(a.exp(), b.exp(), validate_args=False).log_prob(samples)
 
 
-def as_mask(points: Tensor, size: int = 8, blur: int = 3, sigma: float = 1.0) -> Tensor:
-    """Return (B, 1, H, H) masks: points (B, K) enlarged, then blurred by a Gaussian of ``blur`` pixels."""
+def as_mask(points: Tensor) -> Tensor:
+    """Return (B, 1, H, H) masks: points (B, K) enlarged, then blurred by a Gaussian of 3 pixels, one wide."""
     grid = round(points.shape[1] ** 0.5)
-    mask = functional.interpolate(points.view(-1, 1, grid, grid), size=(size, size), mode="nearest")
-    if blur == 1:
-        return mask
-    at = torch.arange(blur) - blur // 2
-    kernel = torch.exp(-0.5 * (at / sigma) ** 2)
+    mask = functional.interpolate(points.view(-1, 1, grid, grid), size=(SIZE, SIZE), mode="nearest")
+    kernel = torch.exp(-0.5 * torch.tensor([1.0, 0.0, 1.0]))
     kernel = kernel / kernel.sum()
-    padded = functional.pad(mask, [blur // 2] * 4, mode="reflect")
+    padded = functional.pad(mask, [1] * 4, mode="reflect")
     return functional.conv2d(functional.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
 
 

@@ -1,4 +1,4 @@
-"""Pretraining with noise, fine-tuning without, on few handwritten digits; a line in ``ARMS`` adds a kind of noise.
+"""Few handwritten digits: pretraining with noise, fine-tuning without; a line in ``ARMS`` adds a kind of noise.
 
 Notation used for tensor shapes: n training images, B images of a batch, H = 8 their height and width.
 """
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from .mask import OBJECTIVES, MaskPolicy, as_mask, log_density, sample
 
-N_CLASSES, MOST = 10, 1500
+N_CLASSES, MOST, LARGEST_BATCH = 10, 1500, 32
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,12 @@ ARMS: dict[str, Arm] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """How all arms train: ``n_train`` images, ``grid`` and ``blur`` of masks, epochs with noise and without."""
+    """How all arms train: ``n_train`` images, ``grid`` of masks, epochs with noise and without."""
 
     n_train: int = 100
     grid: int = 4
-    blur: int = 3
     pretraining: int = 60
     fine_tuning: int = 30
-    largest_batch: int = 32
 
 
 @dataclass
@@ -95,38 +93,21 @@ def build_classifier(dropout: nn.Dropout) -> nn.Sequential:
     return nn.Sequential(*convolutions, *linear)
 
 
-def sgd(network: nn.Module, learning_rate: float) -> torch.optim.SGD:
-    """Return the optimizer with the paper's momentum and weight decay."""
-    return torch.optim.SGD(network.parameters(), learning_rate, momentum=0.9, weight_decay=1e-4)
-
-
-def batches(n: int, largest: int, rng: torch.Generator) -> tuple[Tensor, ...]:
-    """Return an epoch: all rows in a random order, in batches of nearly one size of at most ``largest``."""
-    return torch.randperm(n, generator=rng).chunk(-(-n // largest))
-
-
-@dataclass
-class Noise:
-    """What an arm does to a batch, and what of it is learned."""
-
-    arm: Arm
-    plan: Plan
-    rng: torch.Generator
-    policy: MaskPolicy | None
-
-    def loss(self, classifier: nn.Module, batch: Digits) -> Tensor:
-        """Return the loss of classifier and policy."""
-        images, log_p = batch.images, None
-        if self.arm.gaussian:
-            images = images + self.arm.gaussian * torch.randn(images.shape, generator=self.rng)
-        if self.arm.mask:
-            zero = torch.zeros(len(images), self.plan.grid**2)
-            a, b = self.policy(images) if self.policy else (zero, zero)  # Beta(1, 1) is uniform
-            points = sample(a, b, self.rng)
-            images = images * as_mask(points, images.shape[-1], self.plan.blur)
-            log_p = log_density(points, a, b)
-        losses = functional.cross_entropy(classifier(images), batch.labels, reduction="none")
-        return OBJECTIVES[self.arm.mask](log_p, losses) if self.policy else losses.mean()
+def noisy_loss(
+    arm: Arm, policy: MaskPolicy | None, grid: int, rng: torch.Generator, classifier: nn.Module, batch: Digits
+) -> Tensor:
+    """Return the loss of classifier and policy on a batch with the arm's noise."""
+    images, log_p = batch.images, None
+    if arm.gaussian:
+        images = images + arm.gaussian * torch.randn(images.shape, generator=rng)
+    if arm.mask:
+        zero = torch.zeros(len(images), grid**2)
+        a, b = policy(images) if policy else (zero, zero)  # Beta(1, 1) is uniform
+        points = sample(a, b, rng)
+        images = images * as_mask(points)
+        log_p = log_density(points, a, b)
+    losses = functional.cross_entropy(classifier(images), batch.labels, reduction="none")
+    return OBJECTIVES[arm.mask](log_p, losses) if policy else losses.mean()
 
 
 def train(arm: Arm, seed: int, digits: Digits, plan: Plan) -> nn.Module:
@@ -134,34 +115,33 @@ def train(arm: Arm, seed: int, digits: Digits, plan: Plan) -> nn.Module:
 
     First weights, the order of images and the noise have random numbers of their own: the former two are the same in
     all arms of a seed. The classifier's learning rate falls to a tenth halfway through pretraining and is a tenth in
-    fine-tuning; the policy's falls to 0 on a cosine.
+    fine-tuning; the policy's falls to 0 on a cosine. Momentum and weight decay are the paper's.
     """
     torch.manual_seed(seed)  # first weights; after them only dropout draws from it
     dropout = nn.Dropout(0.0)
     classifier = build_classifier(dropout)
     policy = MaskPolicy(plan.grid, arm.conditional) if arm.mask in OBJECTIVES else None
     order, luck = (torch.Generator().manual_seed(2 * seed + offset) for offset in (0, 1))
-    noise = Noise(arm, plan, luck, policy)
-    optimizers = [sgd(network, rate) for network, rate in ((classifier, 1), (policy, 0.1)) if network is not None]
     dropout.p = arm.dropout
-    for epoch in range(plan.pretraining):
+    networks = [network for network in (classifier, policy) if network is not None]
+    optimizers = [torch.optim.SGD(n.parameters(), 1.0, momentum=0.9, weight_decay=1e-4) for n in networks]
+    for epoch in range(plan.pretraining + plan.fine_tuning):
+        if epoch == plan.pretraining:
+            dropout.p = 0.0
+            optimizers = [torch.optim.SGD(classifier.parameters(), 1.0, momentum=0.9, weight_decay=1e-4)]
         rates = (1.0 if epoch < plan.pretraining / 2 else 0.1, 0.05 * (1 + np.cos(np.pi * epoch / plan.pretraining)))
         for optimizer, rate in zip(optimizers, rates):
             optimizer.param_groups[0]["lr"] = arm.learning_rate * rate
-        for rows in batches(plan.n_train, plan.largest_batch, order):
-            _step(optimizers, noise.loss(classifier, digits[rows]))
-    dropout.p = 0.0
-    optimizer = sgd(classifier, arm.learning_rate / 10)
-    for _ in range(plan.fine_tuning):
-        for rows in batches(plan.n_train, plan.largest_batch, order):
+        # All rows in a random order, in batches of nearly one size.
+        for rows in torch.randperm(plan.n_train, generator=order).chunk(-(-plan.n_train // LARGEST_BATCH)):
             batch = digits[rows]
-            _step([optimizer], functional.cross_entropy(classifier(batch.images), batch.labels))
+            if epoch < plan.pretraining:
+                loss = noisy_loss(arm, policy, plan.grid, luck, classifier, batch)
+            else:
+                loss = functional.cross_entropy(classifier(batch.images), batch.labels)
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
     return classifier
-
-
-def _step(optimizers: list[torch.optim.SGD], loss: Tensor) -> None:
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    loss.backward()
-    for optimizer in optimizers:
-        optimizer.step()
