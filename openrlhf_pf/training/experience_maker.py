@@ -186,7 +186,9 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         drawn = draw(self.mode, weights, self.filter.keep, self.filter.scope, batch.order, batch.generator, budget)
         drawn = drawn._replace(counts=self._trim(drawn.counts, batch.generator))
         self._weights, self._drawn = weights, drawn
-        self.metrics = filter_metrics(batch, drawn.counts, rollout.scores, rollout.rewards) | dropped
+        self.metrics = (
+            filter_metrics(batch, drawn.counts, rollout.scores, rollout.rewards, rollout.measured_rewards) | dropped
+        )
         self.metrics |= {} if self.correction is None else self.correction.metrics()
         self.metrics |= self._metrics_of_filter() | refill_metrics(self.given, len(rollout.groups))
         if self.stop_rule is not None:
@@ -223,18 +225,21 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         """Score every sample by the reward models; ``learns``: have some judged, from which the correction learns."""
         samples = rollout.samples
         if self.reward_model_group is None or all(sample.rewards is not None for sample in samples):
+            if learns and self.correction is not None:
+                given = torch.cat([sample.rewards.reshape(1) for sample in samples])
+                _give_rewards(samples, self._correct(rollout, given, learns))
             return
         if (rule := reward_rule(self.given)) != "main":
             return self._score_by_members(rollout, rule)
         scored = self._forward_rewards(samples)
-        given = scored if self.correction is None else scored[:, 0]
-        rewards = given if self.correction is None else self._correct(rollout, given, scored[:, 1:], learns)
-        for sample, reward in zip(samples, rewards.split(1)):
-            sample.rewards = sample.info["reward"] = reward
+        _give_rewards(samples, scored if self.correction is None else self._correct(rollout, scored, learns))
         names = reward_models(self.given)
         if names:
             main = self.given.reward.model_name_or_path
-            by_model = [given if name == main else self._forward_rewards(samples, name) for name in names]
+            by_model = [
+                scored.reshape(len(scored), -1)[:, 0] if name == main else self._forward_rewards(samples, name)
+                for name in names
+            ]
             rollout.model_names = names
             rollout.model_rewards = torch.stack(by_model).double().reshape(len(names), -1, rollout.n_samples).numpy()
 
@@ -251,17 +256,24 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         rollout.model_names = names
         rollout.model_rewards = by_model.reshape(len(names), -1, rollout.n_samples)
         rewards = torch.from_numpy(combine_members(rule, rollout.model_rewards).ravel()).float()
-        for sample, reward in zip(samples, rewards.split(1)):
-            sample.rewards = sample.info["reward"] = reward
+        _give_rewards(samples, rewards)
 
-    def _correct(self, rollout: Rollout, given: Tensor, states: Tensor, learns: bool) -> Tensor:
-        """Return the (samples,) rewards that train: the given ones, bit for bit, before there are enough labels."""
-        rewards = given.float().numpy().reshape(-1, rollout.n_samples)
-        read = states.float().numpy().reshape(*rewards.shape, -1)
+    def _correct(self, rollout: Rollout, scored: Tensor, learns: bool) -> Tensor:
+        """Return the (samples,) rewards that train: the given ones, bit for bit, before there are enough labels.
+
+        Args:
+            scored: (samples,) rewards, or (samples, 1 + d) with the states that they were read from.
+            learns: have some of the samples judged.
+        """
+        table = scored.reshape(len(scored), -1)
+        columns = table.float().numpy().reshape(-1, rollout.n_samples, table.shape[1])
+        rewards, states = columns[..., 0], columns[..., 1:]
+        found = self.correction.corrected(rewards, states)
         if learns:
-            self.correction.learn(rollout, rewards, read, self.step, self.tokenizer)
-        found = self.correction.estimate(rewards, read) if learns else self.correction.corrected(rewards, read)
-        return given if found is rewards else torch.from_numpy(found.ravel())
+            rollout.unseen_rewards = found.astype(float)
+            self.correction.learn(rollout, rewards, states, self.step, self.tokenizer)
+            found = self.correction.estimate(rewards, states)
+        return table[:, 0] if found is rewards else torch.from_numpy(found.ravel())
 
     def observe(self, samples: list[Experience], true_score: TrueScore | None = None) -> None:
         """Score samples that do not train, the N of each prompt contiguous, and show them to a filter that learns and
@@ -277,7 +289,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
     def _update_stop_rule(self, rollout: Rollout) -> None:
         """Show a rollout to the stop rule; warn once if there are no true scores."""
         if rollout.scores is not None:
-            self.stop_rule.observe(rollout.rewards, rollout.scores)
+            self.stop_rule.observe(rollout.measured_rewards, rollout.scores)
         elif not self._warned_of_no_scores:
             self._warned_of_no_scores = True
             logger.warning(
@@ -470,3 +482,9 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         for experience in experiences:
             experience.rewards = rewards[experience.index]
             experience.info["reward"] = experience.rewards.clone()
+
+
+def _give_rewards(samples: list[Experience], rewards: Tensor) -> None:
+    """Set the (samples,) rewards."""
+    for sample, reward in zip(samples, rewards.split(1)):
+        sample.rewards = sample.info["reward"] = reward

@@ -21,7 +21,9 @@ def r_squared(rewards: NDArray, scores: NDArray) -> float | None:
     return float(product * abs(product) / spread) if spread > 0 else None
 
 
-def filter_metrics(batch: FilterBatch, counts: NDArray, scores: NDArray | None, rewards: NDArray) -> dict[str, float]:
+def filter_metrics(
+    batch: FilterBatch, counts: NDArray, scores: NDArray | None, rewards: NDArray, measured: NDArray
+) -> dict[str, float]:
     """Return the ``filter/*`` metrics of one step.
 
     Args:
@@ -29,6 +31,7 @@ def filter_metrics(batch: FilterBatch, counts: NDArray, scores: NDArray | None, 
         counts: (G, N) how often each sample trains.
         scores: (G, N) true scores, or None.
         rewards: (G, N) the rewards that train; the filter may have ranked by others.
+        measured: (G, N) the rewards to compare with true scores.
 
     Returns:
         ``kept_fraction``: share of all samples that train; ``kept_reward_mean``: their mean reward; ``reward_gap``:
@@ -55,8 +58,8 @@ def filter_metrics(batch: FilterBatch, counts: NDArray, scores: NDArray | None, 
         by_rank = np.take_along_axis(counts, batch.order, axis=1)[trained].mean(axis=0).tolist()
         metrics |= {f"kept_rank_{rank}": share for rank, share in enumerate(by_rank, start=1)}
     if scores is not None:
-        metrics["r2_all"] = r_squared(rewards.ravel(), scores.ravel())
-        metrics["r2_kept"] = r_squared(rewards[kept], scores[kept])
+        metrics["r2_all"] = r_squared(measured.ravel(), scores.ravel())
+        metrics["r2_kept"] = r_squared(measured[kept], scores[kept])
     if batch.has_ensemble:
         spread = batch.ensemble_spread
         metrics["ensemble_spread"] = float(spread[np.isfinite(spread)].mean()) if np.isfinite(spread).any() else None

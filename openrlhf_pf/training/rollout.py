@@ -93,6 +93,8 @@ class Rollout:
         self.model_names: Sequence[str] = ()
         #: Whether the scores are known to be true ones, even if they equal the rewards.
         self.has_true_scores = False
+        #: (G, N) rewards before true scores of this rollout became rewards; None where none did.
+        self.unseen_rewards: NDArray[np.float64] | None = None
         self._penalized: Experience | None = None
 
     @cached_property
@@ -105,6 +107,11 @@ class Rollout:
         """(G, N) true scores, NaN where one is missing, or None if there are none in addition to the rewards."""
         scores = numbers_of(self.samples, "scores", self.n_samples)
         return scores if self.has_true_scores else true_scores_or_none(scores, self.rewards)
+
+    @property
+    def measured_rewards(self) -> NDArray[np.float64]:
+        """(G, N) the rewards to compare with true scores: none that is made from the true score itself."""
+        return self.rewards if self.unseen_rewards is None else self.unseen_rewards
 
     @cached_property
     def response_lengths(self) -> NDArray[np.int64]:
@@ -163,7 +170,7 @@ class Rollout:
             datasources=read_context(self.groups, "datasource"),
             posterior_mean=self._context_array("posterior_mean", np.float64),
             visits=self._context_array("visits", np.int64),
-            scores=self.scores,
+            scores=self.scores if self.unseen_rewards is None else None,  # no filter learns from their own rewards
             extra_logs=lambda: self.extra_logs,
             model_rewards=self.model_rewards,
         )
@@ -190,6 +197,7 @@ class Rollout:
         names, models = self.model_names, self.model_rewards
         by_model = [[]] * len(counts) if models is None else models[:, groups].reshape(len(models), -1).T.tolist()
         no_scores = self.scores is None
+        rewards = self.measured_rewards[groups].ravel()
         extra = {name: values[groups].ravel().tolist() for name, values in self.extra_logs.items()}
         return {
             "group": [place // self.n_samples + (groups.start or 0) for place in range(len(counts))],
@@ -200,7 +208,7 @@ class Rollout:
             "prompt_tokens": [_first_action(sample) for sample in samples],
             "response_tokens": self.response_lengths[groups].ravel().tolist(),
             "truncated": [None if s.truncated is None else bool(s.truncated) for s in samples],
-            "reward": [None if s.rewards is None else float(s.rewards) for s in samples],
+            "reward": [None if s.rewards is None else float(reward) for s, reward in zip(samples, rewards)],
             "model_rewards": [dict(zip(names, values)) for values in by_model],
             "score": [None if no_scores or s.scores is None else float(s.scores) for s in samples],
             "extra_logs": [{name: values[place] for name, values in extra.items()} for place in range(len(counts))],

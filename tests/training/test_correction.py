@@ -175,10 +175,10 @@ def test_the_slope_is_the_regression_of_true_scores_on_rewards_within_prompts():
     scores = np.array([[0.0, 0.0, 1.0, NAN], [1.0, 0.0, 1.0, 1.0]])
     apart, true = [-1, 0, 1, -1, -1, 1, 1], [-1 / 3, -1 / 3, 2 / 3, 0.25, -0.75, 0.25, 0.25]
     expected = np.dot(apart, true) / np.dot(apart, apart)
-    assert slope_within(rewards, scores, 0.1) == pytest.approx(expected)
-    power = np.dot(true, true) / np.dot(apart, apart)
-    assert slope_within(-rewards, scores, 0.1) == pytest.approx(0.1 * power**0.5), "the correlation is at least that"
-    assert slope_within(np.zeros((2, 4)), scores, 0.1) == slope_within(rewards, np.zeros((2, 4)), 0.1) == 0
+    ratio = (np.dot(true, true) / np.dot(apart, apart)) ** 0.5
+    assert slope_within(rewards, scores, 0.1) == pytest.approx((expected, expected / ratio))
+    assert slope_within(-rewards, scores, 0.1) == pytest.approx((0.1 * ratio, 0.1)), "the correlation is at least that"
+    assert slope_within(np.zeros((2, 4)), scores, 0.1) == slope_within(rewards, np.zeros((2, 4)), 0.1) == (0, 0.1)
 
 
 # ── Who is judged ──
@@ -258,6 +258,40 @@ def test_the_head_is_trusted_once_it_has_enough_prompts_and_is_ahead(judge):
     assert found.trusted
     given, corrected = found.accuracy
     assert found.metrics()["filter/plain_accuracy"] == given < corrected == found.metrics()["filter/correct_accuracy"]
+
+
+def test_known_scores_are_the_rewards_and_weigh_as_much_as_rewards_tell_little(judge):
+    found = correction(judge)
+    rewards = np.array([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 1.0, 1.0], [5.0, 5.0, 6.0, 8.0]], np.float32)
+    states = np.zeros((3, N, 2), np.float32)
+    found.known = {0: np.array([1.0, 0.0, 0.0, 1.0]), 2: np.array([1.0, 0.0, NAN, 1.0])}
+    assert found.estimate(rewards, states) is rewards, "there is no slope yet"
+    found.slope = 0.25
+    estimate = found.estimate(rewards, states).astype(float)
+    within = estimate - estimate.mean(axis=1, keepdims=True)
+    apart = np.array([[2.0, -2.0, -2.0, 2.0], [-0.5, -0.5, 0.5, 0.5], [-1.0, -1.0, 0.0, 2.0]])  # as if never scaled
+    np.testing.assert_allclose(within, apart * spread(rewards) / spread(apart), atol=1e-5)
+    assert estimate.mean() == pytest.approx(rewards.mean()) and spread(estimate) == pytest.approx(spread(rewards))
+
+
+@pytest.mark.parametrize("wrong", [0.0, 3.0], ids=["reward", "head"])
+def test_true_scores_make_what_trains_more_correlated_with_them(judge, wrong):
+    """More than as rewards on the scale of the others, and more than no labels."""
+    found = taught(judge, 60, wrong)
+    assert found.trusted == (wrong == 3.0)
+    rewards, states, scores = planted(64, seed=9, wrong=wrong)
+    scores = np.where(np.random.default_rng(1).random(scores.shape) < 0.3, 1 - scores, scores)  # not to be learned
+    factor, shift = scale_to(found.head(rewards, states), rewards)
+    found.head, found.known = found.head.scaled(factor, shift), dict(enumerate(scores[:10]))
+
+    def correlation(x):
+        apart, true = (y - y.mean(axis=1, keepdims=True) for y in (x, scores))
+        return (apart * true).sum() / np.sqrt((apart**2).sum() * (true**2).sum())
+
+    found.slope, _ = slope_within(found.corrected(rewards, states)[10:], scores[10:], 0.1)
+    predicted = found.corrected(rewards, states)
+    plain = np.concatenate([scores[:10] * spread(predicted) / spread(scores[:10]), predicted[10:]])
+    assert correlation(predicted) < correlation(plain) < correlation(found.estimate(rewards, states)) - 0.005
 
 
 def test_shuffled_scores_are_hardly_ever_trusted(judge):
@@ -359,7 +393,8 @@ class CorrectedMaker(Maker):
 
 def make_corrected(judge, **flat):
     found = make_maker(**flags(judge, **{"sample_filter_true_share": 1.0, **flat}))
-    found.__class__ = CorrectedMaker
+    if flat.get("sample_filter_correct") != "scores":
+        found.__class__ = CorrectedMaker
     return found
 
 
@@ -381,7 +416,7 @@ def test_given_rewards_keep_their_type(judge):
     maker = make_corrected(judge)
     given, states = torch.tensor([0.1, 0.3] * N).to(torch.bfloat16), torch.ones(2 * N, 2, dtype=torch.bfloat16)
     for learns in (False, True):
-        rewards = maker._correct(Rollout(unscored(2), N), given, states, learns)
+        rewards = maker._correct(Rollout(unscored(2), N), torch.cat([given[:, None], states], 1), learns)
         assert rewards.equal(given) and rewards.dtype == given.dtype
 
 
@@ -392,8 +427,44 @@ def test_corrected_rewards_train_in_the_rollout_that_made_the_correction_trusted
     assert maker.metrics["filter/plain_accuracy"] == pytest.approx(0.75), "2 > 1, 4 > 1 and 4 > 3, but 3 > 2"
     assert maker.metrics["filter/correct_accuracy"] > 0.95
     rewards = maker.rollout.rewards
-    assert accuracy(rewards, maker.rollout.scores) > 0.95
+    assert accuracy(rewards, maker.rollout.scores) == 1, "the true scores are the rewards"
     assert sorted(torch.cat([e.info["reward"] for e in trained]).tolist()) == pytest.approx(sorted(rewards.ravel()))
+    maker.make_experience_batch(unscored(prompts=12))
+    assert maker.metrics["filter/reward_correlation"] > 0.9
+
+
+def test_rewards_that_are_true_scores_are_not_compared_with_them(judge):
+    """Not in the log, the metrics, the stop rule, or a filter that learns: reward and score would agree always."""
+    maker = make_corrected(judge, sample_filter_correct="scores", sample_filter_stop_below=0.9)
+    for _ in range(2):
+        maker.make_experience_batch(unscored(prompts=12))
+    rollout = maker.rollout
+    assert accuracy(rollout.rewards, rollout.scores) == 1
+    assert accuracy(rollout.measured_rewards, rollout.scores) == pytest.approx(0.75), "of the tokens as rewards"
+    assert maker.metrics["filter/r2_all"] < 0.5
+    assert maker.metrics["filter/pairwise_accuracy"] == pytest.approx(0.75)
+    batch = maker._filter_batch(rollout)
+    assert batch.scores is None
+    drawn = SimpleNamespace(counts=np.ones(rollout.rewards.shape, int))
+    logged = rollout.log_rows(np.ones(rollout.rewards.shape), drawn, batch, TOKENIZER)["reward"]
+    assert logged == rollout.measured_rewards.ravel().tolist()
+
+
+def test_rewards_of_a_function_are_replaced_by_true_scores(judge):
+    """``scores`` needs no reward model of its own; the function's own scores are not true ones."""
+    maker = make_corrected(judge, sample_filter_correct="scores", sample_filter_true_share=0.75)
+    samples = unscored(prompts=16)
+    for sample in samples:
+        sample.rewards = sample.scores = sample.info["reward"] = sample.sequences[:, 0].float()
+    maker.make_experience_batch(samples)
+    rollout = maker.rollout
+    judged = np.isfinite(rollout.scores).all(axis=1)
+    assert judged.sum() == 12 and np.isnan(rollout.scores[~judged]).all()
+    assert maker.correction.head is None and maker.metrics["filter/correct_trusted"] == 0
+    assert accuracy(rollout.rewards[judged], rollout.scores[judged]) == 1
+    order = rollout.measured_rewards[~judged].argsort(axis=1)
+    np.testing.assert_array_equal(rollout.rewards[~judged].argsort(axis=1), order)
+    assert spread(rollout.rewards) == pytest.approx(spread(rollout.measured_rewards), rel=1e-4)
 
 
 def test_the_log_of_several_models_has_the_rewards_as_given(judge):
@@ -425,15 +496,16 @@ def test_samples_of_a_probe_are_corrected_and_teach_nothing(judge):
     [
         ({"sample_filter_true_share": 0.0}, "above 0 and at most 1, got 0"),
         ({"sample_filter_true_share": 1.5}, "above 0 and at most 1, got 1.5"),
-        ({"sample_filter_probe_score": None}, "name a reward_func with --sample_filter_probe_score"),
+        ({"sample_filter_probe_score": None}, "name a reward_func that gives them"),
         ({"sample_filter_probe_score": "absent.py"}, "--sample_filter_probe_score absent.py gives no reward_func"),
-        ({"reward.remote_url": "mine.py"}, "give --reward.model_name_or_path"),
+        ({"reward.remote_url": "mine.py"}, "take --sample_filter_correct scores"),
         ({"train.agent_func_path": "agent.py"}, "rewards come from --reward.remote_url or an agent"),
         ({"reward.model_name_or_path": None}, "give --reward.model_name_or_path"),
         ({"sample_filter_drop": "band"}, "leave one of the two out"),
         ({"ds.ring_attn_size": 2}, "--ds.ring_attn_size"),
         ({"ds.load_in_4bit": True}, "--ds.load_in_4bit"),
         ({"rollout.n_samples_per_prompt": 1}, "give 2 or more"),
+        ({"sample_filter_correct": "scores", "sample_filter_drop": "band"}, "leave one of the two out"),
         ({"sample_filter_correct": None}, "--sample_filter_true_share has no effect without --sample_filter_correct"),
     ],
 )
@@ -445,6 +517,15 @@ def test_what_cannot_be_corrected_is_refused_in_one_sentence(judge, change, word
 
 def test_good_flags_pass(judge):
     check_correction(namespace(**flags(judge, sample_filter_true_share=None)))
+    of_a_function = {"sample_filter_correct": "scores", "reward.remote_url": "mine.py", "ds.ring_attn_size": 2}
+    check_correction(namespace(**flags(judge, **of_a_function)))
+
+
+def test_a_filter_that_learns_needs_a_probe(judge):
+    args = namespace(**flags(judge, sample_filter="adaptive", sample_filter_correct="scores"))
+    args.reward.remote_url = "mine.py"
+    with pytest.raises(ValueError, match="--sample_filter_correct makes them rewards: give prompts to learn from"):
+        true_scores.check_probe(args, sample_filter.filter_from_args(args))
 
 
 def test_a_correction_needs_no_filter_and_no_probe(judge):

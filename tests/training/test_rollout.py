@@ -148,7 +148,7 @@ def test_r2_of_rewards_that_go_the_wrong_way_is_negative():
     rewards, counts = np.array([[1.0, 2.0, 3.0, 4.0]]), np.array([[1, 0, 0, 1]])
     scores = np.array([[1.0, 0.0, 1.0, 0.0]])
     # Means 2.5 and 0.5: products -0.75, 0.25, 0.25, -0.75 sum to -1; squares 5 and 1. Of the kept: a falling line.
-    found = filter_metrics(FilterBatch(rewards), counts, scores, rewards)
+    found = filter_metrics(FilterBatch(rewards), counts, scores, rewards, rewards)
     assert found["filter/r2_all"] == pytest.approx(-0.2) and found["filter/r2_kept"] == pytest.approx(-1.0)
-    found = filter_metrics(FilterBatch(rewards), counts, 1 - scores, rewards)
+    found = filter_metrics(FilterBatch(rewards), counts, 1 - scores, rewards, rewards)
     assert found["filter/r2_all"] == pytest.approx(0.2) and found["filter/r2_kept"] == pytest.approx(1.0)

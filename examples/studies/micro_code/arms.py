@@ -91,8 +91,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _correct(percent: str) -> dict[str, Any]:
-    flags = ("--sample_filter_correct", "head", "--sample_filter_true_share", str(int(percent) / 100))
+def _correct(kind: str, percent: str) -> dict[str, Any]:
+    flags = ("--sample_filter_correct", kind, "--sample_filter_true_share", str(int(percent) / 100))
     return {**ARMS["none"], "flags": (*flags, "--sample_filter_probe_score", TRUE_SCORE, *_LABELS)}
 
 
@@ -103,8 +103,8 @@ def _settings_of(name: str) -> dict[str, Any]:
         return {**ARMS[rest], "flags": ("--reward.remote_url", JUDGES[judge], *_LABELS)}
     if re.fullmatch(r"ranks_[1-5]_[1-5]", name):
         return {"sample_filter": "rank_weights", "weights": tuple(float(str(rank) in name) for rank in range(1, 6))}
-    if found := re.fullmatch(r"head_(\d+)", name):
-        return _correct(found[1])
+    if found := re.fullmatch(r"(head|scores)_(\d+)", name):
+        return _correct(*found.groups())
     if name not in ARMS:
         known = ", ".join([*ARMS, "ranks_I_J", *(f"{judge}_ARM" for judge in JUDGES)])
         raise ValueError(f"there is no arm {name!r}: take one of {known}.")

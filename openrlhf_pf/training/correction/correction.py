@@ -37,7 +37,7 @@ logger = init_logger(__name__)
 #: Labelled prompts with pairs: how many, the newest, the head learns from, how many of these decide whether it is
 #: trusted, and how many are needed at least.
 WINDOW, COMPARED, NEEDED = 256, 64, 8
-#: Of rewards with true scores within prompts. It bounds how much more a true score weighs: ten times as much.
+#: Of rewards and true scores within prompts. It bounds how much more a true score weighs: ten times as much.
 LEAST_CORRELATION = 0.1
 
 
@@ -77,6 +77,8 @@ class Correction:
         #: How far true scores are apart where rewards, corrected if the head is trusted, are 1 apart: a regression
         #: within prompts that the head has not seen. 0 before there are enough of them.
         self.slope = 0.0
+        #: Of rewards and true scores within the same prompts. A true score weighs 1 / correlation times as much.
+        self.correlation = math.nan
         self.trusted = False
         self.head: Head | None = None
         #: Share of the labelled prompts' pairs that are ordered right: by the given rewards, and by the head.
@@ -135,6 +137,9 @@ class Correction:
         if warning := self.judge.take_failures(f"{len(samples)} samples"):
             logger.warning(warning)
         scores = np.array([float(sample.scores) for sample in samples]).reshape(len(chosen), -1)
+        for place in set(range(len(rollout.groups))) - set(chosen):
+            for sample in rollout.groups[place]:
+                sample.scores = None  # a reward function's own score, or its reward again
         self.labels += int(np.isfinite(scores).sum())
         self.known = dict(zip(chosen, scores))
         for place, score in zip(chosen, scores):
@@ -146,9 +151,10 @@ class Correction:
                 self.labelled.append(Labelled(prompt, reward, state, score))
         if self.labelled:
             self._fit()
-            factor, shift = scale_to(self.head(rewards, states), rewards)
-            self.head = self.head.scaled(factor, shift)
-            self.slope /= factor if self.trusted else 1.0
+            if self.head is not None:
+                factor, shift = scale_to(self.head(rewards, states), rewards)
+                self.head = self.head.scaled(factor, shift)
+                self.slope /= factor if self.trusted else 1.0
 
     def _fit(self) -> None:
         """Fit the head on all labelled prompts, and decide whether to trust it.
@@ -156,21 +162,25 @@ class Correction:
         It is trusted while its log-loss on prompts that it has not seen is lower than that of the given rewards, for
         which their scale is chosen that suits these prompts best.
         """
-        prompts, *columns = map(np.stack, zip(*self.labelled))
-        self.head = fit_head(*columns)
-        given, held_out, scores = (
-            column[-COMPARED:] for column in (columns[0], cross_validate(*columns, prompts), columns[2])
-        )
+        prompts, rewards, states, scores = map(np.stack, zip(*self.labelled))
+        held_out = rewards
+        if states.shape[-1]:
+            self.head = fit_head(rewards, states, scores)
+            held_out = cross_validate(rewards, states, scores, prompts)
+        given, held_out, scores = rewards[-COMPARED:], held_out[-COMPARED:], scores[-COMPARED:]
         losses = [log_loss(x, scores).mean() for x in (in_logits(given, scores), held_out)]
-        self.trusted = len(scores) >= NEEDED and bool(losses[1] < losses[0])
+        self.trusted = len(scores) >= NEEDED and self.head is not None and bool(losses[1] < losses[0])
         right, total = np.stack([count_pairs(x, scores)[0] for x in (given, held_out)], axis=1)
         self.accuracy = tuple((right / total).mean(axis=1).tolist())
         if len(scores) >= NEEDED:
-            self.slope = slope_within(held_out if self.trusted else given, scores, LEAST_CORRELATION)
+            found = slope_within(held_out if self.trusted else given, scores, LEAST_CORRELATION)
+            self.slope, self.correlation = found
 
     def metrics(self) -> dict[str, float]:
         """Return the figures of a step by name."""
         found = {"filter/true_scores": float(self.labels), "filter/correct_trusted": float(self.trusted)}
+        if self.slope:
+            found["filter/reward_correlation"] = self.correlation
         if self.labelled:
             found |= dict(zip(("filter/plain_accuracy", "filter/correct_accuracy"), self.accuracy))
         return found
@@ -178,11 +188,12 @@ class Correction:
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
         head = None if self.head is None else (self.head.gain, self.head.direction, self.head.shift)
-        numbers = {name: getattr(self, name) for name in ("labels", "trusted", "accuracy")}
+        numbers = {name: getattr(self, name) for name in ("labels", "trusted", "accuracy", "slope", "correlation")}
         return numbers | {"head": head, "labelled": [tuple(prompt) for prompt in self.labelled]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self.labels, self.trusted, self.accuracy = state["labels"], state["trusted"], tuple(state["accuracy"])
+        self.slope, self.correlation = state["slope"], state["correlation"]
         self.head = None if state["head"] is None else Head(*state["head"])
         self.labelled = deque((Labelled(*prompt) for prompt in state["labelled"]), maxlen=WINDOW)

@@ -60,11 +60,11 @@ def spread(rewards: Floats) -> float:
     return float(np.sqrt(np.mean((rewards - rewards.mean(axis=1, keepdims=True)) ** 2)))
 
 
-def slope_within(rewards: Floats, scores: Floats, least: float) -> float:
+def slope_within(rewards: Floats, scores: Floats, least: float) -> tuple[float, float]:
     """Return how far true scores are apart, in expectation, where (P, N) rewards of one prompt are 1 apart.
 
     It is their regression on rewards around the means of prompts: correlation times the ratio of spreads. Responses
-    without a true score (NaN) do not count.
+    without a true score (NaN) do not count. The second value is the correlation; (0, ``least``) without any spread.
 
     Args:
         least: the correlation is taken to be at least that.
@@ -76,8 +76,10 @@ def slope_within(rewards: Floats, scores: Floats, least: float) -> float:
     )
     power, scores_power = (apart**2).sum(), (scores_apart**2).sum()
     if power == 0 or scores_power == 0:
-        return 0.0
-    return float(max((apart * scores_apart).sum(), least * np.sqrt(power * scores_power)) / power)
+        return 0.0, least
+    ratio = np.sqrt(scores_power / power)
+    correlation = max(float((apart * scores_apart).sum() / (power * ratio)), least)
+    return float(correlation * ratio), correlation
 
 
 def pairs_of(scores: Floats) -> NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from deepspeed.accelerator import get_accelerator
 from openrlhf.utils import get_tokenizer
 
 from openrlhf_pf.training.flags.reward_models import reward_models
-from openrlhf_pf.training.flags.sample_filter import corrects
+from openrlhf_pf.training.flags.sample_filter import reads_states
 
 
 def undecorated(actor_class: Any) -> type:
@@ -106,8 +106,8 @@ def last_states(states: torch.Tensor, attention_mask: torch.Tensor, packed: bool
 
 
 def reward_worker(args: SimpleNamespace) -> Any:
-    """Return the class of the reward model's workers: OpenRLHF's own if there is one model and nothing corrects it."""
-    if not corrects(args) and not reward_models(args):
+    """Return the class of the reward model's workers: OpenRLHF's own if there is one model and no head corrects it."""
+    if not reads_states(args) and not reward_models(args):
         return launcher.RewardModelActor
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    return ray.remote(num_gpus=1)(CorrectedRewardModelActor if corrects(args) else EnsembleRewardModelActor)
+    return ray.remote(num_gpus=1)(CorrectedRewardModelActor if reads_states(args) else EnsembleRewardModelActor)

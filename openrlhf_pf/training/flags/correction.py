@@ -1,10 +1,10 @@
-"""``--sample_filter_correct``: few true scores of the policy's own samples correct the reward model."""
+"""``--sample_filter_correct``: few true scores of the policy's own samples correct the rewards."""
 
 from types import SimpleNamespace
 
 from openrlhf_pf.training.flags.flag import Flag, first_given
 from openrlhf_pf.training.flags.prompts import drop_rule, is_scored_when_generated
-from openrlhf_pf.training.flags.sample_filter import corrects
+from openrlhf_pf.training.flags.sample_filter import corrects, reads_states
 from openrlhf_pf.training.flags.true_scores import load_reward_func
 
 SHARE = 0.05
@@ -12,9 +12,10 @@ SHARE = 0.05
 FLAGS = (
     Flag(
         "--sample_filter_correct",
-        "keep the reward model right on the policy that it trains: a head on its last state learns from true scores "
-        "(--sample_filter_probe_score) of a share of each rollout (default: none)",
-        choices=("none", "head"),
+        "true scores (--sample_filter_probe_score) of a share of each rollout are rewards, weighed by how little the "
+        "other rewards tell (scores); a head on the reward model's last state learns from them, too, and corrects the "
+        "other rewards (head) (default: none)",
+        choices=("none", "scores", "head"),
     ),
     Flag(
         "--sample_filter_true_share",
@@ -29,27 +30,19 @@ def check_correction(args: SimpleNamespace) -> None:
     """Raise ValueError if rewards cannot be corrected by true scores."""
     if not corrects(args):
         if flag := first_given(args, "sample_filter", ("true_share",)):
-            raise ValueError(f"{flag} has no effect without --sample_filter_correct head: add it.")
+            raise ValueError(f"{flag} has no effect without --sample_filter_correct scores or head: add it.")
         return
     share = args.sample_filter_true_share
     if share is not None and not 0 < share <= 1:
         raise ValueError(
             f"--sample_filter_true_share must be above 0 and at most 1, got {share:g}: it is a share of the prompts."
         )
-    if is_scored_when_generated(args) or not args.reward.model_name_or_path:
-        raise ValueError(
-            "--sample_filter_correct corrects a local reward model, but none is given, or rewards come from "
-            "--reward.remote_url or an agent: give --reward.model_name_or_path instead."
-        )
+    if reads_states(args):
+        _check_states(args)
     if not args.sample_filter_probe_score:
         raise ValueError(
-            "--sample_filter_correct learns from true scores, and a local reward model gives none: name a reward_func "
-            "with --sample_filter_probe_score FILE.py."
-        )
-    if args.ds.ring_attn_size > 1 or args.ds.tensor_parallel_size > 1 or args.ds.load_in_4bit:
-        raise ValueError(
-            "--sample_filter_correct does not read the states of a reward model with --ds.ring_attn_size, "
-            "--ds.tensor_parallel_size or --ds.load_in_4bit: leave them out, or leave the correction out."
+            "--sample_filter_correct learns from true scores: name a reward_func that gives them, with "
+            "--sample_filter_probe_score FILE.py."
         )
     if args.rollout.n_samples_per_prompt < 2:
         raise ValueError(
@@ -62,3 +55,18 @@ def check_correction(args: SimpleNamespace) -> None:
             "of a share of them: leave one of the two out."
         )
     load_reward_func(args.sample_filter_probe_score, "--sample_filter_probe_score")
+
+
+def _check_states(args: SimpleNamespace) -> None:
+    """Raise ValueError if there are no states of a reward model for a head to read."""
+    if is_scored_when_generated(args) or not args.reward.model_name_or_path:
+        raise ValueError(
+            "--sample_filter_correct head corrects a local reward model, but none is given, or rewards come from "
+            "--reward.remote_url or an agent: take --sample_filter_correct scores, or give "
+            "--reward.model_name_or_path."
+        )
+    if args.ds.ring_attn_size > 1 or args.ds.tensor_parallel_size > 1 or args.ds.load_in_4bit:
+        raise ValueError(
+            "--sample_filter_correct head does not read the states of a reward model with --ds.ring_attn_size, "
+            "--ds.tensor_parallel_size or --ds.load_in_4bit: leave them out, or take --sample_filter_correct scores."
+        )

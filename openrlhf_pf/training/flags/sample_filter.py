@@ -102,8 +102,13 @@ def needs_scored_samples(args: SimpleNamespace) -> bool:
 
 
 def corrects(args: SimpleNamespace) -> bool:
-    """Return whether true scores correct the reward model: ``--sample_filter_correct``."""
+    """Return whether true scores correct the rewards: ``--sample_filter_correct``."""
     return getattr(args, "sample_filter_correct", None) not in (None, "none")  # collecting has no such flag
+
+
+def reads_states(args: SimpleNamespace) -> bool:
+    """Return whether a head on the reward model's last state corrects rewards."""
+    return getattr(args, "sample_filter_correct", None) == "head"
 
 
 def filter_from_args(args: SimpleNamespace) -> SampleFilter:

@@ -62,9 +62,12 @@ def check_probe(args: SimpleNamespace, sample_filter: SampleFilter) -> None:
         judges = ("probe_every",) if corrects(args) else ("probe_every", "probe_score")
         if flag := first_given(args, "sample_filter", judges):
             raise ValueError(f"{flag} has no effect without --sample_filter_probe DATA: add it or leave the flag out.")
-        if isinstance(sample_filter, LearningFilter) and not brings_scores:
+        if isinstance(sample_filter, LearningFilter) and (corrects(args) or not brings_scores):
+            reason = (
+                "--sample_filter_correct makes them rewards" if corrects(args) else "a local reward model gives none"
+            )
             raise ValueError(
-                f"--sample_filter {args.sample_filter} learns from true scores, and a local reward model gives none: "
+                f"--sample_filter {args.sample_filter} learns from true scores, and {reason}: "
                 "give prompts to learn from with --sample_filter_probe DATA and --sample_filter_probe_score FILE.py."
             )
         return
