@@ -12,7 +12,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,24 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     return f"did you mean '{close[0]}'?" if close else ""
 
 
+def find_named(name: str, known: Mapping[str, type], what: str) -> Any:
+    """Return the class called ``name``: a key of ``known``, ``package.module:Class`` or ``path/to/file.py:Class``.
+
+    What a path leads to is not checked: see :func:`check_class`.
+
+    Raises:
+        ValueError: there is no such ``what``, or a path cannot be imported; the message is one sentence.
+    """
+    if ":" in name:
+        return load(name)
+    if name not in known:
+        hint = did_you_mean(name, known) or "choose one of them, or give path/to/file.py:Class."
+        raise ValueError(f"there is no {what} '{name}'; there are {', '.join(known)}: {hint}")
+    return known[name]
+
+
 def check_class(cls: Any, path: str, base: type, methods: dict[str, tuple[str, ...]], advice: str) -> None:
-    """Check the base class and the methods of a user's class.
+    """Check the base class and the methods of a class.
 
     Args:
         cls: the object that was found.

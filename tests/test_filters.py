@@ -14,13 +14,9 @@ from openrlhf_pf.filters.subset import mid_ranks
 NAN, INF = float("nan"), float("inf")
 
 
-def generator(seed: int = 0) -> np.random.Generator:
-    return make_generator(seed)
-
-
 def weights_of(name: str, rewards: list, keep=None, **options) -> list:
     table = np.array(rewards)
-    return build_filter(name, n_samples=table.shape[1], keep=keep, **options)(table, generator()).tolist()
+    return build_filter(name, n_samples=table.shape[1], keep=keep, **options)(table, make_generator(0)).tolist()
 
 
 # ── Hand-computed weights ──
@@ -64,7 +60,7 @@ def test_max_variance_finds_the_best_subset_for_every_k(n):
     rewards = np.random.default_rng(n).normal(size=(6, n))
     rewards[0], rewards[1, 0], rewards[2] = 1000.0 + 1e-3 * rewards[0], 50.0, rewards[2].round()
     for keep in range(1, n + 1):
-        weights = build_filter("max_variance", n, keep)(rewards, generator())
+        weights = build_filter("max_variance", n, keep)(rewards, make_generator(0))
         assert ((weights > 0).sum(axis=1) == keep).all()
         for row, weight in zip(rewards, weights):
             subsets = row[list(map(list, itertools.combinations(range(n), keep)))]
@@ -100,7 +96,7 @@ def test_weights_over_the_batch(name, options, expected):
 
 def test_top_random_takes_the_top_and_half_of_the_others():
     rewards = np.tile([0.9, 0.1, 0.2, 0.3], (4000, 1))
-    taken = build_filter("top_random", 4, high=0.5)(rewards, generator()) > 0
+    taken = build_filter("top_random", 4, high=0.5)(rewards, make_generator(0)) > 0
     assert taken[:, 0].all()
     # 4000 coins have a standard error of .008.
     assert taken[:, 1:].mean(axis=0).tolist() == pytest.approx([0.5] * 3, abs=0.04)
@@ -132,20 +128,15 @@ def test_shortest_and_reward_per_token():
     assert build_filter("reward_per_token", 4)(batch).tolist() == [[0.5, 0, 0.5, 0]]
 
 
-def test_shortest_ranks_no_sample_without_a_usable_reward():
-    batch = FilterBatch([[1.0, NAN, 4.0, 0.1]], response_lengths=[[4, 1, 8, 5]])
-    assert build_filter("shortest", 4)(batch).tolist() == [[0.5, 0, 0, 0.5]]
-
-
 def test_ensemble_agreement_keeps_the_samples_that_all_rank_alike():
     # Ranks from below: model A 3 2 1 0, model B 3 1 2 0, model C 0 2 1 3. Variances of the samples: ranks (3 3 0) 2,
     # (2 1 2) 2/9, (1 2 1) 2/9, (0 0 3) 2.
     models = np.array([[[4.0, 3.0, 2.0, 1.0]], [[0.9, 0.3, 0.5, 0.1]], [[-4.0, 8.0, 7.0, 9.0]]])
     batch = FilterBatch(models[0], model_rewards=models)
     assert build_filter("ensemble_agreement", 4)(batch).tolist() == [[0, 0.5, 0.5, 0]]
-    assert batch.ensemble_mean[0, 0] == pytest.approx(0.3) and batch.lower_bound().shape == (1, 4)
+    assert batch.ensemble_mean[0, 0] == pytest.approx(0.3)
     # Sample 3: 1, .1, 9: mean 3.3667, deviations -2.3667 -3.2667 5.6333 have squares 5.601 + 10.671 + 31.734 = 48.007.
-    assert float(batch.lower_bound(2.0)[0, 3]) == pytest.approx(10.1 / 3 - 2 * (48.0067 / 2) ** 0.5, abs=1e-3)
+    assert float(batch.lower_bound()[0, 3]) == pytest.approx(10.1 / 3 - (48.0067 / 2) ** 0.5, abs=1e-3)
 
 
 def test_mid_ranks_share_ties():
@@ -171,28 +162,16 @@ def test_a_batch_is_read_only_and_makes_its_columns_once():
 
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
-@pytest.mark.parametrize("name", ["best_random", "best_worst"])
-def test_an_unusable_reward_weighs_nothing_and_does_not_rank(name, bad):
-    with_bad = weights_of(name, [[3.0, bad, 5.0, 2.0]])[0]
-    without = weights_of(name, [[3.0, 5.0, 2.0]])[0]
+def test_an_unusable_reward_weighs_nothing_and_does_not_rank(bad):
+    with_bad = weights_of("best_random", [[3.0, bad, 5.0, 2.0]])[0]
+    without = weights_of("best_random", [[3.0, 5.0, 2.0]])[0]
     assert with_bad == pytest.approx([without[0], 0.0, without[1], without[2]])
 
 
 def test_a_prompt_with_fewer_usable_rewards_than_k_is_dropped_whole():
     weights = weights_of("best_worst", [[NAN, 1.0, INF], [3.0, 1.0, NAN]])
     assert weights == [[0.0, 0.0, 0.0], [0.5, 0.5, 0.0]]
-
-
-def test_none_drops_a_prompt_that_lacks_one_reward():
     assert weights_of("none", [[1.0, NAN]]) == [[0.0, 0.0]]
-
-
-@pytest.mark.parametrize("name", ["best_of_n", "best_random", "best_worst"])
-def test_ties_are_broken_at_random_not_by_position(name):
-    keep = FILTERS[name].default_keep(4)
-    chosen = keep * build_filter(name, 4)(np.zeros((4000, 4)), generator()).mean(axis=0)
-    # Each of 4 positions weighs k/4 on average; 4000 prompts leave a standard error below 0.008.
-    assert chosen.tolist() == pytest.approx([keep / 4] * 4, abs=0.04)
 
 
 def test_flat_prompts_are_found_by_a_tolerance():
@@ -218,16 +197,11 @@ def test_flat_prompts_are_found_by_a_tolerance():
         ("rank_weights", 2, {"weights": [0.0, 0.0]}, "not all 0"),
         ("rank_weights", 2, {"weights": [1.0, NAN]}, "finite"),
         ("rank_weights", 2, {"weights": [1e308, 1e308]}, "below 1e100"),
-        ("adaptive", 5, {"texts": ["half_life=1e308"]}, "half_life must be above 0 and at most 1000000, got 1e+308"),
-        ("pareto", 5, {"objectives": ["reward", "diversity"], "ngram": 10**9}, "ngram must be 1 to 100 tokens"),
         ("top", 5, {}, "needs high"),
         ("top_bottom", 5, {"high": 0.5}, "needs low"),
         ("top_bottom", 5, {"low": 0.5, "high": 0.5}, "low must be below high"),
         ("top", 5, {"high": NAN}, "must be a finite reward"),
         ("reward_power", 5, {"power": 0}, "must be a finite number above 0"),
-        ("top", 5, {"texts": ["high"]}, "written key=value, got 'high'"),
-        ("top", 5, {"texts": ["hihg=1"]}, "takes no hihg; it takes high"),
-        ("top", 5, {"texts": ["high=much"]}, "must be float, got 'much'"),
     ],
 )
 def test_bad_settings_get_one_sentence(name, n_samples, options, words):
@@ -308,23 +282,17 @@ def filtered(draw):
     return build_filter(name, n, keep, **options), rewards, columns, draw(st.integers(0, 99))
 
 
-def chosen(case, mode):
+@settings(max_examples=150, deadline=None)
+@given(filtered(), st.sampled_from(DRAWS))
+def test_any_rewards_give_weights_and_draws_that_keep_the_promises(case, mode):
     sample_filter, rewards, columns, seed = case
-    source = generator(seed)
-    batch = FilterBatch(rewards, source, **columns)
+    batch = FilterBatch(rewards, make_generator(seed), **columns)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # reward_power's, about rewards above 1
         warnings.simplefilter("error", RuntimeWarning)
         weights = sample_filter(batch)
-    return weights, draw(mode, weights, sample_filter.keep, sample_filter.scope, batch.order, source)
-
-
-@settings(max_examples=150, deadline=None)
-@given(filtered(), st.sampled_from(DRAWS))
-def test_any_rewards_give_weights_and_draws_that_keep_the_promises(case, mode):
-    sample_filter, rewards, _, _ = case
-    weights, (counts, scale) = chosen(case, mode)
     keep, group = sample_filter.keep, sample_filter.scope == "group"
+    counts, scale = draw(mode, weights, keep, sample_filter.scope, batch.order, batch.generator)
 
     assert weights.shape == rewards.shape and np.isfinite(weights).all() and (weights >= 0).all()
     usable = np.abs(rewards) < 3.3e38
@@ -348,9 +316,3 @@ def test_any_rewards_give_weights_and_draws_that_keep_the_promises(case, mode):
         assert int(counts.sum()) == (keep * len(rewards) if weights.any() else 0)
     if group and mode == "select":
         assert (np.abs(counts - keep * weights) < 1 + 1e-6).all()  # floor or ceil of k w_i
-
-
-@settings(max_examples=50, deadline=None)
-@given(filtered(), st.sampled_from(DRAWS))
-def test_the_same_seed_gives_the_same_choice(case, mode):
-    assert np.array_equal(chosen(case, mode)[1].counts, chosen(case, mode)[1].counts)

@@ -29,48 +29,38 @@ def with_nvidia_smi(folder, gpus):
     return f"{folder}:/usr/bin:/bin"
 
 
+def python_that(folder, body):
+    """A stand-in for the interpreter."""
+    file = folder / "python"
+    file.write_text(f"#!/bin/sh\n{body}\n")
+    file.chmod(0o755)
+    return file
+
+
 @pytest.mark.parametrize(
-    "arguments, message",
+    "arguments, gpus, message",
     [
-        (["--gpus", "0"], "--gpus takes a number from 1 on, got '0'"),
-        (["--gpus"], "--gpus takes a number from 1 on, got ''"),
-        (["--fast"], "there is no option '--fast': give --gpus NUMBER, --cpu or nothing"),
+        (["--gpus", "0"], 1, "--gpus takes a number from 1 on, got '0'"),
+        (["--gpus"], 1, "--gpus takes a number from 1 on, got ''"),
+        (["--fast"], 1, "there is no option '--fast': give --gpus NUMBER, --cpu or nothing"),
+        ([], None, "there is no nvidia-smi"),
+        ([], 0, "nvidia-smi lists no GPU"),
+        (["--gpus", "3"], 2, "--gpus 3 asks for more than the 2 that are here"),
+        (["--cpu"], None, "lacks what training needs: pip install"),
     ],
 )
-def test_arguments_that_are_none(arguments, message):
-    code, err = run(*arguments)
+def test_what_it_refuses_before_anything_starts(tmp_path, arguments, gpus, message):
+    for name in ("bash", "dirname", "grep", "sh"):
+        (tmp_path / name).symlink_to(f"/bin/{name}" if Path(f"/bin/{name}").exists() else f"/usr/bin/{name}")
+    path = tmp_path if gpus is None else with_nvidia_smi(tmp_path, gpus)
+    code, err = run(*arguments, path=path, python=python_that(tmp_path, "exit 1"))
     assert code == 2 and message in err and len(err.splitlines()) == 1
 
 
-def test_without_a_gpu_it_says_so_and_starts_nothing(tmp_path):
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    for name in ("bash", "dirname", "grep"):
-        (empty / name).symlink_to(f"/bin/{name}" if Path(f"/bin/{name}").exists() else f"/usr/bin/{name}")
-    code, err = run(path=empty)
-    assert code == 2 and "there is no nvidia-smi" in err and "--cpu" in err and len(err.splitlines()) == 1
-    code, err = run(path=with_nvidia_smi(tmp_path, 0))
-    assert code == 2 and "nvidia-smi lists no GPU" in err
-    code, err = run("--gpus", "3", path=with_nvidia_smi(tmp_path, 2))
-    assert code == 2 and "--gpus 3 asks for more than the 2 that are here" in err
-
-
 def test_it_goes_on_with_the_gpus_that_there_are(tmp_path):
-    python = tmp_path / "python"
-    python.write_text('#!/bin/sh\n[ "$1" = -c ] || echo "$@" >&2\n')
-    python.chmod(0o755)
-    path = with_nvidia_smi(tmp_path, 4)
-    assert run(path=path, python=python) == (0, f"{ROOT}/tests/gpu/check.py --gpus 4\n")
-    assert run("--gpus", "2", path=path, python=python) == (0, f"{ROOT}/tests/gpu/check.py --gpus 2\n")
-    assert run("--cpu", path=path, python=python) == (0, f"{ROOT}/tests/gpu/check.py --gpus 0\n")
-
-
-def test_an_environment_that_cannot_train(tmp_path):
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\nexit 1\n")
-    python.chmod(0o755)
-    code, err = run("--cpu", python=python)
-    assert code == 2 and "lacks what training needs: pip install" in err
+    python, path = python_that(tmp_path, '[ "$1" = -c ] || echo "$@" >&2'), with_nvidia_smi(tmp_path, 4)
+    for arguments, gpus in (([], 4), (["--gpus", "2"], 2), (["--cpu"], 0)):
+        assert run(*arguments, path=path, python=python) == (0, f"{ROOT}/tests/gpu/check.py --gpus {gpus}\n")
     code, err = run("--cpu", python=tmp_path / "absent")
     assert code == 2 and "activate the environment that trains, or set PYTHON" in err
 

@@ -6,7 +6,6 @@ import doctest
 import itertools
 import json
 import random
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from examples.micro_code import one_ray, score, true_score  # noqa: E402
 from examples.micro_code.commands import ppo as ppo_command  # noqa: E402
 from examples.micro_code.comparison import MEASURES, RIVALS, Course, compare, matched_steps  # noqa: E402
 from examples.micro_code.config import PRESETS, PPOConfig, override  # noqa: E402
-from examples.micro_code.families import FAMILIES, INPUTS  # noqa: E402
+from examples.micro_code.families import FAMILIES  # noqa: E402
 from examples.micro_code.phases import Run, preference_pairs, settings_of  # noqa: E402
 from examples.micro_code.policy import EOS, build_tokenizer, check_lossless, task_texts  # noqa: E402
 from examples.micro_code.report import verdict  # noqa: E402
@@ -99,16 +98,12 @@ REFERENCE = "def f(n):\n    return n + 3 if n > 4 else n"
         ("def f(n):\n    return 9 ** 9 ** 9", False),
         ("def f(n):\n    return 'a' * 99999999999", False),
         ("def f(n):\n    raise SystemExit", False),
+        ("def f(n):\n    return len([1 for a in range(999) for b in range(999) for c in range(999)])", False),
         ("", False),
     ],
 )
 def test_true_score(candidate, verdict):
     assert score.passes(candidate, REFERENCE, "int") is verdict
-
-
-def test_a_long_computation_is_stopped():
-    slow = "def f(n):\n    return len([1 for a in range(999) for b in range(999) for c in range(999)])"
-    assert score.run(slow, INPUTS["int"]) is None
 
 
 def test_scores_keep_the_order_of_the_items_with_repeats():
@@ -140,7 +135,7 @@ def test_the_loaded_tokenizer_is_the_saved_one(tokenizer, splits, tmp_path):
         assert loaded.encode(text)[: len(prompt)] == prompt  # trainers tokenize prompt and text apart
 
 
-@pytest.mark.parametrize("batch", [1, 7, 24])
+@pytest.mark.parametrize("batch", [1, 24])
 def test_leaving_the_batch_when_finished_changes_no_response(batch, tokenizer, splits):
     """Against transformers' own generate, on a random model: its responses end at many different lengths."""
     torch = pytest.importorskip("torch")
@@ -195,12 +190,6 @@ def test_override_changes_one_setting_of_a_copy():
 def test_override_refuses_in_one_sentence(assignment, message):
     with pytest.raises(ValueError, match=message):
         override(PRESETS["quickstart"], [assignment])
-
-
-def test_the_task_needs_no_training_stack():
-    code = "import sys, examples.micro_code.tasks, examples.micro_code.config; print(*sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not {"torch", "ray", "vllm", "openrlhf"} & set(result.stdout.split())
 
 
 # ── the runner ──

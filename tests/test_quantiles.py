@@ -1,7 +1,6 @@
 """Thresholds that are running quantiles, over all prompts or task by task."""
 
 import json
-import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,12 +57,6 @@ def test_a_threshold_is_a_quantile_of_this_rollout_and_of_those_before():
     assert all(row[0] for row in many[201:]) and 100 < sum(row[1] for row in many) < 300
 
 
-def test_an_absolute_threshold_is_what_it_was():
-    top = build_filter("top", 4, 2, high=0.3)
-    assert passing(top, [[0.1, 0.2, 0.3, 0.4]]) == [[0, 0, 0, 1]]
-    assert top.state_dict() == {} and top.metrics() == {}
-
-
 @pytest.mark.parametrize("per", ["label:task", "datasource"])
 def test_every_task_has_a_threshold_of_its_own_from_its_first_rollout_on(per):
     top = filter_of("top_bottom", low=0.25, per=per)
@@ -77,14 +70,6 @@ def test_every_task_has_a_threshold_of_its_own_from_its_first_rollout_on(per):
     later = {"labels": ['{"task": "chat"}'], "datasources": ["chat"]}
     assert passing(top, [[-3.0, -4.0, -5.0, -6.0]], **later) == [[1, 0, 0, 1]]
     assert set(top.state_dict()["windows"]) == {"maths", "code", "chat"}
-
-
-def test_rewards_of_0_and_1_pass_as_far_as_they_differ():
-    top = filter_of()
-    assert passing(top, [[0.0, 1.0, 1.0, 1.0]]) == [[0, 1, 1, 1]]
-    assert passing(filter_of(), [[1.0, 1.0, 1.0, 1.0]]) == [[0] * 4]
-    worst = filter_of("top_bottom", high=0.9, low=0.1)
-    assert passing(worst, [[0.0, 0.0, 0.0, 1.0]]) == [[1] * 4]
 
 
 def test_unusable_rewards_are_not_remembered():
@@ -130,50 +115,28 @@ def test_a_threshold_follows_the_rewards_and_a_tail_of_tasks_costs_only_what_the
 # ── Contract ──
 
 
-def resumed(sample_filter, again):
-    again.load_state_dict(pickle.loads(pickle.dumps(sample_filter.state_dict())))
-    return again
-
-
-def test_a_resumed_run_chooses_what_the_unbroken_one_chooses():
-    unbroken, source = filter_of(n=8, window=100, per="label:task"), make_generator(0)
-
-    def rollout(step):
-        rewards = np.random.default_rng(step).normal(size=(8, 8))
-        return FilterBatch(rewards, source, labels=[f'{{"task": {i % 3}}}' for i in range(8)])
-
-    for step in range(5):
-        unbroken(rollout(step))
-    again = resumed(unbroken, filter_of(n=8, window=100, per="label:task"))
-    for step in range(5, 12):
-        assert np.array_equal(unbroken(rollout(step)), again(rollout(step)))
-    assert unbroken.metrics() == again.metrics()
-
-
 def test_a_checkpoint_of_other_tasks_is_refused():
     saved = filter_of(per="datasource")
     passing(saved, [[1.0, 2.0, 3.0, 4.0]], datasources=["a"])
-    with pytest.raises(ValueError, match="are quantiles per=datasource, these are quantiles over all prompts: give"):
-        resumed(saved, filter_of())
-    with pytest.raises(ValueError, match="are quantiles per=datasource, these are rewards: give"):
-        resumed(saved, build_filter("top", 4, 2, high=0.5))
+    absolute = build_filter("top", 4, 2, high=0.5)
+    for other, words in ((filter_of(), "quantiles over all prompts"), (absolute, "rewards")):
+        with pytest.raises(ValueError, match=f"are quantiles per=datasource, these are {words}: give"):
+            other.load_state_dict(saved.state_dict())
+    assert absolute.state_dict() == {} and absolute.metrics() == {}
 
 
 @pytest.mark.parametrize(
     "texts, words",
     [
         (["high=1.5"], "high must lie between 0 and 1 as a quantile, got 1.5"),
-        (["high=nan"], "high must lie between 0 and 1 as a quantile, got nan"),
         (["high=0.5", "unit=share"], "option unit of sample filter 'top' must be"),
         (
             ["high=0.5", "per=task"],
             "per must be datasource or label:FIELD, a field of labels that are JSON, got 'task'",
         ),
-        (["high=0.5", "per=label:"], "per must be datasource or label:FIELD"),
         (["high=0.5", "window=0"], "window must be 1 or more rewards of a task, got 0"),
         (["high=0.5", "unit=reward", "per=datasource"], "per has no effect on thresholds in units of the reward: add"),
         (["high=0.5", "unit=reward", "window=9"], "window has no effect on thresholds in units of the reward: add"),
-        ([], "sample filter 'top' needs high"),
     ],
 )
 def test_settings_that_cannot_be(texts, words):
@@ -181,11 +144,6 @@ def test_settings_that_cannot_be(texts, words):
     with pytest.raises(ValueError) as error:
         build_filter("top", 4, 2, [*texts, *unit])
     assert words in str(error.value)
-
-
-def test_the_lower_quantile_is_below_the_higher():
-    with pytest.raises(ValueError, match=r"low must be below high, got low 0.9 and high 0.75"):
-        filter_of("top_bottom", low=0.9)
 
 
 # ── Labels ──
@@ -196,7 +154,7 @@ def test_a_field_of_a_label_is_its_value_as_text():
     assert label_fields(labels, "task") == ["code", "3", "null", '{"a": 2, "b": 1}']
 
 
-@pytest.mark.parametrize("label", ["", "no JSON", '{"kind": 1}', "3", "[1]", "null", "x" * 200])
+@pytest.mark.parametrize("label", ["no JSON", '{"kind": 1}', "3", "null", "x" * 200])
 def test_a_label_without_the_field_is_shown(label):
     with pytest.raises(ValueError) as error:
         label_fields(['{"task": 1}', label], "task")

@@ -32,15 +32,11 @@ def test_the_expected_gain_in_closed_form_and_by_drawing():
     right, wrong = np.array([1, 2, 3.7, 10]), np.array([1, 9.4, 6.3, 1.2])
     found = expected_gain(right - 1, wrong - 1)
     assert found.tolist() == pytest.approx([0.083333, 0.103219, 0.128911, 0.014637], abs=1e-6)
-    posterior = Posterior(4)
-    draws = []
+    posterior, source = Posterior(4), generator()
     with_counts(posterior, (right - 1).tolist(), (wrong - 1).tolist())
-    source = generator()
-    for _ in range(100_000):
-        draws.append(posterior.draw(source))
-    p = np.stack(draws)
+    p = np.stack([posterior.draw(source) for _ in range(30_000)])
     for gain, values in (("hard", p * (1 - p) ** 2), ("variance", p * (1 - p))):
-        error = values.std(axis=0) / len(draws) ** 0.5
+        error = values.std(axis=0) / len(p) ** 0.5
         assert (np.abs(values.mean(axis=0) - expected_gain(right - 1, wrong - 1, gain)) < 4 * error).all()
 
 
@@ -66,7 +62,6 @@ def test_one_common_factor_does_what_a_sweep_does(decay):
     [
         ([1, 1], [0, 0], [4, 4], "a prompt occurs twice"),
         ([1, 2], [5, 0], [4, 4], "successes must lie between"),
-        ([1, 2], [-1, 0], [4, 4], "successes must lie between"),
         ([1, 2], [float("nan"), 0], [4, 4], "successes must lie between"),
     ],
 )
@@ -190,7 +185,6 @@ def test_a_checkpoint_of_other_data_is_refused():
     [
         ("vad", [], "there is no prompt selection 'vad'; there are uniform, vade, target: did you mean 'vade'?"),
         ("vade", ["decay=1.2,1"], "decay must be two numbers between 0 and 1"),
-        ("vade", ["decay=0.2"], "decay must be two numbers between 0 and 1"),
         ("vade", ["gain=easy"], "option gain of prompt selection 'vade' must be Literal"),
         ("vade", ["rate=.5"], "prompt selection 'vade' takes no rate; it takes decay, gain, explore, random_share"),
         ("target", ["rate=2"], "rate must lie between 0 and 1, got 2"),

@@ -37,14 +37,8 @@ def is_selection(name: str) -> bool:
     Raises:
         ValueError: it is neither, or cannot be imported; the message is one sentence.
     """
-    if ":" in name:
-        found = registry.load(name)
-        return inspect.isclass(found) and issubclass(found, PromptSelection)
-    if name not in FILTERS and name not in SELECTIONS:
-        names = [*FILTERS, *SELECTIONS]
-        hint = registry.did_you_mean(name, names) or "choose one of them, or give path/to/file.py:Class."
-        raise ValueError(f"there is no filter or selection '{name}'; there are {', '.join(names)}: {hint}")
-    return name in SELECTIONS
+    found = registry.find_named(name, {**FILTERS, **SELECTIONS}, "filter or selection")
+    return inspect.isclass(found) and issubclass(found, PromptSelection)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -69,12 +69,7 @@ def filter_class(name: str) -> type[SampleFilter]:
     Raises:
         ValueError: there is none, or it is no filter; the message is one sentence.
     """
-    if ":" not in name:
-        if name not in FILTERS:
-            hint = registry.did_you_mean(name, FILTERS) or "choose one of them, or give path/to/file.py:Class."
-            raise ValueError(f"there is no sample filter '{name}'; there are {', '.join(FILTERS)}: {hint}")
-        return FILTERS[name]
-    cls = registry.load(name)
+    cls = registry.find_named(name, FILTERS, "sample filter")
     methods = {"__init__": ("self", *_COMMON), "weigh": ("self", "batch")}
     registry.check_class(cls, name, SampleFilter, methods, "write weigh(self, batch), which returns the weights.")
     if cls.scope not in ("group", "batch"):

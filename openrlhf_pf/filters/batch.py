@@ -202,10 +202,10 @@ class FilterBatch:
         with np.errstate(over="ignore", invalid="ignore"):
             return self.model_rewards.std(axis=0, ddof=1)
 
-    def lower_bound(self, width: float = 1.0) -> ndarray:
-        """Return the (G, N) lower confidence bound: mean minus ``width`` standard deviations over the models."""
+    def lower_bound(self) -> ndarray:
+        """Return the (G, N) lower confidence bound: mean minus one standard deviation over the models."""
         with np.errstate(invalid="ignore"):
-            return self.ensemble_mean - width * self.ensemble_spread
+            return self.ensemble_mean - self.ensemble_spread
 
     # ── Derived from the rewards ──
 

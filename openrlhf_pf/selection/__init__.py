@@ -24,16 +24,11 @@ def selection_class(name: str) -> type[PromptSelection]:
     Raises:
         ValueError: there is none; the message is one sentence.
     """
-    if ":" in name:
-        cls = registry.load(name)
-        methods = {"__init__": ("self", *_COMMON), "priorities": ("self", "generator")}
-        advice = "write priorities(self, generator), which returns a number for each prompt."
-        registry.check_class(cls, name, PromptSelection, methods, advice)
-        return cls
-    if name not in SELECTIONS:
-        hint = registry.did_you_mean(name, SELECTIONS) or "choose one of them, or give path/to/file.py:Class."
-        raise ValueError(f"there is no prompt selection '{name}'; there are {', '.join(SELECTIONS)}: {hint}")
-    return SELECTIONS[name]
+    cls = registry.find_named(name, SELECTIONS, "prompt selection")
+    methods = {"__init__": ("self", *_COMMON), "priorities": ("self", "generator")}
+    advice = "write priorities(self, generator), which returns a number for each prompt."
+    registry.check_class(cls, name, PromptSelection, methods, advice)
+    return cls
 
 
 def build_selection(name: str, n_prompts: int, texts: Sequence[str] = ()) -> PromptSelection:
