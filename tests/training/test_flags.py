@@ -48,11 +48,8 @@ BAD = """
 --sample_filter top --sample_filter_options high=1 high=2 | sample filter 'top' is given high twice
 --sample_filter absent.py:Mine | absent.py
 --sample_filter none --sample_filter_keep 2 | --sample_filter_keep has no effect with --sample_filter none
---sample_filter none --sample_filter_mode resample | --sample_filter_mode has no effect with --sample_filter none
 --sample_filter_seed 3 | --sample_filter_seed has no effect
 --sample_filter_probe_every 3 | --sample_filter_probe_every has no effect with --sample_filter none
---sample_filter_probe_score s.py | --sample_filter_probe_score has no effect with --sample_filter none
---prompt_selection vad | there is no prompt selection 'vad'; there are uniform, vade, target: did you mean
 --prompt_selection_seed 3 | --prompt_selection_seed has no effect with --prompt_selection none
 --prompt_selection vade --prompt_selection_options rate=1 | prompt selection 'vade' takes no rate
 {SELECT} --rollout.n_samples_per_prompt 1 | but only 1 is drawn per prompt: raise --rollout.n_samples_per_prompt
@@ -65,37 +62,28 @@ BAD = """
 {TOP} --algo.advantage.estimator rloo | needs the group of a prompt: choose gae or reinforce, or a filter
 {TOP} --train.batch_size 32 | x at most 2 kept samples per prompt gives 16
 --sample_filter best_worst --train.batch_size 12 | gives 16 samples, which is not a whole number of
---sample_filter best_of_n | gives 8 samples, which is not a whole number of --train.batch_size 16
 --sample_filter best_worst --train.micro_batch_size 16 | must be a multiple of 32
 --sample_filter best_worst --ds.tensor_parallel_size 4 | 4 workers share each sample, and a model has 2
 --sample_filter best_worst --ref.num_gpus_per_node 3 | cannot share in whole micro-batches of 4
 {BEST} --algo.advantage.estimator rloo | needs at least 2, but --sample_filter best_of_n keeps 1
 --sample_filter best_worst --sample_filter_baseline group | has no effect with --algo.advantage.estimator gae
-{BEST} --sample_filter_baseline kept | choose one of rloo, reinforce_baseline, group_norm, dr_grpo, flash_reinforce
 --sample_filter best_worst --sample_filter_drop_tolerance 0.1 | has no effect without --sample_filter_drop flat
 --sample_filter_drop flat --sample_filter_drop_tolerance -1 | must be 0 or more, in units of the reward, got -1
---sample_filter_drop flat --sample_filter_drop_share 0.5 | has no effect without --sample_filter_drop variance
 --sample_filter_drop variance_top_p --sample_filter_drop_share 0 | must be above 0 and at most 1, got 0
 --sample_filter_drop band | needs the lowest and the highest mean score of a prompt that trains
 --sample_filter_drop band --sample_filter_drop_band 1 0 | must be the lower number first, got 1.0 0.0
 --sample_filter_refill 2 | has no effect without a --sample_filter or a --sample_filter_drop
---sample_filter_drop flat --sample_filter_refill 1.1 | allow a step more than its 8 prompts, got a factor of 1.1
 --sample_filter_drop flat --sample_filter_refill nan | must allow a step more than its 8 prompts, got a factor of nan
---sample_filter_drop flat --sample_filter_refill inf | must allow a step more than its 8 prompts, got a factor of inf
 {REFILL} --algo.dynamic_filtering_enable | both replace prompts while a step is sampled: leave one of them out
 --sample_filter best_worst --sample_filter_refill 2 | come when all are sampled: give --reward.remote_url or an agent
 {REFILL} --sample_filter_drop variance_top_p {ASYNC} | make it --rollout.batch_size 8, or choose another
 --sample_filter_stop_window 3 | has no effect without --sample_filter_stop_below R
 --sample_filter_stop_below 1.5 | --sample_filter_stop_below must be above 0 and at most 1, got 1.5
 --sample_filter_stop_below 0.5 | compares rewards with true scores, and a local reward model gives none
---sample_filter_stop_below 0.5 --sample_filter_stop_window 0 | --sample_filter_stop_window must be 1 or more, got 0
 --sample_filter ensemble_agreement | ensemble_agreement compares several reward models, but there are none
 --sample_filter best_worst --sample_filter_rank_by lower_bound | lower_bound compares several reward models
---sample_filter best_worst --sample_filter_reward_models a | needs two or more different checkpoints
 --sample_filter best_worst --sample_filter_reward_models a,a | needs two or more different checkpoints
-{REFILL} --sample_filter_reward_models a,b | but rewards come from --reward.remote_url or an agent
 --sample_filter best_worst --sample_filter_reward worst | combines several reward models, but there is one
-{MEMBER} --sample_filter_reward_models a,b | that differ between members, which --algo.advantage.estimator gae does not
 --sample_filter best_worst --sample_filter_log {FILE}/log | /log
 --sample_filter best_worst --sample_filter_probe p.jsonl | which learns nothing from true scores: choose adaptive
 --sample_filter adaptive | learns from true scores, and a local reward model gives none: give prompts to learn
@@ -134,7 +122,6 @@ WORDS = {
     "REFILL": "--sample_filter best_worst --sample_filter_refill 2 --reward.remote_url r.py",
     "ASYNC": "--train.async_enable --rollout.vllm_generate_batch_size 16",
     "PROBE": "--sample_filter adaptive --sample_filter_probe p.jsonl --sample_filter_probe_score absent.py",
-    "MEMBER": "--sample_filter best_worst --sample_filter_reward member",
     "AUTO": f"--sample_filter auto --sample_filter_report {TESTS / 'reports' / 'decided.json'}",
     "REPORTS": TESTS / "reports",
     "EXAMPLES": TESTS.parent / "examples",
@@ -306,16 +293,13 @@ def test_a_users_filter_or_selection_that_breaks_its_contract_is_refused_in_one_
 @pytest.mark.parametrize(
     "flag, name, missing",
     [
-        ("actor.model_name_or_path", "{tmp}/policy", True),
         ("reward.model_name_or_path", "./reward", True),
         ("critic.model_name_or_path", "models/critic/last", True),
         ("actor.model_name_or_path", "Qwen/Qwen2.5-0.5B", False),
         ("actor.model_name_or_path", "{tmp}", False),
-        ("data.prompt_dataset", "OpenRLHF/prompts,train.jsonl", True),
         ("data.prompt_dataset", "OpenRLHF/prompts@data,{tmp}", False),
         ("eval.dataset", "eval.parquet", True),
         ("reward.remote_url", "http://localhost:5000/get,reward.py", True),
-        ("reward.remote_url", "http://localhost:5000/get", False),
         ("train.agent_func_path", "agent.py", True),
         ("sample_filter_probe", "probe.jsonl", True),
         ("sample_filter_reward_models", "Qwen/A,{tmp}/B", True),

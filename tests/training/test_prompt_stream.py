@@ -14,7 +14,7 @@ pytest.importorskip("openrlhf")
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator, _collect_prompt_batch
 from rollouts import namespace
 
-from openrlhf_pf.training import generation, prompt_stream
+from openrlhf_pf.training import generation
 from openrlhf_pf.training.flags import data as data_checks
 from openrlhf_pf.training.generation import CheckedGenerator
 from openrlhf_pf.training.prompt_stream import PromptStream, success_values
@@ -334,16 +334,3 @@ def test_scores_where_there_are_some_else_rewards():
     assert found == pytest.approx([0.1, 0.2, 0.3, float("nan")], nan_ok=True)
     assert success_values(samples([None] * 4, [0.0, 1.0, 1.0, 1.0]), arguments())[0].tolist() == [0, 1, 1, 1]
     assert success_values(samples([None] * 4, [None] * 4), arguments()) is None
-
-
-def test_a_prompt_is_looked_up_once_for_its_samples(monkeypatch):
-    """Hashing the prompt of each of N samples would take longer than all else that is noted."""
-    stream = stream_of(DATA)
-    prompts = taken(iter(stream), 4)
-    hashed = []
-    key = prompt_stream._hash
-    monkeypatch.setattr(prompt_stream, "_hash", lambda prompt, label: hashed.append(prompt) or key(prompt, label))
-    samples = samples_of(prompts)
-    stream.attach_posterior(samples)
-    assert hashed == prompts
-    assert read_context([[sample] for sample in samples], "visits") == [0] * 4 * N

@@ -14,11 +14,10 @@ pytest.importorskip("openrlhf")
 
 import openrlhf.trainer.ppo_trainer as host
 import openrlhf.trainer.ppo_utils.experience_maker as host_maker
-from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.utils.deepspeed.deepspeed import DeepspeedStrategy
 from rollouts import ModelGroup, namespace, rollout_of
 
-from openrlhf_pf.filters import FilterBatch, NoFilter, build_filter
+from openrlhf_pf.filters import FilterBatch, NoFilter
 from openrlhf_pf.training import trainer as trainer_module
 from openrlhf_pf.training.experience_maker import NoRewards
 from openrlhf_pf.training.trainer import (
@@ -92,28 +91,6 @@ def test_rollout_statistics_see_the_length_penalty_that_training_sees(trainer):
     status, _ = trainer.train_step(samples, 0)
     assert status["rollout/reward_mean"] == 10 / 8  # 16 less the truncated 6
     assert float(samples[3].rewards) == 6.0
-
-
-@pytest.mark.parametrize("prompts", [2, 8])
-def test_rollout_statistics_copy_no_sample(trainer, monkeypatch, prompts):
-    trainer.train_step(rollout_of([[1.0, 2.0, 3.0, 6.0]] * prompts), 0)
-    trainer.experience_maker.rollout._penalized = None
-    made, init = [], Experience.__init__
-
-    def counting(self, *args, **kwargs):
-        made.append(self)
-        init(self, *args, **kwargs)
-
-    monkeypatch.setattr(Experience, "__init__", counting)
-    assert trainer._compute_rollout_stats([])["rollout/num_samples"] == 4 * prompts
-    assert len(made) == 1
-
-
-def test_a_step_that_trains_nothing_says_why(trainer, caplog):
-    trainer.experience_maker.filter = build_filter("top", 4, high=9.0)
-    status, step = trainer.train_step(rollout_of([[1.0, 2.0, 3.0, 6.0]] * 2), 0)
-    assert step == 1 and status["filter/kept_fraction"] == 0 and status["rollout/reward_mean"] == 3.0
-    assert trainer.actor_model_group.appended == []
 
 
 class Counting(NoFilter):
