@@ -119,23 +119,18 @@ def table_of(step: int, columns: Mapping[str, Sequence], metadata: Mapping[str, 
     return _assemble(list(SCHEMA), arrays, rows, {**(metadata or {}), **FORMAT})
 
 
-def write_table(path: Path, table: pa.Table) -> None:
+def write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
     """Write a Parquet file that is there whole or not at all, whatever happens to this process.
+
+    Args:
+        path: the file.
+        tables: its parts, of one schema; each is on disk before the next one is asked for.
 
     Raises:
         OSError: the file could not be written; what was there under its name still is.
-    """
-    write_parts(path, [table])
-
-
-def write_parts(path: Path, parts: Iterable[pa.Table]) -> None:
-    """Write tables of one schema to one file; each is on disk before the next one is asked for.
-
-    Raises:
-        OSError: as :func:`write_table`.
         ValueError: there is no table.
     """
-    remaining = iter(parts)
+    remaining = iter(tables)
     if (first := next(remaining, None)) is None:
         raise ValueError("there are no samples to write")
     with (
@@ -233,7 +228,7 @@ class RolloutLog:
             found = rows()
             parts = [found] if isinstance(found, Mapping) else found
             tables = (table_of(step, columns, self.metadata) for columns in parts)
-            write_parts(self.directory / f"step-{step:06d}.parquet", tables)
+            write_tables(self.directory / f"step-{step:06d}.parquet", tables)
         except Exception as error:  # whatever it is, it must not reach training
             self._lose(step, f"{type(error).__name__}: {error}")
 

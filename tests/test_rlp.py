@@ -17,7 +17,7 @@ from preference_samples import samples
 from preference_samples import table_of as table
 
 from openrlhf_pf.cli.preferences import main
-from openrlhf_pf.rollout_log import prompt_id, table_of, write_table
+from openrlhf_pf.rollout_log import prompt_id, table_of, write_tables
 
 CODE = json.dumps({"entry_point": "f", "inputs": [[1], [3]], "outputs": [1, 9]})
 
@@ -83,7 +83,7 @@ def test_what_collecting_writes(tmp_path):
             "draws": [0] * 6,
             "checkpoint": ["sft"] * 6,
         }
-        write_table(tmp_path / f"part-{number:06d}.parquet", table_of(0, columns))
+        write_tables(tmp_path / f"part-{number:06d}.parquet", [table_of(0, columns)])
     (tmp_path / "collect.json").write_text("{}")
     status, output = run(tmp_path)
     assert status == 0

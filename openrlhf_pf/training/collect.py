@@ -27,11 +27,12 @@ from openrlhf.utils.utils import get_tokenizer
 from ray.util.placement_group import placement_group
 
 from openrlhf_pf.filters import Draw, make_generator
-from openrlhf_pf.rollout_log import table_of, write_table
+from openrlhf_pf.rollout_log import table_of, write_tables
 from openrlhf_pf.training.correction.workers import reward_worker
 from openrlhf_pf.training.experience_maker import FilteringExperienceMaker
+from openrlhf_pf.training.flags.data import load_prompts
 from openrlhf_pf.training.flags.true_scores import load_reward_func
-from openrlhf_pf.training.generation import PromptSampler, load_prompts
+from openrlhf_pf.training.generation import PromptSampler
 from openrlhf_pf.training.rollout import Rollout
 from openrlhf_pf.training.startup.launch import refuse
 from openrlhf_pf.training.startup.placement import wait_for_gpus
@@ -55,7 +56,7 @@ class Collector:
         self.tokenizer = get_tokenizer(
             args.actor.model_name_or_path, None, "left", strategy, use_fast=not args.data.disable_fast_tokenizer
         )
-        self.prompts = load_prompts(args.data.prompt_dataset, args, strategy)
+        self.prompts = load_prompts(args)
         limit = args.collect.max_prompts or len(self.prompts)
         self.n_prompts = int(min(args.data.max_samples, len(self.prompts), limit))
         self.true_score = None
@@ -112,7 +113,7 @@ class Collector:
         rows["checkpoint"] = [name] * len(rows["prompt"])
         rows["group"] = [places.start + group for group in rows["group"]]
         file = self.directory / f"part-{number:06d}.parquet"
-        write_table(file, table_of(0, rows))
+        write_tables(file, [table_of(0, rows)])
         if self.true_score is not None:
             self._check_scored(file, rollout.scores)
 
@@ -132,7 +133,7 @@ class Collector:
         scored = self.true_score.score_texts([(prompt + text, prompt, label or "") for prompt, text, label in texts])
         scores = [score for score, _ in scored]
         place = table.schema.get_field_index("score")
-        write_table(file, table.set_column(place, table.schema.field(place), pa.array(scores, pa.float64())))
+        write_tables(file, [table.set_column(place, table.schema.field(place), pa.array(scores, pa.float64()))])
         self._check_scored(file, np.array(scores))
         _print(f"{file.name}: scored the samples of an earlier run")
 

@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import ray
 import torch
 from openrlhf.datasets.prompts_dataset import preprocess_data
-from openrlhf.datasets.utils import blending_datasets
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator, _collect_prompt_batch
 from openrlhf.trainer.ray.vllm_engine import batch_vllm_engine_call
@@ -202,25 +200,6 @@ def _wait(refs: list[Any]) -> tuple[list[Any], list[Any]]:
     ready, rest = ray.wait(refs, num_returns=1)
     also, rest = ray.wait(rest, num_returns=len(rest), timeout=0) if rest else ([], [])
     return ready + also, rest
-
-
-def load_prompts(names: str, args: SimpleNamespace, strategy: Any) -> Any:
-    """Load a data set as OpenRLHF loads its prompts; rows are read from disk when asked for.
-
-    Args:
-        names: as for ``--data.prompt_dataset``.
-        args: OpenRLHF's nested arguments.
-        strategy: OpenRLHF's strategy.
-    """
-    data = args.data
-    return blending_datasets(
-        names,
-        data.prompt_probs if names == data.prompt_dataset else None,
-        strategy,
-        args.train.seed,
-        max_count=data.max_samples,
-        dataset_split=data.prompt_split,
-    )
 
 
 class PromptSampler:

@@ -20,10 +20,11 @@ from openrlhf_pf.training.experience_maker import (
     NothingToTrain,
     with_samples_per_prompt,
 )
+from openrlhf_pf.training.flags.data import load_prompts
 from openrlhf_pf.training.flags.prompts import is_scored_when_generated, selects
 from openrlhf_pf.training.flags.sample_filter import filter_from_args, trained_per_prompt
 from openrlhf_pf.training.flags.true_scores import load_reward_func
-from openrlhf_pf.training.generation import CheckedGenerator, PromptSampler, load_prompts
+from openrlhf_pf.training.generation import CheckedGenerator, PromptSampler
 from openrlhf_pf.training.prompt_stream import PromptStream
 from openrlhf_pf.training.true_score import StopTraining, TrueScore
 
@@ -67,7 +68,7 @@ class Probe:
         self.maker = trainer.experience_maker
         self.every = args.sample_filter_probe_every or 10
         self.sample = PromptSampler(trainer.strategy, trainer.tokenizer, trainer.vllm_engines)
-        self.rows = list(load_prompts(args.sample_filter_probe, args, trainer.strategy))
+        self.rows = list(load_prompts(args, args.sample_filter_probe))
         self.true_score = None
         if args.sample_filter_probe_score:
             function = load_reward_func(args.sample_filter_probe_score, "--sample_filter_probe_score")
@@ -171,10 +172,10 @@ class FilteringTrainer:
             self.args = copy.copy(self.args)
             self.args.ckpt = copy.copy(self.args.ckpt)
             self.args.ckpt.save_steps = 1
-        if self.experience_maker.log is not None and global_step % self.args.ckpt.save_steps == 0:
-            self.experience_maker.log.flush()  # a resumed run does not write this step again
         if global_step % self.args.ckpt.save_steps == 0:
             self._add_correction(client_states)
+            if self.experience_maker.log is not None:
+                self.experience_maker.log.flush()  # a resumed run does not write this step again
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
         if reason is not None:
             raise StopTraining(f"{reason}; step {global_step} is saved")

@@ -1,7 +1,6 @@
-"""True scores during training: asking a user's function for them, the probe, and early stopping.
+"""True scores during training: ask a user's function for them, and stop when rewards no longer agree with them.
 
-``StopRule`` ends training when the reward's pairwise accuracy falls below a threshold. Shapes: G prompts (groups), N
-scored samples per prompt.
+Shapes: G prompts (groups), N scored samples per prompt.
 """
 
 import math

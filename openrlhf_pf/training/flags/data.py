@@ -64,18 +64,24 @@ def _is_path(name: str) -> bool:
     return name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(_DATA_SUFFIXES)
 
 
-# ── The prompt data set: read in the driver, when OpenRLHF can be imported ──
+# ── Data sets of prompts: read when OpenRLHF can be imported ──
 
 
-def load_prompt_rows(args: SimpleNamespace) -> Any:
-    """Load the data set of prompts as OpenRLHF's trainer will, without printing."""
+def load_prompts(args: SimpleNamespace, names: str | None = None) -> Any:
+    """Load a data set as OpenRLHF's trainer does, without printing; rows are read from disk when asked for.
+
+    Args:
+        args: OpenRLHF's nested arguments.
+        names: as for ``--data.prompt_dataset``; that one by default.
+    """
     from openrlhf.datasets.utils import blending_datasets  # slow to import
 
     data = args.data
-    quiet = SimpleNamespace(print=lambda *_: None, is_rank_0=lambda: True, args=args)
+    names = names or data.prompt_dataset
+    quiet = SimpleNamespace(print=lambda *_: None, is_rank_0=lambda: False, args=args)
     return blending_datasets(
-        data.prompt_dataset,
-        data.prompt_probs,
+        names,
+        data.prompt_probs if names == data.prompt_dataset else None,
         quiet,
         args.train.seed,
         max_count=data.max_samples,
@@ -89,7 +95,7 @@ def load_prompt_column(args: SimpleNamespace, name: str) -> Sequence[Any]:
     Raises:
         ValueError: they have no such column.
     """
-    rows = load_prompt_rows(args)
+    rows = load_prompts(args)
     if name not in rows.column_names:
         raise ValueError(f"the data set has no column {name!r}: it has {', '.join(rows.column_names)}.")
     return rows[name]
@@ -100,7 +106,7 @@ def check_prompt_count(args: SimpleNamespace) -> None:
     if not selects(args):
         return
     try:
-        rows = load_prompt_rows(args)
+        rows = load_prompts(args)
         rows = rows.select_columns([key for key in (args.data.input_key, args.data.label_key) if key is not None])
     except Exception:  # the data set may be on another node; OpenRLHF says what is wrong with it
         return
