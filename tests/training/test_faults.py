@@ -85,21 +85,21 @@ def test_a_torn_file_costs_its_checkpoint_and_no_other(args, tmp_path, capsys, f
     assert f"({file} of _critic/global_step4 is damaged)" in capsys.readouterr().err
 
 
-def test_a_full_disk_that_has_emptied_latest(args, tmp_path):
+@pytest.mark.parametrize(
+    "emptied, named, said",
+    [
+        (["_actor"], "", ""),  # a full disk has emptied the file
+        (["_actor", "_critic"], "global_step4", "(_actor/global_step4 is not there)"),  # OpenRLHF removed the worst
+    ],
+)
+def test_where_latest_names_nothing_the_newest_is_taken(args, tmp_path, capsys, emptied, named, said):
     for model in ("_actor", "_critic"):
         save(tmp_path, model, "global_step3")
-    (tmp_path / "_actor" / "latest").write_text("")
+    for model in emptied:
+        (tmp_path / model / "latest").write_text(named)
     checkpoints.choose_checkpoint(args)
     assert latest(tmp_path) == {"_actor": "global_step3", "_critic": "global_step3"}
-
-
-def test_the_named_checkpoint_was_removed_as_the_worst(args, tmp_path, capsys):
-    for model in ("_actor", "_critic"):
-        save(tmp_path, model, "global_step2")
-        (tmp_path / model / "latest").write_text("global_step3")
-    checkpoints.choose_checkpoint(args)
-    assert latest(tmp_path) == {"_actor": "global_step2", "_critic": "global_step2"}
-    assert "(_actor/global_step3 is not there)" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 def test_where_none_was_ever_finished_training_starts_from_the_beginning(args, tmp_path, capsys):
@@ -122,20 +122,16 @@ def test_where_all_are_torn_training_is_refused(args, tmp_path):
 
 def test_without_critic_shards_or_checkpoints(args, tmp_path):
     checkpoints.choose_checkpoint(args)  # nothing there
-    assert args.ckpt.load_enable
+    save(tmp_path, "_actor", "global_step9", shards=0)
+    args.ckpt.load_enable = False
+    checkpoints.choose_checkpoint(args)  # nothing is resumed
+    assert latest(tmp_path) == {"_actor": "global_step9"}
+    args.ckpt.load_enable = True
     args.critic = SimpleNamespace(model_name_or_path=None, num_nodes=1, num_gpus_per_node=1)
     args.ds.zero_stage = 0
-    save(tmp_path, "_actor", "global_step1", shards=0)
     save(tmp_path, "_critic", "global_step7")  # of another run in the same folder
     checkpoints.choose_checkpoint(args)
-    assert latest(tmp_path)["_actor"] == "global_step1"
-
-
-def test_what_is_not_resumed_is_not_looked_at(args, tmp_path):
-    save(tmp_path, "_actor", "global_step1", shards=0)
-    args.ckpt.load_enable = False
-    checkpoints.choose_checkpoint(args)
-    assert latest(tmp_path) == {"_actor": "global_step1"}
+    assert latest(tmp_path)["_actor"] == "global_step9"
 
 
 def test_a_single_checkpoint_is_warned_of(args, capsys):
