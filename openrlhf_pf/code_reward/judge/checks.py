@@ -8,6 +8,7 @@ programs are judged by :mod:`programs`.
 
 import ast
 import contextlib
+import inspect
 import json
 import re
 from collections.abc import Callable
@@ -39,10 +40,17 @@ def _check_cases(remote: Remote, source: str, data: dict[str, Any]) -> None:
                 remote.request(call)
             continue
         got = remote.request(call)
+        if inspect.iscoroutine(got):
+            got = pytest_stand_in.finished(got)
         if checker:
             right = checker(list(args) if not kwargs else {"args": list(args), **kwargs}, got, expected)
+        elif data.get("wrapped"):
+            (value,) = expected
+            if isinstance(got, RemoteObject):  # an iterator is read once
+                got = _items(got, len(value) if isinstance(value, list) else 1) or got
+            right = equal(got, value, tolerance) or equal(got, expected, tolerance)
         else:
-            right = equal(got, expected, tolerance) or (data.get("wrapped") and equal(got, expected[0], tolerance))
+            right = equal(got, expected, tolerance)
         if not right:
             remote.verdict("failed", f"returned {got!r:.100}")
 
@@ -180,12 +188,16 @@ def _check_functions(remote: Remote, source: str, data: dict[str, Any]) -> None:
     if not tests:
         remote.fault("it has no function test_...")
     for remote.test, test in enumerate(tests):
-        before = remote.asked
-        try:
-            _judged(space, test)
-        except pytest_stand_in.SKIPS as error:
-            if remote.asked != before:  # what the program answered must not decide whether it is tested
-                remote.verdict("failed", f"the test skipped itself after the program was asked: {error}")
+        _judged(space, lambda test=test: _run_unless_skipped(remote, test))
+
+
+def _run_unless_skipped(remote: Remote, test: Callable[[], Any]) -> None:
+    before = remote.asked
+    try:
+        test()
+    except pytest_stand_in.SKIPS as error:
+        if remote.asked != before:  # what the program answered must not decide whether it is tested
+            remote.verdict("failed", f"the test skipped itself after the program was asked: {error}")
 
 
 Check = Callable[[Remote, str, dict[str, Any]], None]

@@ -105,12 +105,9 @@ class RemoteObject:
         try:
             if not self._known:  # the number of elements that a loop over it finds
                 return len(self._elements())
-        except AttributeError:  # it has none
+        except TypeError:  # it has none
             pass
-        try:
-            return operator.index(self._method("__len__"))
-        except AttributeError as error:  # what lists things, asks for their number first
-            raise TypeError(str(error)) from None
+        return operator.index(self._method("__len__"))
 
     def __contains__(self, item: Any) -> bool:
         if self._known:
@@ -173,7 +170,7 @@ def _operate(name: str) -> Callable[..., Any]:
 
 for _name in "add sub mul truediv floordiv mod pow and or xor matmul radd rsub rmul neg pos invert".split():
     setattr(RemoteObject, f"__{_name}__", _operate(f"__{_name}__"))
-for _name in ("__setattr__", "__getitem__", "__setitem__", "__delitem__", "__enter__", "__aiter__"):
+for _name in ("__setattr__", "__getitem__", "__setitem__", "__delitem__", "__enter__", "__aiter__", "__reversed__"):
     setattr(RemoteObject, _name, lambda self, *args, name=_name: self._method(name, *args))
 for _name in ("__lt__", "__le__", "__gt__", "__ge__"):
     setattr(RemoteObject, _name, lambda self, other, name=_name: self._compared(name, other))

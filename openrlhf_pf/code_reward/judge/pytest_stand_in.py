@@ -27,8 +27,16 @@ SKIPS = (Skipped, unittest.SkipTest)
 
 def tests_of(names: dict[str, Any]) -> list[Callable[[], Any]]:
     """The tests among the names of a module, ready to be called, with what is set up before and after them."""
+    tests = _collected(names, names)
+    for setup, teardown in (("setup_module", "teardown_module"), ("setUpModule", "tearDownModule")):
+        tests = _between(tests, names.get(setup), names.get(teardown), sys.modules.get("checker"))
+    return tests
+
+
+def _collected(members: dict[str, Any], names: dict[str, Any]) -> list[Callable[[], Any]]:
+    """The tests among the members of a module or a class; the module's names have their fixtures."""
     tests: list[Callable[[], Any]] = []
-    for name, member in list(names.items()):
+    for name, member in list(members.items()):
         if isinstance(member, type) and issubclass(member, unittest.TestCase):
             tests += _unittest_tests(member)
         elif getattr(member, "__module__", "") != "checker":
@@ -37,10 +45,11 @@ def tests_of(names: dict[str, Any]) -> list[Callable[[], Any]]:
             methods = dict.fromkeys(name for base in member.__mro__[::-1] for name in vars(base) if name[:4] == "test")
             calls = [call for method in methods for call in _calls(getattr(member, method), names, member, method)]
             tests += _between(calls, getattr(member, "setup_class", None), getattr(member, "teardown_class", None))
+            tests += _collected(
+                {name: inner for name, inner in vars(member).items() if isinstance(inner, type)}, names
+            )
         elif callable(member) and name.startswith("test") and not isinstance(member, Fixture):
             tests += _calls(member, names)
-    for setup, teardown in (("setup_module", "teardown_module"), ("setUpModule", "tearDownModule")):
-        tests = _between(tests, names.get(setup), names.get(teardown), sys.modules.get("checker"))
     return tests
 
 

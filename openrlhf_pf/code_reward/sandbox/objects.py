@@ -6,8 +6,10 @@ Nothing here is trusted, see :mod:`candidate`.
 
 import builtins
 import contextlib
+import functools
 import importlib
 import marshal
+import operator
 import random
 import sys
 import types
@@ -18,6 +20,9 @@ from openrlhf_pf.code_reward.judge import codec, values
 
 MAX_MESSAGE = 300
 _MUTABLE = {list, dict, set, bytearray}
+# What Python does where a class does not have the method itself: of a sequence, or of a generic class.
+_PROTOCOLS = {"__iter__": iter, "__reversed__": reversed, "__contains__": operator.contains, "__len__": len}
+_PROTOCOLS |= {"__getitem__": operator.getitem}
 _FIXED = {type(None), bool, int, float, complex, str, bytes}
 
 
@@ -35,6 +40,15 @@ def text_of(error: BaseException) -> str:
         return str(error)[:MAX_MESSAGE]
     except BaseException:
         return ""
+
+
+def _attributes_of(error: BaseException) -> dict[str, Any]:
+    """What an exception and its classes have, in plain data."""
+    members = {name: item for kind in reversed(type(error).__mro__[:-3]) for name, item in vars(kind).items()}
+    found = {name: item for name, item in members.items() if name[:1] != "_" and codec.is_exact(item)}
+    with contextlib.suppress(Exception):
+        found |= {name: getattr(error, name) for name, item in members.items() if type(item) is property}
+    return found | vars(error)
 
 
 class Conversation:
@@ -56,6 +70,8 @@ class Conversation:
             "next": self._next,
             "await": lambda number: _awaited(self._objects[number]),
             "name": lambda name: getattr(module, name),
+            "instance": lambda number, name: isinstance(self._objects[number], getattr(module, name)),
+            "subclass": lambda name, other: issubclass(getattr(module, name), getattr(module, other)),
             "random": _set_random_states,
             "attribute": lambda kind, place, name: getattr(self._member(kind, place), name),
             "truth": lambda number: bool(self._objects[number]),
@@ -94,7 +110,7 @@ class Conversation:
 
     def _error(self, number: str, place: int, error: BaseException) -> bytes:
         kinds, text = kinds_of(error), text_of(error)
-        for attributes in (vars(error), {}):
+        for attributes in (_attributes_of(error), {}):
             with contextlib.suppress(Exception):
                 answer = (number, place, "error", kinds, text, list(error.args), attributes)
                 return codec.encode(answer, 4 * MAX_MESSAGE)
@@ -114,6 +130,8 @@ class Conversation:
         """``[function]``; ``[class, method]``, of an instance of its own; ``(number, method)`` of an object."""
         if type(target) is tuple:
             number, name = target
+            if name in _PROTOCOLS:
+                return functools.partial(_PROTOCOLS[name], self._objects[number])
             return getattr(self._objects[number], name) if name else self._objects[number]
         name, solution = target[0], getattr(self.module, "Solution", None)
         if not hasattr(self.module, name) and hasattr(solution, name):

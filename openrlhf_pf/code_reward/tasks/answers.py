@@ -1,6 +1,7 @@
 """The program in a model's answer, without special tokens, thoughts and prose; each step is one pass over it."""
 
 import re
+import textwrap
 
 from openrlhf_pf.code_reward.tasks.fences import Block, blocks_of, session, with_fences
 from openrlhf_pf.code_reward.tasks.lexical import has_body, statements, without_tail
@@ -99,6 +100,7 @@ _DEFINITIONS = re.compile(
     r"(?:import\s|from\s|(?:async\s+)?def\s|class\s|@|[A-Za-z_]\w*\s*(?::[^=]+)?=[^=]|\"\"\"|''')"
 )
 _READS = re.compile(r"\binput\s*\(|\bstdin\b(?!\s*=[^=])|\bopen\s*\(\s*0|\bfileinput\b|os\.read\s*\(\s*0")
+_RETURNS = re.compile(r"\b(?:return|yield|raise)\b")
 _WRITES = re.compile(r"\bp?print\s*\(|\bstdout\b|os\.write\s*\(")
 
 
@@ -110,6 +112,29 @@ def defines_name(code: str, name: str) -> bool:
 def _definition(name: str, indent: str = r"[ \t]*") -> re.Pattern[str]:
     name = re.escape(name)
     return re.compile(rf"^{indent}(?:async[ \t]+)?(?:def|class)[ \t]+{name}\b|^{name}[ \t]*[:=]", re.M)
+
+
+def with_body(prompt: str, code: str) -> str:
+    """A prompt that ends in a function without its body, continued by the body, indented as it has to be.
+
+    Models indent it or not, and where their answer was stripped, only the first line is not indented.
+    """
+    head, newline, blanks = prompt.rpartition("\n")
+    if blanks.strip():  # it ends within a line
+        if not blanks.rstrip().endswith((":", "'''", '"""')):
+            return prompt + code
+        head, newline, blanks = prompt, "\n", ""
+    last = head.rstrip().rpartition("\n")[2]
+    indent = blanks or last[: len(last) - len(last.lstrip())] + (4 * " " if last.endswith(":") else "")
+    lines = [line for line in code.split("\n") if line.strip()][:2]
+    first, second = ([len(line) - len(line.lstrip()) for line in lines] + [0, 0])[:2]
+    if first == len(indent) or not (first or _RETURNS.search(code)):
+        return f"{head}{newline}{code if first else blanks + code}"
+    is_head = lines[0].split("#")[0].rstrip().endswith(":")
+    if first < len(indent) and (second > len(indent) if is_head else second >= len(indent)):
+        return f"{head}{newline}{indent}{code.lstrip()}"
+    bare = textwrap.dedent(code)
+    return head + newline + (code if bare.lstrip("\n")[:1].isspace() else textwrap.indent(bare, indent))
 
 
 def extract_code(answer: str, entry_point: str = "") -> str:

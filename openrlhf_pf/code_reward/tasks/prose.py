@@ -1,6 +1,7 @@
 """Code that has no fence around it, without the prose before and after it."""
 
 import re
+import textwrap
 
 from openrlhf_pf.code_reward.tasks.lexical import LONG, State, scan
 
@@ -62,8 +63,10 @@ def unfenced(answer: str) -> str:
     if filled[:1] in (" ", "\t"):  # the body of the prompt's function
         return "\n".join(_without_prose(lines))
     start = next((number for number, line in enumerate(lines) if is_code(line)), None)
-    if start is None:
-        return answer
+    if start is None:  # all code may be indented, after prose: a body, or a block without a fence
+        indented = (number for number, line in enumerate(lines) if line[:1] in (" ", "\t") and begins_with_body(line))
+        start = next(indented, None)
+        return answer if start is None else textwrap.dedent("\n".join(_without_prose(lines[start:])))
     while start and lines[start - 1].startswith("#"):
         start -= 1
     if not any(_is_prose(line) for line in lines[:start]):

@@ -2,12 +2,13 @@
 
 import ast
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from openrlhf_pf.code_reward.results import Problem
-from openrlhf_pf.code_reward.tasks.answers import defines_name, extract_code
+from openrlhf_pf.code_reward.tasks.answers import defines_name, extract_code, with_body
 from openrlhf_pf.registry import did_you_mean
 
 # What authors of call-based problems take for granted.
@@ -66,14 +67,17 @@ class Task:
 
     def program(self, answer: str) -> str:
         """The whole program for a model's answer, be it chat, code or the continuation of the prompt's code."""
-        code = extract_code(answer, self.entry_point)
+        code, preamble = extract_code(answer, self.entry_point), self.preamble
+        if self.entry_point == "Solution" and USUAL_IMPORTS not in preamble:  # as on LeetCode
+            preamble = USUAL_IMPORTS + preamble
         if not self.completes:
-            return f"{self.preamble}{code}\n"
+            is_indented = code.lstrip("\n")[:1].isspace()
+            return f"{preamble}{textwrap.dedent(code) if is_indented else code}\n"
         if self.entry_point and defines_name(code, self.entry_point):
             # A prompt that parses (its own body is a docstring) gives its imports and helpers.
             helpers = f"{self.prompt}\n\n" if self.entry_point in defined_names(self.prompt) else ""
-            return f"{self.preamble}{helpers}{code}\n"
-        return f"{self.preamble}{self.prompt}{code}\n"
+            return f"{preamble}{helpers}{code}\n"
+        return f"{preamble}{with_body(self.prompt, code)}\n"
 
 
 def defined_names(code: str, with_variables: bool = True) -> list[str]:
