@@ -5,7 +5,7 @@
 #
 #     bash examples/studies/run.sh                                   # all; results in runs/study
 #     bash examples/studies/run.sh filters judge                     # some of: filters judge sizes rewards selection
-#     bash examples/studies/run.sh correction                        # reward models that learn from true scores
+#     bash examples/studies/run.sh correction                        # true scores during a run as rewards and corrections
 #     bash examples/studies/run.sh bandit second_opinion noise_mask  # these take minutes
 #     STUDIES="1 2" OUTPUT=runs/two bash examples/studies/run.sh     # two studies instead of five
 #
@@ -60,7 +60,7 @@ for study in "${@:-filters judge sizes rewards selection correction bandit secon
         ;;
     correction) # a reward model that few true scores correct during a run, and the same labels spent before it
         for reward in exploit fewer16 noise40 given; do
-            runs "correction_$reward" --reward "$reward" --seeds 1 2 --arms none head_5 head_15
+            runs "correction_$reward" --reward "$reward" --seeds 1 2 --arms none head_5 head_15 scores_15
         done
         runs correction_before --reward exploit@768 --versus exploit --arms none
         python studies.micro_code.drift --base "${bases[@]}" --output "$OUTPUT/runs" --labels 768 \
