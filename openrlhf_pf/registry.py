@@ -3,6 +3,7 @@
 Callers decide which base class and methods are required. Every refusal is one sentence.
 """
 
+import argparse
 import ast
 import contextlib
 import difflib
@@ -108,6 +109,16 @@ def find_named(name: str, known: Mapping[str, type], what: str) -> Any:
         hint = did_you_mean(name, known) or "choose one of them, or give path/to/file.py:Class."
         raise ValueError(f"there is no {what} '{name}'; there are {', '.join(known)}: {hint}")
     return known[name]
+
+
+def explain_flags(parser: argparse.ArgumentParser, message: str) -> str:
+    """Return the parser's error as one sentence, with the most similar flag for one that does not exist."""
+    prefix = "unrecognized arguments: "
+    unknown = [word.partition("=")[0] for word in message.removeprefix(prefix).split() if word.startswith("--")]
+    if not message.startswith(prefix) or not unknown:
+        return f"{message}; --help lists all flags."
+    hint = did_you_mean(unknown[0], parser._option_string_actions) or "--help lists all flags."
+    return f"there is no flag {unknown[0]}: {hint}"
 
 
 def check_class(cls: Any, path: str, base: type, methods: dict[str, tuple[str, ...]], advice: str) -> None:

@@ -127,6 +127,7 @@ def stream(table, path):
         ("a.csv", rows()),
         ("a.csv", as_csv(rows(response='a, "b"\nc'))),
         ("a.csv", as_csv(rows(), ";")),
+        ("a.csv", as_csv(rows(), "|")),
         ("a.tsv", as_csv(rows(), "\t")),
         ("a.jsonl.gz", gzip.compress(as_jsonl(rows()))),
         ("a.json.gz", gzip.compress(json.dumps(rows()).encode())),
@@ -335,7 +336,7 @@ def test_whole_rewards_beyond_the_precision_of_a_float_and_half_characters(tmp_p
 
 def test_a_step_that_is_no_number_is_left_out(tmp_path):
     found = read(put(tmp_path / "a.jsonl", rows(step="first", length=[1, 2])))
-    assert same(found) and found.step is None and found.length is None
+    assert same(found) and len(found.reward) == G and found.length is None
     assert "column step of" in found.warnings[0] and "column length of" in found.warnings[1]
 
 
@@ -380,7 +381,6 @@ def test_lists_of_different_lengths_and_a_row_without_any(tmp_path):
     found[1] |= {"rewards": None, "correct": []}
     checkpoint = read(put(tmp_path / "a.jsonl", found))
     assert checkpoint.known.sum(axis=1).tolist() == [1] + [4] * (G - 2)
-    assert set(checkpoint.step) == {3}
 
 
 def test_numbered_columns_with_gaps(tmp_path):
@@ -429,7 +429,7 @@ def test_a_dump_of_verl(tmp_path):
     put(tmp_path / "in" / "1.jsonl", [row | {"step": 1} for row in VERL[:half]])
     put(tmp_path / "in" / "2.jsonl", VERL[half:])
     found = read(tmp_path / "in", lines=lines)
-    assert same(found) and sorted(set(found.step)) == [1, 2]
+    assert same(found)
     (line,) = lines
     assert "a rollout dump of verl" in line and "prompt_id = input, reward = score, score = acc" in line
 
@@ -453,6 +453,7 @@ def test_results_of_reward_bench_2(tmp_path, nested):
 # ── What is refused ──
 
 
+SLIME = [{"prompt": r["prompt_id"], "reward": {"score": r["reward"], "acc": r["score"] > 0}} for r in rows()]
 NO_SCORE = [{k: v for k, v in row.items() if k != "acc"} | {"is_right": True} for row in VERL]
 ODD = [row | {"reward": "good"} if i == 7 else row for i, row in enumerate(rows())]
 GIVEN = "reward=rewards,score=correct"
@@ -488,7 +489,12 @@ GIVEN = "reward=rewards,score=correct"
         (lists(correct=True), "", ["if 'rewards' is the reward, give --columns reward=rewards,score=NAME"]),
         ([row | {"scores": row["rewards"]} for row in lists()], "", ["'rewards'", "'scores'", "--columns"]),
         ([row | {"labels": row["correct"]} for row in lists()], "", ["'correct'", "'labels'", "--columns"]),
-        (OBJECTS, "", ["--columns can name a field, reward=reward.value for instance"]),
+        (OBJECTS, "", ["if 'reward.value' is the reward, give --columns reward=reward.value"]),
+        (OBJECTS, "reward=reward", ["--columns can name a field, reward=reward.value for instance"]),
+        (SLIME, "", ["no column for reward and score", "--columns reward=reward.score,score=reward.acc;"]),
+        (INSIDE, "prompt_id=id,score=extra.ac", ["extra, extra.acc: did you mean 'extra.acc'"]),
+        (rows(("prompt", "reward_model", "accuracy_reward")), "", ["reward=reward_model,score=accuracy_reward"]),
+        (rows(("input_prompt", "reward", "metrics_correct")), "", ["prompt_id=input_prompt,score=metrics_correct"]),
         (ODD, "", ["holds text that is no number, such as 'good'"]),
         (rows(ids=[None] * G), "", ["prompt_id of", "is empty in all 120 rows", "--columns prompt_id="]),
     ],
@@ -531,6 +537,7 @@ def test_damaged_files_are_one_sentence(tmp_path, capsys, name, content, sentenc
 
 
 def test_a_path_that_is_none_and_a_folder_without_samples(tmp_path, capsys):
+    assert "holds no .parquet" in refused(tmp_path, capsys, "/proc/self/fd")
     assert "there is no file or directory" in refused(tmp_path, capsys, tmp_path / "absent")
     put(tmp_path / "in" / "weights.bin", b"x")
     said = refused(tmp_path, capsys, tmp_path / "in")

@@ -269,6 +269,7 @@ EMPTY = {
         (None, {"prompt": None}, (), "there is no column prompt among"),
         (None, {"response": None}, (), "there is no column response among"),
         (None, {"reward": None}, (), "openrlhf-pf collect writes them."),
+        (None, {"reward": None, "a": [{"rm": 1.0}] * 20}, (), "no column reward among prompt, response, a, a.rm: a"),
         (None, {"reward": None, "score": [1.0] * 20}, (), "is 'score' your reward? Then rename it to reward."),
         ([*samples(2), ("alone", "a", 1.0)], {}, (), "1 of 3 prompts have fewer than 2 samples, the first is 'alone'"),
         (None, {}, ("--threshold", 1.5), "--threshold must be from 0 to 1"),

@@ -211,6 +211,7 @@ def test_a_function_of_the_users(write):
         ("return [0, 1, 'a']", "it must return 3 whole numbers"),
         ("return 1 // 0", "raised ZeroDivisionError: integer division"),
         ("return None", "raised TypeError"),
+        ("raise SystemExit(3)", "raised SystemExit: 3"),
     ],
 )
 def test_a_function_that_is_wrong(write, body, words):

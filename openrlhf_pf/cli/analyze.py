@@ -16,8 +16,11 @@ decided or not. 2: refused in one sentence, and nothing was written.
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from openrlhf_pf.cli import Parser
 
 DEMO_FOLDER, FOLDER = "openrlhf-pf-demo", "openrlhf-pf-report"
 MAX_SEED = 2**64 - 1  # of PyTorch's generators
@@ -25,7 +28,7 @@ MAX_SEED = 2**64 - 1  # of PyTorch's generators
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="openrlhf-pf analyze",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -116,10 +119,16 @@ def _refusal(options: argparse.Namespace) -> str:
         return "there is no PATH: give a rollout log, file or folder, or --demo to see a made-up example."
     if options.seed > MAX_SEED:
         return f"--seed must lie between 0 and {MAX_SEED}, got {options.seed}."
+    if options.output == "":
+        return "--output is empty: name the directory of the report."
     output = _folder(options)
     there = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not there.is_dir():
         return f"--output {str(output)!r} cannot be a directory, because {str(there)!r} is a file: give another."
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        return f"--output {str(output)!r} cannot be written ({error.strerror}): give another."
     return ""
 
 

@@ -13,15 +13,14 @@ import sys
 from collections.abc import Sequence
 
 from openrlhf_pf import registry, testing
+from openrlhf_pf.cli import Parser
 from openrlhf_pf.filters import FILTERS
 from openrlhf_pf.selection import SELECTIONS, PromptSelection
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    built = argparse.ArgumentParser(
-        prog="openrlhf-pf check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    built = Parser(prog="openrlhf-pf check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     built.add_argument("name", help="path/to/file.py:Class, package.module:Class or a built-in name")
     built.add_argument("options", nargs="*", metavar="KEY=VALUE", help="options of the filter or selection")
     built.add_argument("--samples", type=int, default=8, metavar="N", help="samples drawn per prompt (default: 8)")

@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from openrlhf_pf.cli import Parser
 from openrlhf_pf.code_reward import evaluation, label_check, reward
 from openrlhf_pf.code_reward.sandbox.worker import Unavailable
 from openrlhf_pf.code_reward.tasks import BENCHMARKS
@@ -30,7 +31,7 @@ from openrlhf_pf.files import replace_file
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    built = argparse.ArgumentParser("openrlhf-pf evaluate", description=__doc__.split("\n")[0])
+    built = Parser("openrlhf-pf evaluate", description=__doc__.split("\n")[0])
     built.add_argument("--benchmark", choices=list(BENCHMARKS))
     built.add_argument("--data", help="the benchmark's own file: .jsonl, .jsonl.gz or .json")
     source = built.add_mutually_exclusive_group()

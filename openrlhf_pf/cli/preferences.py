@@ -23,20 +23,21 @@ import numpy as np
 import pyarrow as pa
 
 from openrlhf_pf import rlp
+from openrlhf_pf.cli import Parser
 from openrlhf_pf.code_reward import Unavailable
 from openrlhf_pf.files import replace_file
 from openrlhf_pf.rlp.clusters import ClusterFile
 from openrlhf_pf.rlp.measures import Order, measure
 from openrlhf_pf.rlp.pairs import check_settings
 from openrlhf_pf.rlp.report import make_report, show
-from openrlhf_pf.rlp.samples import COLUMN_NAMES
+from openrlhf_pf.rlp.samples import COLUMN_NAMES, check_columns
 
 REPETITIONS = 1000  # of the bootstrap
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="openrlhf-pf preferences",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -124,9 +125,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read(paths: Sequence[str], warnings: list[str]) -> pa.Table:
+    from openrlhf_pf.reliability.read.columns import list_numeric
     from openrlhf_pf.reliability.read.files import read_table
 
-    tables = [read_table(Path(path), warnings, COLUMN_NAMES) for path in paths]
+    def check(schema: pa.Schema) -> None:
+        check_columns([*schema.names, *(name for name in list_numeric(schema) if "." in name)])
+
+    tables = [read_table(Path(path), warnings, COLUMN_NAMES, check) for path in paths]
     try:
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:

@@ -85,7 +85,7 @@ class UserClustering(Clustering):
         where = f"--cluster {self._name}, called with the prompt {prompt.text!r:.60},"
         try:
             groups = list(self._function(prompt.text, list(prompt.responses), prompt.label))
-        except Exception as error:  # whatever a user's function raises
+        except (Exception, SystemExit) as error:  # whatever a user's function raises
             cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise ValueError(f"{where} raised {cause}.") from error
         n = len(prompt.responses)

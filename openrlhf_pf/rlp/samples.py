@@ -102,16 +102,21 @@ def group_by_prompt(table: pa.Table, checkpoint: str | None = None) -> list[Prom
     return [prompt for *_, prompt in sorted(found, key=lambda item: (item[0], item[1], item[2].digest))]
 
 
-def _read_columns(table: pa.Table) -> dict[str, list]:
-    """Return name to one value per row; None if it is missing."""
-    given = {name: next((n for n in names if n in table.column_names), None) for name, names in COLUMNS.items()}
-    if missing := [name for name in REQUIRED if given[name] is None]:
-        is_reward = "reward" in missing and given["score"]
+def check_columns(names: Sequence[str]) -> None:
+    """Raise ValueError, one sentence, if a column is missing among those of a file."""
+    if missing := [name for name in REQUIRED if name not in names]:
+        is_reward = "reward" in missing and "score" in names
         raise ValueError(
-            f"there is no column {' and no column '.join(missing)} among {', '.join(table.column_names) or 'none'}: "
-            f"a sample needs {', '.join(REQUIRED)}; openrlhf-pf collect writes them"
+            f"there is no column {' and no column '.join(missing)} among {', '.join(names) or 'none'}: a sample needs "
+            f"{', '.join(REQUIRED)}, so rename yours; openrlhf-pf collect writes them"
             + ("; is 'score' your reward? Then rename it to reward." if is_reward else ".")
         )
+
+
+def _read_columns(table: pa.Table) -> dict[str, list]:
+    """Return name to one value per row; None if it is missing."""
+    check_columns(table.column_names)
+    given = {name: next((n for n in names if n in table.column_names), None) for name, names in COLUMNS.items()}
     empty = [None] * table.num_rows
     return {
         name: [_convert(name, column, value) for value in (table[column].to_pylist() if column else empty)]

@@ -46,6 +46,8 @@ SUGGESTED = {
     "score": "acc accuracy correct is_correct correctness label labels passed pass_rate success verified true_score "
     "gold gold_score gold_reward scores",
 }
+#: Parts of names that suggest a meaning.
+PARTS = {"prompt_id": ("prompt",), "reward": ("reward",), "score": ("accura", "correct", "passed", "success")}
 #: Lists of rewards, and of truths, in files of best-of-N.
 REWARD_LISTS = ("rewards", "scores", "score_*", "reward_*", "rm_scores", "rm_score_*")
 TRUTHS = ("correct", "is_correct", "label", "acc", "accuracy")
@@ -142,7 +144,11 @@ def plan_columns(schema: pa.Schema, named: Mapping[str, str], path: str, rows: i
     # A column that the user named has no other meaning.
     there = [name for name in (*schema.names, *numbered) if name not in chosen.values()]
     known = {ours: next((n for n in names if n in there), None) for ours, names in COLUMNS.items()}
-    known |= {n: f"{n}_*" for n in ("reward", "score") if known[n] is None and f"{n}_*" in there}
+    for ours in ("reward", "score"):
+        if known[ours] and pa.types.is_struct(_type(schema, known[ours])):
+            known[ours] = None  # an object: one of its fields is named with --columns
+        if known[ours] is None and f"{ours}_*" in there:
+            known[ours] = f"{ours}_*"
     found, how, right_first = {**known, **chosen}, "", False
     if any(found[name] is None for name in NEEDED):
         how, preset, right_first = _preset(schema, [*schema.names, *numbered])
@@ -244,9 +250,10 @@ def _numbered(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
 def _named(schema: pa.Schema, numbered: Mapping, ours: str, theirs: str, path: str) -> str:
     if theirs in numbered or _type(schema, theirs) is not None:
         return theirs
+    names = [*schema.names, *(name for name in list_numeric(schema) if "." in name)]
     raise ValueError(
-        f"{path} has no column {theirs!r} (--columns {ours}={theirs}), it has {listed(schema.names, numbered)}"
-        + f": {did_you_mean(theirs, schema.names) or 'choose one of these.'}"
+        f"{path} has no column {theirs!r} (--columns {ours}={theirs}), it has {listed(names, numbered)}"
+        + f": {did_you_mean(theirs, names) or 'choose one of these.'}"
     )
 
 
@@ -265,13 +272,17 @@ def _candidates(schema: pa.Schema, numbered: Mapping, ours: str, taken: Iterable
     nested = [name for name in list_numeric(schema) if "." in name]
     names = [name for name in [*numbered, *schema.names, *nested] if name not in taken]
     names = [name for name in names if not any(name in columns for columns in numbered.values())]
-    if ours != "prompt_id":  # texts are no numbers
-        names = [n for n in names if n in numbered or not pa.types.is_string(_type(schema, n)) or _is_list(schema, n)]
+    if ours != "prompt_id":  # texts and objects are no numbers
+        kinds = {name: None if name in numbered else _type(schema, name) for name in names}
+        text = [n for n, kind in kinds.items() if kind and (pa.types.is_string(kind) or pa.types.is_struct(kind))]
+        names = [n for n in names if n not in text or _is_list(schema, n)]
     plain = {name.removesuffix("_*").rpartition(".")[2].lower(): name for name in reversed(names)}
     synonyms = [plain[word] for word in SUGGESTED[ours].split() if word in plain]
     close = [plain[word] for word in get_close_matches(ours, plain, 3, 0.75)]
-    within = [name for word, name in plain.items() if ours == "reward" and "reward" in word]
-    return list(dict.fromkeys([*close, *synonyms, *within]))
+    within = [name for word, name in plain.items() if any(part in word for part in PARTS[ours])]
+    found = dict.fromkeys([*close, *synonyms, *within])
+    # accuracy_reward is a reward by its name, and a true score.
+    return sorted(found, key=lambda name: ours == "reward" and any(part in name.lower() for part in PARTS["score"]))
 
 
 def _missing(
@@ -294,7 +305,8 @@ def _missing(
         asked = "; is 'score' your reward? Then give --columns reward=score,score=NAME with the true score"
     numbers = [name for name in list_numeric(schema) if name not in found.values()]
     numbers = [name for name in numbers if not any(name in columns for columns in numbered.values())]
-    offered = f"; columns of numbers are {listed(numbers)}" if any("." in name for name in numbers) else ""
+    hidden = any("." in name for name in numbers) or len(schema.names) > MOST_NAMES
+    offered = f"; columns of numbers are {', '.join(numbers)}" if hidden else ""
     return (
         f"{path} has no column for {join_words(missing)} ({rows:,} row{'s' * (rows != 1)}), it has "
         + f"{listed(schema.names, numbered)}: "

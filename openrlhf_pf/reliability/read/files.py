@@ -6,7 +6,8 @@ of them, also compressed (.gz, .bz2, .zst, .lz4).
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -52,12 +53,12 @@ def find_files(path: Path, notes: list[str]) -> list[Path]:
     Raises:
         ValueError: there is no such path, or nothing in it that could hold samples.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise ValueError(f"there is no file or directory {str(path)!r}: check the path.")
     if not path.is_dir():
         return [path]
     visible = (f for f in path.rglob("*") if not any(part.startswith(".") for part in f.relative_to(path).parts))
-    there = sorted(file for file in visible if file.is_file())
+    there = sorted(file for file in visible if os.path.isfile(file))  # False too where it must not be known
     # A folder of ``datasets`` names its files in state.json; others next to them are its cache.
     saved = {}
     for file in there:
@@ -112,13 +113,13 @@ def read_files(path: Path, notes: list[str], read: Callable[[Path], T]) -> dict[
     return found
 
 
-def read_table(path: Path, notes: list[str], names: Iterable[str]) -> pa.Table:
-    """Read some columns of a file or of the files of a folder; see :func:`read_files`."""
-    wanted = list(names)
+def read_table(path: Path, notes: list[str], names: Sequence[str], check: Callable[[pa.Schema], None]) -> pa.Table:
+    """Read some columns of a file or of a folder's files, each of which passes ``check``; see :func:`read_files`."""
 
     def read(file: Path) -> pa.Table:
         source = open_file(file, notes)
-        return source.read([name for name in wanted if name in source.schema.names])
+        check(source.schema)
+        return source.read([name for name in names if name in source.schema.names])
 
     return pa.concat_tables(read_files(path, notes, read).values(), promote_options="permissive")
 
@@ -160,6 +161,17 @@ def _content(file: Path) -> bytes:
         return stream.read()
 
 
+def _reader(content: bytes) -> pa.BufferReader:
+    """Return a reader of a copy that Arrow owns.
+
+    After an error, Arrow's threads may still hold the buffer at exit. If it belonged to Python, releasing it would
+    need an interpreter that is being shut down: abort, status 134.
+    """
+    sink = pa.BufferOutputStream()
+    sink.write(content)
+    return pa.BufferReader(sink.getvalue())
+
+
 def _whole(table: pa.Table) -> Source:
     return Source(table.schema, table.num_rows, table.select)
 
@@ -176,17 +188,15 @@ def _parquet(file: Path) -> Source:
 
 def _csv(content: bytes) -> pa.Table:
     header = content[: content.find(b"\n") + 1 or None]
-    delimiter = max(",;\t", key=lambda sign: header.count(sign.encode()))
+    delimiter = max(",;\t|", key=lambda sign: header.count(sign.encode()))
     options = pv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    # Arrow's threads read a buffer of its own and not a Python file: after an error they may still read at exit, and
-    # would call an interpreter that is being shut down (abort, status 134).
     try:
-        table = pv.read_csv(pa.BufferReader(content), parse_options=options)
+        table = pv.read_csv(_reader(content), parse_options=options)
     except pa.ArrowInvalid:
         # A column that turns from numbers to text: read all as text and convert value by value later.
-        first = pv.read_csv(pa.BufferReader(header), parse_options=options)
+        first = pv.read_csv(_reader(header), parse_options=options)
         convert = pv.ConvertOptions(column_types=dict.fromkeys(first.column_names, pa.string()))
-        table = pv.read_csv(pa.BufferReader(content), parse_options=options, convert_options=convert)
+        table = pv.read_csv(_reader(content), parse_options=options, convert_options=convert)
     return table.rename_columns([name.strip() for name in table.column_names])
 
 
@@ -194,11 +204,11 @@ def _json(content: bytes, file: Path, notes: list[str]) -> pa.Table:
     content = content.removeprefix(b"\xef\xbb\xbf").lstrip()
     if content.startswith(b"{"):
         try:
-            table = pj.read_json(pa.BufferReader(content), parse_options=pj.ParseOptions(newlines_in_values=False))
+            table = pj.read_json(_reader(content), parse_options=pj.ParseOptions(newlines_in_values=False))
             # JSON has no dates: keep them as text.
             if dates := [(field.name, pa.string()) for field in table.schema if pa.types.is_timestamp(field.type)]:
                 options = pj.ParseOptions(pa.schema(dates), newlines_in_values=False)
-                table = pj.read_json(pa.BufferReader(content), parse_options=options)
+                table = pj.read_json(_reader(content), parse_options=options)
             if table.num_rows > 1:
                 return table
         except pa.ArrowInvalid:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from openrlhf_pf.reliability.read.columns import COLUMNS, PAIR, SUGGESTED, Plan, is_list, plan_columns
+from openrlhf_pf.reliability.read.columns import COLUMNS, PAIR, SUGGESTED, Plan, is_list, listed, plan_columns
 from openrlhf_pf.reliability.read.files import MIXED, open_file, read_files
 
 NUMBERS = ("reward", "reward_again", "score", "step", "group", "length")
@@ -87,20 +87,22 @@ def _read_file(file: Path, named: Mapping[str, str], notes: list[str]) -> tuple[
 
 def _refuse_single_rows(table: pa.Table, schema: pa.Schema, how: Plan, path: str, read: Callable) -> None:
     """Refuse a file in which every row is a prompt of its own although another column groups the rows."""
-    if "prompt_id" not in how.columns:
-        raise ValueError(
-            f"{path} has one response in each of {len(table):,} rows and no column for prompt_id, so responses to one"
-            " prompt cannot be compared: name the column that identifies the prompt with --columns prompt_id=NAME."
-        )
+    ours = how.columns.get("prompt_id")
     known = [*COLUMNS["prompt_id"], *SUGGESTED["prompt_id"].split()]
-    for name in [name for name in known if name in schema.names and name != how.columns["prompt_id"]]:
+    known += [] if ours else [name for name, kind in zip(schema.names, schema.types) if pa.types.is_nested(kind)]
+    found = f"it has {listed(schema.names)}; name the column that identifies the prompt with --columns prompt_id=NAME."
+    for name in [name for name in known if name in schema.names and name not in how.columns.values()]:
         count = len(pc.unique(_flat(_one(read([name])[name]))))
         if 1 < count <= len(table) / 2:
-            raise ValueError(
-                f"column {how.columns['prompt_id']} of {path} is different in each of its {len(table):,} rows, so"
-                f" responses to one prompt cannot be compared: {name} has {count:,} different values; if it identifies"
-                f" the prompt, give --columns prompt_id={name}."
+            found = (
+                f"{name} has {count:,} different values; if it identifies the prompt, give --columns prompt_id={name}."
             )
+            break
+    else:
+        if ours:
+            return
+    start = f"column {ours} of {path} is different in" if ours else f"{path} has no prompt_id and one response in"
+    raise ValueError(f"{start} each of {len(table):,} rows, so responses to one prompt cannot be compared: {found}")
 
 
 def _samples(table: pa.Table, how: Plan, path: str, notes: list[str]) -> pa.Table:

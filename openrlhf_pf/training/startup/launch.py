@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-from openrlhf_pf.registry import did_you_mean
+from openrlhf_pf.registry import explain_flags
 from openrlhf_pf.training import flags
 from openrlhf_pf.training.flags import data, sample_filter
 from openrlhf_pf.training.startup import say
@@ -86,7 +86,7 @@ def _parser_with(
             return _parse_args(parser, *args, **kwargs)
         argparse.ArgumentParser.parse_args = _parse_args
         add_flags(parser)
-        parser.error = lambda message: refuse(explain(parser, message))
+        parser.error = lambda message: refuse(explain_flags(parser, message))
         flat = _parse_args(parser, *args, **kwargs)
         try:
             sample_filter.resolve(flat)
@@ -115,13 +115,3 @@ def refuse(reason: Exception | str, status: int = 2) -> NoReturn:
     """Print one sentence and exit."""
     say(reason)
     raise SystemExit(status) from None
-
-
-def explain(parser: argparse.ArgumentParser, message: str) -> str:
-    """Return the parser's error as one sentence, with the most similar flag for one that does not exist."""
-    prefix = "unrecognized arguments: "
-    unknown = [word.partition("=")[0] for word in message.removeprefix(prefix).split() if word.startswith("--")]
-    if not message.startswith(prefix) or not unknown:
-        return f"{message}; --help lists all flags."
-    hint = did_you_mean(unknown[0], parser._option_string_actions) or "--help lists all flags."
-    return f"there is no flag {unknown[0]}: {hint}"
