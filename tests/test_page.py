@@ -40,10 +40,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The directory of a report on two reward models, of which one gets worse over the steps."""
+    """The directory of a report on two reward models."""
     first, second = plant("noise in the middle", 300, 5), plant("wrong at the top", 300, 5, seed=1)
     first.length = np.random.default_rng(0).integers(1, 99, first.reward.shape)
-    first.step = second.step = np.arange(300) // 30
     second.length = first.length
     analysis = analyse_rollouts(Rollouts([first, second]), Settings(repetitions=100))
     folder = tmp_path_factory.mktemp("report")

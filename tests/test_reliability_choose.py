@@ -1,7 +1,6 @@
-"""The recommendation: right where the gap is large, silent where there is none; weights, drift and calibration."""
+"""The recommendation: right where the gap is large, silent where there is none; weights and calibration."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +10,11 @@ from openrlhf_pf.filters import FilterBatch, build_filter, make_generator
 from openrlhf_pf.reliability import Checkpoint, Rollouts, Settings, analyse_rollouts, choose, read_recommendation
 from openrlhf_pf.reliability.measures.bootstrap import Bootstrap
 from openrlhf_pf.reliability.measures.calibration import calibrate
-from openrlhf_pf.reliability.measures.drift import find_trends
 from openrlhf_pf.reliability.measures.evaluate import evaluate
 from openrlhf_pf.reliability.measures.strategies import Strategy, expected_weights, strategies_for
 from openrlhf_pf.reliability.report.answers import answers_of
 from openrlhf_pf.reliability.report.reasons import price_of_time, text_of
-from openrlhf_pf.reliability.report.remarks import describe_drift, warnings_of
+from openrlhf_pf.reliability.report.remarks import warnings_of
 
 PAPERS = ("none", "best_of_n", "best_random", "best_worst")
 
@@ -99,9 +97,11 @@ def test_no_filter_is_recommended_where_all_of_them_are_worse():
 
 
 def test_a_filter_of_group_scope_goes_before_one_of_batch_scope_that_is_not_significantly_better():
-    found = recommended(band(0, 300, half=0.9), ("none", "best_worst", "reward_power"))
+    analysis = analysed(band(0, 300, half=0.9), "best_worst", "reward_power")
+    found, text = analysis.recommendation, text_of(analysis.recommendation, analysis.analysed[0])
     assert found.strategy == "best_worst" and found.confidence < 0.5
     assert found.values["reward_power 3"] > found.values["best_worst"] and "reward_power 3" in found.not_told_apart
+    assert "reward_power 3 is larger, but not significantly" in text and "It has the largest gain" not in text
 
 
 def test_a_decided_choice_is_significant_and_says_what_to_type():
@@ -281,91 +281,16 @@ def test_data_decide_which_strategies_there_are():
     checkpoint = band(0, 10)
     labels = [s.label for s in strategies_for(checkpoint)]
     powers = [f"reward_power {k}" for k in (1, 2, 3)]
-    assert labels == [*PAPERS, "max_variance", "top", "top_random", "top_bottom", *powers]
+    assert labels == [*PAPERS, "rank_weights", "max_variance", "top", "top_random", "top_bottom", *powers]
     quartiles = np.quantile(checkpoint.reward, [0.25, 0.75])
     top_bottom = next(s for s in strategies_for(checkpoint) if s.name == "top_bottom")
     assert list(top_bottom.options.values()) == pytest.approx(quartiles.tolist())
     checkpoint.length = np.ones(checkpoint.reward.shape, int)
     checkpoint.model_rewards = np.stack([checkpoint.reward] * 2)
     more = {s.name for s in strategies_for(checkpoint, weights=[1] * 6)} - {s.split()[0] for s in labels}
-    assert more == {"shortest", "reward_per_token", "pareto", "ensemble_agreement", "rank_weights"}
+    assert more == {"shortest", "reward_per_token", "pareto", "ensemble_agreement"}
     with pytest.raises(ValueError, match="'rank_weights' cannot be analysed: no rank weights were given"):
-        strategies_for(checkpoint, ("rank_weights",))
-
-
-# ── Drift ──
-
-
-def drifting(seed, amount, n_steps=20, n_prompts=600):
-    rng = np.random.default_rng(seed)
-    reward = rng.normal(size=(n_prompts, 4))
-    step = np.sort(rng.integers(0, n_steps, n_prompts))
-    slope = 2.0 * (1 - amount * step[:, None] / n_steps)
-    score = (rng.random(reward.shape) < 1 / (1 + np.exp(-slope * reward))).astype(float)
-    # Every prompt twice, in another step.
-    return Checkpoint("log", reward, score, rng.permutation(n_prompts) % (n_prompts // 2), step=step)
-
-
-def test_a_falling_reliability_is_seen_and_a_steady_one_is_not():
-    falling, steady = [], []
-    for seed in range(30):
-        bootstrap = Bootstrap(300, 200, seed)
-        falling.append(find_trends(drifting(seed, 0.9), bootstrap)["pairwise_accuracy"].verdict)
-        steady.append(find_trends(drifting(seed, 0.0), bootstrap)["pairwise_accuracy"].verdict)
-    assert falling.count("falling") >= 28
-    assert steady.count("no evidence of change") >= 26
-
-
-def pairs_right(shares, n_prompts, seed):
-    """One window per share: prompts with a right and a wrong response each, ranked right with this chance."""
-    rng = np.random.default_rng(seed)
-    step = np.repeat(np.arange(len(shares)), n_prompts)
-    score = np.tile([1.0, 0.0], (len(step), 1))
-    right = rng.random(len(step)) < np.array(shares)[step]
-    return Checkpoint("log", np.where(right[:, None], score, 1 - score), score, np.arange(len(step)), step=step)
-
-
-def test_windows_without_a_mistake_are_not_certain():
-    """Of 12 prompts ranked right with a chance of 95%, all are in half of the windows."""
-    trends = [
-        find_trends(pairs_right([0.95] * 10, 12, s), Bootstrap(120, 200, s))["pairwise_accuracy"] for s in range(40)
-    ]
-    assert [trend.verdict for trend in trends].count("no evidence of change") >= 32
-    perfect = [w for trend in trends for w in trend.windows if w["estimate"] == 1]
-    assert len(perfect) > 100 and all(w["low"] < 0.95 for w in perfect)
-    trend = find_trends(pairs_right([1, 1, 1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5], 40, 1), Bootstrap(400, 200))
-    assert trend["pairwise_accuracy"].verdict == "falling" and trend["pairwise_accuracy"].change["high"] < -0.3
-
-
-def test_windows_of_which_nothing_is_known_are_left_out():
-    checkpoint = drifting(0, 0.9)
-    checkpoint.score[checkpoint.step < 4] = np.nan
-    trends = find_trends(checkpoint, Bootstrap(300, 200))
-    assert set(trends) == {"pairwise_accuracy", "auc", "sample_r2"}
-    assert trends["auc"].windows[0]["first"] == 4 and len(trends["auc"].windows) == 8
-    checkpoint.prompt[:] = 0  # how prompts differ cannot be seen
-    assert find_trends(checkpoint, Bootstrap(1, 200)) == {}
-
-
-def test_a_reward_that_goes_the_wrong_way_has_a_negative_r2_in_its_windows():
-    checkpoint = drifting(0, 0.0)
-    checkpoint.reward *= -1
-    for window in find_trends(checkpoint, Bootstrap(300, 200))["sample_r2"].windows:
-        assert window["low"] < window["estimate"] < window["high"] < 0
-
-
-def test_the_verdict_in_words():
-    checkpoint = drifting(0, 0.9)
-    trends = find_trends(checkpoint, Bootstrap(300, 200))
-    assert set(trends) == {"pairwise_accuracy", "auc", "sample_r2"}
-    assert len(trends["auc"].windows) == 10 and trends["auc"].windows[-1]["last"] == 19
-    assert trends["auc"].change["low"] <= trends["auc"].change["estimate"] <= trends["auc"].change["high"] < 0
-    said = describe_drift(SimpleNamespace(checkpoint=checkpoint, trends=trends))
-    assert "reliability is falling from step 0 to 19" in said
-    steady = find_trends(drifting(0, 0.0), Bootstrap(300, 200))
-    assert "no significant change" in describe_drift(SimpleNamespace(checkpoint=checkpoint, trends=steady))
-    checkpoint.step[:] = 3
-    assert find_trends(checkpoint, Bootstrap(300, 200)) == {}
+        strategies_for(checkpoint, ("rank_weights",), keep=3)
 
 
 # ── Calibration ──

@@ -17,11 +17,11 @@ from openrlhf_pf.reliability.analysis import BY_LENGTH
 from openrlhf_pf.reliability.recommend.verdict import GOOD, WRONG
 from openrlhf_pf.reliability.report.answers import answers_of, caveat_of
 from openrlhf_pf.reliability.report.reasons import text_of
-from openrlhf_pf.reliability.report.remarks import describe_data
+from openrlhf_pf.reliability.report.remarks import describe_data, sentences_of
 
 #: 20 takes a quarter of an hour.
 SEEDS = int(os.environ.get("OPENRLHF_PF_VERDICT_SEEDS", "1"))
-NAMES = ("none", "best_of_n", "best_worst", "learned_ranks")
+NAMES = ("none", "best_of_n", "best_worst", "rank_weights")
 
 
 # ── Simulated samples: (reward, score) from the samples of a right reward model ──
@@ -201,7 +201,7 @@ def test_a_reward_too_large_to_square_is_left_out(tmp_path):
     checkpoint = draw("right everywhere", 0)
     table = {"prompt_id": np.repeat(checkpoint.prompt, 5), "reward": checkpoint.reward.ravel()}
     table |= {"score": checkpoint.score.ravel()}
-    table["reward"][3] = 1e308
+    table["reward"][3] = 1e90
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     (found,) = analyse([tmp_path / "a.parquet"], Settings(repetitions=100, strategies=("none",))).analysed
     assert np.isnan(found.checkpoint.reward[0, 3]) and found.ranking in GOOD
@@ -218,6 +218,49 @@ def test_equal_rewards_and_equal_scores_do_not_ask_for_more_prompts(what, wanted
 def test_one_response_a_prompt_asks_for_responses():
     ranking, _, following = answers_of(analysed(plant("right everywhere", 60, 1), ("none",)).analysed[0])
     assert "Every prompt has one response" in ranking.sentences[0] and following.short == "Sample more responses"
+
+
+def uneven(c, rng):
+    """One prompt has 300 responses, the others 5."""
+    c.reward, c.score = (np.full((150, 300), np.nan) for _ in range(2))
+    c.reward[:, :5], c.score[:, :5] = rng.normal(size=(150, 5)), np.arange(5) % 2
+    c.reward[0], c.score[0] = rng.normal(size=300), np.arange(300) % 2
+
+
+def equal_scores(c, rng):
+    c.score[:] = 1.0
+
+
+def three_rewards(c, rng):
+    c.reward = np.sign(c.reward) * (np.abs(c.reward) > 0.5)
+
+
+def negative_copy(c, rng):
+    c.reward = 1 - 2 * c.score
+
+
+@pytest.mark.parametrize(
+    "change, n_prompts, wanted, unwanted",
+    [
+        (None, 20, ["But: 20 prompts are too few", "Score at least 10 more prompts"], ["would settle", "Only in 19"]),
+        (negative_copy, 150, ["But: All numbers of this report compare the reward with itself"], ["second choices"]),
+        (same, 150, ["Not measured"], ["do not fall significantly", "over-confident"]),
+        (uneven, 150, ["of 150 prompts carry most of the numbers within prompts: they"], ["Only in", "in only"]),
+        (few_informative, 150, ["But: Only in 5 of 150 prompts", "Only these carry"], ["about 5 of"]),
+        (equal_scores, 150, ["In none of 150 prompts"], ["Only in 0", "do not fall significantly"]),
+        (reversed_, 150, ["the ranking is reversed"], ["would teach what fools", "misjudges some"]),
+        (three_rewards, 150, ["no sample passes top and top_bottom."], ["top keeps nothing"]),
+        (binary, 150, ["there is no binned R² of none, best_of_n, best_worst"], []),
+    ],
+)
+def test_sentences_that_a_report_has_and_those_that_would_contradict_it(change, n_prompts, wanted, unwanted):
+    checkpoint = draw("right everywhere", 0, n_prompts)
+    if change:
+        change(checkpoint, np.random.default_rng(0))
+    console = Console(width=2000, record=True, file=open(os.devnull, "w"))
+    show_report(analysed(checkpoint, (*NAMES, "top", "top_bottom", "max_variance")), console)
+    text = console.export_text()
+    assert [w for w in wanted if w not in text] == [] and [w for w in unwanted if w in text] == []
 
 
 # ── What was read ──
@@ -265,7 +308,13 @@ def test_ids_that_identify_no_prompt_are_refused(tmp_path):
     each = [row | {"prompt_id": f"u{i}", "prompt": row["prompt_id"]} for i, row in enumerate(samples())]
     assert "give --columns prompt_id=prompt" in refusal(write(tmp_path / "b.jsonl", each))
     lists = [{"rewards": [row["reward"]], "accuracy": [row["score"]], "idx": i} for i, row in enumerate(samples())]
-    assert "has one response in each of 360 rows" in refusal(write(tmp_path / "c.jsonl", lists))
+    said = refusal(write(tmp_path / "c.jsonl", lists))
+    assert "has no prompt_id and one response in each of 360 rows" in said and "it has rewards, accuracy, idx;" in said
+    lists = [row | {"content": [r["prompt_id"]]} for row, r in zip(lists, samples())]
+    said = refusal(write(tmp_path / "d.jsonl", lists))
+    assert said.endswith(
+        "content has 60 different values; if it identifies the prompt, give --columns prompt_id=content."
+    )
     (tmp_path / "in").mkdir()
     for step in (0, 100):
         write(tmp_path / "in" / f"step_{step}.jsonl", samples(seed=step))
@@ -323,6 +372,7 @@ def test_preference_pairs_give_pair_accuracy_by_subset(tmp_path, names):
     assert a.subsets["chat"]["low"] < a.subsets["chat"]["estimate"] < a.subsets["chat"]["high"]
     assert describe_data(analysis) == ["200 preference pairs, from 1 file."]
     assert not analysis.recommendation.decided
+    assert sentences_of(analysis) == [] and "variance" not in " ".join(answers_of(a)[0].sentences)
 
 
 def test_lists_of_chosen_and_rejected_scores_are_compared_within_a_row(tmp_path):

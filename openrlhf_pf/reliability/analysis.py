@@ -15,10 +15,8 @@ from openrlhf_pf.reliability.measures.contrasts import (
     measure_length,
     measure_redrawn,
 )
-from openrlhf_pf.reliability.measures.drift import Trend, find_trends
 from openrlhf_pf.reliability.measures.evaluate import Result, evaluate, summarize_metric
-from openrlhf_pf.reliability.measures.learned_ranks import FOLDS, LearnedRanks, can_learn_ranks, learn_ranks
-from openrlhf_pf.reliability.measures.strategies import LEARNED, POWERS, Strategy, strategies_for
+from openrlhf_pf.reliability.measures.strategies import POWERS, Strategy, strategies_for
 from openrlhf_pf.reliability.read.checkpoints import Checkpoint, Rollouts, load
 from openrlhf_pf.reliability.recommend.choose import PAIRS, Recommendation, choose
 from openrlhf_pf.reliability.recommend.verdict import SAME, Cause, count_informative, find_causes, is_same, verdict_of
@@ -43,7 +41,7 @@ class Settings:
         threshold: a score above it is correct.
         low, high: thresholds of the threshold filters; None for the quartiles of the first checkpoint's rewards.
         powers: exponents of ``reward_power``.
-        weights: rank weights, best first; None leaves ``rank_weights`` out.
+        weights: rank weights, best first; None for the second and the last rank.
         strategies: names to compare; empty for all that the data allow.
     """
 
@@ -88,7 +86,6 @@ class Analysed:
         rankings: label to the verdict on the pairs that a strategy keeps, see ``verdict_of``.
         informative: number of prompts whose responses differ in true score.
         same: reward and score are the same up to scale.
-        between: shares of the variance of rewards and of scores that lie between prompts, or None.
         length: how the reward follows length, or None.
         redrawn: ``{estimate, low, high}`` of the share of its error that a second scoring redraws, or None.
         subsets: part of a benchmark to ``{estimate, low, high, groups}``, its share of correctly ordered pairs.
@@ -99,10 +96,7 @@ class Analysed:
     bootstrap: Bootstrap
     results: list[Result]
     calibration: Calibration | None
-    trends: dict[str, Trend]
-    ranks: LearnedRanks | None
     extremes: ExtremeRanks | None
-    between: tuple[float, float] | None
     accuracy: dict[str, float | None]
     rankings: dict[str, str]
     informative: int
@@ -186,19 +180,12 @@ def analyse_rollouts(
     """
     settings = settings or Settings()
     strategies = _common_strategies(rollouts.checkpoints, settings)
-    learns = _learns_ranks(rollouts.checkpoints, settings)
-    if not strategies and not learns:
-        raise ValueError(
-            f"{LEARNED} chooses k ranks of N and needs N above k and at least 3, and {FOLDS} prompts: give another "
-            "--keep, or name other strategies too."
-        )
     if all(strategy.name != "none" for strategy in strategies):  # every filter is compared with it
         strategies = [Strategy("none", rollouts.checkpoints[0].reward.shape[1]), *strategies]
     analysed: list[Analysed] = []
     for checkpoint in rollouts.checkpoints:
         say(f"{checkpoint.name}: {checkpoint.n_prompts:,} prompts, {int(checkpoint.known.sum()):,} scored samples")
-        ranks = None if rollouts.separate or not analysed else analysed[0].ranks
-        analysed.append(_analyse_one(checkpoint, strategies, settings, learns, ranks))
+        analysed.append(_analyse_one(checkpoint, strategies, settings))
     first, *others = analysed
     recommendation = first.recommendation
     if others and not rollouts.separate:
@@ -220,19 +207,8 @@ def _choose(a: Analysed, others: Sequence, settings: Settings) -> Recommendation
     )
 
 
-def _analyse_one(
-    checkpoint: Checkpoint,
-    strategies: Sequence[Strategy],
-    settings: Settings,
-    learns: bool,
-    of_first: LearnedRanks | None,
-) -> Analysed:
-    """Analyse one checkpoint; ``of_first`` are the ranks found at the first checkpoint, which are judged here too."""
+def _analyse_one(checkpoint: Checkpoint, strategies: Sequence[Strategy], settings: Settings) -> Analysed:
     level, bootstrap = settings.level, Bootstrap(checkpoint.n_prompts, settings.repetitions, settings.seed)
-    ranks = learn_ranks(checkpoint, bootstrap, settings.keep, settings.seed) if learns else None
-    if ranks is not None:
-        same = of_first is not None and len(of_first.c) == len(ranks.c)
-        strategies = [*strategies, of_first.strategy(cross_fitted=False) if same else ranks.strategy()]
     results = evaluate(checkpoint, strategies, bootstrap, settings.bins, settings.threshold)
     everything = next(r for r in results if r.strategy.name == "none")
     accuracies = {r.strategy.label: summarize_metric(r, "pairwise_accuracy", bootstrap, level) for r in results}
@@ -242,10 +218,7 @@ def _analyse_one(
         bootstrap=bootstrap,
         results=results,
         calibration=calibrate(checkpoint, bootstrap, settings.bins, level),
-        trends=find_trends(checkpoint, bootstrap, settings.threshold, level),
-        ranks=ranks,
         extremes=extremes,
-        between=within.shares_between(checkpoint, away),
         accuracy=accuracies["none"],
         rankings={label: verdict_of(share) for label, share in accuracies.items()},
         informative=count_informative(checkpoint),
@@ -271,13 +244,6 @@ def _measure_subsets(checkpoint: Checkpoint, bootstrap: Bootstrap, level: float)
     return found
 
 
-def _learns_ranks(checkpoints: Sequence[Checkpoint], settings: Settings) -> bool:
-    """Return whether ranks are learned: asked for, or no strategies named, and all checkpoints allow it."""
-    if (settings.strategies and LEARNED not in settings.strategies) or checkpoints[0].has_pairs:
-        return False
-    return all(can_learn_ranks(checkpoint, settings.keep) for checkpoint in checkpoints)
-
-
 def _common_strategies(checkpoints: Sequence[Checkpoint], settings: Settings) -> list[Strategy]:
     """Return those that every checkpoint allows, with thresholds from the first."""
 
@@ -287,5 +253,9 @@ def _common_strategies(checkpoints: Sequence[Checkpoint], settings: Settings) ->
 
     if checkpoints[0].has_pairs:
         return [Strategy("none", checkpoints[0].reward.shape[1])]
-    names = [{strategy.name for strategy in allowed(checkpoint)} for checkpoint in checkpoints]
-    return [strategy for strategy in allowed(checkpoints[0]) if all(strategy.name in found for found in names)]
+
+    def key(strategy: Strategy) -> tuple[str, int]:  # rank weights suit one number of samples
+        return strategy.name, len(strategy.options.get("weights", ()))
+
+    keys = [{key(strategy) for strategy in allowed(checkpoint)} for checkpoint in checkpoints]
+    return [strategy for strategy in allowed(checkpoints[0]) if all(key(strategy) in found for found in keys)]

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy import special
 
 from openrlhf_pf.reliability.analysis import Analysis
-from openrlhf_pf.reliability.measures.strategies import LEARNED
 from openrlhf_pf.reliability.read.checkpoints import Checkpoint, Rollouts
 
 Floats = NDArray[np.float64]
@@ -24,7 +23,7 @@ SPOILED = 0.12
 #: Half the width of the band around the threshold in which the first is random, in standard deviations of the worth.
 BAND = 0.8
 #: The strategies compared unless the user names others.
-STRATEGIES = ("none", "best_of_n", "best_random", "best_worst", LEARNED)
+STRATEGIES = ("none", "best_of_n", "best_random", "best_worst", "rank_weights")
 #: Rewards are squeezed into (-1, 1); between -MIDDLE and MIDDLE the first reward model guesses.
 MIDDLE = float(np.tanh(BAND))
 EXTREMES, HACKED = "accurate at the extremes", "hacked at the top"
@@ -104,6 +103,6 @@ def describe(analysis: Analysis) -> list[str]:
         f"{lower.mean():.0%} of its lower half), so the best and the worst response of each prompt (best_worst) "
         "teach most per trained response.",
         f"The second: of its favourite responses {of_rank[0]:.0%} are correct and of its third choices "
-        f"{of_rank[2]:.0%}, so training on the favourite of each prompt (best_of_n) would teach the hack: see the "
-        "ranks that the report names instead, and where the figure of rank against score bends down.",
+        f"{of_rank[2]:.0%}, so training on the favourite of each prompt (best_of_n) would teach the hack, and the "
+        "second and the last rank (rank_weights) teach most: see where the figure of rank against score bends down.",
     ]

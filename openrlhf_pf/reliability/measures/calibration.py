@@ -50,9 +50,9 @@ class Calibration:
 
 
 def calibrate(checkpoint: Checkpoint, bootstrap: Bootstrap, bins: int = 20, level: float = 0.95) -> Calibration | None:
-    """Compare the scores of at most B groups of reward; None where rewards do not differ."""
+    """Compare the scores of at most B groups of reward; None where rewards or scores do not differ."""
     samples = Samples.of(checkpoint, bootstrap, 0.5)
-    if not len(samples.take) or samples.unit[-1] < 1:
+    if not len(samples.take) or samples.unit[-1] < 1 or not np.ptp(samples.score):
         return None
     one = np.ones(len(samples.take))
     cell, n_cells = cut_cells(samples.unit, one, bins)

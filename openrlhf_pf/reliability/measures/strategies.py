@@ -26,6 +26,7 @@ from openrlhf_pf.filters import (
 from openrlhf_pf.filters.batch_scope import TopRandom
 from openrlhf_pf.filters.draw import chances
 from openrlhf_pf.filters.subset import MaxVariance
+from openrlhf_pf.registry import did_you_mean
 from openrlhf_pf.reliability.read.checkpoints import Checkpoint
 
 Floats = NDArray[np.float64]
@@ -33,8 +34,6 @@ Floats = NDArray[np.float64]
 #: Default thresholds: shares of the rewards below them.
 LOW_QUANTILE, HIGH_QUANTILE = 0.25, 0.75
 POWERS = (1.0, 2.0, 3.0)
-#: The name that asks for ranks found from the samples, see ``learned_ranks.py``.
-LEARNED = "learned_ranks"
 
 
 @dataclass(frozen=True)
@@ -45,21 +44,15 @@ class Strategy:
         name: a key of ``FILTERS``.
         keep: k, samples a prompt that train.
         options: the filter's further settings.
-        learned: the rank weights among the options were found from samples, see ``learned_ranks.py``.
-        table: (G, N) weights of the samples by ranks found without their prompt; None for the filter's own weights.
     """
 
     name: str
     keep: int
     options: dict[str, Any] = field(default_factory=dict)
-    learned: bool = False
-    table: Floats | None = field(default=None, compare=False, repr=False)
 
     @property
     def label(self) -> str:
         """Its name in tables and figures."""
-        if self.learned:
-            return "learned ranks"
         return f"reward_power {self.options['power']:g}" if self.name == "reward_power" else self.name
 
     @property
@@ -85,17 +78,21 @@ def strategies_for(
 ) -> list[Strategy]:
     """List the strategies that the samples of a checkpoint allow, in the order of ``FILTERS``.
 
-    Only ``names``, unless empty; see ``analysis.Settings`` for the others.
+    Only ``names``, unless empty; see ``analysis.Settings`` for the others. Without weights, ``rank_weights`` keeps the
+    second and the last rank, which suit a reward that is hacked at the top.
 
     Raises:
         ValueError: an unknown name, a strategy asked for by name that these samples do not allow, or settings that
             do not fit; the message is one sentence.
     """
     n_samples = checkpoint.reward.shape[1]
+    if weights is None and n_samples >= 3 and keep in (None, 2):
+        weights = [0.0, 1.0, *[0.0] * (n_samples - 3), 1.0]
     lacking = _lacking(checkpoint, weights)
     for name in names:
-        if name not in FILTERS and name != LEARNED:
-            raise ValueError(f"there is no strategy {name!r}: choose from {', '.join((*FILTERS, LEARNED))}.")
+        if name not in FILTERS:
+            hint = did_you_mean(name, FILTERS) or "choose one of these."
+            raise ValueError(f"there is no strategy {name!r}, there are {', '.join(FILTERS)}: {hint}")
         if name in lacking:
             raise ValueError(f"strategy {name!r} cannot be analysed: {lacking[name]}.")
     known = checkpoint.reward[np.isfinite(checkpoint.reward)]
@@ -150,7 +147,7 @@ def expected_weights(strategies: Sequence[Strategy], checkpoint: Checkpoint) -> 
         columns["model_rewards"] = checkpoint.model_rewards
     batch = FilterBatch(checkpoint.reward, make_generator(0), **columns)
     n_samples = checkpoint.reward.shape[1]
-    return [_weights(s.build(n_samples), batch) if s.table is None else s.table for s in strategies]
+    return [_weights(s.build(n_samples), batch) for s in strategies]
 
 
 def _weights(sample_filter: SampleFilter, batch: FilterBatch) -> Floats:

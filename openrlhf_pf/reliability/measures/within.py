@@ -130,20 +130,3 @@ def units_of(sums: Floats, block: NDArray[np.int64], n_blocks: int) -> dict[str,
     }
     # Where no rewards differ, a gain of 0 is no estimate.
     return {name: min(known.get(r, np.inf), known.get(s, 0.0)) for name, (r, s) in SPREADS.items()}
-
-
-def shares_between(checkpoint: Checkpoint, away: Deviations) -> tuple[float, float] | None:
-    """Return the shares of the variance of rewards and of scores that lie between prompts, without the noise of a
-    prompt's mean; None where no prompt has two scored responses.
-    """
-    some = away.known.any(axis=1)
-    if not some.any():
-        return None
-    known, count, shares = away.known[some], away.known[some].sum(axis=1), []
-    for values, deviation in ((checkpoint.reward, away.reward), (checkpoint.score, away.score)):
-        means = np.where(known, values[some], 0.0).sum(axis=1) / count
-        squares = (deviation[some] ** 2).sum(axis=1)
-        between = max(means.var() - (squares / (count - 1) / count).mean(), 0.0)
-        total = between + squares.sum() / (count - 1).sum()
-        shares.append(float(between / total) if total > 0 else np.nan)
-    return shares[0], shares[1]

@@ -24,8 +24,8 @@ from openrlhf_pf.reliability.read.samples import read_samples
 
 Floats = NDArray[np.float64]
 
-#: Larger numbers count as infinite: their squares have no float.
-LARGEST = 1e100
+#: Larger numbers count as infinite, as in training, which computes in float32.
+LARGEST = float(np.finfo(np.float32).max)
 #: Groups of very different sizes are padded to the largest; more padding than this for each sample is refused.
 MOST_PADDING = 50
 
@@ -39,7 +39,6 @@ class Checkpoint:
         reward: (G, N) rewards.
         score: (G, N) true scores.
         prompt: (G,) number of the prompt, 0 to ``n_prompts - 1``; the same prompt may have several groups.
-        step: (G,) training step, or None.
         length: (G, N) int64 tokens of the responses, or None.
         model_rewards: (M, G, N), or None.
         subset: (G,) names of parts of a benchmark, or None.
@@ -52,7 +51,6 @@ class Checkpoint:
     reward: Floats
     score: Floats
     prompt: NDArray[np.int64]
-    step: NDArray[np.int64] | None = None
     length: NDArray[np.int64] | None = None
     model_rewards: Floats | None = None
     subset: NDArray | None = None
@@ -226,7 +224,6 @@ def _checkpoint(name: str, columns: dict[str, NDArray], notes: list[str]) -> Che
         table(reward, np.nan),
         table(score, np.nan),
         np.unique(columns["prompt_id"][first], return_inverse=True)[1],
-        None if steps is None else steps[first].astype(np.int64),
         None if length is None or np.isnan(length).any() else table(length.astype(np.int64), 0),
         None if models is None else np.stack([table(model, np.nan) for model in models.T]),
         None if "subset" not in columns else columns["subset"][first],

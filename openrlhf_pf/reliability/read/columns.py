@@ -279,7 +279,7 @@ def _candidates(schema: pa.Schema, numbered: Mapping, ours: str, taken: Iterable
     plain = {name.removesuffix("_*").rpartition(".")[2].lower(): name for name in reversed(names)}
     synonyms = [plain[word] for word in SUGGESTED[ours].split() if word in plain]
     close = [plain[word] for word in get_close_matches(ours, plain, 3, 0.75)]
-    within = [name for word, name in plain.items() if any(part in word for part in PARTS[ours])]
+    within = [name for name in plain.values() if any(part in name.lower() for part in PARTS[ours])]
     found = dict.fromkeys([*close, *synonyms, *within])
     # accuracy_reward is a reward by its name, and a true score.
     return sorted(found, key=lambda name: ours == "reward" and any(part in name.lower() for part in PARTS["score"]))

@@ -27,7 +27,9 @@ def find_data_warnings(name: str, reward: Floats, score: Floats, sizes: NDArray[
         ("score", score, "they are ranked but excluded from all metrics"),
     ):
         if lost := n_samples - int(np.isfinite(values).sum()):
-            notes.append(f"{name}: {lost} of {n_samples} samples have no finite {what} (or one beyond 1e100); {then}.")
+            notes.append(
+                f"{name}: {lost} of {n_samples} samples have no finite {what} (or one beyond 3.4e38); {then}."
+            )
     notes += _describe_sizes(name, sizes)
     r, s = reward[known], score[known]
     if np.ptp(s) == 0:

@@ -30,7 +30,7 @@ Others = Sequence[tuple[str, Sequence[Result], int]]
 
 CRITERION = "gain"
 #: More prompts than this times the present number are not asked for.
-MOST_MORE = 10_000
+MOST_MORE = 100
 #: Training without a decision: the rule of least regret in simulations with Adam and on the small task
 #: (docs/evidence.md); not a finding of a report.
 DEFAULT = {"strategy": "none", "keep": None, "options": {}}
@@ -81,7 +81,6 @@ class Recommendation:
     comparisons: list[dict[str, Any]]
     prompts_needed: int | None
     reason: str = ""
-    learned: bool = False
     values: dict[str, float] = field(default_factory=dict)
     contradicted: tuple[str, str] | None = None
     lead: float | None = None
@@ -209,7 +208,6 @@ class Field:
             comparisons=comparisons,
             prompts_needed=more.pop("needed", None),
             reason=reason,
-            learned=bool(strategy and strategy.learned),
             values={label: float(value) for label, value in zip(self.labels, self.value)},
             lead=self.lead_at_equal_rollouts(one),
             n_prompts=self.n_prompts,
@@ -236,9 +234,6 @@ def choose(
 ) -> Recommendation:
     """Recommend a strategy if it is significantly better than training on all samples.
 
-    Ranks found from the samples must also be better than every filter, on prompts that they were not found from;
-    otherwise the recommendation is the one without them.
-
     Args:
         results: the strategies on the checkpoint that training starts from.
         others: further checkpoints; one that contradicts leaves it undecided.
@@ -254,12 +249,7 @@ def choose(
     if open_because:
         found = Field.of(results, n_prompts, level)
         return found.recommend(found.best if found.rivals else None, OPEN, open_because)
-    if min(n_prompts, informative) >= FEWEST_PROMPTS:
-        learned = _choose_learned(results, others, n_prompts, level)
-        if learned and (rankings is None or is_ranked(learned.best, rankings)):
-            return learned
-    named = Field.of([r for r in results if not r.strategy.learned], n_prompts, level)
-    return _choose_named(named, others, rankings, informative)
+    return _choose(Field.of(results, n_prompts, level), others, rankings, informative)
 
 
 def is_ranked(label: str, rankings: Mapping[str, str]) -> bool:
@@ -268,20 +258,7 @@ def is_ranked(label: str, rankings: Mapping[str, str]) -> bool:
     return (rankings.get("none", UNKNOWN) if ranking == UNKNOWN else ranking) in GOOD
 
 
-def _choose_learned(results: Sequence[Result], others: Others, n_prompts: int, level: float) -> Recommendation | None:
-    """Return the learned ranks if they are significantly better than every other strategy and than nothing."""
-    found = Field.of(results, n_prompts, level)
-    place = next((i for i, r in enumerate(found.rivals) if r.strategy.learned), None)
-    if place is None or found.ends()[0][place] <= 0 or found.find_contradiction(place, others):
-        return None
-    comparisons = found.compare(place)
-    ahead = all(c["told_apart"] for c in comparisons)
-    return found.recommend(place, FILTER, comparisons=comparisons) if ahead else None
-
-
-def _choose_named(
-    found: Field, others: Others, rankings: Mapping[str, str] | None, informative: int
-) -> Recommendation:
+def _choose(found: Field, others: Others, rankings: Mapping[str, str] | None, informative: int) -> Recommendation:
     if not found.rivals:
         return found.recommend(None, OPEN, NOTHING_KNOWN)
     if found.n_prompts < FEWEST_PROMPTS:

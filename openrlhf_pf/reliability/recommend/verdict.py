@@ -78,7 +78,7 @@ def find_causes(checkpoint: Checkpoint, everything: Result, extremes: ExtremeRan
     causes, informative = [], count_informative(checkpoint)
     if informative and everything.units.get("pairwise_accuracy", np.inf) < 2:
         causes.append(Cause("one prompt"))
-    elif informative < min(FEWEST_PROMPTS, checkpoint.n_prompts):
+    elif informative < FEWEST_PROMPTS <= checkpoint.n_prompts:
         causes.append(Cause("few informative prompts", informative, informative / checkpoint.n_prompts))
     count, share = measure_huge_rewards(checkpoint)
     if share > 0.5:

@@ -41,10 +41,8 @@ def _checkpoint_as_dict(a: Analysed, level: float) -> dict[str, Any]:
             "keep": r.strategy.keep,
             "options": r.strategy.options,
             "label": r.strategy.label,
-            "cross_fitted": r.strategy.table is not None,
             "same_as": r.twin or None,
             "kept_samples": r.kept,
-            "best_threshold": None if np.isnan(r.threshold) else r.threshold,
             "metrics": summarize(r, a.bootstrap, level),
             "points": None if r.points is None else {"reward": _list(r.points[0]), "score": _list(r.points[1])},
         }
@@ -64,8 +62,6 @@ def _checkpoint_as_dict(a: Analysed, level: float) -> dict[str, Any]:
         "subsets": a.subsets,
         "strategies": strategies,
         "calibration": None if c is None else {name: _list(getattr(c, name)) for name in calibration},
-        "learned_ranks": None if a.ranks is None else a.ranks.as_dict(),
-        "drift": {name: asdict(trend) for name, trend in a.trends.items()},
     }
 
 

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from openrlhf_pf.reliability.analysis import Analysed
 from openrlhf_pf.reliability.recommend import choose as decisions
 from openrlhf_pf.reliability.recommend.verdict import GOOD, GUESSING, MOSTLY, RIGHT, SAME, SLIGHTLY, UNKNOWN, WRONG
-from openrlhf_pf.reliability.report.reasons import describe_cause, headline_of, next_step, percent, why_of
+from openrlhf_pf.reliability.report.reasons import (
+    describe_cause,
+    describe_informative,
+    headline_of,
+    next_step,
+    percent,
+    why_of,
+)
 from openrlhf_pf.reliability.report.remarks import describe_length, remarks_of
 
 #: The filters: their choice among the responses of a prompt, of which k train.
@@ -15,7 +22,7 @@ FILTER_MEANINGS = {
     "best_of_n": "the k highest rewards of each prompt",
     "best_random": "the highest rewards of each prompt (half of k), and random others",
     "best_worst": "the highest and the lowest rewards of each prompt (half of k each)",
-    "rank_weights": "ranks of a prompt's rewards by given weights",
+    "rank_weights": "ranks of a prompt's rewards by given weights (by default the second and the last)",
     "max_variance": "the k rewards of each prompt with the largest variance",
     "top": "rewards above a threshold",
     "top_random": "rewards above a threshold, and half of the others",
@@ -26,7 +33,6 @@ FILTER_MEANINGS = {
     "pareto": "the k responses of each prompt with the best trade-off of reward and length",
     "ensemble_agreement": "the k responses of each prompt that several reward models rank the same",
 }
-LEARNED_MEANING = "the k ranks of largest gain, judged on other prompts than those they were found from"
 
 RANKING_ANSWERS = {
     RIGHT: "Yes, nearly always",
@@ -86,16 +92,18 @@ def _describe_unknown(a: Analysed) -> str:
         return "Every prompt has one response, so there are no responses to one prompt to compare."
     if not a.informative:
         return "The responses to each prompt all have the same true score."
-    return f"Only {a.informative} of {a.checkpoint.n_prompts:,} prompts have responses with different true scores."
+    return describe_informative(a)
 
 
 def caveat_of(a: Analysed, warnings: Sequence[str]) -> str:
     """Return the one caveat that could overturn the answers, or the first of the further warnings."""
+    if a.same:
+        return "All numbers of this report compare the reward with itself."
     if a.follows_length:
         return describe_length(a)
     if a.ranking in GOOD and a.causes[0].kind != "close":
         return describe_cause(a.causes[0], a)
-    if a.extremes is not None and a.extremes.top_is_wrong:
+    if a.extremes is not None and a.extremes.top_is_wrong and a.ranking != WRONG:
         return "The responses with the highest reward of their prompt are worse than the second choices."
     name = f"{a.checkpoint.name}: "
     serious = ("there twice", "there 3 times", "too few", "carry", "spread", "different weights")

@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 
 from openrlhf_pf.reliability.analysis import Analysed, Analysis
 from openrlhf_pf.reliability.measures import metrics
-from openrlhf_pf.reliability.measures.drift import MEASURES
 from openrlhf_pf.reliability.measures.evaluate import CELLS, Samples, cut_cells, summarize_metric
-from openrlhf_pf.reliability.measures.metrics import METRICS
 from openrlhf_pf.reliability.report import svg
 from openrlhf_pf.reliability.report.svg import LIGHT, MARKERS, SERIES
 
@@ -187,27 +185,6 @@ def _draw_calibration(a: Analysed, analysis: Analysis, colour: str) -> "tuple[Fi
     return figure, f"Mean true score of {len(c.score)} groups of reward; the highest {c.top} are over-confident."
 
 
-def draw_drift(analysis: Analysis) -> Pictures:
-    """Yield the measure of reliability that the verdict rests on, in each window of steps."""
-    measure = next((m for m in MEASURES if any(m in a.trends for a in analysis.analysed)), None)
-    if measure is None:
-        return
-    alt = []
-    title = "share of pairs right" if measure == "pairwise_accuracy" else METRICS[measure].title
-    figure, ax = svg.new_figure(svg.HEIGHT, "training step", title)
-    for number, a in enumerate(analysis.analysed):
-        if measure not in a.trends:
-            continue
-        windows = a.trends[measure].windows
-        x = np.array([(w["first"] + w["last"]) / 2 for w in windows])
-        y = np.array([w["estimate"] for w in windows])
-        _series(ax, number, x, y, np.array([[w["low"], w["high"]] for w in windows]), a.checkpoint.name)
-        alt.append(f"{title}, {a.checkpoint.name}: from {y[0]:.3f} in the first to {y[-1]:.3f} in the last window.")
-    if len(analysis.analysed) > 1:
-        svg.add_legend(figure)
-    yield "", figure, " ".join(alt)
-
-
 #: In the order of the page.
 FIGURES: dict[str, Callable[[Analysis], Pictures]] = {
     "gains": draw_gains,
@@ -215,5 +192,4 @@ FIGURES: dict[str, Callable[[Analysis], Pictures]] = {
     "rank": draw_ranks,
     "histogram": _each(_draw_histogram),
     "calibration": _each(_draw_calibration),
-    "drift": draw_drift,
 }

@@ -9,7 +9,7 @@ from openrlhf_pf.reliability.measures.metrics import METRICS
 from openrlhf_pf.reliability.measures.strategies import Strategy
 from openrlhf_pf.reliability.recommend.choose import Recommendation
 from openrlhf_pf.reliability.report import svg
-from openrlhf_pf.reliability.report.answers import FILTER_MEANINGS, LEARNED_MEANING, answers_of, caveat_of
+from openrlhf_pf.reliability.report.answers import FILTER_MEANINGS, answers_of, caveat_of
 from openrlhf_pf.reliability.report.figures import Panel
 from openrlhf_pf.reliability.report.reasons import text_of
 from openrlhf_pf.reliability.report.remarks import describe_data, sentences_of, settings_line, warnings_of
@@ -42,10 +42,6 @@ CAPTIONS = {
         "Where the reward model is over-confident",
         "Dots are mean scores of groups of similar reward, the line is the best curve that never falls. Ringed dots at"
         " the highest rewards score lower than those just below: training would chase them.",
-    ),
-    "drift": (
-        "Reliability over the training steps",
-        "Where the line falls, the reward model judges the newer policy's responses less well.",
     ),
 }
 
@@ -126,8 +122,7 @@ def _tables(a: Analysed, recommendation: Recommendation, level: float) -> dict[s
 
 
 def _row(strategy: Strategy, cells: list[dict[str, str]], best: str | None) -> dict[str, Any]:
-    meaning = LEARNED_MEANING if strategy.learned else FILTER_MEANINGS.get(strategy.name, "")
-    label = strategy.label
+    label, meaning = strategy.label, FILTER_MEANINGS.get(strategy.name, "")
     return {"label": label, "keep": format_keep(strategy), "meaning": meaning, "cells": cells, "best": label == best}
 
 

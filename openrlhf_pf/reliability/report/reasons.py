@@ -12,6 +12,10 @@ from openrlhf_pf.reliability.recommend.verdict import FEWEST_PROMPTS, GOOD, SAME
 
 #: A lead over guessing, in share of pairs, that is worth detecting.
 WORTH_FINDING = 0.05
+LIMITS = (
+    "Another reward model, another k or a later policy may change this. The gain is that of the first step and does"
+    " not say how training ends."
+)
 
 
 def percent(share: float) -> str:
@@ -21,7 +25,7 @@ def percent(share: float) -> str:
 
 def label_of(r: Recommendation) -> str:
     """Return the recommended strategy's name in a sentence."""
-    if not r.learned:
+    if r.strategy != "rank_weights":
         return r.best
     ranks = [rank for rank, weight in enumerate(r.options["weights"], 1) if weight]
     return f"rank_weights on rank{'s' * (len(ranks) > 1)} {join_words(ranks)}"
@@ -150,14 +154,17 @@ def _why_filter(r: Recommendation, a: Analysed) -> list[str]:
         )
     close = join_words(r.not_told_apart)
     found = [f"{text}.", f"{close} may be as good." if close else "It is significantly ahead of every other strategy."]
+    if larger := [label for label, value in r.values.items() if value > r.values[r.best]]:
+        found.append(
+            f"The gain of {join_words(larger)} is larger, but not significantly, and leaves prompts with unequal"
+            " numbers of responses."
+        )
     if a.ranking not in GOOD:
         share = percent(summarize_metric(a.result_of(r.best), "pairwise_accuracy", a.bootstrap, r.level)["estimate"])
         found.append(
             f"Over all responses the ranking is not right, but among those that it keeps, {share} of pairs are ordered"
             " correctly."
         )
-    if r.learned:
-        found.append("Ranks were judged on prompts that they were not found from.")
     if r.lead is not None and r.lead < 0:
         found.append(
             "This compares equal numbers of trained responses. At equal rollouts, no filter trains on more of them and"
@@ -178,12 +185,13 @@ def _why_filter(r: Recommendation, a: Analysed) -> list[str]:
 
 
 def _limits(r: Recommendation) -> list[str]:
+    if r.values[r.best] < max(r.values.values()):
+        return [LIMITS]
     share = r.confidence or 0.0
     often = "all" if share == 1 else "more than 99%" if share > 0.99 else f"{share:.0%}"
     return [
         f"It has the largest gain in {often} of the bootstrap repetitions.",
-        "Another reward model, another k or a later policy may change this. The gain is that of the first step and"
-        " does not say how training ends.",
+        LIMITS,
     ]
 
 
@@ -198,8 +206,8 @@ def _why_open(r: Recommendation, a: Analysed) -> list[str]:
         return [f"Intervals from {r.n_prompts} prompts are unreliable: score at least {FEWEST_PROMPTS}."]
     if r.reason == decisions.FEW_INFORMATIVE:
         return [
-            f"Only in {a.informative} of {r.n_prompts:,} prompts do responses have different true scores, and only"
-            f" these show how rewards rank; {FEWEST_PROMPTS} are needed."
+            describe_informative(a),
+            f"Only these show how rewards rank; {FEWEST_PROMPTS} are needed.",
         ]
     if r.reason == decisions.NOTHING_TO_COMPARE:
         return ["All strategies that were asked for keep the same responses: name others, or sample more responses."]
@@ -216,11 +224,17 @@ def _why_open(r: Recommendation, a: Analysed) -> list[str]:
     return [good if a.ranking in GOOD else bad, *(describe_cause(cause, a) for cause in a.causes)]
 
 
+def describe_informative(a: Analysed) -> str:
+    """Return how many prompts have responses with different true scores."""
+    count = f"Only in {a.informative}" if a.informative else "In none"
+    return f"{count} of {a.checkpoint.n_prompts:,} prompts do responses have different true scores."
+
+
 def describe_cause(cause: Cause, a: Analysed) -> str:
     if cause.kind == "one prompt":
         return "One prompt makes up most of the pairs."
     if cause.kind == "few informative prompts":
-        return f"Only in {cause.count} of {a.checkpoint.n_prompts:,} prompts do responses have different true scores."
+        return describe_informative(a)
     if cause.kind == "huge rewards":
         return (
             f"{cause.count:,} responses, 5% of all, make up {cause.share:.0%} of the spread of rewards within prompts:"
@@ -252,6 +266,10 @@ def next_step(a: Analysed) -> tuple[str, list[str]]:
         return "Sample from the policy", ["Use openrlhf-pf collect to sample and score responses, then analyse them."]
     if r.reason == decisions.DISAGREE:
         return _cure(a)
+    if r.reason == decisions.FEW_PROMPTS:
+        return f"Score at least {FEWEST_PROMPTS - r.n_prompts} more prompts", [
+            f"Fewer than {FEWEST_PROMPTS} prompts decide nothing; a few hundred are a good start."
+        ]
     if r.reason == decisions.FEW_INFORMATIVE:
         return "Score other prompts", [
             "Choose prompts that the policy solves sometimes: those it always or never solves show nothing.",

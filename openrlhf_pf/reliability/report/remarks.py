@@ -1,13 +1,11 @@
-"""Sentences on the samples, the extremes, length, calibration, ranks and drift, and warnings on the numbers."""
+"""Sentences on the samples, the extremes, length and calibration, and warnings on the numbers."""
 
 import numpy as np
 
 from openrlhf_pf.reliability.analysis import Analysed, Analysis, Settings
-from openrlhf_pf.reliability.measures.drift import MEASURES
-from openrlhf_pf.reliability.measures.metrics import METRICS
 from openrlhf_pf.reliability.read.columns import join_words
 from openrlhf_pf.reliability.recommend.verdict import FEWEST_PROMPTS, GUESSING, RIGHT, WRONG
-from openrlhf_pf.reliability.report.reasons import percent
+from openrlhf_pf.reliability.report.reasons import describe_informative, percent
 
 #: R² of the paper from which on it looks good.
 GOOD_R2 = 0.8
@@ -15,11 +13,10 @@ GOOD_R2 = 0.8
 
 def describe_data(analysis: Analysis) -> list[str]:
     """Return what was read, a sentence per checkpoint: the first line of every report."""
+    if len(analysis.analysed) > 1:
+        return [f"{a.checkpoint.name}: {describe_samples(a)}." for a in analysis.analysed]
     files = f", from {analysis.n_files:,} file{'s' * (analysis.n_files != 1)}" if analysis.n_files else ""
-    return [
-        (f"{a.checkpoint.name}: " if len(analysis.analysed) > 1 else "") + f"{describe_samples(a)}{files}."
-        for a in analysis.analysed
-    ]
+    return [f"{describe_samples(analysis.analysed[0])}{files}."]
 
 
 def describe_samples(a: Analysed) -> str:
@@ -66,20 +63,16 @@ def remarks_of(a: Analysed) -> list[str]:
             f"R² over all samples looks good ({r2:.2f}) only because the reward knows which prompts are easy; it does"
             " not know which of the responses to one prompt is better."
         )
-    if a.extremes is not None and a.extremes.top_is_wrong:
+    if a.extremes is not None and a.extremes.top_is_wrong and a.ranking != WRONG:
         notes.append(
             "The responses with the highest reward of their prompt are worse than the second choices, by"
             f" {_range(a.extremes.top)} in true score: best_of_n would teach what fools the reward model."
         )
-    if a.extremes is not None and a.extremes.bottom_is_wrong:
+    if a.extremes is not None and a.extremes.bottom_is_wrong and a.ranking != WRONG:
         notes.append(
             "The responses with the lowest reward of their prompt are better than the rank above, by"
             f" {_range(a.extremes.bottom)} in true score: the reward model misjudges some of them."
         )
-    if a.between is not None and np.isfinite(a.between[0]):
-        text = f"{a.between[0]:.0%} of the variance of rewards lies between prompts"
-        text += f", and {a.between[1]:.0%} of that of scores" if np.isfinite(a.between[1]) else ""
-        notes.append(f"{text}.")
     return notes
 
 
@@ -89,14 +82,9 @@ def _range(difference: dict[str, float]) -> str:
 
 
 def sentences_of(analysis: Analysis) -> list[str]:
-    """Return the sentences on over-confidence, ranks and drift."""
-    lines = [_describe_calibration(a) for a in analysis.analysed if a.calibration is not None]
-    lines += [_describe_ranks(a) for a in analysis.analysed if a.ranks is not None]
-    return lines + [
-        describe_drift(a)
-        for a in analysis.analysed
-        if a.checkpoint.step is not None and len(np.unique(a.checkpoint.step)) > 1
-    ]
+    """Return the sentences on over-confidence."""
+    measured = [a for a in analysis.analysed if not (a.same or a.checkpoint.has_pairs)]
+    return [_describe_calibration(a) for a in measured if a.calibration is not None]
 
 
 def _describe_calibration(a: Analysed) -> str:
@@ -107,31 +95,6 @@ def _describe_calibration(a: Analysed) -> str:
         f"{name}: the reward model is over-confident at rewards from {c.edges[-c.top, 0]:.3g} to {c.edges[-1, 1]:.3g}:"
         f" true scores there are {c.fall:.3f} lower than just below."
     )
-
-
-def _describe_ranks(a: Analysed) -> str:
-    found, gain = a.ranks, a.result_of("learned ranks").estimates.get("gain", np.nan)
-    return (
-        f"{a.checkpoint.name}: of {len(found.c)} ranks by reward, {join_words(found.chosen)} have the largest gain"
-        f" with k = {found.keep}: {found.gain:.3f} on their own prompts, {gain:.3f} on others;"
-        f" {found.stability:.0%} of random halves of the prompts give the same ranks. Where weights scale advantages"
-        f" (reweight), the best by rank are {' '.join(f'{w:.2f}' for w in found.scaled_weights)}."
-    )
-
-
-def describe_drift(a: Analysed) -> str:
-    """Return the verdict on the reliability over the steps."""
-    name = a.checkpoint.name
-    if not a.trends:
-        return f"{name}: there are too few steps to see a trend."
-    trend = next(a.trends[measure] for measure in MEASURES if measure in a.trends)
-    first, last = trend.windows[0]["first"], trend.windows[-1]["last"]
-    by = f"{trend.change['estimate']:+.3f} (interval {trend.change['low']:+.3f} to {trend.change['high']:+.3f})"
-    if trend.verdict == "no evidence of change":
-        start = f"no significant change of the reward model's reliability from step {first} to {last}"
-    else:
-        start = f"the reward model's reliability is {trend.verdict} from step {first} to {last}"
-    return f"{name}: {start}; the fitted change of the {METRICS[trend.measure].title} is {by}."
 
 
 def settings_line(analysis: Analysis) -> str:
@@ -179,14 +142,14 @@ def _warn_of(a: Analysed, analysis: Analysis) -> list[str]:
 def _warn_of_strategies(a: Analysed, settings: Settings) -> list[str]:
     notes, name, known = [], a.checkpoint.name, a.checkpoint.known
     constant = any(np.ptp(x[known]) == 0 for x in (a.checkpoint.reward, a.checkpoint.score))
-    for result in [] if constant else a.results:
-        if not result.kept:
-            notes.append(f"{name}: {result.strategy.label} keeps nothing: no sample passes it.")
-        elif not result.twin and np.isnan(result.estimates.get("binned_r2", np.nan)):
-            notes.append(
-                f"{name}: {result.strategy.label} has no binned R², because it keeps fewer than "
-                f"{2 * settings.bins} samples or fewer than 3 different rewards, or its scores are all equal."
-            )
+    compared = [] if constant else [r for r in a.results if not r.twin]
+    if empty := [r.strategy.label for r in compared if not r.kept]:
+        notes.append(f"{name}: no sample passes {join_words(empty)}.")
+    if unknown := [r.strategy.label for r in compared if r.kept and np.isnan(r.estimates.get("binned_r2", np.nan))]:
+        notes.append(
+            f"{name}: there is no binned R² of {join_words(unknown)}, for want of {2 * settings.bins} samples, of 3"
+            " different rewards, or of different scores."
+        )
     if any(r.strategy.name == "reward_power" for r in a.results) and np.nanmax(np.abs(a.checkpoint.reward)) > 1:
         notes.append(
             f"{name}: some rewards lie outside [-1, 1], for which reward_power is meant; its numbers hold only "
@@ -208,8 +171,9 @@ def _warn_of_few_carriers(a: Analysed) -> list[str]:
             " carry most of gain, signal to noise and R² within prompts; pairwise accuracy and Spearman count all"
             " prompts the same."
         ]
-    often = f"only about {about}" if about else "none"
+    if a.informative < min(FEWEST_PROMPTS, n_prompts / 5):
+        return [f"{a.checkpoint.name}: {describe_informative(a)} Only these carry the numbers within prompts."]
     return [
-        f"{a.checkpoint.name}: in {often} of {n_prompts:,} prompts do responses have different true scores; only these"
-        " carry the numbers within prompts."
+        f"{a.checkpoint.name}: about {about} of {n_prompts:,} prompts carry most of the numbers within prompts: they"
+        " have far more responses than the others, or true scores that lie further apart."
     ]
