@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from scipy import stats
+from sklearn import linear_model
+from sklearn import metrics as sklearn_metrics
 
 from openrlhf_pf.reliability import binned_points, binned_r2, count_pairs, pair_accuracy
 from openrlhf_pf.reliability.measures import metrics
@@ -19,6 +21,19 @@ def samples(n=200, levels=None, seed=0):
 
 def repeated(weight, *columns):
     return [np.repeat(column, weight) for column in columns]
+
+
+def sums_of(reward, score, weight, centre=(0.0, 0.0)):
+    r, s = reward - centre[0], score - centre[1]
+    return np.array([[(weight * c).sum() for c in (1 + 0 * r, r, s, r * r, s * s, r * s, weight)]], float)
+
+
+def table_of(reward, score, weight):
+    _, cell = np.unique(reward, return_inverse=True)
+    _, level = np.unique(score, return_inverse=True)
+    table = np.zeros((1, cell.max() + 1, level.max() + 1))
+    np.add.at(table[0], (cell, level), weight)
+    return table
 
 
 # ── Binned R² ──
@@ -60,19 +75,70 @@ def test_scores_that_do_not_differ_have_no_r2(score):
     assert np.isnan(binned_r2(score, np.arange(100) / 7))
 
 
-# ── From sums and cells ──
+# ── From sums ──
 
 
-def test_means_and_auc_are_numpys_and_scikit_learns_with_sample_weight():
-    reward, score, weight = samples(levels=2)
-    found = metrics.compute_means(np.array([[(weight * c).sum() for c in (1 + 0 * reward, reward, score, weight)]]))
+@pytest.mark.parametrize("centre", [(0.0, 0.0), (5.0, 0.3)])
+def test_sums_give_what_scikit_learn_gives_with_sample_weight(centre):
+    reward, score, weight = samples()
+    found = {
+        name: float(x[0]) for name, x in metrics.from_sums(sums_of(reward, score, weight, centre), centre).items()
+    }
+    line = linear_model.LinearRegression().fit(reward[:, None], score, sample_weight=weight)
+    predicted = line.predict(reward[:, None])
+    assert found["sample_r2"] ** 2 == pytest.approx(sklearn_metrics.r2_score(score, predicted, sample_weight=weight))
+    assert found["mse"] == pytest.approx(sklearn_metrics.mean_squared_error(score, predicted, sample_weight=weight))
     assert found["mean_score"] == pytest.approx(np.average(score, weights=weight))
     assert found["mean_reward"] == pytest.approx(np.average(reward, weights=weight))
     assert found["effective_samples"] == pytest.approx(weight.sum() ** 2 / (weight**2).sum())
-    _, cell = np.unique(reward, return_inverse=True)
+
+
+def test_a_score_on_the_line_leaves_no_error_but_rounding():
+    """Of which an interval on the scale of logarithms would reach from 0 to 1e100."""
+    reward, _, weight = samples()
+    assert metrics.from_sums(sums_of(reward, 1.1 * reward + 0.1, weight), (0.0, 0.0))["mse"].tolist() == [0.0]
+
+
+# ── Ranks ──
+
+
+@pytest.mark.parametrize("levels", [2, None])
+def test_rank_correlations_are_scipys_of_repeated_samples(levels):
+    reward, score, weight = samples(levels=levels)
+    found = metrics.rank_correlations(table_of(reward, score, weight))
+    again = repeated(weight, reward, score)
+    assert float(found["spearman"][0]) == pytest.approx(stats.spearmanr(*again)[0])
+    assert float(found["kendall"][0]) == pytest.approx(stats.kendalltau(*again)[0])
+
+
+def test_rank_correlations_of_one_class_are_unknown():
+    found = metrics.rank_correlations(table_of(np.arange(9.0), np.ones(9), 0.1))
+    assert np.isnan(found["spearman"][0]) and np.isnan(found["kendall"][0])
+
+
+def test_auc_precision_recall_and_f1_are_scikit_learns_with_sample_weight():
+    reward, score, weight = samples(levels=2)
+    rewards, cell = np.unique(reward, return_inverse=True)
     total, correct = (np.bincount(cell, weight * x)[None] for x in (1.0, score))
-    assert metrics.compute_auc(total, correct) == pytest.approx(roc_auc_score(score, reward, sample_weight=weight))
-    assert np.isnan(metrics.compute_auc(total, total)[0]) and np.isnan(metrics.compute_auc(total, 0 * total)[0])
+    found = metrics.threshold_metrics(total, correct)
+    assert float(found["auc"][0]) == pytest.approx(sklearn_metrics.roc_auc_score(score, reward, sample_weight=weight))
+    called = reward >= rewards[found["cell"][0]]
+    for name, function in (
+        ("precision", sklearn_metrics.precision_score),
+        ("recall", sklearn_metrics.recall_score),
+        ("f1", sklearn_metrics.f1_score),
+    ):
+        assert float(found[name][0]) == pytest.approx(function(score, called, sample_weight=weight))
+    every = [sklearn_metrics.f1_score(score, reward >= t, sample_weight=weight) for t in rewards]
+    assert float(found["f1"][0]) == pytest.approx(max(every))
+
+
+def test_without_a_correct_sample_nothing_is_said():
+    found = metrics.threshold_metrics(np.ones((1, 5)), np.zeros((1, 5)))
+    assert all(np.isnan(found[name][0]) for name in ("auc", "precision", "recall", "f1"))
+    # All correct: no pairs for the AUC, but calling everything correct is right.
+    found = metrics.threshold_metrics(np.ones((1, 5)), np.ones((1, 5)))
+    assert np.isnan(found["auc"][0]) and found["f1"][0] == 1.0
 
 
 # ── Pairs ──

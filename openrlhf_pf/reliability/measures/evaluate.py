@@ -4,7 +4,7 @@ All numbers come from tables of sums per block of prompts: one row of the table'
 are the repetitions.
 
 Notation used for shapes: S samples with reward and score, in rising order of reward; G groups, N samples a group;
-R repetitions; B bins; M reward cells.
+R repetitions; B bins; M reward cells; K score levels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,10 @@ Floats = NDArray[np.float64]
 
 #: Reward cells of a repetition: far more than bins, so that cutting bins within cells changes next to nothing.
 CELLS = 400
+#: Cells of the table of rewards and scores that rank correlations need: of a repetition, and of the estimate.
+TABLE_CELLS, ESTIMATE_CELLS = 1200, 2**22
+#: Score levels and reward cells at most, where there are more different values.
+LEVELS, ESTIMATE_LEVELS, ESTIMATE_REWARDS = 20, 2048, 4096
 
 
 @dataclass
@@ -32,10 +36,11 @@ class Result:
 
     Attributes:
         strategy: which.
-        estimates: metric to value; ``binned_r2`` as the signed correlation, whose square it is.
+        estimates: metric to value; ``binned_r2`` and ``sample_r2`` as signed correlations, whose squares they are.
         draws: metric to (R,) values of the repetitions, in the same form.
         points: (2, B) the binned points of the estimate.
         kept: expected number of samples that train.
+        threshold: the reward above which F1 is largest.
         twin: label of an earlier strategy that gives all samples the same weight, or "".
         units: metric to the number of equal prompts that carry as much information; see ``bootstrap.interval``.
     """
@@ -45,6 +50,7 @@ class Result:
     draws: dict[str, Floats] = field(default_factory=dict)
     points: Floats | None = None
     kept: float = 0.0
+    threshold: float = np.nan
     twin: str = ""
     units: dict[str, float] = field(default_factory=dict)
 
@@ -65,6 +71,7 @@ class Samples:
         correct: (S,) bool: the score is above the threshold.
         block: (S,) their prompts' bootstrap blocks.
         unit: (S,) number of each different reward, from 0.
+        level: (S,) number of each different score, from 0.
     """
 
     take: NDArray[np.int64]
@@ -73,6 +80,7 @@ class Samples:
     correct: NDArray[np.bool_]
     block: NDArray[np.int64]
     unit: NDArray[np.int64]
+    level: NDArray[np.int64]
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, bootstrap: Bootstrap, threshold: float) -> "Samples":
@@ -82,7 +90,8 @@ class Samples:
         reward, score = checkpoint.reward.ravel()[take], checkpoint.score.ravel()[take]
         block = bootstrap.block[checkpoint.prompt][take // checkpoint.reward.shape[1]]
         unit = np.concatenate([[0], (np.diff(reward) > 0).cumsum()])
-        return cls(take, reward, score, score > threshold, block, unit)
+        level = np.unique(score, return_inverse=True)[1]
+        return cls(take, reward, score, score > threshold, block, unit, level)
 
     def select(self, some: NDArray[np.bool_]) -> "Samples":
         """Return some (S,) of them."""
@@ -150,10 +159,11 @@ def _fill_whole(result: Result, samples: Samples, weight: Floats, bootstrap: Boo
     total = weight.sum()
     centre = (float(weight @ samples.reward / total), float(weight @ samples.score / total))
     r, s = samples.reward - centre[0], samples.score - centre[1]
-    moments = [weight, weight * samples.reward, weight * samples.score, weight * weight]
-    result.put(metrics.compute_means(bootstrap.sum_up(samples.block, moments)))
+    weighed = [weight, weight * r, weight * s]
+    moments = [*weighed, weighed[1] * r, weighed[2] * s, weighed[1] * s, weight * weight]
+    result.put(metrics.from_sums(bootstrap.sum_up(samples.block, moments), centre))
     # The estimate has a cell for each different reward, the repetitions have cells of about equal weight.
-    columns = [weight, weight * r, weight * s, weight * samples.correct]
+    columns = [*weighed, weight * samples.correct]
     exact = np.stack([np.bincount(samples.unit, column) for column in columns], axis=-1)
     there = exact[:, 0] > 0
     exact = exact[there][None]
@@ -164,8 +174,25 @@ def _fill_whole(result: Result, samples: Samples, weight: Floats, bootstrap: Boo
     if exact.shape[1] >= 3 and len(weight) >= 2 * bins:
         r2 = metrics.correlation_of_points(metrics.points_of_cells(repeated[..., :3], bins))
         result.put({"binned_r2": metrics.correlation_of_points(result.points[None])}, {"binned_r2": r2})
-    auc = (metrics.compute_auc(cells[..., 0], cells[..., 3]) for cells in (exact, repeated))
-    result.put({"auc": next(auc)}, {"auc": next(auc)})
+    best = metrics.threshold_metrics(exact[..., 0], exact[..., 3])
+    result.threshold = float(np.unique(samples.reward)[best["cell"][0]])
+    result.put(best, metrics.threshold_metrics(repeated[..., 0], repeated[..., 3]))
+    result.put(_rank_correlations(samples, weight, None), _rank_correlations(samples, weight, bootstrap))
+
+
+def _rank_correlations(samples: Samples, weight: Floats, bootstrap: Bootstrap | None) -> dict[str, Floats]:
+    """Return them from a coarse table for the repetitions, or from a fine one for the estimate (no bootstrap)."""
+    most_levels, most = (LEVELS, TABLE_CELLS) if bootstrap else (ESTIMATE_LEVELS, ESTIMATE_CELLS)
+    order = np.argsort(samples.level, kind="stable")
+    level = np.empty_like(samples.level)
+    level[order], n_levels = cut_cells(samples.level[order], weight[order], most_levels)
+    cell, n_cells = cut_cells(samples.unit, weight, min(ESTIMATE_REWARDS, most // n_levels))
+    place, size = cell * n_levels + level, n_cells * n_levels
+    if bootstrap is None:
+        table = np.bincount(place, weight, minlength=size)
+    else:
+        table = bootstrap.resample(bootstrap.table(samples.block, [weight], place, size))
+    return metrics.rank_correlations(table.reshape(-1, n_cells, n_levels))
 
 
 def cut_cells(unit: NDArray[np.int64], weight: Floats, most: int) -> tuple[NDArray[np.int64], int]:

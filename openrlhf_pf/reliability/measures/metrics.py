@@ -4,7 +4,7 @@ A filter's weight is how often a sample trains in expectation, so a metric of th
 filter keeps, without drawing. A sample of weight 2 counts like two samples of weight 1.
 
 Notation used for shapes: S samples, B bins, R rows (the estimate and the repetitions of a bootstrap), M reward cells
-in rising order.
+in rising order, K score levels in rising order.
 """
 
 from typing import NamedTuple
@@ -53,10 +53,21 @@ METRICS = {
         "R² of the PF-PPO paper: a straight line through the means of groups of similar reward; negative if the line"
         " falls. It includes differences between prompts and grows with the number of prompts",
     ),
+    "sample_r2": Metric(
+        "R², samples",
+        "r2",
+        "share of the variance of single scores that the reward explains; negative if the line falls",
+    ),
+    "spearman": Metric("Spearman", "correlation", "rank correlation of reward and score over all samples"),
+    "kendall": Metric("Kendall τ-b", "correlation", "share of pairs ranked the same minus share ranked the other way"),
     "pairwise_accuracy": Metric(
         "pairwise accuracy", "share", "share of pairs of one prompt whose better response has the higher reward"
     ),
     "auc": Metric("ROC-AUC", "share", "chance that a correct response has a higher reward than a wrong one"),
+    "mse": Metric("MSE", "positive", "mean squared distance of the scores from the line; smaller is better"),
+    "precision": Metric("precision", "share", "share of correct responses among those above the best threshold"),
+    "recall": Metric("recall", "share", "share of the correct responses that are above the best threshold"),
+    "f1": Metric("F1", "share", "harmonic mean of precision and recall at the threshold where it is largest"),
     "mean_score": Metric("mean score", "plain", "true score of the samples that train"),
     "mean_reward": Metric("mean reward", "plain", "reward of the samples that train"),
     "effective_samples": Metric("effective samples", "positive", "number of equally weighted samples of equal value"),
@@ -116,30 +127,106 @@ def binned_r2(reward: ArrayLike, score: ArrayLike, weight: ArrayLike | None = No
 def correlation_of_points(points: Floats) -> Floats:
     """Return (R,) Pearson correlation of points (R, 2, B): signed, its square is R² of the line."""
     x, y = np.moveaxis(points - points.mean(axis=2, keepdims=True), 1, 0)
-    spreads = np.stack([(x * x).sum(axis=1), (y * y).sum(axis=1)], axis=1)
-    # NaN where a spread is only rounding error of numbers of that size.
-    known = (spreads > (1e-9 * np.abs(points).max(axis=2)) ** 2).all(axis=1)
+    sizes = np.abs(points).max(axis=2).T
+    return _correlation((x * y).sum(axis=1), (x * x).sum(axis=1), (y * y).sum(axis=1), *sizes)
+
+
+# ── From sums over samples ──
+
+
+def from_sums(sums: Floats, centre: tuple[float, float]) -> dict[str, Floats]:
+    """Compute the metrics that need only sums, (R,) each; ``sample_r2`` as the signed correlation.
+
+    Args:
+        sums: (R, 7) sums of w, w r, w s, w r², w s², w r s and w² with rewards r and scores s taken from ``centre``,
+            without which the variance of rewards far from 0 would drown in rounding.
+        centre: what was subtracted from rewards and scores.
+    """
+    w, wr, ws, wrr, wss, wrs, ww = np.moveaxis(sums, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(known, ((x * y).sum(axis=1) / np.sqrt(spreads.prod(axis=1))).clip(-1, 1), np.nan)
+        mean_r, mean_s = wr / w, ws / w
+        var_r, var_s = (wrr / w - mean_r**2).clip(min=0), (wss / w - mean_s**2).clip(min=0)
+        effective = w * w / ww
+        covariance = wrs / w - mean_r * mean_s
+    r = _correlation(covariance, var_r, var_s, abs(mean_r) + abs(centre[0]), abs(mean_s) + abs(centre[1]))
+    unexplained = 1 - np.nan_to_num(r) ** 2
+    # What only rounding leaves has no logarithm to make an interval of.
+    mse = np.where(unexplained > 1e-12, var_s * unexplained, 0.0)
+    return {
+        "sample_r2": r,
+        "mse": mse,
+        "mean_score": mean_s + centre[1],
+        "mean_reward": mean_r + centre[0],
+        "effective_samples": effective,
+    }
 
 
-# ── From sums over samples and reward cells ──
+# ── From tables of reward cells and score levels ──
 
 
-def compute_means(sums: Floats) -> dict[str, Floats]:
-    """Return mean score, mean reward and effective samples, (R,) each, from sums (R, 4) of w, w r, w s and w²."""
-    w, wr, ws, ww = np.moveaxis(sums, -1, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {"mean_score": ws / w, "mean_reward": wr / w, "effective_samples": w * w / ww}
+def rank_correlations(table: Floats) -> dict[str, Floats]:
+    """Compute ``spearman`` and ``kendall`` (tau-b), (R,) each, from weights (R, M, K) by reward and score;
+    NaN where rewards or scores do not differ.
+    """
+    # (R, K, M): sums along the longer axis are several times as fast where it is the last.
+    table = np.ascontiguousarray(table.swapaxes(1, 2))
+    by_reward, by_score = table.sum(axis=1), table.sum(axis=2)
+    total = by_reward.sum(axis=1)
+    # Mid-ranks minus their mean.
+    x = by_reward.cumsum(axis=1) - by_reward / 2 - total[:, None] / 2
+    y = by_score.cumsum(axis=1) - by_score / 2 - total[:, None] / 2
+    covariance = (np.matmul(table, x[:, :, None])[:, :, 0] * y).sum(axis=1)
+    spread_r, spread_s = (by_reward * x * x).sum(axis=1), (by_score * y * y).sum(axis=1)
+    both_lower = table[:, :-1, :-1].cumsum(axis=2).cumsum(axis=1)
+    concordant = (table[:, 1:, 1:] * both_lower).sum(axis=(1, 2))
+    tied_r, tied_s = (by_reward**2).sum(axis=1), (by_score**2).sum(axis=1)
+    untied = (total**2 - tied_r - tied_s + (table**2).sum(axis=(1, 2))) / 2
+    pairs_r, pairs_s = (total**2 - tied_r) / 2, (total**2 - tied_s) / 2
+    return {
+        "spearman": _correlation(covariance, spread_r, spread_s, total**1.5, total**1.5),
+        "kendall": _correlation(2 * concordant - untied, pairs_r, pairs_s, 1e3 * total, 1e3 * total),
+    }
 
 
-def compute_auc(total: Floats, correct: Floats) -> Floats:
-    """Return (R,) ROC-AUC from the weights of all and of the correct samples in each reward cell (R, M).
+def threshold_metrics(total: Floats, correct: Floats) -> dict[str, Floats]:
+    """Compute ROC-AUC, and precision, recall and F1 at the threshold of the largest F1, (R,) each.
 
-    Ties count half; NaN where all samples are correct or none is.
+    Args:
+        total: (R, M) weight of all samples in each reward cell.
+        correct: (R, M) weight of the correct ones.
+
+    Returns:
+        ``auc`` (ties count half), ``precision``, ``recall``, ``f1``, and ``cell``, the lowest above the threshold; NaN
+        where all samples are correct or none is (``auc``), or none is (the others).
     """
     wrong = (total - correct).clip(min=0)
+    n_correct, n_wrong = correct.sum(axis=1), wrong.sum(axis=1)
     wins = (correct * (wrong.cumsum(axis=1) - wrong / 2)).sum(axis=1)
-    pairs = correct.sum(axis=1) * wrong.sum(axis=1)
+    hits = correct[:, ::-1].cumsum(axis=1)[:, ::-1]
+    called = total[:, ::-1].cumsum(axis=1)[:, ::-1]
+    f1 = 2 * hits / np.maximum(called + n_correct[:, None], np.finfo(float).tiny)
+    cell = f1.argmax(axis=1)
+    hits, called = (np.take_along_axis(a, cell[:, None], axis=1)[:, 0] for a in (hits, called))
+    known = np.where(n_correct > 0, 1.0, np.nan)
+    return {
+        "auc": _ratio(wins, n_correct * n_wrong),
+        "precision": _ratio(hits, called) * known,
+        "recall": _ratio(hits, n_correct),
+        "f1": f1.max(axis=1) * known,
+        "cell": cell,
+    }
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    """Return the quotient; NaN where the divisor is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(pairs > 0, wins / pairs, np.nan)
+        return np.where(below > 0, above / below, np.nan)
+
+
+def _correlation(
+    covariance: Floats, spread_x: Floats, spread_y: Floats, size_x: ArrayLike, size_y: ArrayLike
+) -> Floats:
+    """Return covariance / sqrt(both spreads); NaN where a spread is only rounding error of numbers of that size."""
+    known = (spread_x > (1e-9 * np.asarray(size_x)) ** 2) & (spread_y > (1e-9 * np.asarray(size_y)) ** 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, (covariance / np.sqrt(spread_x * spread_y)).clip(-1, 1), np.nan)

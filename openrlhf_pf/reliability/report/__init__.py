@@ -43,6 +43,7 @@ def _checkpoint_as_dict(a: Analysed, level: float) -> dict[str, Any]:
             "label": r.strategy.label,
             "same_as": r.twin or None,
             "kept_samples": r.kept,
+            "best_threshold": None if np.isnan(r.threshold) else r.threshold,
             "metrics": summarize(r, a.bootstrap, level),
             "points": None if r.points is None else {"reward": _list(r.points[0]), "score": _list(r.points[1])},
         }
