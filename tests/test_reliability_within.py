@@ -113,7 +113,7 @@ def test_a_filter_that_keeps_nothing_is_nobodys_twin(rewards):
     found = {r.strategy.label: r for r in analysis.analysed[0].results}
     top = found["top"]
     assert (top.kept, top.twin, top.estimates) == (0.0, "", {})
-    assert any("top keeps nothing" in line for line in warnings_of(analysis))
+    assert any("no sample passes top" in line for line in warnings_of(analysis))
     right = known = 0
     for r, s in zip(checkpoint.reward, checkpoint.score):
         for i, j in ((i, j) for i in range(5) for j in range(5) if s[i] > s[j]):
