@@ -293,7 +293,7 @@ def test_a_reward_server_takes_requests_and_never_answers(stack, tmp_path):
 
 
 JUDGED = r"""
-import os, json, torch
+import os, json, torch, uuid
 from pathlib import Path
 from openrlhf_pf.code_reward.reward import check_responses
 
@@ -302,7 +302,7 @@ check_responses(["def f(): return 1"], [TEST])  # it is to be killed while it ju
 
 def reward_func(queries, prompts, labels, **kwargs):
     judge = Path(os.environ["JUDGE"])
-    whole = judge.with_suffix(".writing")
+    whole = judge.with_suffix("." + uuid.uuid4().hex)  # several programs are judged at once
     whole.write_text(str(os.getpid()))
     whole.replace(judge)  # it is read while it is written
     program = "import time\ntime.sleep(0.3)\ndef f():\n    return 1\n"
