@@ -40,7 +40,7 @@ from openrlhf_pf.training.flags.true_scores import STOP_WINDOW
 from openrlhf_pf.training.members import assign_members, combine_members
 from openrlhf_pf.training.metrics import filter_metrics, masked_after_draw
 from openrlhf_pf.training.refill import dropped_prompts, refill_metrics
-from openrlhf_pf.training.rollout import Rollout, derive_seed
+from openrlhf_pf.training.rollout import Rollout, derive_seed, numbers_of
 from openrlhf_pf.training.true_score import StopRule, TrueScore
 
 logger = init_logger(__name__)
@@ -226,7 +226,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         samples = rollout.samples
         if self.reward_model_group is None or all(sample.rewards is not None for sample in samples):
             if learns and self.correction is not None:
-                given = torch.cat([sample.rewards.reshape(1) for sample in samples])
+                given = torch.from_numpy(numbers_of(samples, "rewards", 1).ravel()).float()
                 _give_rewards(samples, self._correct(rollout, given, learns))
             return
         if (rule := reward_rule(self.given)) != "main":

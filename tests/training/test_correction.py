@@ -467,6 +467,22 @@ def test_rewards_of_a_function_are_replaced_by_true_scores(judge):
     assert spread(rollout.rewards) == pytest.approx(spread(rollout.measured_rewards), rel=1e-4)
 
 
+def test_a_response_without_a_reward_is_left_out_and_loses_nothing_else(judge):
+    """A reward function fails for it; its prompt is judged, too."""
+    maker = make_corrected(judge, sample_filter_correct="scores", local_reward=False)
+    for _ in range(2):
+        samples = unscored(prompts=12)
+        for sample in samples[1:]:
+            sample.rewards = sample.info["reward"] = sample.sequences[:, 0].float()
+        maker.make_experience_batch(samples)
+        assert maker.metrics["filter/unusable_rewards"] == 1
+        rewards, scores = maker.rollout.rewards, maker.rollout.scores
+        failed = np.isnan(rewards).any(axis=1)
+        assert failed.sum() == 1 and np.isfinite(scores).all()
+        assert accuracy(rewards[~failed], scores[~failed]) == 1
+    assert maker.metrics["filter/true_scores"] == 2 * 12 * N
+
+
 def test_the_log_of_several_models_has_the_rewards_as_given(judge):
     maker = make_corrected(judge, sample_filter_reward_models="main,upside")
     maker.make_experience_batch(unscored(prompts=12))
