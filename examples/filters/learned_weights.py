@@ -16,7 +16,8 @@ from numpy import ndarray
 
 from openrlhf_pf.filters import DRAWS, FilterBatch, LearningFilter, RankFilter
 from openrlhf_pf.filters.adaptive import CANDIDATES, check_positive, decayed, lead
-from openrlhf_pf.filters.gain import closed_form, deviations, known_samples
+from openrlhf_pf.filters.base import scaled
+from openrlhf_pf.filters.gain import deviations, known_samples
 from openrlhf_pf.filters.rank import RankWeights, spread_ranks
 
 #: How weights are found; "auto" takes what is exact for the draw.
@@ -230,6 +231,12 @@ def expected_counts(weights: ndarray, keep: int, mode: str) -> tuple[ndarray, nd
     whole = np.floor(mean + 1e-9)
     rest = (mean - whole).clip(min=0.0)
     return mean, whole**2 + rest * (2 * whole + 1)
+
+
+def closed_form(c: ndarray, v: ndarray) -> ndarray:
+    """Return the (N,) weights of largest J when advantages are scaled: in proportion to max(0, c / v), 0 if v is 0."""
+    weights = np.where(v > 0, c / v.clip(min=1e-300), 0.0).clip(min=0.0)
+    return scaled(weights, weights.sum())
 
 
 def best_subset(c: ndarray, v: ndarray, keep: int) -> ndarray:

@@ -1,4 +1,4 @@
-"""Gain, and the weights with the best signal to noise: what true scores say of a filter. The one definition of both.
+"""Gain: what true scores say of a filter, and the moments of reward and score that it is made of.
 
 With d a reward and s a true score, each minus its prompt's mean, rank j has c_j = E[s d], v_j = E[d²].
 
@@ -16,7 +16,7 @@ Notation used for array shapes: G prompts (groups), N scored samples a prompt.
 import numpy as np
 from numpy import ndarray
 
-from openrlhf_pf.filters.base import SampleFilter, scaled
+from openrlhf_pf.filters.base import SampleFilter
 from openrlhf_pf.filters.batch import FilterBatch, is_usable
 
 #: Stands in for 0 in a denominator.
@@ -54,9 +54,3 @@ def gain(sums: ndarray) -> ndarray:
     w = w.clip(min=_TINY)
     covariance, spread = ds / w - (d / w) * (s / w), dd / w - (d / w) ** 2
     return np.where(spread > 1e-12, covariance / np.sqrt(spread.clip(min=_TINY)), 0.0)
-
-
-def closed_form(c: ndarray, v: ndarray) -> ndarray:
-    """Return the (N,) weights of largest J when advantages are scaled: in proportion to max(0, c / v), 0 if v is 0."""
-    weights = np.where(v > 0, c / v.clip(min=_TINY), 0.0).clip(min=0.0)
-    return scaled(weights, weights.sum())

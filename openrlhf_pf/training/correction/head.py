@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 
+from openrlhf_pf.filters.gain import deviations
+
 Floats = NDArray[np.floating[Any]]
 
 #: Of the squared weights, where states have a mean square of 1: the standard deviation of a correction is about three
@@ -70,10 +72,7 @@ def slope_within(rewards: Floats, scores: Floats, least: float) -> tuple[float, 
         least: the correlation is taken to be at least that.
     """
     known = np.isfinite(scores)
-    apart, scores_apart = (
-        np.where(known, x - np.nanmean(np.where(known, x, np.nan), axis=1, keepdims=True), 0.0)
-        for x in (rewards, scores)
-    )
+    apart, scores_apart = (np.where(known, deviations(x, known), 0.0) for x in (rewards, scores))
     power, scores_power = (apart**2).sum(), (scores_apart**2).sum()
     if power == 0 or scores_power == 0:
         return 0.0, least
