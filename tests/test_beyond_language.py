@@ -1,36 +1,20 @@
-"""examples/studies/beyond_language: problems and training in closed form, and a tiny run of the study."""
+"""examples/studies/beyond_language: problems and training in closed form, and a tiny run of the bandit study."""
 
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from examples.studies import statistics
 from examples.studies.beyond_language import bandit
-from examples.studies.beyond_language.training import (
-    ERRORS,
-    Luck,
-    Problems,
-    Settings,
-    by_logit,
-    count_kept,
-    make_problem,
-    stack,
-    train,
-)
+from examples.studies.beyond_language.bandit import ERRORS, by_logit, count_kept, make_problem, mean_interval, stack
 from openrlhf_pf.filters import make_generator
-
-
-def tiny(frozen: bool) -> Problems:
-    return stack([make_problem("flat", seed, frozen, n_contexts=40, n_actions=6) for seed in (0, 1)])
 
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_a_problem_depends_on_its_seed_alone(error: str) -> None:
     alone, both = make_problem(error, 3), stack([make_problem(error, 7), make_problem(error, 3)])
-    assert torch.equal(alone.reward[0], both.reward[1])
+    assert all(torch.equal(mine, two[1]) for mine, two in zip(alone, both))
     assert not torch.equal(both.reward[0], both.reward[1])
 
 
@@ -45,30 +29,24 @@ def test_errors_have_the_size_they_should_have() -> None:
     assert float(((hacked.reward - hacked.value).abs() > 0.45)[low].float().mean()) == pytest.approx(0.05, abs=0.005)
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_independent_errors_differ_between_scorings_and_frozen_ones_do_not(frozen: bool) -> None:
-    problems = tiny(frozen)
-    luck = Luck.of(problems, Settings(prompts=5, samples=3, steps=2))
-    assert (luck.normal is None) is frozen
-    contexts, actions = luck.contexts[0], torch.zeros(2, 5, 3, dtype=torch.long)
-    noise = luck.normal if luck.normal is not None else (None, None)
-    one, two = (problems.score(contexts, actions, noise[i]) for i in (0, 1))
-    assert torch.equal(one, two) is frozen
+def test_independent_errors_are_those_of_the_scoring_and_frozen_ones_those_of_the_action() -> None:
+    fresh, frozen = make_problem("flat", 0, frozen=False), make_problem("flat", 0)
+    assert torch.equal(fresh.reward, fresh.value) and fresh.noise.unique().tolist() == [pytest.approx(0.4)]
+    assert not torch.equal(frozen.reward, frozen.value) and not frozen.noise.any()
+    assert not torch.equal(fresh.normal[0], fresh.normal[1])
 
 
 def test_arms_keep_the_samples_that_their_names_say() -> None:
-    rewards = torch.tensor([[[0.1, 0.9, 0.5, 0.3, 0.7]]])  # ranks 5 1 3 4 2
-    rng, half = make_generator(0), 0.5
-
-    def kept(name: str) -> list[float]:
-        return count_kept(bandit.ARMS[name](5), rewards, rng).flatten().tolist()
-
-    assert kept("none") == pytest.approx([0.2] * 5)
-    assert kept("best_of_n") == [0, half, 0, 0, half]
-    assert kept("best_worst") == kept("max_variance") == [half, half, 0, 0, 0]
-    assert kept("ranks_2_and_last") == [half, 0, 0, 0, half]
-    assert kept("ranks_2_and_last_but_1") == [0, 0, 0, half, half]
-    assert sorted(kept("random")) == [0, 0, 0, half, half]
+    rewards = torch.tensor([[[0.1, 0.9, 0.5, 0.3, 0.7, 0.6, 0.2, 0.4]]])  # ranks 8 1 4 6 2 3 7 5
+    kept = {
+        arm: count_kept(bandit.build_arm(arm), rewards, make_generator(0)).flatten().tolist() for arm in bandit.ARMS
+    }
+    assert kept["none"] == pytest.approx([1 / 8] * 8)
+    assert kept["best_of_n"] == [0, 0.5, 0, 0, 0.5, 0, 0, 0]
+    assert kept["best_worst"] == [0.5, 0.5, 0, 0, 0, 0, 0, 0]
+    assert kept["ranks_2_and_last"] == [0.5, 0, 0, 0, 0.5, 0, 0, 0]
+    assert kept["best_random"][1] == 0.5
+    assert sorted(kept["random"]) == sorted(kept["best_random"]) == [0] * 6 + [0.5] * 2
 
 
 def test_the_gradient_by_logits_is_that_of_the_log_probability() -> None:
@@ -78,24 +56,24 @@ def test_the_gradient_by_logits_is_that_of_the_log_probability() -> None:
     assert torch.allclose(by_logit(logits.softmax(-1).detach(), actions, coefficient), logits.grad, atol=1e-6)
 
 
-def test_training_raises_the_value_and_the_same_seed_is_the_same_run() -> None:
-    problems, settings = tiny(frozen=False), Settings(prompts=8, steps=30)
-    luck = Luck.of(problems, settings)
-    one, two = (train(problems, settings, bandit.ARMS["random"](8), luck, [0, 30])["value"] for _ in range(2))
-    assert torch.equal(one, two)
-    # Uniform at the start: the mean over actions.
-    assert torch.allclose(one[0], problems.value.mean((1, 2))) and (one[1] > one[0] + 0.1).all()
-
-
 def test_interval_of_a_mean() -> None:
-    assert statistics.mean_interval(np.full(5, 0.25)) == [0.25, 0.25, 0.25]
-    mean, low, high = statistics.mean_interval(np.arange(100) / 100)
+    assert mean_interval(torch.full((5,), 0.25)) == [0.25, 0.25, 0.25]
+    mean, low, high = mean_interval(torch.arange(100) / 100)
     # standard error of the mean of 0 ... 0.99: 0.2887 / 10
     assert (mean, low, high) == (0.495, pytest.approx(0.495 - 0.0566, abs=0.005), pytest.approx(0.5516, abs=0.005))
 
 
-def test_bandit_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    bandit.main(["--seeds", "2", "--steps", "20", "--output", str(tmp_path / "bandit.json")])
+def test_the_bandit_runs_and_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name, value in {"SEEDS": 2, "STEPS": 20, "CONTEXTS": 40, "ACTIONS": 6}.items():
+        monkeypatch.setattr(bandit, name, value)
+    problems = stack([make_problem("flat", seed, frozen=False) for seed in (0, 1)])
+    once, again = (bandit.train(problems, "random") for _ in range(2))
+    # Uniform at the start: the mean over actions.
+    assert torch.equal(once, again) and (once > problems.value.mean((1, 2)) + 0.1).all()
+    bandit.main(["--output", str(tmp_path / "bandit.json")])
     results = json.loads((tmp_path / "bandit.json").read_text())
     assert results["flat, frozen"]["end, minus random"]["random"] == [0.0, 0.0, 0.0]
+    assert results["flat, fresh"]["end"]["random"][0] == round(float(once.mean()), 4)
     assert "| flat, frozen | none | random | best_of_n |" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from examples.micro_code.config import PRESETS, PPOConfig, override
 from examples.micro_code.phases import Run, read_rows, write_rows
 from examples.micro_code.score import passes
 from examples.micro_code.tasks import Task
-from examples.studies import figures, tables
+from examples.studies import tables
 from examples.studies.micro_code import arms, clusters, frozen_judge, judge, rewards, rlp, rlp_results, runs
 
 SAME = "def f(n):\n    return n"
@@ -112,8 +112,7 @@ def test_reward_models_change_the_pairs_they_should():
 def test_a_run_is_kept_under_its_settings(made, monkeypatch):
     assert made.study == PRESETS["quickstart"]
     paths = {made.path("none", 1), made.path("none", 2), made.path("random", 1)}
-    other = runs.Runs(made.base, made.output, ["ppo.kl=0.2"])
-    assert len(paths | {other.path("none", 1)}) == 4 and made.path("none", 1) in paths
+    assert len(paths) == 3 and made.path("none", 1) in paths
     here = made.path("judge_none", 1)
     monkeypatch.setitem(arms.JUDGES, "judge", "/elsewhere/judge.py")
     assert made.path("judge_none", 1) == here, "a reward function of the examples is the same in another checkout"
@@ -194,7 +193,7 @@ def test_figure_and_table_show_the_compared_numbers(made, tmp_path, capsys):
     flags = ["--base", str(made.base), "--output", str(made.output), "--table", "--json", str(file)]
     assert runs.main(flags) == 0
     _, random, best = json.loads(file.read_text())
-    figures.main([str(file)])
+    tables.main(["--figures", str(file)])
     description = ElementTree.parse(tmp_path / "f.svg").find("{http://www.w3.org/2000/svg}desc").text
     shown = tables.show([random["difference"], *random["interval"]])
     assert description.startswith(f"best_worst {best['difference']:+.3f}") and f"random {shown}" in description

@@ -19,9 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from examples.studies.statistics import paired_interval
-
-Floats = NDArray[np.float64]
+from examples.studies.tables import Floats, paired_interval
 
 CONTEXTS, ACTIONS, FEATURES, MODELS, SIZE = 128, 32, 48, 5, 1.2
 STEPS, PROMPTS, SAMPLES, KEEP = 60, 32, 8, 2
@@ -66,7 +64,6 @@ class Problem:
         scale = errors.std((-2, -1), keepdims=True)
         self.rewards = self.value[:, None] + SIZE * errors / np.where(scale > 0, scale, 1.0)
         self.redrawn = SIZE if kind == "redrawn" else 0.0
-        self.draws = draws
 
 
 def _ranked(rewards: Floats, ranks: Sequence[int]) -> Floats:

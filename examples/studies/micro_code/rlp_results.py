@@ -11,7 +11,7 @@ import numpy as np
 
 from examples.micro_code.sampling import rewards_of
 from examples.micro_code.tasks import Task
-from examples.studies.statistics import paired_interval
+from examples.studies.tables import paired_interval
 
 MEASURES = {"fresh": "policy's pairs", "original": "original pairs", "passed": "pass@1"}
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from examples.micro_code import commands
-from examples.micro_code.config import PPOConfig, Study, override
+from examples.micro_code.config import PPOConfig, Study
 from examples.micro_code.one_ray import OneRay
 from examples.micro_code.phases import (
     PhaseFailed,
@@ -40,7 +40,7 @@ from examples.micro_code.phases import (
     write_rows,
 )
 from examples.micro_code.sampling import Draw, sample_all, score_samples
-from examples.studies.statistics import paired_interval
+from examples.studies.tables import paired_interval
 
 from .arms import ARMS, config_of, episodes, probe_flags
 from .rewards import change_pairs
@@ -64,9 +64,9 @@ def study_of(directory: Path) -> Study:
 class Runs:
     """The runs of one base and one reward model, kept in a directory."""
 
-    def __init__(self, base: Path, output: Path, changes: Sequence[str] = (), reward: str = "given") -> None:
+    def __init__(self, base: Path, output: Path, reward: str = "given") -> None:
         self.base, self.output, self.reward = base.resolve(), output.resolve(), reward
-        self.study = override(study_of(self.base), changes)
+        self.study = study_of(self.base)
         self.run = Run(self.study, self.output, OneRay())
         self.source = Run(self.study, self.base)
         self.name = f"base{self.study.seed}" + (f"-{reward}" if reward != "given" else "")
@@ -116,18 +116,12 @@ class Runs:
             from .offline import correct_before_training, label_samples
 
             name, labels = self.reward.split("@")
-            given = Runs(self.base, self.output, reward=name).reward_model()
+            given = Runs(self.base, self.output, name).reward_model()
             tasks, _ = self.source.reward_tasks()
             tokens, policy = self.study.evaluation.max_new_tokens, self.source.path("models", "sft")
             labelled = label_samples(policy, tasks, int(labels), tokens, self.study.seed)
             correct_before_training(given, labelled, self.study.seed, output)
         return output
-
-    def accuracy(self) -> float:
-        """Return the share of the study's held-out pairs that the reward model ranks right."""
-        if self.reward == "given":
-            return json.loads(self.source.path("phases", "reward.json").read_text())["result"]["heldout_accuracy"]
-        return json.loads((self.output / self.name / "reward" / "accuracy.json").read_text())["heldout_accuracy"]
 
     def train(self, arm: str, seed: int) -> None:
         """Train a run unless it is there."""
@@ -266,13 +260,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--json", type=Path, metavar="FILE", help="write all numbers there, too")
     add("--reward", default="given", help="the reward model of every run, see rewards.py, or NAME@LABELS")
     add("--seeds", nargs="+", type=int, default=[1], help="of PPO, on every base")
-    add(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting, as examples.micro_code.run"
-    )
     add("--versus", metavar="REWARD", help="compare with the first arm's runs of this reward model")
     add("--table", action="store_true", help="train nothing: compare what is there")
     options = parser.parse_args(argv)
-    bases = [Runs(base, options.output, options.set, options.reward) for base in options.base]
+    bases = [Runs(base, options.output, options.reward) for base in options.base]
     try:
         for arm in options.arms:
             bases[0].config(arm)
@@ -281,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PhaseFailed, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    versus = [Runs(base, options.output, options.set, options.versus) for base in options.base if options.versus]
+    versus = [Runs(base, options.output, options.versus) for base in options.base if options.versus]
     rows = compare(bases, options.arms, options.seeds, versus)
     for row in rows:
         print(json.dumps(row))
