@@ -126,6 +126,7 @@ def stream(table, path):
         ("samples", rows()),
         ("a.csv", rows()),
         ("a.csv", as_csv(rows(response='a, "b"\nc'))),
+        ("a.csv", as_csv(rows()).replace(b"reward,", b" reward ,", 1)),
         ("a.csv", as_csv(rows(), ";")),
         ("a.csv", as_csv(rows(), "|")),
         ("a.tsv", as_csv(rows(), "\t")),
@@ -139,19 +140,16 @@ def test_text_formats(tmp_path, name, content):
     assert same(read(put(tmp_path / name, content)))
 
 
-@pytest.mark.parametrize("ending", ["zst", "lz4"])
-def test_what_arrow_compresses(tmp_path, ending):
-    path = tmp_path / f"a.csv.{ending}"
-    with pa.output_stream(str(path), compression="detect") as sink:
-        sink.write(as_csv(rows()))
-    assert same(read(path))
-
-
-@pytest.mark.parametrize("name", ["a.arrow", "a.feather", "stream.arrow", "a", "a.parquet.gz"])
-def test_arrow_and_parquet_by_content(tmp_path, name):
+@pytest.mark.parametrize(
+    "name", ["a.arrow", "a.feather", "stream.arrow", "a", "a.parquet.gz", "a.csv.zst", "a.csv.lz4"]
+)
+def test_arrow_and_parquet_by_content_and_what_arrow_compresses(tmp_path, name):
     table, path = pa.Table.from_pylist(rows()), tmp_path / name
     if name == "stream.arrow":
         stream(table, path)
+    elif name.startswith("a.csv"):
+        with pa.output_stream(str(path), compression="detect") as sink:
+            sink.write(as_csv(rows()))
     elif name == "a":
         pq.write_table(table, path)
     elif name == "a.parquet.gz":
@@ -320,11 +318,12 @@ def test_rewards_of_models_as_lists_of_different_lengths_are_left_out(tmp_path, 
     assert [note for note in found.warnings if said in note]
 
 
-def test_nan_as_text_among_numbers_and_a_whole_number_beyond_64_bits(tmp_path):
+def test_nan_as_text_a_whole_number_beyond_64_bits_and_one_too_large_to_square(tmp_path):
     found = rows()
-    found[0]["reward"], found[1]["reward"], found[2]["score"] = "nan", 2**70, True
+    found[0]["reward"], found[1]["reward"], found[2]["score"], found[3]["reward"] = "nan", 2**70, True, 1e90
     checkpoint = read(put(tmp_path / "a.jsonl", found))
-    assert np.isnan(checkpoint.reward[0, 0]) and checkpoint.reward[0, 1] == 2.0**70 and checkpoint.score[0, 2] == 1
+    assert np.isnan(checkpoint.reward[0, [0, 3]]).all() and checkpoint.reward[0, 1] == 2.0**70
+    assert checkpoint.score[0, 2] == 1
 
 
 def test_whole_rewards_beyond_the_precision_of_a_float_and_half_characters(tmp_path):
@@ -344,6 +343,8 @@ def test_a_step_that_is_no_number_is_left_out(tmp_path):
 
 
 VERL = [row | {"output": "x", "gts": "1", "step": 2} for row in rows(("input", "score", "acc"))]
+VALIDATION = [row | {"reward": row["score"], "acc": row["acc"] > 0} for row in VERL]
+BATCHES = [{name: [row[name] for row in rows()[i : i + 24]] for name in rows()[0]} for i in range(0, G * N, 24)]
 INSIDE = [{"id": r["prompt_id"], "reward": r["reward"], "extra": {"acc": r["score"]}} for r in rows()]
 OBJECTS = [row | {"reward": {"value": row["reward"]}} for row in rows()]
 
@@ -366,6 +367,8 @@ OBJECTS = [row | {"reward": {"value": row["reward"]}} for row in rows()]
         ([row | {"score": 0.5, "acc": row["score"]} for row in rows()], "score=acc"),
         (OBJECTS, "reward=reward.value"),
         (VERL, "score=acc"),
+        (VALIDATION, ""),
+        (BATCHES, ""),
     ],
 )
 @pytest.mark.parametrize("form", ["jsonl", "json", "parquet"])
@@ -457,6 +460,7 @@ SLIME = [{"prompt": r["prompt_id"], "reward": {"score": r["reward"], "acc": r["s
 NO_SCORE = [{k: v for k, v in row.items() if k != "acc"} | {"is_right": True} for row in VERL]
 ODD = [row | {"reward": "good"} if i == 7 else row for i, row in enumerate(rows())]
 GIVEN = "reward=rewards,score=correct"
+OWN_PROMPTS = [{"id": i, "rewards": [row["reward"]], "accuracy": [row["score"]]} for i, row in enumerate(rows())]
 
 
 @pytest.mark.parametrize(
@@ -497,6 +501,19 @@ GIVEN = "reward=rewards,score=correct"
         (rows(("input_prompt", "reward", "metrics_correct")), "", ["prompt_id=input_prompt,score=metrics_correct"]),
         (ODD, "", ["holds text that is no number, such as 'good'"]),
         (rows(ids=[None] * G), "", ["prompt_id of", "is empty in all 120 rows", "--columns prompt_id="]),
+        (rows(ids=["You help."] * G), "", ["all 120 rows of", "belong to one prompt ('You help.')"]),
+        (
+            [row | {"prompt_id": i, "prompt": row["prompt_id"]} for i, row in enumerate(rows())],
+            "",
+            ["prompt has 30 different values; if it identifies the prompt, give --columns prompt_id=prompt."],
+        ),
+        (OWN_PROMPTS, "", ["no prompt_id and one response in each of 120 rows", "it has id, rewards, accuracy;"]),
+        (
+            [row | {"content": [f"p{i // N}"]} for i, row in enumerate(OWN_PROMPTS)],
+            "",
+            ["content has 30 different values; if it identifies the prompt, give --columns prompt_id=content."],
+        ),
+        (lists("score", "x", "problem"), "", ["is 'score' your reward? Then give --columns reward=score"]),
     ],
 )
 def test_columns_that_cannot_be_used(tmp_path, capsys, found, columns, sentences):
@@ -541,19 +558,11 @@ def test_a_path_that_is_none_and_a_folder_without_samples(tmp_path, capsys):
     put(tmp_path / "in" / "weights.bin", b"x")
     said = refused(tmp_path, capsys, tmp_path / "in")
     assert "it holds weights.bin" in said and ".parquet" in said and ".csv" in said
-
-
-@pytest.mark.parametrize(
-    "arguments, sentence",
-    [
-        (["--threshold", "nan"], "threshold must be a finite score, got nan"),
-        (["--seed", "-1"], "seed must not be negative, got -1"),
-        (["--output", __file__], f"--output {__file__!r} cannot be a directory, because {__file__!r} is a file"),
-        (["--output", f"{__file__}/below"], f"/below' cannot be a directory, because {__file__!r} is a file"),
-    ],
-)
-def test_arguments_are_refused_before_files_are_read(tmp_path, capsys, arguments, sentence):
-    assert sentence in refused(tmp_path, capsys, tmp_path / "absent", *arguments)
+    (tmp_path / "empty").mkdir()
+    assert "csv, .tsv or .json file, it holds nothing" in refused(tmp_path, capsys, tmp_path / "empty")
+    for name in "ab":
+        put(tmp_path / "in" / f"{name}.parquet", b"PAR1")
+    assert "can be read: all 2 are damaged or unfinished" in refused(tmp_path, capsys, tmp_path / "in")
 
 
 # ── What is odd ──

@@ -6,12 +6,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from planted import plant
+from planted import analysed, plant
 
 from openrlhf_pf.filters import FILTERS, LearningFilter
-from openrlhf_pf.reliability import Rollouts, Settings, analyse_rollouts, write_report
+from openrlhf_pf.reliability import write_report
 from openrlhf_pf.reliability.report.answers import FILTER_MEANINGS
-from openrlhf_pf.reliability.report.page import CAPTIONS
+from openrlhf_pf.reliability.report.figures import FIGURES
 from openrlhf_pf.reliability.report.svg import PALETTE
 
 EMPTY = {"meta", "br", "link", "img"}
@@ -44,9 +44,8 @@ def written(tmp_path_factory):
     first, second = plant("noise in the middle", 300, 5), plant("wrong at the top", 300, 5, seed=1)
     first.length = np.random.default_rng(0).integers(1, 99, first.reward.shape)
     second.length = first.length
-    analysis = analyse_rollouts(Rollouts([first, second]), Settings(repetitions=100))
     folder = tmp_path_factory.mktemp("report")
-    write_report(analysis, folder)
+    write_report(analysed(first, second), folder)
     return folder
 
 
@@ -67,7 +66,7 @@ def test_every_filter_that_can_be_compared_has_a_meaning():
 
 def test_figures_are_files_and_follow_light_and_dark(written):
     names = {re.sub(r"-\d+$", "", file.stem) for file in written.glob("*.svg")}
-    assert names == set(CAPTIONS)
+    assert names == set(FIGURES)
     for file in written.glob("*.svg"):
         text = file.read_text()
         root = ElementTree.fromstring(text)
@@ -75,12 +74,12 @@ def test_figures_are_files_and_follow_light_and_dark(written):
         assert not re.search(r"(?:fill|stroke): #", drawn), file.name  # a colour that dark would not change
         assert "prefers-color-scheme: dark" in text
         title, description = root[0].text, root[1].text
-        assert title == CAPTIONS[re.sub(r"-\d+$", "", file.stem)][0] and re.search(r"\d", description)
+        assert title == FIGURES[re.sub(r"-\d+$", "", file.stem)][0] and re.search(r"\d", description)
         assert root.findall(".//{http://www.w3.org/2000/svg}text"), "text must stay text"
 
 
 def test_the_same_report_is_the_same_files(written, tmp_path):
-    analysis = analyse_rollouts(Rollouts([plant("useless", 50, 3)]), Settings(repetitions=100))
+    analysis = analysed(plant("useless", 50, 3))
     for name in "ab":
         write_report(analysis, tmp_path / name)
     for file in (tmp_path / "a").iterdir():
@@ -109,6 +108,6 @@ def test_series_stand_out_from_what_they_are_drawn_on(dark):
 def test_intervals_below_zero_are_not_read_as_differences(tmp_path):
     planted = plant("useless", 60, 4)
     planted.score = 1 - (planted.reward > 0)
-    write_report(analyse_rollouts(Rollouts([planted]), Settings(repetitions=100)), tmp_path)
+    write_report(analysed(planted), tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert re.search(r"<td>−0[.]\d{3}<small>−0[.]\d{3} to −0[.]\d{3}</small>", page) and "–-" not in page

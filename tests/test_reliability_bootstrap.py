@@ -2,15 +2,14 @@
 
 import numpy as np
 import pytest
-from planted import plant
+from planted import analysed, checkpoint_of, plant
 from scipy import stats
 
-from openrlhf_pf.reliability import Checkpoint, Rollouts, Settings, analyse_rollouts, binned_r2
 from openrlhf_pf.reliability.measures.bootstrap import MAX_BLOCKS, Bootstrap, interval
 from openrlhf_pf.reliability.measures.evaluate import cut_cells, evaluate, summarize
 from openrlhf_pf.reliability.measures.metrics import METRICS
 from openrlhf_pf.reliability.measures.strategies import Strategy
-from openrlhf_pf.reliability.report.remarks import warnings_of
+from openrlhf_pf.reliability.report.answers import warnings_of
 
 N_PROMPTS, N = 200, 5
 STRATEGIES = [Strategy("none", N), Strategy("best_worst", 2)]
@@ -21,7 +20,7 @@ def rollout(rng, n_prompts=N_PROMPTS):
     reward = rng.normal(size=(n_prompts, N)) + 0.5 * rng.normal(size=(n_prompts, 1))
     odds = 1.5 * reward + 0.7 * rng.normal(size=(n_prompts, 1))
     score = (rng.random((n_prompts, N)) < 1 / (1 + np.exp(-odds))).astype(float)
-    return Checkpoint("a", reward, score, np.arange(n_prompts))
+    return checkpoint_of(reward, score)
 
 
 def test_sums_are_those_of_repeated_prompts():
@@ -69,11 +68,11 @@ def test_cells_keep_equal_values_together_and_weigh_alike():
 def test_estimates_are_those_of_the_kept_samples():
     checkpoint = rollout(np.random.default_rng(0))
     none, best_worst = evaluate(checkpoint, STRATEGIES, Bootstrap(N_PROMPTS, 100))
-    r = none.estimates["binned_r2"] ** 2
-    assert r == pytest.approx(binned_r2(checkpoint.reward.ravel(), checkpoint.score.ravel()))
     order = checkpoint.reward.argsort(axis=1)[:, [0, -1]]
     kept = [np.take_along_axis(x, order, axis=1) for x in (checkpoint.reward, checkpoint.score)]
-    assert best_worst.estimates["binned_r2"] ** 2 == pytest.approx(binned_r2(*(x.ravel() for x in kept)))
+    for result, (reward, score) in ((none, (checkpoint.reward, checkpoint.score)), (best_worst, kept)):
+        groups = [x.ravel()[reward.argsort(axis=None)].reshape(20, -1).mean(axis=1) for x in (reward, score)]
+        assert result.estimates["binned_r2"] == pytest.approx(np.corrcoef(groups)[0, 1])
     assert best_worst.kept == 2 * N_PROMPTS and none.kept == N * N_PROMPTS
     # Of the pairs best and worst with different scores, those where the best is right.
     gap = kept[1][:, 1] - kept[1][:, 0]
@@ -142,13 +141,13 @@ def test_units_are_those_of_the_scarcer_spread():
     reward[0] *= 20
     score = np.tile([1.0, 0.0], (10, 1))
     score[8:] = 0
-    (none,) = evaluate(Checkpoint("", reward, score, np.arange(10)), [Strategy("none", 2)], Bootstrap(10, 100))
+    (none,) = evaluate(checkpoint_of(reward, score), [Strategy("none", 2)], Bootstrap(10, 100))
     # Squares of 400 and nine times 1, by Kish: 409² / (400² + 9).
     for name in ("gain", "gain_kept", "signal_to_noise", "within_r2"):
         assert none.units[name] == pytest.approx(409**2 / 160_009), name
     # With 5 and nine times 1 as squares Kish has 14² / 34, and twice their squares' number and one is less.
     reward[0] *= np.sqrt(5) / 20
-    (none,) = evaluate(Checkpoint("", reward, score, np.arange(10)), [Strategy("none", 2)], Bootstrap(10, 100))
+    (none,) = evaluate(checkpoint_of(reward, score), [Strategy("none", 2)], Bootstrap(10, 100))
     assert none.units["gain"] == pytest.approx(1 + 2 * 34**2 / (25**2 + 9)) and none.units["gain"] < 14**2 / 34
 
 
@@ -165,7 +164,7 @@ def test_no_interval_rests_on_one_prompt(informative):
     rng = np.random.default_rng(0)
     score = np.zeros((60, 4))
     score[:informative, 0] = 1
-    checkpoint = Checkpoint("", rng.normal(size=(60, 4)), score, np.arange(60))
+    checkpoint = checkpoint_of(rng.normal(size=(60, 4)), score)
     (none,) = evaluate(checkpoint, [Strategy("none", 4)], bootstrap := Bootstrap(60, 100))
     found = summarize(none, bootstrap, 0.95)
     assert found["gain"]["estimate"] is not None
@@ -204,8 +203,7 @@ def test_intervals_hold_the_truth_where_few_prompts_carry_it(kind):
 
 def test_the_report_says_where_few_prompts_carry_the_answer():
     def said(checkpoint):
-        analysis = analyse_rollouts(Rollouts([checkpoint]), Settings(repetitions=100, strategies=("none",)))
-        return " ".join(line for line in warnings_of(analysis) if "carry" in line)
+        return " ".join(line for line in warnings_of(analysed(checkpoint, names=("none",))) if "carry" in line)
 
     def equal(values):
         spread = values.var(axis=1)

@@ -4,17 +4,16 @@ import json
 
 import numpy as np
 import pytest
-from planted import plant
+from planted import analysed, checkpoint_of, plant
 
 from openrlhf_pf.filters import FilterBatch, build_filter, make_generator
-from openrlhf_pf.reliability import Checkpoint, Rollouts, Settings, analyse_rollouts, choose, read_recommendation
+from openrlhf_pf.reliability import choose, read_recommendation
 from openrlhf_pf.reliability.measures.bootstrap import Bootstrap
-from openrlhf_pf.reliability.measures.calibration import calibrate
+from openrlhf_pf.reliability.measures.contrasts import calibrate
 from openrlhf_pf.reliability.measures.evaluate import evaluate
 from openrlhf_pf.reliability.measures.strategies import Strategy, expected_weights, strategies_for
-from openrlhf_pf.reliability.report.answers import answers_of
+from openrlhf_pf.reliability.report.answers import answers_of, warnings_of
 from openrlhf_pf.reliability.report.reasons import price_of_time, text_of
-from openrlhf_pf.reliability.report.remarks import warnings_of
 
 PAPERS = ("none", "best_of_n", "best_random", "best_worst")
 
@@ -25,7 +24,7 @@ def band(seed, n_prompts=1000, n_samples=6, half=0.6):
     reward = rng.uniform(-1, 1, (n_prompts, n_samples))
     chance = np.select([reward < -half, reward < half], [0.0, 0.5], 1.0)
     score = (rng.random(reward.shape) < chance).astype(float)
-    return Checkpoint("band", reward, score, np.arange(n_prompts))
+    return checkpoint_of(reward, score)
 
 
 def even(seed, n_prompts=300, n_samples=6):
@@ -34,7 +33,7 @@ def even(seed, n_prompts=300, n_samples=6):
     reward = rng.normal(size=(n_prompts, n_samples))
     score = (rng.random(reward.shape) < 1 / (1 + np.exp(-reward))).astype(float)
     length = rng.integers(1, 10_000, reward.shape)
-    return Checkpoint("even", reward, score, np.arange(n_prompts), length=length)
+    return checkpoint_of(reward, score, length=length)
 
 
 def recommended(checkpoint, names, seed=0, others=()):
@@ -83,7 +82,6 @@ def test_nothing_is_recommended_where_strategies_are_equal():
     an_open = next(f for f in found if not f.decided)
     assert (an_open.strategy, an_open.keep, an_open.options) == (None, None, {})
     assert {an_open.best, *an_open.not_told_apart} == {"none", "shortest"}
-    assert an_open.default == {"strategy": "none", "keep": None, "options": {}}
 
 
 def test_no_filter_is_recommended_where_all_of_them_are_worse():
@@ -97,7 +95,7 @@ def test_no_filter_is_recommended_where_all_of_them_are_worse():
 
 
 def test_a_filter_of_group_scope_goes_before_one_of_batch_scope_that_is_not_significantly_better():
-    analysis = analysed(band(0, 300, half=0.9), "best_worst", "reward_power")
+    analysis = analysed(band(0, 300, half=0.9), names=("best_worst", "reward_power"))
     found, text = analysis.recommendation, text_of(analysis.recommendation, analysis.analysed[0])
     assert found.strategy == "best_worst" and found.confidence < 0.5
     assert found.values["reward_power 3"] > found.values["best_worst"] and "reward_power 3" in found.not_told_apart
@@ -105,7 +103,7 @@ def test_a_filter_of_group_scope_goes_before_one_of_batch_scope_that_is_not_sign
 
 
 def test_a_decided_choice_is_significant_and_says_what_to_type():
-    found = analysed(band(0, 2000), *PAPERS)
+    found = analysed(band(0, 2000), names=PAPERS)
     advice = found.recommendation
     assert (advice.decided, advice.strategy, advice.keep, advice.answer) == (True, "best_worst", 2, "filter")
     assert advice.confidence > 0.97 and all(c["told_apart"] for c in advice.comparisons)
@@ -128,7 +126,7 @@ def test_the_price_at_which_two_of_n_are_ahead_per_second(n_samples, square, pri
 
 def test_a_filter_is_compared_at_equal_rollouts_too():
     checkpoint = plant("right everywhere", 2000, 5)
-    found = analysed(checkpoint, "best_worst")
+    found = analysed(checkpoint, names=("best_worst",))
     gains = {r.strategy.name: r.estimates["gain"] for r in found.analysed[0].results}
     lead = gains["none"] / gains["best_worst"] * (5 / 2) ** 0.5 - 1
     assert found.recommendation.strategy == "best_worst" and lead > 0
@@ -140,11 +138,9 @@ def test_a_filter_is_compared_at_equal_rollouts_too():
     rng = np.random.default_rng(0)
     reward = np.array([0.7, 0.5, -1.2]) + 0.01 * rng.normal(size=(2000, 3))
     score = (rng.random(reward.shape) < [0.95, 0.05, 0.05]).astype(float)
-    found = analysed(Checkpoint("", reward, score, np.arange(2000)), "best_worst")
+    found = analysed(checkpoint_of(reward, score), names=("best_worst",))
     assert found.recommendation.strategy == "best_worst" and found.recommendation.lead > 0
     assert "deterministic reward model it only saves time" in text_of(found.recommendation, found.analysed[0])
-    (alone,) = [r for r in found.analysed[0].results if r.strategy.name == "best_worst"]
-    assert choose([alone], n_prompts=2000).lead is None
 
 
 def test_strategies_that_keep_the_same_samples_are_one():
@@ -168,12 +164,8 @@ def test_few_prompts_a_reversed_reward_and_another_checkpoint_decide_nothing():
     assert not against.decided and against.contradicted[0] == "wrong at the bottom"
 
 
-def analysed(checkpoint, *names):
-    return analyse_rollouts(Rollouts([checkpoint]), Settings(strategies=names, repetitions=200))
-
-
 def test_a_filter_is_always_compared_with_training_on_all_responses():
-    found = analysed(band(0, 400), "best_worst")
+    found = analysed(band(0, 400), names=("best_worst",))
     assert [strategy.name for strategy in found.strategies] == ["none", "best_worst"]
     (rival,) = found.recommendation.comparisons
     assert rival["strategy"] == "none"
@@ -182,15 +174,15 @@ def test_a_filter_is_always_compared_with_training_on_all_responses():
 @pytest.mark.parametrize("names", [("none",), ("none", "best_worst")])
 def test_where_nothing_else_was_compared_nothing_is_recommended(names):
     checkpoint = band(0, 400)
-    pairs = Checkpoint("", checkpoint.reward[:, :2], checkpoint.score[:, :2], np.arange(400))  # best_worst keeps both
-    found = analysed(pairs, *names).recommendation
+    pairs = checkpoint_of(checkpoint.reward[:, :2], checkpoint.score[:, :2])  # best_worst keeps both
+    found = analysed(pairs, names=names).recommendation
     assert (found.decided, found.answer, found.reason) == (False, "open", "nothing to compare")
 
 
 @pytest.mark.parametrize("n_prompts", [300, 4500])
 def test_prompts_are_asked_for_by_the_root_rule(n_prompts):
     """A half-width of twice the lead takes four times the prompts; of 4500, blocks are drawn."""
-    found = analysed(even(3, n_prompts), "shortest")
+    found = analysed(even(3, n_prompts), names=("shortest",))
     (rival,) = found.recommendation.comparisons
     lead, low = rival["difference"]["estimate"], rival["difference"]["low"]
     expected = int(np.ceil(n_prompts * ((lead - low) / lead) ** 2))
@@ -239,7 +231,7 @@ def test_a_broken_report_is_refused_in_one_sentence(tmp_path):
 
 def test_ties_and_coins_count_with_their_expectation():
     reward = np.array([[1.0, 0.0, 1.0, -1.0]])
-    checkpoint = Checkpoint("a", reward, reward, np.zeros(1, int))
+    checkpoint = checkpoint_of(reward, reward)
     strategies = strategies_for(checkpoint, ("best_of_n", "best_worst", "top_random"), high=0.5)
     best, both, coins = expected_weights(strategies, checkpoint)
     assert best.tolist() == [[0.5, 0, 0.5, 0]]
@@ -252,7 +244,7 @@ def test_expected_weights_are_the_mean_of_the_filters_own():
     reward = rng.integers(0, 3, (1, 5)).astype(float)
     length = np.array([[3, 3, 1, 2, 3]])
     models = rng.integers(0, 3, (3, 1, 5)).astype(float)
-    checkpoint = Checkpoint("a", reward, reward, np.zeros(1, int), length=length, model_rewards=models)
+    checkpoint = checkpoint_of(reward, reward, length=length, model_rewards=models)
     for strategy in strategies_for(checkpoint, weights=[5, 4, 3, 2, 1]):
         if strategy.build(5).scope == "batch":
             continue
@@ -270,7 +262,7 @@ def test_expected_weights_are_the_mean_of_the_filters_own():
 def test_prompts_of_other_sizes_and_unusable_rewards():
     nan = np.nan
     reward = np.array([[3.0, 2.0, 1.0], [5.0, nan, nan], [2.0, nan, 1.0]])
-    checkpoint = Checkpoint("a", reward, reward, np.arange(3))
+    checkpoint = checkpoint_of(reward, reward)
     none, worst = expected_weights([Strategy("none", 3), Strategy("best_worst", 2)], checkpoint)
     # Without a filter every sample trains once, whatever the size of its group.
     assert none.tolist() == [pytest.approx(row) for row in ([1 / 3] * 3, [1 / 3, 0, 0], [1 / 3, 0, 1 / 3])]
@@ -297,7 +289,7 @@ def test_data_decide_which_strategies_there_are():
 
 
 def scored(reward, chance, rng):
-    return Checkpoint("a", reward, (rng.random(reward.shape) < chance).astype(float), np.arange(len(reward)))
+    return checkpoint_of(reward, rng.random(reward.shape) < chance)
 
 
 def test_high_rewards_whose_scores_fall_are_over_confident():
@@ -332,7 +324,7 @@ def test_a_hacked_top_group_is_always_found():
 def test_checkpoints_side_by_side_share_strategies_and_thresholds():
     first, second = band(0, 200), band(1, 200)
     second.reward[:] *= 10
-    analysis = analyse_rollouts(Rollouts([first, second]), Settings(repetitions=100))
+    analysis = analysed(first, second)
     labels = [[r.strategy.label for r in a.results] for a in analysis.analysed]
     assert labels[0] == labels[1]
     (top,) = (strategy for strategy in analysis.strategies if strategy.name == "top")

@@ -6,8 +6,8 @@ from scipy import stats
 from sklearn import linear_model
 from sklearn import metrics as sklearn_metrics
 
-from openrlhf_pf.reliability import binned_points, binned_r2, count_pairs, pair_accuracy
 from openrlhf_pf.reliability.measures import metrics
+from openrlhf_pf.reliability.measures.pairs import count_pairs, pair_accuracy
 
 
 def samples(n=200, levels=None, seed=0):
@@ -37,6 +37,16 @@ def table_of(reward, score, weight):
 
 
 # ── Binned R² ──
+
+
+def binned_points(reward, score, weight=1.0, bins=20):
+    cell = np.unique(reward, return_inverse=True)[1]
+    sums = [np.bincount(cell, weight * np.asarray(x)) for x in (np.ones(len(cell)), reward, score)]
+    return metrics.points_of_cells(np.stack(sums, axis=-1)[None], bins)[0]
+
+
+def binned_r2(*samples, **options):
+    return metrics.correlation_of_points(binned_points(*samples, **options)[None])[0] ** 2
 
 
 def test_binned_points_by_hand():

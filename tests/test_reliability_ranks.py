@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from planted import plant
+from planted import analysed, checkpoint_of, plant
 
 from openrlhf_pf.filters import build_filter
-from openrlhf_pf.reliability import Checkpoint, Rollouts, Settings, analyse_rollouts, choose, write_report
+from openrlhf_pf.reliability import choose, write_report
 from openrlhf_pf.reliability.measures.bootstrap import Bootstrap
 from openrlhf_pf.reliability.measures.evaluate import evaluate
 from openrlhf_pf.reliability.measures.strategies import strategies_for
@@ -24,7 +24,7 @@ def by_rank(chances, seed, n_prompts=400):
     reward = rng.normal(size=(n_prompts, len(chances)))
     rank = np.argsort(np.argsort(-reward, axis=1), axis=1)
     score = (rng.random(reward.shape) < np.array(chances)[rank]).astype(float)
-    return Checkpoint("planted", reward, score, np.arange(n_prompts))
+    return checkpoint_of(reward, score)
 
 
 def recommended(checkpoint, seed=0):
@@ -62,8 +62,7 @@ def test_which_ranks_they_are(n_samples, keep, weights, expected):
 
 
 def test_checkpoints_of_different_sizes_are_compared_without_them():
-    rollouts = Rollouts([by_rank(HACKED, 0, 50), by_rank(HACKED[:4], 1, 50)])
-    analysis = analyse_rollouts(rollouts, Settings(repetitions=100, strategies=NAMED))
+    analysis = analysed(by_rank(HACKED, 0, 50), by_rank(HACKED[:4], 1, 50), names=NAMED)
     assert [s.name for s in analysis.strategies] == list(NAMED[:-1])
 
 
@@ -75,7 +74,7 @@ def arguments(path, **changes):
 
 
 def test_the_report_names_them_and_auto_gives_their_weights_to_training(tmp_path):
-    analysis = analyse_rollouts(Rollouts([by_rank(HACKED, 0)]), Settings(repetitions=200, strategies=NAMED))
+    analysis = analysed(by_rank(HACKED, 0), names=NAMED)
     _, filters, following = answers_of(analysis.analysed[0])
     assert filters.short.startswith("Use rank_weights on ranks 2 and 6, k = 2")
     assert "--sample_filter rank_weights --sample_filter_keep 2 --sample_filter_options weights=0,1,0,0,0,1" in (

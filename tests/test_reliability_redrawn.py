@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted import plant
+from planted import analysed, checkpoint_of, plant
 
-from openrlhf_pf.reliability import Checkpoint, Rollouts, Settings, analyse_rollouts, load
+from openrlhf_pf.reliability import load
 from openrlhf_pf.reliability.analysis import REDRAWN, REPEATED
 from openrlhf_pf.reliability.measures.bootstrap import Bootstrap
 from openrlhf_pf.reliability.measures.contrasts import measure_redrawn
@@ -22,7 +22,7 @@ def scored_twice(fresh, seed=0, n_prompts=150, n=6):
     score = (rng.random((n_prompts, n)) < rng.random((n_prompts, 1))).astype(float)
     frozen = score + np.sqrt(1 - fresh) * rng.normal(size=score.shape) + 3 * rng.normal(size=(n_prompts, 1))
     first, second = (frozen + np.sqrt(fresh) * rng.normal(size=score.shape) for _ in range(2))
-    return Checkpoint("a", first, score, np.arange(n_prompts), reward_again=second)
+    return checkpoint_of(first, score, reward_again=second)
 
 
 def measured(checkpoint, repetitions=200):
@@ -70,10 +70,7 @@ def test_the_scale_does_not_matter_and_one_prompt_settles_nothing(scale):
 
 # ── The report ──
 
-
-def analysed(checkpoint):
-    settings = Settings(repetitions=100, strategies=("none", "best_worst"))
-    return analyse_rollouts(Rollouts([checkpoint]), settings)
+NAMES = ("none", "best_worst")
 
 
 @pytest.mark.parametrize(
@@ -85,17 +82,17 @@ def analysed(checkpoint):
     ],
 )
 def test_the_report_says_whether_errors_repeat(fresh, errors, sentence):
-    found = analysed(scored_twice(fresh))
+    found = analysed(scored_twice(fresh), names=NAMES)
     (a,) = found.analysed
     assert a.errors == errors and sentence in text_of(found.recommendation, a)
     assert text_of(found.recommendation, a).endswith("Beyond saving time, best_worst pays only where errors change.")
     assert report_as_dict(found)["checkpoints"][0]["redrawn"] == a.redrawn
-    once = analysed(replace(scored_twice(fresh), reward_again=None)).analysed[0]
+    once = analysed(replace(scored_twice(fresh), reward_again=None), names=NAMES).analysed[0]
     assert (once.redrawn, once.errors) == (None, "") and "the same responses" not in text_of(once.recommendation, once)
 
 
 def test_a_filter_that_is_ahead_at_equal_rollouts_follows_the_noise():
-    (a,) = analysed(plant("noise in the middle", 300, 5)).analysed
+    (a,) = analysed(plant("noise in the middle", 300, 5), names=NAMES).analysed
     ahead = replace(a.recommendation, answer="filter", best="best_worst", keep=2, lead=0.1)
     shares = {"": None, REDRAWN: {"estimate": 0.9, "low": 0.8, "high": 1.0}}
     shares[REPEATED] = {"estimate": 0.0, "low": 0.0, "high": 0.0}

@@ -2,22 +2,15 @@
 
 import numpy as np
 import pytest
-from planted import plant
+from planted import analysed, checkpoint_of, plant
 from scipy import stats
 
 from openrlhf_pf.filters import FilterBatch, build_filter, draw, make_generator
-from openrlhf_pf.reliability import Checkpoint, Rollouts, Settings, analyse_rollouts
 from openrlhf_pf.reliability.measures import within
 from openrlhf_pf.reliability.measures.bootstrap import Bootstrap
 from openrlhf_pf.reliability.measures.evaluate import evaluate, summarize
 from openrlhf_pf.reliability.measures.strategies import Strategy, expected_weights
-from openrlhf_pf.reliability.report.answers import answers_of
-from openrlhf_pf.reliability.report.remarks import warnings_of
-
-
-def checkpoint_of(reward, score, prompt=None):
-    reward, score = np.asarray(reward, float), np.asarray(score, float)
-    return Checkpoint("a", reward, score, np.arange(len(reward)) if prompt is None else prompt)
+from openrlhf_pf.reliability.report.answers import answers_of, warnings_of
 
 
 def one(checkpoint, name, keep, repetitions=100, **options):
@@ -109,7 +102,7 @@ def test_a_filter_that_keeps_nothing_is_nobodys_twin(rewards):
         checkpoint.reward = (checkpoint.reward > 3).astype(float)
     if rewards == "clipped":
         checkpoint.reward = np.minimum(checkpoint.reward + np.random.default_rng(1).random((300, 5)), 4.5)
-    analysis = analyse_rollouts(Rollouts([checkpoint]), Settings(repetitions=100))
+    analysis = analysed(checkpoint)
     found = {r.strategy.label: r for r in analysis.analysed[0].results}
     top = found["top"]
     assert (top.kept, top.twin, top.estimates) == (0.0, "", {})
@@ -186,11 +179,8 @@ def test_an_accuracy_of_1_is_as_sure_as_its_pairs_are_many():
 
 @pytest.mark.parametrize("setting", ["offsets", "offsets against difficulty"])
 def test_right_within_prompts_is_called_right_whatever_the_offsets(setting):
-    names = ("none", "best_worst")
     for seed in range(10):
-        analysis = analyse_rollouts(
-            Rollouts([plant(setting, 300, 8, seed)]), Settings(repetitions=100, strategies=names)
-        )
+        analysis = analysed(plant(setting, 300, 8, seed), names=("none", "best_worst"))
         ranking, _, _ = answers_of(analysis.analysed[0])
         assert ranking.short == "Yes, nearly always" and "100.0% of pairs" in ranking.sentences[0]
         if setting == "offsets against difficulty":
@@ -198,8 +188,7 @@ def test_right_within_prompts_is_called_right_whatever_the_offsets(setting):
 
 
 def test_one_that_knows_only_difficulty_is_told_so():
-    analysis = analyse_rollouts(Rollouts([plant("difficulty only", 300, 8)]), Settings(repetitions=100))
-    ranking, filters, _ = answers_of(analysis.analysed[0])
+    ranking, filters, _ = answers_of(analysed(plant("difficulty only", 300, 8)).analysed[0])
     assert ranking.short == "Not shown by these data"
     assert filters.short.startswith("Use no filter: these rewards are not shown to rank")
     assert any("knows which prompts are easy" in line for line in ranking.sentences)

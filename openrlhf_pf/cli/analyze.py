@@ -15,6 +15,7 @@ decided or not. 2: refused in one sentence, and nothing was written.
 """
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -45,13 +46,13 @@ def parser() -> argparse.ArgumentParser:
     add("--strategies", nargs="+", default=(), metavar="NAME", help="compare only these, and none (all possible)")
     add("--keep", type=int, metavar="K", help="k, samples per prompt that train (each filter's own default)")
     add("--bins", type=int, default=20, help="groups of equal count for R² (%(default)s)")
-    add("--bootstrap", type=int, default=1000, help="repetitions over prompts (%(default)s)")
+    add("--bootstrap", dest="repetitions", type=int, default=1000, help="repetitions over prompts (%(default)s)")
     add("--seed", type=int, default=0, help="of the bootstrap (%(default)s)")
     add("--level", type=float, default=0.95, help="of the intervals (%(default)s)")
     add("--threshold", type=float, default=0.5, help="a score above it is correct (%(default)s)")
     add("--low", type=float, help="for top_bottom (lower quartile of the rewards)")
     add("--high", type=float, help="for top, top_random, top_bottom (upper quartile of the rewards)")
-    add("--power", type=float, nargs="+", default=(1.0, 2.0, 3.0), help="for reward_power (1 2 3)")
+    add("--power", dest="powers", type=float, nargs="+", default=(1.0, 2.0, 3.0), help="for reward_power (1 2 3)")
     add("--weights", type=float, nargs="+", help="for rank_weights: the weight of each rank, best first")
     return found
 
@@ -73,19 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Without a terminal (a log file), lines must not be cut at 80.
     console = Console(width=None if sys.stdout.isatty() else 140)
     try:
-        settings = Settings(
-            keep=options.keep,
-            bins=options.bins,
-            repetitions=options.bootstrap,
-            seed=options.seed,
-            level=options.level,
-            threshold=options.threshold,
-            low=options.low,
-            high=options.high,
-            powers=tuple(options.power),
-            weights=tuple(options.weights) if options.weights else None,
-            strategies=tuple(options.strategies or (demo.STRATEGIES if options.demo else ())),
-        )
+        options.strategies = options.strategies or (demo.STRATEGIES if options.demo else ())
+        settings = Settings(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)})
 
         def say(line: str) -> None:
             print(f"analyze: {line}", file=sys.stderr)

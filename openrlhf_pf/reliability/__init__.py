@@ -14,20 +14,13 @@ from importlib import import_module
 from typing import Any
 
 _MODULES = {
-    "METRICS": "measures.metrics",
-    "Analysis": "analysis",
     "Checkpoint": "read.checkpoints",
-    "Recommendation": "recommend.choose",
     "Rollouts": "read.checkpoints",
     "Settings": "analysis",
     "analyse": "analysis",
     "analyse_rollouts": "analysis",
-    "binned_points": "measures.metrics",
-    "binned_r2": "measures.metrics",
     "choose": "recommend.choose",
-    "count_pairs": "measures.pairs",
     "load": "read.checkpoints",
-    "pair_accuracy": "measures.pairs",
     "read_recommendation": "recommend.choose",
     "show_report": "report.terminal",
     "write_report": "report",

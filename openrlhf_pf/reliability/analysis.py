@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from openrlhf_pf.reliability.measures import within
 from openrlhf_pf.reliability.measures.bootstrap import Bootstrap
-from openrlhf_pf.reliability.measures.calibration import Calibration, calibrate
 from openrlhf_pf.reliability.measures.contrasts import (
-    ExtremeRanks,
-    LengthEffect,
-    compare_extreme_ranks,
+    Calibration,
+    Interval,
+    calibrate,
+    find_misranked,
     measure_length,
     measure_redrawn,
 )
@@ -19,7 +19,7 @@ from openrlhf_pf.reliability.measures.evaluate import Result, evaluate, summariz
 from openrlhf_pf.reliability.measures.strategies import POWERS, Strategy, strategies_for
 from openrlhf_pf.reliability.read.checkpoints import Checkpoint, Rollouts, load
 from openrlhf_pf.reliability.recommend.choose import PAIRS, Recommendation, choose
-from openrlhf_pf.reliability.recommend.verdict import SAME, Cause, count_informative, find_causes, is_same, verdict_of
+from openrlhf_pf.reliability.recommend.verdict import SAME, count_informative, find_causes, is_same, verdict_of
 
 #: Filters that choose by length: not recommended where the reward follows length.
 BY_LENGTH = ("shortest", "reward_per_token", "pareto")
@@ -86,25 +86,25 @@ class Analysed:
         rankings: label to the verdict on the pairs that a strategy keeps, see ``verdict_of``.
         informative: number of prompts whose responses differ in true score.
         same: reward and score are the same up to scale.
-        length: how the reward follows length, or None.
+        misranked, length: see ``contrasts.find_misranked`` and ``contrasts.measure_length``.
         redrawn: ``{estimate, low, high}`` of the share of its error that a second scoring redraws, or None.
         subsets: part of a benchmark to ``{estimate, low, high, groups}``, its share of correctly ordered pairs.
-        causes: what could make gain and ranking disagree.
+        causes: see ``find_causes``.
     """
 
     checkpoint: Checkpoint
     bootstrap: Bootstrap
     results: list[Result]
     calibration: Calibration | None
-    extremes: ExtremeRanks | None
-    accuracy: dict[str, float | None]
+    misranked: dict[str, Interval]
+    accuracy: Interval
     rankings: dict[str, str]
     informative: int
-    causes: list[Cause]
+    causes: list[str]
     same: bool
-    length: LengthEffect | None
-    redrawn: dict[str, float | None] | None
-    subsets: dict[str, dict[str, float | None]]
+    length: dict[str, Interval] | None
+    redrawn: Interval | None
+    subsets: dict[str, Interval]
     recommendation: Recommendation | None = None
 
     @property
@@ -124,7 +124,7 @@ class Analysed:
     @property
     def follows_length(self) -> bool:
         """Whether the reward follows length more than the true score."""
-        return self.length is not None and self.length.dominates
+        return self.length is not None and (self.length["difference"]["low"] or 0) > 0
 
     @property
     def errors(self) -> str:
@@ -212,19 +212,19 @@ def _analyse_one(checkpoint: Checkpoint, strategies: Sequence[Strategy], setting
     results = evaluate(checkpoint, strategies, bootstrap, settings.bins, settings.threshold)
     everything = next(r for r in results if r.strategy.name == "none")
     accuracies = {r.strategy.label: summarize_metric(r, "pairwise_accuracy", bootstrap, level) for r in results}
-    extremes, away = compare_extreme_ranks(checkpoint, bootstrap, level), within.deviations_of(checkpoint)
+    misranked = find_misranked(checkpoint, bootstrap, level)
     found = Analysed(
         checkpoint=checkpoint,
         bootstrap=bootstrap,
         results=results,
         calibration=calibrate(checkpoint, bootstrap, settings.bins, level),
-        extremes=extremes,
+        misranked=misranked,
         accuracy=accuracies["none"],
         rankings={label: verdict_of(share) for label, share in accuracies.items()},
         informative=count_informative(checkpoint),
-        causes=find_causes(checkpoint, everything, extremes),
+        causes=find_causes(checkpoint, everything, misranked),
         same=is_same(checkpoint),
-        length=measure_length(checkpoint, away, bootstrap, level),
+        length=measure_length(checkpoint, within.deviations_of(checkpoint), bootstrap, level),
         redrawn=measure_redrawn(checkpoint, bootstrap, level),
         subsets=_measure_subsets(checkpoint, bootstrap, level),
     )
@@ -232,12 +232,12 @@ def _analyse_one(checkpoint: Checkpoint, strategies: Sequence[Strategy], setting
     return found
 
 
-def _measure_subsets(checkpoint: Checkpoint, bootstrap: Bootstrap, level: float) -> dict[str, dict[str, float | None]]:
+def _measure_subsets(checkpoint: Checkpoint, bootstrap: Bootstrap, level: float) -> dict[str, Interval]:
     """Return the share of correctly ordered pairs of each part of a benchmark."""
     found = {}
     for name in [] if checkpoint.subset is None else dict.fromkeys(checkpoint.subset.tolist()):
         rows = checkpoint.subset == name
-        part = checkpoint.select(rows)
+        part = Checkpoint(name, *(x[rows] for x in (checkpoint.reward, checkpoint.score, checkpoint.prompt)))
         (result,) = evaluate(part, [Strategy("none", part.reward.shape[1])], bootstrap, whole=False)
         share = summarize_metric(result, "pairwise_accuracy", bootstrap, level)
         found[name] = {**share, "groups": int(rows.sum())}

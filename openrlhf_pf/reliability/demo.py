@@ -1,26 +1,18 @@
 """The demo: two simulated reward models with a known flaw, and what to see in their analysis.
 
 A response is worth the sum of how easy its prompt is and how good it is among the responses of its prompt, both
-normal; it is correct above a threshold. The reward is its worth, spoiled in one way.
-
-Notation used for shapes: G prompts, N samples a prompt.
+normal; it is correct above 0. The reward is its worth, spoiled in one way.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
-from scipy import special
 
 from openrlhf_pf.reliability.analysis import Analysis
 from openrlhf_pf.reliability.read.checkpoints import Checkpoint, Rollouts
 
-Floats = NDArray[np.float64]
-
 N_PROMPTS, N_SAMPLES = 1500, 8
 #: Share of responses that the second reward model is wrong about.
 SPOILED = 0.12
-#: Half the width of the band around the threshold in which the first is random, in standard deviations of the worth.
+#: Half the width of the band around 0 in which the first is random, in standard deviations of the worth.
 BAND = 0.8
 #: The strategies compared unless the user names others.
 STRATEGIES = ("none", "best_of_n", "best_random", "best_worst", "rank_weights")
@@ -29,62 +21,23 @@ MIDDLE = float(np.tanh(BAND))
 EXTREMES, HACKED = "accurate at the extremes", "hacked at the top"
 
 
-@dataclass
-class Draft:
-    """Responses before a reward model scores them.
-
-    Attributes:
-        rng: source of all randomness.
-        ease: (G, 1) how easy the prompt is.
-        quality: (G, N) how good the response is among those of its prompt.
-        threshold: of ``ease + quality``, above which a response is correct.
-        score: (G, N) 0 or 1.
-    """
-
-    rng: np.random.Generator
-    ease: Floats
-    quality: Floats
-    threshold: float
-    score: Floats
-
-    @classmethod
-    def of(cls, n_prompts: int, n_samples: int, seed: int, score_rate: float = 0.5) -> "Draft":
-        """Draw responses, of which ``score_rate`` are correct; half of the variance lies between prompts."""
-        rng = np.random.default_rng(seed)
-        ease = np.sqrt(0.5) * rng.normal(size=(n_prompts, 1))
-        quality = np.sqrt(0.5) * rng.normal(size=(n_prompts, n_samples))
-        threshold = float(-special.ndtri(score_rate))
-        return cls(rng, ease, quality, threshold, (ease + quality > threshold).astype(float))
-
-    @property
-    def worth(self) -> Floats:
-        """(G, N) ease plus quality."""
-        return self.ease + self.quality
-
-
-def noisy_middle(draft: Draft) -> Floats:
-    """Return rewards that are right about very good and very bad responses, and random between."""
-    middle = np.abs(draft.worth - draft.threshold) < BAND
-    return np.where(middle, draft.threshold + draft.rng.uniform(-BAND, BAND, middle.shape), draft.worth)
-
-
-def wrong_at(draft: Draft, side: float) -> Floats:
-    """Give some wrong responses the highest rewards (side 1), or some correct ones the lowest (-1)."""
-    spoiled = draft.rng.random(draft.worth.shape) < SPOILED
-    draft.score = np.where(spoiled, 0.0 if side > 0 else 1.0, draft.score)
-    beyond = draft.threshold + side * (2.0 + 0.5 * draft.rng.random(draft.worth.shape))
-    return np.where(spoiled, beyond, draft.worth)
-
-
 def make_samples() -> Rollouts:
     """Return samples of a reward model that is accurate at the extremes, and of one that is hacked at the top."""
-    first, second = (Draft.of(N_PROMPTS, N_SAMPLES, seed) for seed in (0, 1))
-    rewards = {EXTREMES: noisy_middle(first), HACKED: wrong_at(second, 1.0)}
-    prompt = np.arange(N_PROMPTS)
-    drafts = zip(rewards.items(), (first, second))
-    return Rollouts(
-        [Checkpoint(name, np.tanh(reward), draft.score, prompt) for (name, reward), draft in drafts], separate=True
-    )
+    checkpoints = []
+    for seed, name in enumerate((EXTREMES, HACKED)):
+        rng = np.random.default_rng(seed)
+        ease, quality = (np.sqrt(0.5) * rng.normal(size=(N_PROMPTS, n)) for n in (1, N_SAMPLES))
+        worth = ease + quality
+        score = (worth > 0).astype(float)
+        if name == EXTREMES:
+            middle = np.abs(worth) < BAND
+            reward = np.where(middle, rng.uniform(-BAND, BAND, worth.shape), worth)
+        else:
+            spoiled = rng.random(worth.shape) < SPOILED
+            score = np.where(spoiled, 0.0, score)
+            reward = np.where(spoiled, 2.0 + 0.5 * rng.random(worth.shape), worth)
+        checkpoints.append(Checkpoint(name, np.tanh(reward), score, np.arange(N_PROMPTS)))
+    return Rollouts(checkpoints, separate=True)
 
 
 def describe(analysis: Analysis) -> list[str]:

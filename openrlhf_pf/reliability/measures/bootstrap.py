@@ -57,11 +57,6 @@ class Bootstrap:
         chances = np.full(self.n_blocks, 1.0 / self.n_blocks)
         self.counts = rng.multinomial(DRAWS * self.n_blocks, chances, size=repetitions) / DRAWS
 
-    def halves(self, number: int, seed: int = 0) -> Floats:
-        """Return (number, J) zeros and ones: random halves of the blocks."""
-        rng = np.random.default_rng(seed)
-        return np.stack([rng.permutation(self.n_blocks) % 2 for _ in range(number)]).astype(float)
-
     def table(
         self, block: NDArray, columns: Sequence[Floats], cell: NDArray | None = None, n_cells: int = 1
     ) -> Floats:

@@ -74,33 +74,16 @@ METRICS = {
 }
 
 
-# ── For arrays of samples ──
-
-
-def binned_points(reward: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None, bins: int = 20) -> Floats:
-    """Return mean reward and mean score of groups of similar reward and equal weight (PF-PPO, Section 3).
-
-    Samples of equal reward are one unit; one across the border of two groups counts in each for its part, so
-    the order of the samples does not matter.
-
-    Args:
-        reward, score: (S,) finite.
-        weight: (S,) not negative; None for 1 throughout.
-        bins: B, the number of groups.
-
-    Returns:
-        (2, B) mean rewards and mean scores, in rising order of reward; NaN where there is no weight at all.
-    """
-    reward, score = np.asarray(reward, float), np.asarray(score, float)
-    weight = np.ones_like(reward) if weight is None else np.asarray(weight, float)
-    _, unit = np.unique(reward, return_inverse=True)
-    sums = [np.bincount(unit, weight * values) for values in (1.0, reward, score)]
-    return points_of_cells(np.stack(sums, axis=-1)[None], bins)[0]
+# ── From cells of similar reward ──
 
 
 def points_of_cells(cells: Floats, bins: int) -> Floats:
-    """Return (R, 2, B) :func:`binned_points` from (R, M, 3) sums of weight, weight times reward and weight times score
-    of each reward cell.
+    """Return (R, 2, B) mean rewards and mean scores of B groups of similar reward and equal weight, in rising order.
+
+    ``cells`` (R, M, 3) are sums of weight, weight times reward and weight times score of each reward cell, at best one
+    for each different reward. A cell across the border of two groups counts in each for its part, so the order of the
+    samples does not matter. Groups are those of PF-PPO, Section 3, which does not give their number. NaN without any
+    weight.
     """
     edges = np.concatenate([np.zeros((len(cells), 1, 3)), cells.cumsum(axis=1)], axis=1)
     total = edges[:, -1, 0]
@@ -113,19 +96,11 @@ def points_of_cells(cells: Floats, bins: int) -> Floats:
         return np.diff(np.stack(sums, axis=1), axis=2) / (total / bins)[:, None, None]
 
 
-def binned_r2(reward: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None, bins: int = 20) -> float:
-    """Return R² of the straight line through :func:`binned_points` (PF-PPO, Section 3 and Table 1).
-
-    The paper does not give the number of groups; 20 groups of equal count are our choice.
-
-    Returns:
-        1 - SS_res / SS_tot; NaN where all rewards or all group scores are equal.
-    """
-    return float(correlation_of_points(binned_points(reward, score, weight, bins)[None])[0] ** 2)
-
-
 def correlation_of_points(points: Floats) -> Floats:
-    """Return (R,) Pearson correlation of points (R, 2, B): signed, its square is R² of the line."""
+    """Return (R,) Pearson correlation of points (R, 2, B): signed, its square is R² of the line (PF-PPO, Section 3).
+
+    NaN where all rewards or all group scores are equal.
+    """
     x, y = np.moveaxis(points - points.mean(axis=2, keepdims=True), 1, 0)
     sizes = np.abs(points).max(axis=2).T
     return _correlation((x * y).sum(axis=1), (x * x).sum(axis=1), (y * y).sum(axis=1), *sizes)

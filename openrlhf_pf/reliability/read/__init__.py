@@ -1,3 +1,3 @@
 """Files and columns to prompts x responses: ``files`` opens, ``columns`` decides the meaning, ``samples`` converts,
-``checkpoints`` arranges, ``data_warnings`` checks.
+``checkpoints`` arranges and checks.
 """

@@ -17,8 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from openrlhf_pf.reliability.read.columns import NEEDED
-from openrlhf_pf.reliability.read.data_warnings import find_data_warnings
+from openrlhf_pf.reliability.read.columns import NEEDED, PAIR
 from openrlhf_pf.reliability.read.files import COMPRESSED, SUFFIXES, suffix_of
 from openrlhf_pf.reliability.read.samples import read_samples
 
@@ -28,6 +27,12 @@ Floats = NDArray[np.float64]
 LARGEST = float(np.finfo(np.float32).max)
 #: Groups of very different sizes are padded to the largest; more padding than this for each sample is refused.
 MOST_PADDING = 50
+#: Groups with different rewards that must consist of copies before copies are not a coincidence.
+FEWEST_COPIED = 10
+#: Groups that are checked for copies before all are.
+FIRST_GROUPS = 100
+#: The share of samples, at least one, that may not make up more than half of the spread.
+DOMINATE = 0.001
 
 
 @dataclass
@@ -68,10 +73,6 @@ class Checkpoint:
         """(G, N) bool: both reward and score are finite."""
         return np.isfinite(self.reward) & np.isfinite(self.score)
 
-    def select(self, groups: NDArray[np.bool_]) -> "Checkpoint":
-        """Return some groups (G,), with their rewards, scores and prompts alone."""
-        return Checkpoint(self.name, self.reward[groups], self.score[groups], self.prompt[groups])
-
 
 @dataclass
 class Rollouts:
@@ -107,12 +108,12 @@ def load(
     parts: list[tuple[str, dict[str, NDArray]]] = []
     names, n_files, others, pairs = _names([Path(path) for path in paths]), 0, {}, False
     for path, name in zip(paths, names):
-        lines: list[str] = []
-        table, further, files = read_samples(Path(path), columns or {}, notes, lines.append)
-        for line in lines:
+        table, plans = read_samples(Path(path), columns or {}, notes)
+        for line in dict.fromkeys(plan.line for plan in plans if plan.line):
             say(line)
-        pairs |= any("is read as preference pairs" in line for line in lines)
-        found, n_files, others = _columns(table, notes), n_files + files, others | dict.fromkeys(further)
+        pairs |= any(PAIR[0] in plan.columns for plan in plans)
+        others |= dict.fromkeys(other for plan in plans for other in plan.others)
+        found, n_files = _columns(table, notes), n_files + len(plans)
         for checkpoint, rows in _by_checkpoint(found, name if len(names) > 1 else "all samples"):
             parts.append((checkpoint, {key: values[rows] for key, values in found.items()}))
     if not any(len(found["reward"]) for _, found in parts):
@@ -229,7 +230,7 @@ def _checkpoint(name: str, columns: dict[str, NDArray], notes: list[str]) -> Che
         None if "subset" not in columns else columns["subset"][first],
         reward_again=None if again is None else table(again, np.nan),
     )
-    notes += find_data_warnings(name, result.reward, result.score, sizes)
+    notes += _find_warnings(name, result.reward, result.score, sizes)
     return result
 
 
@@ -241,3 +242,88 @@ def _group_numbers(by: list[NDArray]) -> tuple[NDArray[np.int64], NDArray[np.int
         key = key * (int(values.max()) + 1) + values
     _, group, sizes = np.unique(key, return_inverse=True, return_counts=True)
     return group, sizes
+
+
+# ── Warnings ──
+
+
+def _find_warnings(name: str, reward: Floats, score: Floats, sizes: NDArray[np.int64]) -> list[str]:
+    """Return one sentence for everything that limits what the samples (G, N) can show, at least one of them complete;
+    ``sizes`` (G,) are the groups' numbers of samples.
+    """
+    notes = []
+    n_samples, known = int(sizes.sum()), np.isfinite(reward) & np.isfinite(score)
+    for what, values, then in (
+        ("reward", reward, "they are excluded from ranking and from all metrics"),
+        ("score", score, "they are ranked but excluded from all metrics"),
+    ):
+        if lost := n_samples - int(np.isfinite(values).sum()):
+            notes.append(
+                f"{name}: {lost} of {n_samples} samples have no finite {what} (or one beyond 3.4e38); {then}."
+            )
+    notes += _describe_sizes(name, sizes)
+    r, s = reward[known], score[known]
+    if np.ptp(s) == 0:
+        notes.append(f"{name}: all scores are {s[0]:g}, so no reward can be right or wrong.")
+    if np.ptp(r) <= 1e-9 * np.abs(r).max():
+        notes.append(f"{name}: all rewards are {r[0]:g}, so they carry no information.")
+    notes += [*_find_dominating(name, "rewards", r), *_find_dominating(name, "scores", s)]
+    if times := _count_copies(reward, score, sizes):
+        often = "twice" if times == 2 else f"{times} times"
+        notes.append(
+            f"{name}: every sample is there {often}, so groups are too large and intervals too narrow; remove the "
+            f"copies (was a file read {often}?)."
+        )
+    return notes
+
+
+def _describe_sizes(name: str, sizes: NDArray[np.int64]) -> list[str]:
+    if sizes.max() == 1:
+        return [f"{name}: every prompt has one sample, so there is nothing to choose from but 'none'."]
+    if sizes.min() == sizes.max():
+        return []
+    several = int((sizes > 1).sum())
+    few = f" Only {several:,} of {len(sizes):,} have more than one: only they are compared within prompts."
+    return [
+        f"{name}: prompts have {sizes.min()} to {sizes.max()} samples; a strategy leaves out prompts with fewer than"
+        f" it keeps.{few if several < len(sizes) else ''}"
+    ]
+
+
+def _find_dominating(name: str, what: str, values: Floats) -> list[str]:
+    """Return a warning if a few values far from all others decide every mean, correlation and R²."""
+    few = max(1, int(DOMINATE * len(values)))
+    if len(values) < 20:
+        return []
+    # Distances from the median, not from the mean, which the few move; scaled against overflow.
+    size = max(float(np.abs(values).max()), 1e-300)
+    away = np.abs(values / size - np.median(values / size))
+    away /= max(away.max(), 1e-300)
+    far = np.argpartition(away, -few)[-few:]
+    share = away[far] @ away[far] / max(away @ away, 1e-300)
+    if share <= 0.5:
+        return []
+    furthest = values[far[np.argmax(away[far])]]
+    return [
+        f"{name}: {few} of {len(values):,} {what}, {'' if few == 1 else 'the furthest '}{furthest:g}, "
+        f"make{'s' * (few == 1)} up {share:.0%} of their spread, so means, R² and correlations say little else; check "
+        "them, or leave them out."
+    ]
+
+
+def _count_copies(reward: Floats, score: Floats, sizes: NDArray[np.int64]) -> int:
+    """Return 2 or 3 if every sample is there this many times and not by coincidence; else 0."""
+    for times in (2, 3):
+        if reward.shape[1] % times or (sizes % times).any():
+            continue
+        if all(_are_copies(reward[rows], score[rows], times) for rows in (slice(FIRST_GROUPS), slice(None))):
+            distinct = np.sort(reward, axis=1)[:, ::times]
+            if (distinct[:, 1:] > distinct[:, :-1]).any(axis=1).sum() >= FEWEST_COPIED:
+                return times
+    return 0
+
+
+def _are_copies(reward: Floats, score: Floats, times: int) -> bool:
+    order = np.lexsort((score, reward), axis=1)
+    ranked = [np.take_along_axis(x, order, axis=1).reshape(len(x), -1, times) for x in (reward, score)]
+    return all(((x == x[..., :1]) | (np.isnan(x) & np.isnan(x[..., :1]))).all() for x in ranked)

@@ -21,30 +21,25 @@ ENOUGH_ROWS = 20
 PER_RESPONSE = ("reward", "reward_again", "score", "length")
 
 
-def read_samples(
-    path: Path, named: Mapping[str, str], notes: list[str], say: Callable[[str], None] = lambda line: None
-) -> tuple[pa.Table, list[str], int]:
-    """Read a file or a folder; ``say`` is called with a line on columns that are not read by their own names.
+def read_samples(path: Path, named: Mapping[str, str], notes: list[str]) -> tuple[pa.Table, list[Plan]]:
+    """Read a file or a folder.
 
     Returns:
         (S,) rows: ``prompt_id`` without nulls, ``reward`` and ``score`` as float64, those of ``reward_again``,
         ``step``, ``group``, ``length`` (float64), ``checkpoint`` (string) and ``model_rewards`` (as it is) that the
-        files have, and ``file``, which counts them; the names of further columns of numbers; and the number of files.
+        files have, and ``file``, which counts them; and how each file was read.
 
     Raises:
         ValueError: nothing can be read; the message is one sentence.
     """
     found = read_files(path, notes, lambda file: _read_file(file, named, notes))
-    lines = (plan.line.replace(str(file), str(path), 1) for file, (_, plan) in found.items())
-    for line in dict.fromkeys(filter(None, lines)):
-        say(line)
-    tables = [
-        table.append_column("file", pa.repeat(pa.scalar(number, pa.int32()), len(table)))
-        for number, (table, _) in enumerate(found.values())
-    ]
+    tables = []
+    for number, (file, (table, plan)) in enumerate(found.items()):
+        tables.append(table.append_column("file", pa.repeat(pa.scalar(number, pa.int32()), len(table))))
+        plan.line = plan.line.replace(str(file), str(path), 1)
     table = _together(tables, notes)
     _check_prompts(table, str(path), [file.name for file in found])
-    return table, list(dict.fromkeys(name for _, plan in found.values() for name in plan.others)), len(tables)
+    return table, [plan for _, plan in found.values()]
 
 
 def _check_prompts(table: pa.Table, path: str, files: list[str]) -> None:

@@ -31,15 +31,12 @@ Others = Sequence[tuple[str, Sequence[Result], int]]
 CRITERION = "gain"
 #: More prompts than this times the present number are not asked for.
 MOST_MORE = 100
-#: Training without a decision: the rule of least regret in simulations with Adam and on the small task
-#: (docs/evidence.md); not a finding of a report.
-DEFAULT = {"strategy": "none", "keep": None, "options": {}}
 
 #: Answers to "which filter, if any?".
 NO_HELP, WRONG_WAY, TIME_ONLY, FILTER, NO_FILTER, OPEN = "no help", "wrong way", "time only", "filter", "none", "open"
 #: Reasons for the answer "open".
 NOTHING_KNOWN, FEW_PROMPTS, FEW_INFORMATIVE = "nothing known", "few prompts", "few informative prompts"
-NOTHING_TO_COMPARE, NOT_SEPARATED, CHECKPOINTS = "nothing to compare", "not separated", "checkpoints disagree"
+NOTHING_TO_COMPARE, CHECKPOINTS = "nothing to compare", "checkpoints disagree"
 DISAGREE, PAIRS = "ranking and gain disagree", "preference pairs"
 
 
@@ -66,8 +63,6 @@ class Recommendation:
         contradicted: name of the checkpoint that contradicts and the strategy that is better there.
         lead: gain times root of the number of samples, of the best strategy divided by that of no filter, minus 1.
         n_prompts, level: of the data and the intervals.
-        criterion: name of the metric that was compared.
-        default: what to train with until a report decides.
     """
 
     decided: bool
@@ -86,8 +81,6 @@ class Recommendation:
     lead: float | None = None
     n_prompts: int = 0
     level: float = 0.95
-    criterion: str = CRITERION
-    default: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT))
 
 
 @dataclass
@@ -129,9 +122,9 @@ class Field:
         return int(self.value.argmax())
 
     @property
-    def none(self) -> int | None:
-        """Number of the strategy that keeps everything, where it competes."""
-        return next((i for i, r in enumerate(self.rivals) if r.strategy.name == "none"), None)
+    def none(self) -> int:
+        """Number of the strategy that keeps everything, which competes where any does."""
+        return next(i for i, r in enumerate(self.rivals) if r.strategy.name == "none")
 
     def ends(self) -> tuple[Floats, Floats]:
         """Return (C,) each: the lower and the upper ends of one joint interval of the gains."""
@@ -185,7 +178,7 @@ class Field:
         the number of samples: this orders filters of different k in simulations and on the real stack
         (docs/evidence.md).
         """
-        if one is None or self.none is None:
+        if one is None:
             return None
         mine, all_of_them = (self.value[i] * np.sqrt(max(self.rivals[i].kept, 0.0)) for i in (one, self.none))
         return float(mine / all_of_them - 1) if mine > 0 and all_of_them > 0 else None
@@ -235,7 +228,7 @@ def choose(
     """Recommend a strategy if it is significantly better than training on all samples.
 
     Args:
-        results: the strategies on the checkpoint that training starts from.
+        results: the strategies on the checkpoint that training starts from, "none" among them.
         others: further checkpoints; one that contradicts leaves it undecided.
         n_prompts: number of prompts, resampled one by one or in blocks.
         level: of the intervals.
@@ -244,26 +237,14 @@ def choose(
         excluded: names of strategies that are not recommended.
         open_because: a reason for which nothing can be recommended from these data, or "".
     """
-    informative = n_prompts if informative is None else informative
-    results = [r for r in results if r.strategy.name not in excluded]
+    found = Field.of([r for r in results if r.strategy.name not in excluded], n_prompts, level)
     if open_because:
-        found = Field.of(results, n_prompts, level)
         return found.recommend(found.best if found.rivals else None, OPEN, open_because)
-    return _choose(Field.of(results, n_prompts, level), others, rankings, informative)
-
-
-def is_ranked(label: str, rankings: Mapping[str, str]) -> bool:
-    """Return whether pairs kept by a strategy are ranked correctly; by all pairs where it keeps none."""
-    ranking = rankings.get(label, UNKNOWN)
-    return (rankings.get("none", UNKNOWN) if ranking == UNKNOWN else ranking) in GOOD
-
-
-def _choose(found: Field, others: Others, rankings: Mapping[str, str] | None, informative: int) -> Recommendation:
     if not found.rivals:
         return found.recommend(None, OPEN, NOTHING_KNOWN)
     if found.n_prompts < FEWEST_PROMPTS:
         return found.recommend(found.best, OPEN, FEW_PROMPTS, needed=FEWEST_PROMPTS)
-    if informative < FEWEST_PROMPTS:
+    if informative is not None and informative < FEWEST_PROMPTS:
         return found.recommend(found.best, OPEN, FEW_INFORMATIVE)
     low, high = found.ends()
     if not (low > 0).any():
@@ -279,13 +260,17 @@ def _choose(found: Field, others: Others, rankings: Mapping[str, str] | None, in
     comparisons = found.compare(best)
     close = {c["label"]: c["prompts_needed"] for c in comparisons if not c["told_apart"]}
     needed = max(close.values()) if close and None not in close.values() else None
-    if none is not None and ((best == none and close) or found.labels[none] in close):
+    if (best == none and close) or found.labels[none] in close:
         return found.recommend(best, TIME_ONLY, comparisons=comparisons, needed=needed)
-    if none is None and close:
-        return found.recommend(best, OPEN, NOT_SEPARATED, comparisons=comparisons, needed=needed)
     if against := found.find_contradiction(best, others):
         return found.recommend(best, OPEN, CHECKPOINTS, comparisons=comparisons, contradicted=against)
     return found.recommend(best, NO_FILTER if best == none else FILTER, comparisons=comparisons)
+
+
+def is_ranked(label: str, rankings: Mapping[str, str]) -> bool:
+    """Return whether pairs kept by a strategy are ranked correctly; by all pairs where it keeps none."""
+    ranking = rankings.get(label, UNKNOWN)
+    return (rankings.get("none", UNKNOWN) if ranking == UNKNOWN else ranking) in GOOD
 
 
 def _preferred(found: Field) -> int:

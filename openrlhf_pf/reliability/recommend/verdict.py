@@ -4,11 +4,9 @@ The verdict comes from pairs alone: every prompt counts by its pairs, whatever t
 depends on how far apart rewards lie; where it disagrees, :func:`find_causes` names the reason.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from openrlhf_pf.reliability.measures.contrasts import ExtremeRanks
+from openrlhf_pf.reliability.measures.contrasts import Interval
 from openrlhf_pf.reliability.measures.evaluate import Result
 from openrlhf_pf.reliability.read.checkpoints import Checkpoint
 
@@ -48,21 +46,6 @@ def is_same(checkpoint: Checkpoint) -> bool:
     return bool(abs(np.corrcoef(reward, score)[0, 1]) > SAME_FROM)
 
 
-@dataclass(frozen=True)
-class Cause:
-    """Why ranking and gain may disagree.
-
-    Attributes:
-        kind: "one prompt", "few informative prompts", "huge rewards", "hacked top" or "close".
-        count: prompts or responses it is about.
-        share: of the prompts, or of the spread of rewards.
-    """
-
-    kind: str
-    count: int = 0
-    share: float = 0.0
-
-
 def count_informative(checkpoint: Checkpoint) -> int:
     """Return the number of prompts that have responses with different true scores."""
     high = np.where(checkpoint.known, checkpoint.score, -np.inf).max(axis=1)
@@ -70,22 +53,20 @@ def count_informative(checkpoint: Checkpoint) -> int:
     return len(np.unique(checkpoint.prompt[high > low]))
 
 
-def find_causes(checkpoint: Checkpoint, everything: Result, extremes: ExtremeRanks | None) -> list[Cause]:
-    """Return what could make ranking and gain disagree, the most likely first; "close" if nothing stands out.
+def find_causes(checkpoint: Checkpoint, everything: Result, misranked: dict[str, Interval]) -> list[str]:
+    """Return why ranking and gain may disagree, the likeliest first: "one prompt", "few informative prompts",
+    "huge rewards", "hacked top", or "close" if nothing stands out.
 
-    ``everything`` is the result of training on all samples.
+    ``everything`` is the result of training on all samples, ``misranked`` of ``contrasts.find_misranked``.
     """
     causes, informative = [], count_informative(checkpoint)
     if informative and everything.units.get("pairwise_accuracy", np.inf) < 2:
-        causes.append(Cause("one prompt"))
+        causes.append("one prompt")
     elif informative < FEWEST_PROMPTS <= checkpoint.n_prompts:
-        causes.append(Cause("few informative prompts", informative, informative / checkpoint.n_prompts))
-    count, share = measure_huge_rewards(checkpoint)
-    if share > 0.5:
-        causes.append(Cause("huge rewards", count, share))
-    if extremes is not None and extremes.top_is_wrong:
-        causes.append(Cause("hacked top"))
-    return causes or [Cause("close")]
+        causes.append("few informative prompts")
+    if measure_huge_rewards(checkpoint)[1] > 0.5:
+        causes.append("huge rewards")
+    return [*causes, *["hacked top"] * ("top" in misranked)] or ["close"]
 
 
 def measure_huge_rewards(checkpoint: Checkpoint) -> tuple[int, float]:

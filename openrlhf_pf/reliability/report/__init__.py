@@ -1,6 +1,6 @@
 """Decisions to what people and training read: report.json, report.html with its figures, and the terminal's tables.
 
-``answers``, ``reasons`` and ``remarks`` write the sentences, ``page`` fills ``page.html.j2`` in, ``figures`` draws
+``answers`` and ``reasons`` write the sentences, ``page`` fills ``page.html.j2`` in, ``figures`` draws
 with ``svg``, ``terminal`` prints.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from openrlhf_pf.reliability.analysis import Analysed, Analysis
 from openrlhf_pf.reliability.measures.evaluate import summarize
+from openrlhf_pf.reliability.report.answers import sentences_of, warnings_of
 from openrlhf_pf.reliability.report.reasons import headline_of, text_of
-from openrlhf_pf.reliability.report.remarks import sentences_of, warnings_of
 
 FORMAT = 1
 
@@ -58,7 +58,7 @@ def _checkpoint_as_dict(a: Analysed, level: float) -> dict[str, Any]:
         "n_scored": int(checkpoint.known.sum()),
         "samples_per_prompt": checkpoint.reward.shape[1],
         "ranking": a.ranking,
-        "length": None if a.length is None else asdict(a.length),
+        "length": a.length,
         "redrawn": a.redrawn,
         "subsets": a.subsets,
         "strategies": strategies,
@@ -83,7 +83,7 @@ def write_report(analysis: Analysis, directory: Path) -> list[Path]:
 
     panels = figures.draw_panels(analysis)
     data = json.dumps(report_as_dict(analysis), indent=1, allow_nan=False, ensure_ascii=False)
-    pictures = {f"{p.name}.svg": svg.write_alone(p.box, p.inside, page.CAPTIONS[p.figure][0], p.alt) for p in panels}
+    pictures = {f"{p.name}.svg": svg.write_alone(p.box, p.inside, p.title, p.alt) for p in panels}
     files = {"report.html": page.render_page(analysis, panels), "report.json": data, **pictures}
     try:
         directory.mkdir(parents=True, exist_ok=True)

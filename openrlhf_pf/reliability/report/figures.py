@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from openrlhf_pf.reliability.analysis import Analysed, Analysis
 from openrlhf_pf.reliability.measures import metrics
@@ -14,10 +13,7 @@ from openrlhf_pf.reliability.report import svg
 from openrlhf_pf.reliability.report.svg import LIGHT, MARKERS, SERIES
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Floats = NDArray[np.float64]
 
 #: Thin lines of the reliability figure: random halves of the prompts.
 HALVES = 10
@@ -26,11 +22,12 @@ WRONG, CORRECT = SERIES[1], SERIES[0]
 
 @dataclass
 class Panel:
-    """One picture: its kind, a key of ``page.CAPTIONS``; the name of its file and of the ids in it; the checkpoint
-    that it shows, or "" for all; its viewBox and SVG elements; and its contents in words.
+    """One picture: its kind, a key of ``FIGURES``; its title; the name of its file and of the ids in it; the
+    checkpoint that it shows, or "" for all; its viewBox and SVG elements; and its contents in words.
     """
 
     figure: str
+    title: str
     name: str
     of: str
     box: str
@@ -48,10 +45,10 @@ def draw_panels(analysis: Analysis) -> list[Panel]:
 
     drawn: list[Panel] = []
     with matplotlib.rc_context(svg.STYLE):
-        for kind, draw in FIGURES.items():
+        for kind, (title, draw) in FIGURES.items():
             for number, (of, figure, alt) in enumerate(draw(analysis)):
                 name = kind if number == 0 else f"{kind}-{number + 1}"
-                drawn.append(Panel(kind, name, of, *svg.to_svg(figure, name), alt))
+                drawn.append(Panel(kind, title, name, of, *svg.to_svg(figure, name), alt))
     return drawn
 
 
@@ -69,10 +66,9 @@ def _each(draw: Callable[[Analysed, Analysis, str], "tuple[Figure, str] | None"]
     return pictures
 
 
-def _series(ax: "Axes", number: int, x: Floats, y: Floats, ends: Floats, label: str, **options: object) -> None:
-    """Draw points with their intervals ``ends`` (points, 2) in the colour of checkpoint ``number``."""
-    style = {"marker": MARKERS[number % len(MARKERS)], "color": SERIES[number % len(SERIES)], "markersize": 4}
-    ax.errorbar(x, y, yerr=np.abs(ends.T - y), linewidth=1.4, label=label, **style, **options)
+def _style(number: int) -> dict[str, object]:
+    """Return the marker and the colour of checkpoint ``number``."""
+    return {"marker": MARKERS[number % len(MARKERS)], "color": SERIES[number % len(SERIES)], "markersize": 4}
 
 
 def draw_gains(analysis: Analysis) -> Pictures:
@@ -95,10 +91,9 @@ def draw_gains(analysis: Analysis) -> Pictures:
             x,
             np.array([i for i, _ in rows]) + offset,
             xerr=np.abs(ends - x),
-            fmt=MARKERS[number % len(MARKERS)],
-            markersize=4,
-            color=SERIES[number % len(SERIES)],
+            linestyle="",
             label=a.checkpoint.name,
+            **_style(number),
         )
     if "none" in tables[0]:
         ax.axvline(tables[0]["none"]["estimate"], color=LIGHT["muted"], linestyle="--", linewidth=0.8)
@@ -118,9 +113,10 @@ def _draw_reliability(a: Analysed, analysis: Analysis, colour: str) -> "tuple[Fi
     one, bins = np.ones(len(samples.take)), analysis.settings.bins
     cell, n_cells = cut_cells(samples.unit, one, CELLS)
     table = a.bootstrap.table(samples.block, [one, samples.reward, samples.score], cell, n_cells)
-    halves = a.bootstrap.resample(table, a.bootstrap.halves(HALVES, analysis.settings.seed))
+    rng = np.random.default_rng(analysis.settings.seed)
+    counts = np.stack([rng.permutation(a.bootstrap.n_blocks) % 2 for _ in range(HALVES)]).astype(float)
     figure, ax = svg.new_figure(svg.HEIGHT, "reward (mean of the group)", "true score (mean of the group)")
-    for x, y in metrics.points_of_cells(halves, bins):
+    for x, y in metrics.points_of_cells(a.bootstrap.resample(table, counts), bins):
         ax.plot(x, y, color=colour, alpha=0.35, linewidth=0.7)
     x, y = metrics.points_of_cells(table.sum(axis=0)[None], bins)[0]
     ax.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=3.5)
@@ -148,7 +144,8 @@ def draw_ranks(analysis: Analysis) -> Pictures:
         away = np.nanquantile(draws - draws.mean(axis=0), [(1 - level) / 2, (1 + level) / 2], axis=0) * np.sqrt(2)
         mean = scores.mean(axis=0)
         label = f"{a.checkpoint.name} ({whole.sum():,} prompts of {size})"
-        _series(ax, number, np.arange(1, size + 1) + 0.06 * number, mean, (mean + away).T, label)
+        x = np.arange(1, size + 1) + 0.06 * number
+        ax.errorbar(x, mean, yerr=np.abs(away), linewidth=1.4, label=label, **_style(number))
         alt.append(f"{a.checkpoint.name}: mean true score by rank {', '.join(f'{score:.2f}' for score in mean)}.")
     ax.xaxis.get_major_locator().set_params(integer=True)
     svg.add_legend(figure)
@@ -185,11 +182,11 @@ def _draw_calibration(a: Analysed, analysis: Analysis, colour: str) -> "tuple[Fi
     return figure, f"Mean true score of {len(c.score)} groups of reward; the highest {c.top} are over-confident."
 
 
-#: In the order of the page.
-FIGURES: dict[str, Callable[[Analysis], Pictures]] = {
-    "gains": draw_gains,
-    "reliability": _each(_draw_reliability),
-    "rank": draw_ranks,
-    "histogram": _each(_draw_histogram),
-    "calibration": _each(_draw_calibration),
+#: Kind of figure to its title and how it is drawn, in the order of the page.
+FIGURES: dict[str, tuple[str, Callable[[Analysis], Pictures]]] = {
+    "gains": ("The gain of each filter", draw_gains),
+    "reliability": ("Reward against true score", _each(_draw_reliability)),
+    "rank": ("Rank by reward against true score", draw_ranks),
+    "histogram": ("Rewards of correct and wrong responses", _each(_draw_histogram)),
+    "calibration": ("Where the reward model is over-confident", _each(_draw_calibration)),
 }

@@ -9,41 +9,18 @@ from openrlhf_pf.reliability.measures.metrics import METRICS
 from openrlhf_pf.reliability.measures.strategies import Strategy
 from openrlhf_pf.reliability.recommend.choose import Recommendation
 from openrlhf_pf.reliability.report import svg
-from openrlhf_pf.reliability.report.answers import FILTER_MEANINGS, answers_of, caveat_of
+from openrlhf_pf.reliability.report.answers import (
+    FILTER_MEANINGS,
+    answers_of,
+    caveat_of,
+    describe_data,
+    sentences_of,
+    settings_line,
+    warnings_of,
+)
 from openrlhf_pf.reliability.report.figures import Panel
 from openrlhf_pf.reliability.report.reasons import text_of
-from openrlhf_pf.reliability.report.remarks import describe_data, sentences_of, settings_line, warnings_of
 from openrlhf_pf.reliability.report.terminal import format_cell, format_keep
-
-#: Kind of figure to its title and its caption.
-CAPTIONS = {
-    "gains": (
-        "The gain of each filter",
-        "Dots are estimates, bars their intervals, the dashed line is training on all responses. Further right is"
-        " better; filters whose bars overlap a lot may be equally good.",
-    ),
-    "reliability": (
-        "Reward against true score",
-        "Responses sorted by reward and cut into groups of equal count; one dot per group. Each thin line is a random"
-        " half of the prompts. Where thin lines lie close together and the thick one rises, a higher reward means a"
-        " better response.",
-    ),
-    "rank": (
-        "Rank by reward against true score",
-        "Rank 1 is the response of a prompt with the highest reward. The line should fall from left to right; where it"
-        " is flat, those ranks are interchangeable.",
-    ),
-    "histogram": (
-        "Rewards of correct and wrong responses",
-        "Correct is a true score above {threshold:g}. The less the two areas overlap, the better the reward separates"
-        " correct from wrong.",
-    ),
-    "calibration": (
-        "Where the reward model is over-confident",
-        "Dots are mean scores of groups of similar reward, the line is the best curve that never falls. Ringed dots at"
-        " the highest rewards score lower than those just below: training would chase them.",
-    ),
-}
 
 
 def render_page(analysis: Analysis, panels: list[Panel]) -> str:
@@ -60,16 +37,6 @@ def render_page(analysis: Analysis, panels: list[Panel]) -> str:
     # Further checkpoints may contradict the first, which its own answers do not say.
     together = None if recommendation is first.recommendation else recommendation
     warnings = warnings_of(analysis)
-    shown = [
-        {
-            "kind": p.figure,
-            "title": CAPTIONS[p.figure][0],
-            "caption": CAPTIONS[p.figure][1].format(threshold=analysis.settings.threshold),
-            "of": p.of,
-            "svg": Markup(svg.write_inline(p.box, p.inside, p.alt)),
-        }
-        for p in panels
-    ]
     template = files(__package__).joinpath("page.html.j2").read_text("utf-8")
     return (
         Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -85,7 +52,7 @@ def render_page(analysis: Analysis, panels: list[Panel]) -> str:
                     "data": line,
                     "questions": answers_of(a),
                     "caveat": caveat_of(a, warnings),
-                    "meter": _meter(a),
+                    "accuracy": a.accuracy,
                 }
                 for a, line in zip(analysis.analysed, describe_data(analysis))
             ],
@@ -95,7 +62,8 @@ def render_page(analysis: Analysis, panels: list[Panel]) -> str:
             checkpoints=[_tables(a, together or a.recommendation, level) for a in analysis.analysed],
             settings_line=settings_line(analysis),
             metrics=list(METRICS.values()),
-            figures=shown,
+            panels=[(p, Markup(svg.write_inline(p.box, p.inside, p.alt))) for p in panels],
+            threshold=f"{analysis.settings.threshold:g}",
         )
     )
 
@@ -137,16 +105,3 @@ def _short_cells(values: dict[str, dict]) -> list[dict[str, str]]:
     between = f"{texts['low']}–{texts['high']}%" if texts["low"] and texts["high"] else ""
     share = {"value": f"{texts['estimate']}%" if texts["estimate"] else "–", "interval": between}
     return [_cell(values["gain"], "gain"), share, _cell(values["binned_r2"], "binned_r2")]
-
-
-def _meter(a: Analysed) -> dict[str, Any] | None:
-    """Return the share of correctly ordered pairs on a scale from 0 to 100%."""
-    low, at, high = (a.accuracy[key] for key in ("low", "estimate", "high"))
-    if low is None or at is None or high is None:
-        return None
-    return {
-        "low": round(100 * low, 1),
-        "width": round(100 * (high - low), 1),
-        "at": round(100 * at, 1),
-        "label": f"{at:.1%} of pairs are ordered correctly, interval {low:.1%} to {high:.1%}, guessing is 50%.",
-    }

@@ -8,7 +8,7 @@ from openrlhf_pf.reliability.measures.metrics import METRICS
 from openrlhf_pf.reliability.read.columns import join_words
 from openrlhf_pf.reliability.recommend import choose as decisions
 from openrlhf_pf.reliability.recommend.choose import Recommendation
-from openrlhf_pf.reliability.recommend.verdict import FEWEST_PROMPTS, GOOD, SAME, Cause
+from openrlhf_pf.reliability.recommend.verdict import FEWEST_PROMPTS, GOOD, SAME, measure_huge_rewards
 
 #: A lead over guessing, in share of pairs, that is worth detecting.
 WORTH_FINDING = 0.05
@@ -60,7 +60,6 @@ def headline_of(r: Recommendation, a: Analysed) -> str:
         decisions.FEW_PROMPTS: "There are too few prompts.",
         decisions.FEW_INFORMATIVE: "There are too few informative prompts.",
         decisions.NOTHING_TO_COMPARE: "There is nothing to compare.",
-        decisions.NOT_SEPARATED: "These data do not single out a strategy.",
         decisions.CHECKPOINTS: "The checkpoints do not agree.",
         decisions.PAIRS: "Not from these data: preference pairs are not samples of a policy.",
         SAME: "Not from these data: the reward is its own true score.",
@@ -68,7 +67,7 @@ def headline_of(r: Recommendation, a: Analysed) -> str:
 
 
 def _disagreement(a: Analysed) -> str:
-    good, kind = a.ranking in GOOD, a.causes[0].kind
+    good, kind = a.ranking in GOOD, a.causes[0]
     if kind == "one prompt":
         return "one prompt carries the result"
     if kind == "huge rewards":
@@ -145,15 +144,13 @@ def price_of_time(lead: float, n_samples: int, keep: int) -> float | None:
 
 def _why_filter(r: Recommendation, a: Analysed) -> list[str]:
     name = METRICS[decisions.CRITERION].title
-    text = f"{label_of(r)} has a {name} of {r.values[r.best]:.3f}"
-    gap = next((c["difference"] for c in r.comparisons if c["strategy"] == "none"), None)
-    if gap is not None:
-        text += (
-            f", {gap['estimate']:.3f} more than training on all responses (joint {r.level:.0%} interval"
-            f" {gap['low']:.3f} to {gap['high']:.3f})"
-        )
+    gap = next(c["difference"] for c in r.comparisons if c["strategy"] == "none")
     close = join_words(r.not_told_apart)
-    found = [f"{text}.", f"{close} may be as good." if close else "It is significantly ahead of every other strategy."]
+    found = [
+        f"{label_of(r)} has a {name} of {r.values[r.best]:.3f}, {gap['estimate']:.3f} more than training on all"
+        f" responses (joint {r.level:.0%} interval {gap['low']:.3f} to {gap['high']:.3f}).",
+        f"{close} may be as good." if close else "It is significantly ahead of every other strategy.",
+    ]
     if larger := [label for label, value in r.values.items() if value > r.values[r.best]]:
         found.append(
             f"The gain of {join_words(larger)} is larger, but not significantly, and leaves prompts with unequal"
@@ -211,9 +208,6 @@ def _why_open(r: Recommendation, a: Analysed) -> list[str]:
         ]
     if r.reason == decisions.NOTHING_TO_COMPARE:
         return ["All strategies that were asked for keep the same responses: name others, or sample more responses."]
-    if r.reason == decisions.NOT_SEPARATED:
-        others = join_words(r.not_told_apart)
-        return [f"{r.best} has the largest gain ({r.values[r.best]:.3f}), but not significantly more than {others}."]
     if r.reason == decisions.CHECKPOINTS:
         name, label = r.contradicted
         return [
@@ -230,17 +224,19 @@ def describe_informative(a: Analysed) -> str:
     return f"{count} of {a.checkpoint.n_prompts:,} prompts do responses have different true scores."
 
 
-def describe_cause(cause: Cause, a: Analysed) -> str:
-    if cause.kind == "one prompt":
+def describe_cause(cause: str, a: Analysed) -> str:
+    """Return a sentence on a cause of ``find_causes``."""
+    if cause == "one prompt":
         return "One prompt makes up most of the pairs."
-    if cause.kind == "few informative prompts":
+    if cause == "few informative prompts":
         return describe_informative(a)
-    if cause.kind == "huge rewards":
+    if cause == "huge rewards":
+        count, share = measure_huge_rewards(a.checkpoint)
         return (
-            f"{cause.count:,} responses, 5% of all, make up {cause.share:.0%} of the spread of rewards within prompts:"
+            f"{count:,} responses, 5% of all, make up {share:.0%} of the spread of rewards within prompts:"
             " the gain follows these few, while each pair counts the same in the ranking."
         )
-    if cause.kind == "hacked top":
+    if cause == "hacked top":
         return "The responses with the highest reward of their prompt are worse than the second choices."
     return "Both are close to the border of significance: more prompts would settle it."
 
@@ -285,7 +281,7 @@ def next_step(a: Analysed) -> tuple[str, list[str]]:
 
 
 def _name_score(a: Analysed) -> tuple[str, list[str]]:
-    others = [name for name in a.checkpoint.others][:8]
+    others = a.checkpoint.others[:8]
     if not others:
         return "Add a true score", [
             "Score the responses by another source, unit tests for instance, and analyse again."
@@ -304,17 +300,16 @@ def flags_of(r: Recommendation) -> str:
 
 
 def _cure(a: Analysed) -> tuple[str, list[str]]:
-    kinds = [cause.kind for cause in a.causes]
-    if "huge rewards" in kinds:
+    if "huge rewards" in a.causes:
         return "Look at the extreme rewards", [
             "Read the responses with the highest and lowest rewards; clip or transform these rewards, and analyse"
             " again."
         ]
-    if "hacked top" in kinds:
+    if "hacked top" in a.causes:
         return "Read the favourites", [
             "Read the responses with the highest reward of their prompt, fix the reward model, and analyse again."
         ]
-    if "one prompt" in kinds:
+    if "one prompt" in a.causes:
         return "Score more prompts", ["Give every prompt about the same number of responses, and analyse again."]
     return "Score more prompts", ["Train on all responses until more prompts settle it."]
 

@@ -7,9 +7,15 @@ from openrlhf_pf.reliability.analysis import Analysed, Analysis
 from openrlhf_pf.reliability.measures.evaluate import summarize
 from openrlhf_pf.reliability.measures.metrics import METRICS
 from openrlhf_pf.reliability.measures.strategies import Strategy
-from openrlhf_pf.reliability.report.answers import answers_of, caveat_of
+from openrlhf_pf.reliability.report.answers import (
+    answers_of,
+    caveat_of,
+    describe_data,
+    sentences_of,
+    settings_line,
+    warnings_of,
+)
 from openrlhf_pf.reliability.report.reasons import text_of
-from openrlhf_pf.reliability.report.remarks import describe_data, sentences_of, settings_line, warnings_of
 
 if TYPE_CHECKING:
     from rich.console import Console
