@@ -24,7 +24,7 @@ REQUIRES = [
 EXTRAS = {
     # Training, on top of an OpenRLHF that may also be installed from source.
     "openrlhf": ["openrlhf>=0.11.0,<0.12", "torch>=2.4"],
-    "examples": ["torch>=2.4"],
+    "examples": ["scikit-learn>=1.4", "torch>=2.4"],
     "test": [
         "hypothesis>=6.100",
         "pandas>=2",

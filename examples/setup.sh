@@ -141,8 +141,9 @@ install_packages() {
         "$VENV/bin/pip" install --no-deps --no-compile -r "$LOCK"
 }
 
-# scikit-learn checks metrics in the tests. It goes into a folder of its own, which tests/conftest.py puts on the path:
-# transformers imports it wherever it finds it, which costs every training process 4 seconds of CPU and 35 to 140 MB.
+# scikit-learn checks metrics in the tests, and a study needs it. It goes into a folder of its own, which tests/conftest.py
+# puts on the path: transformers imports it wherever it finds it, which costs every training process 4 seconds of CPU and
+# 35 to 140 MB. For the study, set PYTHONPATH=$VENV/aside.
 install_aside() {
     "$VENV/bin/pip" install --no-deps --no-compile --upgrade --target "$VENV/aside" $ASIDE
 }

@@ -6,7 +6,7 @@
 #     bash examples/studies/run.sh                                   # all; results in runs/study
 #     bash examples/studies/run.sh filters judge                     # some of: filters judge sizes rewards selection
 #     bash examples/studies/run.sh correction                        # true scores during a run as rewards and corrections
-#     bash examples/studies/run.sh bandit second_opinion              # these take minutes
+#     bash examples/studies/run.sh bandit second_opinion noise_mask  # these take minutes
 #     STUDIES="1 2" OUTPUT=runs/two bash examples/studies/run.sh     # two studies instead of five
 #
 # NAME.json and NAME.svg in OUTPUT have all numbers, as examples/studies/*/results do. VENV names the environment
@@ -32,7 +32,7 @@ runs() { # NAME FLAGS...
     python studies.micro_code.runs --base "${bases[@]}" --output "$OUTPUT/runs" --json "$OUTPUT/$1.json" "${@:2}"
 }
 
-for study in "${@:-filters judge sizes rewards selection correction bandit second_opinion}"; do for name in $study; do
+for study in "${@:-filters judge sizes rewards selection correction bandit second_opinion noise_mask}"; do for name in $study; do
     echo "studies: $name"
     case $name in
     filters)
@@ -63,11 +63,14 @@ for study in "${@:-filters judge sizes rewards selection correction bandit secon
             runs "correction_$reward" --reward "$reward" --seeds 1 2 --arms none head_5 head_15 scores_15
         done
         runs correction_before --reward exploit@768 --versus exploit --arms none
+        python studies.micro_code.drift --base "${bases[@]}" --output "$OUTPUT/runs" --labels 768 \
+            --json "$OUTPUT/correction_sft.json"
         python studies.micro_code.drift --base "${bases[@]}" --output "$OUTPUT/runs" --reward exploit noise40 given \
             --json "$OUTPUT/drift.json"
         ;;
     second_opinion) python studies.beyond_language.second_opinion --json "$OUTPUT/second_opinion.json" ;;
     bandit) python studies.beyond_language.bandit --output "$OUTPUT/bandit.json" ;;
+    noise_mask) python studies.noise_mask.study --output "$OUTPUT/noise_mask.json" ;;
     *) echo "studies: there is no study $name" >&2 && exit 2 ;;
     esac
     case $name in filters | judge | selection) python studies.tables --figures "$OUTPUT/$name.json" ;; esac

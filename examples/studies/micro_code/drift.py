@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from examples.micro_code.sampling import Draw, sample_all
+from examples.micro_code import commands
+from examples.micro_code.phases import train_in_process, write_rows
+from examples.micro_code.sampling import Draw, sample_all, score_samples
 from openrlhf_pf.training.correction.head import fit_head
 
-from .offline import SAMPLES, Labelled, RewardModel, Samples, accuracy
+from .offline import SAMPLES, Labelled, RewardModel, Samples, accuracy, label_samples
 from .rewards import REWARD_MODELS
 from .runs import Runs
 
@@ -75,6 +77,22 @@ def _with_pairs(prompts: Sequence[Labelled]) -> list[Labelled]:
     return [prompt for prompt in prompts if len(prompt.pairs())]
 
 
+def fine_tune_on_right(runs: Runs, labels: int) -> dict[str, Any]:
+    """Return pass@1 of the SFT policy, and after SFT on those of its samples that pass: labels without PPO."""
+    source, config = runs.source, runs.study.evaluation
+    sft, output = source.path("models", "sft"), runs.output / f"base{runs.study.seed}-right{labels}"
+    if not (output / "config.json").exists():
+        tasks, _ = source.reward_tasks()
+        labelled = label_samples(sft, tasks, labels, config.max_new_tokens, runs.study.seed)
+        write_rows(output.with_suffix(".jsonl"), labelled.right_rows())
+        command = commands.sft(runs.study, sft, output.with_suffix(".jsonl"), output)
+        train_in_process(runs.run, output.name, command)
+    held = source.tasks("heldout")
+    draws = [Draw(m, [t.prompt for t in held], config.samples, config.max_new_tokens, 1) for m in (sft, output)]
+    before, after = (scores.mean() for scores in score_samples(held, *sample_all(draws)))
+    return {"base": runs.study.seed, "labels": labels, "sft": float(before), "sft_on_right": float(after)}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure every base with every reward model, and write JSON."""
     parser = argparse.ArgumentParser("python -m examples.studies.micro_code.drift", description=__doc__)
@@ -82,14 +100,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", type=Path, nargs="+", required=True)
     parser.add_argument("--output", type=Path, required=True, help="where runs.py keeps its runs")
     parser.add_argument("--reward", nargs="+", choices=REWARD_MODELS, default=["given"])
+    parser.add_argument("--labels", type=int, help="measure SFT on the right ones of this number of samples instead")
     parser.add_argument("--seed", type=int, default=1, help="of the PPO runs")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(argv)
     rows = []
     for base in options.base:
         for reward in options.reward:
-            rows.append(measure(Runs(base, options.output, reward), options.seed))
-            print(json.dumps(rows[-1]), flush=True)
+            runs = Runs(base, options.output, reward)
+            row = fine_tune_on_right(runs, options.labels) if options.labels else measure(runs, options.seed)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0

@@ -50,6 +50,16 @@ class Samples:
         items = [(text, t.solution, t.kind) for t, texts in zip(tasks, responses) for text in texts]
         self.scores = np.array(score_all(items), dtype=float).reshape(len(tasks), -1)
 
+    def right_rows(self) -> list[dict[str, str]]:
+        """Return the samples that pass as rows of a data set for SFT."""
+        found = zip(self.tasks, self.responses, self.scores)
+        return [
+            {"input": task.prompt, "output": text}
+            for task, texts, scores in found
+            for text, score in zip(texts, scores)
+            if score == 1
+        ]
+
     def labelled(self, tokenizer: Any) -> list[Labelled]:
         """Return each prompt with its tokens and true scores."""
         found = []
