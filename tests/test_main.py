@@ -12,11 +12,6 @@ from openrlhf_pf import __version__
 CLI = Path(shell.__file__).parent / "cli"
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | None:
-    monkeypatch.setattr(sys, "argv", ["openrlhf-pf", *arguments])
-    return shell.main()
-
-
 def test_each_command_is_a_module() -> None:
     assert {path.stem for path in CLI.glob("*.py")} - {"__init__"} == set(shell.COMMANDS)
 
@@ -30,31 +25,35 @@ def test_help_lists_the_commands_and_imports_none() -> None:
     assert imported <= {"openrlhf_pf", "openrlhf_pf.__main__", "openrlhf_pf._import_hook"}
 
 
-def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    assert run(monkeypatch, "--version") == 0
-    assert capsys.readouterr().out == f"openrlhf-pf {__version__}\n"
-
-
 @pytest.mark.parametrize(
-    ("name", "hint"),
-    [("analyse", "did you mean 'analyze'?"), ("xyz", "choose from analyze, collect, evaluate, preferences, ")],
+    ("arguments", "status", "out", "err"),
+    [
+        (["--version"], 0, f"openrlhf-pf {__version__}\n", ""),
+        ([], 2, "", "usage: openrlhf-pf"),
+        (["analyse"], 2, "", "openrlhf-pf: there is no command 'analyse': did you mean 'analyze'?"),
+        (
+            ["xyz"],
+            2,
+            "",
+            "openrlhf-pf: there is no command 'xyz': choose from analyze, collect, evaluate, preferences, ",
+        ),
+        (["analyze", "--output", "x"], 2, "", "analyze: there is no PATH"),
+        (["evaluate", "--help"], 0, "usage: openrlhf-pf evaluate ", ""),
+    ],
 )
-def test_unknown_command(name: str, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    assert run(monkeypatch, name) == 2
-    assert capsys.readouterr().err.startswith(f"openrlhf-pf: there is no command {name!r}: {hint}")
-
-
-def test_no_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    assert run(monkeypatch) == 2
-    assert capsys.readouterr().err.startswith("usage: openrlhf-pf")
-
-
-def test_a_command_gets_its_arguments_and_its_exit_status_is_returned(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def test_exit_status_and_what_is_printed(
+    arguments: list[str],
+    status: int,
+    out: str,
+    err: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
-    assert run(monkeypatch, "analyze", "--output", "x") == 2
-    assert "there is no PATH" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as exit_:
-        run(monkeypatch, "evaluate", "--help")
-    assert exit_.value.code == 0
-    assert capsys.readouterr().out.startswith("usage: openrlhf-pf evaluate ")
+    monkeypatch.setattr(sys, "argv", ["openrlhf-pf", *arguments])
+    try:
+        assert shell.main() == status
+    except SystemExit as exit_:  # of a command's parser
+        assert exit_.code == status
+    printed = capsys.readouterr()
+    for found, begin in ((printed.out, out), (printed.err, err)):
+        assert found.startswith(begin) and bool(found) == bool(begin)

@@ -59,10 +59,8 @@ def measure_length(
     """
     if checkpoint.length is None or not away.known.any():
         return None
-    count = np.maximum(away.known.sum(axis=1, keepdims=True), 1)
-    lengths = np.where(away.known, checkpoint.length, 0.0)
-    lengths = np.where(away.known, lengths - lengths.sum(axis=1, keepdims=True) / count, 0.0)
-    columns = (away.reward / max(np.abs(away.reward).max(), 1e-300), away.score, lengths)
+    reward = away.reward / max(np.abs(away.reward).max(), 1e-300)
+    columns = (reward, away.score, center(checkpoint.length, away.known))
     products = [(columns[i] * columns[j]).sum(axis=1) for i in range(3) for j in range(i, 3)]
     rr, rs, rl, ss, sl, ll = bootstrap.sum_up(bootstrap.block[checkpoint.prompt], products).T
     if min(rr[0], ss[0], ll[0]) <= 0:
