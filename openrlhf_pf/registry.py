@@ -18,24 +18,6 @@ from pathlib import Path
 from typing import Any
 
 
-def load(path: str) -> Any:
-    """Return what ``package.module:Class`` or ``path/to/file.py:Class`` names; None if its module has no such name.
-
-    Raises:
-        ValueError: it cannot be imported; the message is one sentence.
-    """
-    place, _, name = path.rpartition(":")
-    if not place or not name.isidentifier():
-        raise ValueError(f"'{path}' does not name a class: write package.module:Class or path/to/file.py:Class.")
-    try:
-        module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except (Exception, SystemExit) as error:
-        raise ValueError(
-            f"{place} cannot be imported ({_cause(error)}): fix the error, or give another path."
-        ) from error
-    return getattr(module, name, None)
-
-
 def load_function(file: str, name: str, given: str, wanted: str) -> Callable:
     """Return the function ``name`` of a Python file.
 
@@ -98,17 +80,26 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 def find_named(name: str, known: Mapping[str, type], what: str) -> Any:
     """Return the class called ``name``: a key of ``known``, ``package.module:Class`` or ``path/to/file.py:Class``.
 
-    What a path leads to is not checked: see :func:`check_class`.
+    What a path leads to is not checked, and None if its module has no such name: see :func:`check_class`.
 
     Raises:
         ValueError: there is no such ``what``, or a path cannot be imported; the message is one sentence.
     """
-    if ":" in name:
-        return load(name)
-    if name not in known:
+    place, colon, attribute = name.rpartition(":")
+    if not colon:
+        if name in known:
+            return known[name]
         hint = did_you_mean(name, known) or "choose one of them, or give path/to/file.py:Class."
         raise ValueError(f"there is no {what} '{name}'; there are {', '.join(known)}: {hint}")
-    return known[name]
+    if not place or not attribute.isidentifier():
+        raise ValueError(f"'{name}' does not name a class: write package.module:Class or path/to/file.py:Class.")
+    try:
+        module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except (Exception, SystemExit) as error:
+        raise ValueError(
+            f"{place} cannot be imported ({_cause(error)}): fix the error, or give another path."
+        ) from error
+    return getattr(module, attribute, None)
 
 
 def explain_flags(parser: argparse.ArgumentParser, message: str) -> str:

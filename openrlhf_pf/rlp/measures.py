@@ -1,4 +1,4 @@
-"""Measures of preference pairs: how many, how confident, how long, and how often right if true scores are known.
+"""Measures of preference pairs: how many, how long, and how often right if true scores are known.
 
 Notation used for shapes: P prompts, K pairs.
 """
@@ -13,7 +13,6 @@ from openrlhf_pf.rlp.clusters import Groups
 from openrlhf_pf.rlp.pairs import REASONS, USED, Choice, choose, list_unique_pairs
 from openrlhf_pf.rlp.samples import Prompt
 
-N_BINS = 11  # of confidence: from 0, 0.1, ... and 1 alone
 #: (K,) rows of the number of the prompt text, and the weight of the pair in the column that its true scores put it
 #: in: the winner's is higher, lower, equal.
 Order = list[tuple[int, float, float, float]]
@@ -22,12 +21,12 @@ Order = list[tuple[int, float, float, float]]
 def measure(
     prompts: Sequence[Prompt], groups: Sequence[Groups], choices: Sequence[Choice], pairs: int, seed: int
 ) -> dict[str, Any]:
-    """Return counts, the histogram of confidence, lengths and orders of the pairs, ``pairs`` a prompt at most.
+    """Return counts, lengths and orders of the pairs, ``pairs`` a prompt at most.
 
     Returns:
         ``prompts``, ``texts``, ``samples``, ``used``, ``pairs``: several prompts may have one text, and their equal
-        pairs count once. ``skipped``: reason to number. ``confidence``: a row per bin. ``lengths``: in characters and
-        tokens. ``orders``: kind of pairs to :data:`Order`, empty without true scores.
+        pairs count once. ``skipped``: reason to number. ``lengths``: in characters and tokens. ``orders``: kind of
+        pairs to :data:`Order`, empty without true scores.
     """
     reasons = Counter(choice.reason for choice in choices)
     return {
@@ -37,17 +36,9 @@ def measure(
         "used": reasons[USED],
         "pairs": len(list_unique_pairs(prompts, choices)),
         "skipped": {reason: reasons[reason] for reason in REASONS if reasons[reason]},
-        "confidence": _count_confidence(choices),
         "lengths": _average_lengths(prompts, choices),
         "orders": _compare_orders(prompts, groups, choices, pairs, seed),
     }
-
-
-def _count_confidence(choices: Iterable[Choice]) -> list[dict[str, float]]:
-    known = [choice for choice in choices if choice.reason != "not_clustered"]
-    bins = [min(int(10 * choice.confidence + 1e-9), N_BINS - 1) for choice in known]
-    total, used = Counter(bins), Counter(bin for bin, choice in zip(bins, known) if choice.reason == USED)
-    return [{"from": bin / 10, "prompts": total[bin], "used": used[bin]} for bin in range(N_BINS)]
 
 
 def _average_lengths(prompts: Sequence[Prompt], choices: Sequence[Choice]) -> dict[str, dict[str, float | None]]:

@@ -12,20 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 #: Columns that are read, and what a file may call them.
-COLUMNS = {
-    "prompt": ("prompt",),
-    "response": ("response",),
-    "reward": ("reward",),
-    "label": ("label",),
-    "score": ("score",),
-    "truncated": ("truncated",),
-    "checkpoint": ("checkpoint",),
-    "step": ("step",),
-    "group": ("group",),
-    "tokens": ("response_tokens", "response_length", "length"),
-}
-COLUMN_NAMES = tuple(name for names in COLUMNS.values() for name in names)
 REQUIRED = ("prompt", "response", "reward")
+COLUMNS = {name: (name,) for name in (*REQUIRED, "label", "score", "truncated", "checkpoint", "step", "group")}
+COLUMNS["tokens"] = ("response_tokens", "response_length", "length")
+COLUMN_NAMES = tuple(name for names in COLUMNS.values() for name in names)
 MIN_SAMPLES = 2  # of a prompt: one response alone has nothing to agree or disagree with
 _FLAGS = {"": False, "false": False, "0": False, "true": True, "1": True}
 

@@ -7,8 +7,7 @@ subclass, named ``package.module:Class`` or ``path/to/file.py:Class``. On numpy;
 from collections.abc import Sequence
 
 from openrlhf_pf import registry
-from openrlhf_pf.selection.base import PromptSelection
-from openrlhf_pf.selection.posterior import Posterior
+from openrlhf_pf.selection.base import Posterior, PromptSelection
 from openrlhf_pf.selection.strategies import Target, Uniform, Vade, expected_gain
 
 SELECTIONS: dict[str, type[PromptSelection]] = {"uniform": Uniform, "vade": Vade, "target": Target}

@@ -108,7 +108,7 @@ class Collector:
         nothing = np.zeros(batch.rewards.shape)  # no filter has weighed them, and none of them trains
         rows = rollout.log_rows(nothing, Draw(nothing.astype(np.int64)), batch, self.tokenizer)
         if self.args.collect.score_twice:
-            rows["reward_again"] = self.score_again(rollout)
+            rows["reward_again"] = self._score_again(rollout)
         name = self.args.collect.checkpoint or self.args.actor.model_name_or_path
         rows["checkpoint"] = [name] * len(rows["prompt"])
         rows["group"] = [places.start + group for group in rows["group"]]
@@ -117,10 +117,10 @@ class Collector:
         if self.true_score is not None:
             self._check_scored(file, rollout.scores)
 
-    def score_again(self, rollout: Rollout) -> list[float]:
+    def _score_again(self, rollout: Rollout) -> list[float]:
         """Return the (samples,) rewards of a second scoring; NaN where it fails."""
         if self.reward_again is None:
-            return self.maker.score_again(rollout)
+            return self.maker.forward_rewards(rollout.samples).tolist()
         scored = self.reward_again.score_samples(rollout.samples, self.tokenizer)
         return [float(np.float32(reward)) for reward, _ in scored]  # as OpenRLHF stores the first one
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -137,21 +137,18 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             self.stop_rule = StopRule(given.sample_filter_stop_below, given.sample_filter_stop_window or STOP_WINDOW)
         self._warned_of_no_scores = False
         self.correction = Correction(given, self.seed) if corrects(given) else None
-        self.log = self._open_log()
+        self.log: RolloutLog | None = None
+        if given.sample_filter_log:
+            # The log's thread decodes texts while the trainer uses its tokenizer, which must not be shared.
+            self._log_tokenizer = copy.deepcopy(self.tokenizer)
+            about = {"filter": given.sample_filter, "keep": self.filter.keep, "mode": self.mode, "seed": self.seed}
+            self.log = RolloutLog(given.sample_filter_log, {name: str(value) for name, value in about.items()})
         # The parent reshapes rewards to (prompts, samples per prompt): it gets the shape that trains.
         self.args = with_samples_per_prompt(given, 1 if self.ragged or self.own_baseline else self.filter.keep)
         if self.own_baseline:
             self.args = without_baseline(self.args)
         self.strategy = copy.copy(self.strategy)
         self.strategy.args = self.args
-
-    def _open_log(self) -> RolloutLog | None:
-        if not self.given.sample_filter_log:
-            return None
-        # The log's thread decodes texts while the trainer uses its tokenizer, which must not be shared.
-        self._log_tokenizer = copy.deepcopy(self.tokenizer)
-        settings = {"filter": self.given.sample_filter, "keep": self.filter.keep, "mode": self.mode, "seed": self.seed}
-        return RolloutLog(self.given.sample_filter_log, {name: str(value) for name, value in settings.items()})
 
     # ── Ranks ──
 
@@ -204,8 +201,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             tokenizer = self._log_tokenizer
             self.log.write(self.step + 1, lambda: rollout.log_parts(weights, drawn, batch, tokenizer))
         if not kept:
-            self._check_rewards(batch)
-            raise NothingToTrain(self._explain_nothing(batch))
+            self._raise_reason(batch)
         return super().make_experience_batch(pad_to_multiple(keep_common_info(kept), self._ranks))
 
     def score(self, rollout: Rollout, true_score: TrueScore | None = None) -> None:
@@ -217,10 +213,6 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             true_score(rollout.samples, self.tokenizer)
             rollout.has_true_scores = True
 
-    def score_again(self, rollout: Rollout) -> list[float]:
-        """Return the (samples,) rewards of a second scoring by the local reward model."""
-        return self._forward_rewards(rollout.samples).tolist()
-
     def _score_by_models(self, rollout: Rollout, learns: bool = False) -> None:
         """Score every sample by the reward models; ``learns``: have some judged, from which the correction learns."""
         samples = rollout.samples
@@ -229,34 +221,24 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
                 given = torch.from_numpy(numbers_of(samples, "rewards", 1).ravel()).float()
                 _give_rewards(samples, self._correct(rollout, given, learns))
             return
-        if (rule := reward_rule(self.given)) != "main":
-            return self._score_by_members(rollout, rule)
-        scored = self._forward_rewards(samples)
-        _give_rewards(samples, scored if self.correction is None else self._correct(rollout, scored, learns))
-        names = reward_models(self.given)
-        if names:
-            main = self.given.reward.model_name_or_path
-            by_model = [
-                scored.reshape(len(scored), -1)[:, 0] if name == main else self._forward_rewards(samples, name)
-                for name in names
-            ]
-            rollout.model_names = names
-            rollout.model_rewards = torch.stack(by_model).double().reshape(len(names), -1, rollout.n_samples).numpy()
-
-    def _score_by_members(self, rollout: Rollout, rule: str) -> None:
-        """Score samples by all reward models, or each prompt by one, and set the rewards that the rule combines."""
-        samples, names = rollout.samples, member_models(self.given)
+        rule, main = reward_rule(self.given), self.given.reward.model_name_or_path
+        names = reward_models(self.given) if rule == "main" else member_models(self.given)
         seed = derive_seed(self.seed, f"member/{self.step}")
-        scores = assign_members(rule, len(names), len(rollout.groups), seed).repeat(rollout.n_samples, axis=1)
-        by_model = np.full(scores.shape, np.nan)
-        for member, places in enumerate(map(np.flatnonzero, scores)):
-            if len(places):
-                model = names[member] if member else None
-                by_model[member, places] = self._forward_rewards([samples[p] for p in places], model).double().numpy()
-        rollout.model_names = names
-        rollout.model_rewards = by_model.reshape(len(names), -1, rollout.n_samples)
-        rewards = torch.from_numpy(combine_members(rule, rollout.model_rewards).ravel()).float()
-        _give_rewards(samples, rewards)
+        asked = assign_members(rule, len(names), len(rollout.groups), seed).repeat(rollout.n_samples, axis=1)
+        by_model = np.full(asked.shape, np.nan)
+        if rule == "main":
+            scored = self.forward_rewards(samples)
+            _give_rewards(samples, scored if self.correction is None else self._correct(rollout, scored, learns))
+            by_model[[name == main for name in names]] = scored.reshape(len(scored), -1)[:, 0].double().numpy()
+        for rewards, name, places in zip(by_model, names, map(np.flatnonzero, asked)):
+            if len(places) and (rule != "main" or name != main):
+                model = None if name == main else name
+                rewards[places] = self.forward_rewards([samples[p] for p in places], model).double().numpy()
+        if names:
+            rollout.model_names = names
+            rollout.model_rewards = by_model.reshape(len(names), -1, rollout.n_samples)
+        if rule != "main":
+            _give_rewards(samples, torch.from_numpy(combine_members(rule, rollout.model_rewards).ravel()).float())
 
     def _correct(self, rollout: Rollout, scored: Tensor, learns: bool) -> Tensor:
         """Return the (samples,) rewards that train: the given ones, bit for bit, before there are enough labels.
@@ -304,7 +286,7 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         rank_by = self.given.sample_filter_rank_by or "reward"
         return rollout.filter_batch(rank_by, generator, self.step, self.tokenizer)
 
-    def _forward_rewards(self, samples: list[Experience], model: str | None = None) -> Tensor:
+    def forward_rewards(self, samples: list[Experience], model: str | None = None) -> Tensor:
         """Return the (samples,) scores of a reward model: OpenRLHF's, or the named one of the ensemble.
 
         With a correction, (samples, 1 + d) of OpenRLHF's: the scores and the states that they were read from.
@@ -382,24 +364,21 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         self._places = [places[kept] for kept in repeats]
         return [self.rollout.samples[place] for place in places]
 
-    def _check_rewards(self, batch: FilterBatch) -> None:
-        prompts, n_samples = batch.rewards.shape
-        if prompts > 1 and not batch.usable.any():
-            reward = self.given.reward
-            source = self.given.train.agent_func_path or reward.remote_url or reward.model_name_or_path
-            raise NoRewards(
-                f"none of the {prompts} x {n_samples} samples of step {self.step + 1} has a usable reward from "
-                f"{', '.join(source) if isinstance(source, list) else source}"
-            )
-
-    def _explain_nothing(self, batch: FilterBatch) -> str:
-        rewards = batch.rewards[batch.usable]
-        if not len(rewards):
-            return "no sample has a usable reward: check the reward model or function"
-        among = f"among rewards from {float(rewards.min()):g} to {float(rewards.max()):g}"
-        if not self._weights.any():
-            return f"--sample_filter {self.given.sample_filter} keeps no sample {among}: check its options"
-        return f"--sample_filter {self.given.sample_filter} keeps fewer samples than the ranks can share {among}"
+    def _raise_reason(self, batch: FilterBatch) -> NoReturn:
+        given, (prompts, n_samples) = self.given, batch.rewards.shape
+        if batch.usable.any():
+            rewards = batch.rewards[batch.usable]
+            what = "fewer samples than the ranks can share" if self._weights.any() else "no sample"
+            among = f"among rewards from {float(rewards.min()):g} to {float(rewards.max()):g}"
+            hint = "" if self._weights.any() else ": check its options"
+            raise NothingToTrain(f"--sample_filter {given.sample_filter} keeps {what} {among}{hint}")
+        if prompts == 1:
+            raise NothingToTrain("no sample has a usable reward: check the reward model or function")
+        source = given.train.agent_func_path or given.reward.remote_url or given.reward.model_name_or_path
+        raise NoRewards(
+            f"none of the {prompts} x {n_samples} samples of step {self.step + 1} has a usable reward from "
+            f"{', '.join(source) if isinstance(source, list) else source}"
+        )
 
     # ── What the parent calls ──
 

@@ -152,10 +152,6 @@ class Rollout:
             apply_length_penalties([self._penalized], args)
         return self._penalized
 
-    def _context_array(self, name: str, dtype: type) -> NDArray | None:
-        values = read_context(self.groups, name)
-        return None if values is None else np.array(values, dtype=dtype)
-
     def filter_batch(self, rank_by: str, generator: Any, step: int, tokenizer: Any) -> FilterBatch:
         """Return what the filter reads; ``rank_by`` as in ``--sample_filter_rank_by``."""
         batch = FilterBatch(
@@ -168,8 +164,8 @@ class Rollout:
             responses=lambda: [[_response_text(sample, tokenizer) for sample in group] for group in self.groups],
             labels=lambda: [_label(group[0]) or "" for group in self.groups],
             datasources=read_context(self.groups, "datasource"),
-            posterior_mean=self._context_array("posterior_mean", np.float64),
-            visits=self._context_array("visits", np.int64),
+            posterior_mean=read_context(self.groups, "posterior_mean"),
+            visits=read_context(self.groups, "visits"),
             scores=self.scores if self.unseen_rewards is None else None,  # no filter learns from their own rewards
             extra_logs=lambda: self.extra_logs,
             model_rewards=self.model_rewards,
@@ -205,7 +201,7 @@ class Rollout:
             "prompt": prompts,
             "response": [_response_text(sample, tokenizer) for sample in samples],
             "label": [_label(sample) for sample in samples],
-            "prompt_tokens": [_first_action(sample) for sample in samples],
+            "prompt_tokens": [_response_span(sample).start for sample in samples],
             "response_tokens": self.response_lengths[groups].ravel().tolist(),
             "truncated": [None if s.truncated is None else bool(s.truncated) for s in samples],
             "reward": [None if s.rewards is None else float(reward) for s, reward in zip(samples, rewards)],
@@ -224,17 +220,16 @@ def _label(sample: Experience) -> str | None:
     return None if label is None else str(label)
 
 
-def _first_action(sample: Experience) -> int:
-    """Return the number of tokens before the first one that the policy wrote; all if it wrote none."""
-    written = sample.action_mask[0].nonzero()
-    return int(written[0]) + 1 if len(written) else sample.sequences.shape[1]
+def _response_span(sample: Experience) -> slice:
+    """Return the places from the first token that the policy wrote to the last, with an environment's answers in
+    between; none at the end if it wrote none.
+    """
+    written, size = sample.action_mask[0].nonzero(), sample.sequences.shape[1]
+    return slice(1 + int(written[0]), 2 + int(written[-1])) if len(written) else slice(size, size)
 
 
 def _response_tokens(sample: Experience) -> NDArray[np.int64]:
-    """Return the tokens from the first that the policy wrote to the last, with an environment's answers in between."""
-    written = sample.action_mask[0].nonzero()
-    start, end = (1 + int(written[0]), 2 + int(written[-1])) if len(written) else (0, 0)
-    return sample.sequences[0, start:end].numpy()
+    return sample.sequences[0, _response_span(sample)].numpy()
 
 
 def _response_text(sample: Experience, tokenizer: Any) -> str:

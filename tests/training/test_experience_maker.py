@@ -26,22 +26,12 @@ CORRECTION = [f"is_correction_{name}" for name in ("level", "mode", "gating", "t
 # ── Who sees what ──
 
 
-def test_the_reward_model_scores_all_and_the_actor_sees_the_kept():
-    maker = make_maker()
-    samples = [sample(g, None, token=100 * g + t) for g in range(2) for t in (3, 1, 4, 2)]
-    experiences = maker.make_experience_batch(samples)
-    # The stand-in reward is the token: best and worst of each prompt are 4 and 1.
-    assert trained_tokens(experiences) == [1, 4, 101, 104]
-    assert sum(maker.reward_model_group.calls[0][0]) == 8
-    assert sum(maker.actor_model_group.calls[0][0]) == 4
-
-
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_scores_come_back_in_the_order_of_the_samples(dynamic):
     settings = {"actor.num_nodes": 1, "actor.num_gpus_per_node": 1, "rollout.max_tokens_per_gpu": 6}
     maker = make_maker(**{"train.dynamic_batch_enable": dynamic} | settings)
     samples = [sample(g, None, token=10 * g + t) for g in range(2) for t in (3, 1, 4, 2)]
-    assert maker._forward_rewards(samples).tolist() == [3, 1, 4, 2, 13, 11, 14, 12]
+    assert maker.forward_rewards(samples).tolist() == [3, 1, 4, 2, 13, 11, 14, 12]
     assert all(s.index is None for s in samples), "a sample gets its place when it is kept"
 
 

@@ -168,32 +168,32 @@ def task_error(cause):
 
 
 @pytest.mark.parametrize(
-    "kind, said",
+    "error, said",
     [
-        ("RolloutRayActor", "a vLLM engine (process 4711 on 10.0.0.2) died"),
-        ("PolicyModelActor", "a worker of the actor (process 4711 on 10.0.0.2) died"),
-        ("FilteringTrainingActor", "the process of FilteringTrainingActor (process 4711 on 10.0.0.2) died"),
+        (RuntimeError(DIED.format("RolloutRayActor")), "a vLLM engine (process 4711 on 10.0.0.2) died"),
+        (RuntimeError(DIED.format("PolicyModelActor")), "a worker of the actor (process 4711 on 10.0.0.2) died"),
+        (
+            RuntimeError(DIED.format("CorrectedRewardModelActor")),
+            "a worker of the reward models (process 4711 on 10.0.0.2) died",
+        ),
+        (
+            RuntimeError(DIED.format("FilteringTrainingActor")),
+            "the process of FilteringTrainingActor (process 4711 on 10.0.0.2) died",
+        ),
+        (
+            RuntimeError(INIT_FAILED.format("RolloutRayActor")),
+            "a vLLM engine could not start (FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/r.py')",
+        ),
+        (task_error(task_error(ValueError("no reward\nand more"))), "ValueError: no reward"),
+        (RuntimeError(), "RuntimeError"),
+        *(
+            (task_error(RuntimeError(cause)), f"a file could not be written ({cause}): is there space in {{path}}?")
+            for cause in ("cc:858] . PytorchStreamWriter failed writing", "cc:672] . unexpected pos 128 vs 0")
+        ),
     ],
 )
-def test_who_died_is_named(args, kind, said):
-    assert faults.find_reason(RuntimeError(DIED.format(kind)), args) == said
-
-
-def test_who_could_not_start_is_named_and_why(args):
-    said = "a vLLM engine could not start (FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/r.py')"
-    assert faults.find_reason(RuntimeError(INIT_FAILED.format("RolloutRayActor")), args) == said
-
-
-def test_of_nested_failures_the_innermost_is_named(args):
-    error = task_error(task_error(ValueError("no reward\nand more")))
-    assert faults.find_reason(error, args) == "ValueError: no reward"
-    assert faults.find_reason(RuntimeError(), args) == "RuntimeError"
-
-
-@pytest.mark.parametrize("said", ["858] . PytorchStreamWriter failed writing", "672] . unexpected pos 128 vs 0"])
-def test_a_full_disk_is_named(args, said):
-    error = task_error(RuntimeError(f"[enforce fail at inline_container.cc:{said}"))
-    assert faults.find_reason(error, args).endswith(f"is there space in {args.ckpt.path}?")
+def test_what_has_failed_is_named_and_of_nested_failures_the_innermost(args, error, said):
+    assert faults.find_reason(error, args) == said.format(path=args.ckpt.path)
 
 
 def test_the_hint_names_the_checkpoint_to_resume_from(args, tmp_path):
@@ -202,9 +202,8 @@ def test_the_hint_names_the_checkpoint_to_resume_from(args, tmp_path):
     place = tmp_path / "_actor" / "global_step4"
     place.mkdir(parents=True)
     (place / "mp_rank_00_model_states.pt").write_bytes(b"older format")
-    assert (
-        faults.resume_hint(args) == f"the same command with --ckpt.load_enable resumes from global_step4 in {tmp_path}"
-    )
+    hint = f"the same command with --ckpt.load_enable resumes from global_step4 in {tmp_path}"
+    assert faults.resume_hint(args) == hint
 
 
 def test_a_failure_is_one_sentence_after_the_traceback_and_status_1(args, capsys, monkeypatch):

@@ -14,8 +14,7 @@ import torch
 
 pytest.importorskip("openrlhf")
 
-from openrlhf.utils.config import hierarchize
-from rollouts import MINIMAL
+from rollouts import MINIMAL, namespace
 from torch.utils.file_baton import FileBaton
 
 from openrlhf_pf import _import_hook
@@ -202,14 +201,13 @@ def test_the_cpu_patch_leaves_accelerators_and_other_types_alone(monkeypatch):
 # ── The import hook ──
 
 
-def write_openrlhf(site: Path, *modules: str) -> None:
-    """A package openrlhf.cli in `site` whose modules say that they are OpenRLHF's own."""
+def write_openrlhf(site: Path, module: str) -> None:
+    """A package openrlhf.cli in `site` whose module says that it is OpenRLHF's own."""
     cli = site / "openrlhf" / "cli"
     cli.mkdir(parents=True)
     for folder in (cli.parent, cli):
         (folder / "__init__.py").touch()
-    for module in modules:
-        (cli / f"{module}.py").write_text(f"print('{module} of OpenRLHF')\n")
+    (cli / f"{module}.py").write_text(f"print('{module} of OpenRLHF')\n")
 
 
 def run_python(site: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -230,23 +228,23 @@ def test_the_one_name_gets_the_launcher_and_every_other_one_is_left_alone() -> N
     assert launcher.is_file() and find_spec("openrlhf.cli.train_ppo").origin == str(launcher)
 
 
-def test_the_name_is_served_where_openrlhf_lacks_it(tmp_path: Path) -> None:
-    write_openrlhf(tmp_path, "train_sft")
-    code = "import importlib.util as u; print(u.find_spec('openrlhf.cli.train_ppo').origin)"
-    assert run_python(tmp_path, "-c", code).stdout.strip() == str(ROOT / "openrlhf_pf" / "cli" / "train_ppo.py")
-    assert run_python(tmp_path, "-m", "openrlhf.cli.train_sft").stdout == "train_sft of OpenRLHF\n"
+FIND = "import importlib.util as u; print(u.find_spec('openrlhf.cli.train_ppo').origin)"
 
 
-def test_openrlhfs_own_module_wins(tmp_path: Path) -> None:
-    write_openrlhf(tmp_path, "train_ppo")
-    result = run_python(tmp_path, "-m", "openrlhf.cli.train_ppo")
-    assert (result.stdout, result.returncode) == ("train_ppo of OpenRLHF\n", 0)
-
-
-def test_without_openrlhf_the_usual_error(tmp_path: Path) -> None:
-    result = run_python(tmp_path, "-c", "import openrlhf.cli.train_ppo")
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'openrlhf'"
+@pytest.mark.parametrize(
+    "own, arguments, status, last",
+    [
+        ("train_sft", ("-c", FIND), 0, str(ROOT / "openrlhf_pf" / "cli" / "train_ppo.py")),
+        ("train_sft", ("-m", "openrlhf.cli.train_sft"), 0, "train_sft of OpenRLHF"),
+        ("train_ppo", ("-m", "openrlhf.cli.train_ppo"), 0, "train_ppo of OpenRLHF"),
+        (None, ("-c", "import openrlhf.cli.train_ppo"), 1, "ModuleNotFoundError: No module named 'openrlhf'"),
+    ],
+)
+def test_the_name_is_served_where_openrlhf_lacks_it(tmp_path: Path, own, arguments, status, last) -> None:
+    if own is not None:
+        write_openrlhf(tmp_path, own)
+    result = run_python(tmp_path, *arguments)
+    assert (result.returncode, (result.stdout + result.stderr).splitlines()[-1]) == (status, last)
 
 
 def test_start_up_imports_the_hook_and_nothing_else(tmp_path: Path) -> None:
@@ -262,13 +260,9 @@ def test_start_up_imports_the_hook_and_nothing_else(tmp_path: Path) -> None:
 # ── Placement: the GPUs that the flags ask for ──
 
 PLACEMENT = {
-    "train.colocate_all": False,
-    "train.colocate_actor_ref": False,
-    "train.colocate_critic_reward": False,
     "train.async_enable": False,
     "algo.kl.init_coef": 0.1,
     "critic.model_name_or_path": "c",
-    "reward.remote_url": None,
     "vllm.num_engines": 1,
     "vllm.tensor_parallel_size": 2,
     **{f"{name}.num_nodes": 1 for name in ("actor", "critic", "reward", "ref")},
@@ -290,8 +284,7 @@ PLACEMENT = {
     ],
 )
 def test_requested_gpus_are_what_openrlhf_places(flags, expected):
-    args = hierarchize(argparse.Namespace(**PLACEMENT | flags))
-    assert placement.requested_gpus(args) == expected
+    assert placement.requested_gpus(namespace(**PLACEMENT | flags)) == expected
 
 
 def with_gpus(monkeypatch, counts, head):

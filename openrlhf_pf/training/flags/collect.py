@@ -16,11 +16,10 @@ from openrlhf_pf.training.flags.reward_models import check_reward_models
 from openrlhf_pf.training.flags.true_scores import load_reward_func
 
 FLAGS = (
-    Flag("--collect.output", "where the samples go, as Parquet files", required=True, metavar="DIR"),
+    Flag("--collect.output DIR", "where the samples go, as Parquet files", required=True),
     Flag(
-        "--collect.score",
+        "--collect.score FILE.py",
         "file whose reward_func(queries, prompts, labels) returns the true score, as scores or as rewards",
-        metavar="FILE.py",
     ),
     Flag(
         "--collect.unscored",
@@ -33,14 +32,13 @@ FLAGS = (
         action="store_true",
         default=None,  # not False: older records have no such entry
     ),
-    Flag("--collect.checkpoint", "name of the policy in the column checkpoint", metavar="NAME"),
-    Flag("--collect.max_prompts", "stop after this many prompts", type=int, metavar="P"),
+    Flag("--collect.checkpoint NAME", "name of the policy in the column checkpoint"),
+    Flag("--collect.max_prompts P", "stop after this many prompts", type=int),
     Flag(
-        "--collect.workers",
+        "--collect.workers W",
         "calls of reward_func at a time (default: one per core)",
         type=int,
         default=os.cpu_count(),
-        metavar="W",
     ),
 )
 

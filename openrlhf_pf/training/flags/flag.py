@@ -7,10 +7,12 @@ from typing import Any
 
 
 class Flag:
-    """A flag as ``argparse`` takes it: its name, its help, and the settings of ``add_argument``."""
+    """A flag as the help shows it (``--sample_filter_keep K``), and the settings of ``add_argument``."""
 
-    def __init__(self, name: str, help: str, **settings: Any) -> None:
-        self.name, self.settings = name, {"help": help, **settings}
+    def __init__(self, usage: str, help: str, **settings: Any) -> None:
+        self.name, *values = usage.split()
+        metavar = {"metavar": tuple(values) if len(values) > 1 else values[0]} if values else {}
+        self.settings = {"help": help, **metavar, **settings}
 
 
 def add_group(parser: argparse.ArgumentParser, title: str, description: str, flags: Iterable[Flag]) -> None:

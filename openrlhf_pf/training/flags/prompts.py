@@ -15,42 +15,37 @@ FLAGS = (
         choices=("none", "flat", "variance_top_p", "band"),
     ),
     Flag(
-        "--sample_filter_drop_tolerance",
+        "--sample_filter_drop_tolerance R",
         "for --sample_filter_drop flat: rewards this close count as equal (default: 0, except rounding)",
         type=float,
-        metavar="R",
     ),
     Flag(
-        "--sample_filter_drop_share",
+        "--sample_filter_drop_share P",
         f"for --sample_filter_drop variance_top_p: the share of the variance that is kept (default: {VARIANCE_SHARE})",
         type=float,
-        metavar="P",
     ),
     Flag(
-        "--sample_filter_drop_band",
+        "--sample_filter_drop_band LOW HIGH",
         "for --sample_filter_drop band: lowest and highest mean true score, or mean reward if there are no scores",
         type=float,
         nargs=2,
-        metavar=("LOW", "HIGH"),
     ),
     Flag(
-        "--sample_filter_refill",
+        "--sample_filter_refill R",
         "replace prompts of which nothing trains by further ones, as long as a step samples at most R times its "
         "prompts (default: a step has fewer)",
         type=float,
-        metavar="R",
     ),
 )
 
 SELECTION_FLAGS = (
     Flag(
-        "--prompt_selection",
+        "--prompt_selection NAME",
         f"which prompts a rollout takes: {', '.join(SELECTIONS)}, or package.module:Class or path/to/file.py:Class "
         "(default: none, which is OpenRLHF's own loader)",
         default="none",
-        metavar="NAME",
     ),
-    Flag("--prompt_selection_options", "options of the selection", nargs="+", metavar="KEY=VALUE"),
+    Flag("--prompt_selection_options KEY=VALUE", "options of the selection", nargs="+"),
     Flag(
         "--prompt_selection_success",
         "what a response's success is taken from: the true score, or the reward (default: score if the reward "
@@ -58,18 +53,12 @@ SELECTION_FLAGS = (
         choices=("score", "reward"),
     ),
     Flag(
-        "--prompt_selection_success_above",
+        "--prompt_selection_success_above S",
         "a response succeeds if that is above S (default: it lies between 0 and 1 and counts as a fraction of a "
         "success)",
         type=float,
-        metavar="S",
     ),
-    Flag(
-        "--prompt_selection_seed",
-        "seed of the selection (default: --train.seed)",
-        type=int,
-        metavar="SEED",
-    ),
+    Flag("--prompt_selection_seed SEED", "seed of the selection (default: --train.seed)", type=int),
 )
 
 

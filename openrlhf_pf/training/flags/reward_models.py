@@ -7,9 +7,8 @@ from openrlhf_pf.training.flags.sample_filter import GROUP_ESTIMATORS, corrects
 
 FLAGS = (
     Flag(
-        "--sample_filter_reward_models",
+        "--sample_filter_reward_models A,B,C",
         "further local reward models that score every sample, for filters and for the log",
-        metavar="A,B,C",
     ),
     Flag(
         "--sample_filter_rank_by",

@@ -31,23 +31,15 @@ FLAGS_OF_A_FILTER = ("keep", "mode", "options", "baseline", "rank_by", "probe", 
 
 FLAGS = (
     Flag(
-        "--sample_filter",
+        "--sample_filter NAME",
         f"which samples of a prompt train: {', '.join(FILTERS)}, auto, or package.module:Class "
         "or path/to/file.py:Class (default: none, which is OpenRLHF unchanged)",
         default="none",
-        metavar="NAME",
     ),
     Flag(
-        "--sample_filter_report",
-        "for auto: the report.json of openrlhf-pf analyze, whose recommendation is used",
-        metavar="FILE",
+        "--sample_filter_report FILE", "for auto: the report.json of openrlhf-pf analyze, whose recommendation is used"
     ),
-    Flag(
-        "--sample_filter_keep",
-        "samples per prompt that train (default: 1 for best_of_n, else 2)",
-        type=int,
-        metavar="K",
-    ),
+    Flag("--sample_filter_keep K", "samples per prompt that train (default: 1 for best_of_n, else 2)", type=int),
     Flag(
         "--sample_filter_mode",
         "how weights become samples: select exactly K per prompt with least variance, resample K times independently, "
@@ -55,11 +47,10 @@ FLAGS = (
         choices=DRAWS,
     ),
     Flag(
-        "--sample_filter_options",
+        "--sample_filter_options KEY=VALUE",
         "options of the filter, e.g. weights=0.5,0,0.5 (rank_weights), low=0.2 high=0.8 unit=quantile (top, "
         "top_bottom, top_random), power=2 (reward_power)",
         nargs="+",
-        metavar="KEY=VALUE",
     ),
     Flag(
         "--sample_filter_baseline",
@@ -67,17 +58,8 @@ FLAGS = (
         "group, and flash_reinforce from those of all prompts (default: kept)",
         choices=("kept", "group"),
     ),
-    Flag(
-        "--sample_filter_log",
-        "directory for the rollout log: every scored sample, one Parquet file per step",
-        metavar="DIR",
-    ),
-    Flag(
-        "--sample_filter_seed",
-        "seed of tie-breaking and draws (default: --train.seed)",
-        type=int,
-        metavar="SEED",
-    ),
+    Flag("--sample_filter_log DIR", "directory for the rollout log: every scored sample, one Parquet file per step"),
+    Flag("--sample_filter_seed SEED", "seed of tie-breaking and draws (default: --train.seed)", type=int),
 )
 
 

@@ -13,35 +13,26 @@ STOP_WINDOW = 10
 
 FLAGS = (
     Flag(
-        "--sample_filter_probe",
+        "--sample_filter_probe DATA",
         f"for {', '.join(LEARNING)}: prompts that are sampled and scored only for the filter to learn from, any data "
         "set that OpenRLHF reads",
-        metavar="DATA",
     ),
+    Flag("--sample_filter_probe_every M", "steps between two evaluations of the probe (default: 10)", type=int),
     Flag(
-        "--sample_filter_probe_every",
-        "steps between two evaluations of the probe (default: 10)",
-        type=int,
-        metavar="M",
-    ),
-    Flag(
-        "--sample_filter_probe_score",
+        "--sample_filter_probe_score FILE.py",
         "file whose reward_func returns the true score of the probe's samples, or of those of "
         "--sample_filter_correct; needed if rewards come from a local reward model",
-        metavar="FILE.py",
     ),
     Flag(
-        "--sample_filter_stop_below",
+        "--sample_filter_stop_below R",
         "end training, with a checkpoint, when the reward's pairwise accuracy within prompts is significantly below "
         "this share, over a window of rollouts",
         type=float,
-        metavar="R",
     ),
     Flag(
-        "--sample_filter_stop_window",
+        "--sample_filter_stop_window M",
         f"rollouts (or evaluations of the probe) in that window (default: {STOP_WINDOW})",
         type=int,
-        metavar="M",
     ),
 )
 

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 from openrlhf_pf.files import replace_file
 from openrlhf_pf.training.startup import say
@@ -19,27 +20,22 @@ _STEP = re.compile(r"global_step(\d+)")  # also the best ones: best_global_step3
 _SHARD = re.compile(r"zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 
 
-class Model:
+class Model(NamedTuple):
     """The checkpoints of one model.
 
-    Args:
+    Attributes:
         folder: where DeepSpeed keeps them.
         shards: files that ZeRO splits the optimizer's state of one checkpoint into.
     """
 
-    def __init__(self, folder: Path, shards: int) -> None:
-        self.folder, self.shards = folder, shards
-        self._latest_file = folder / "latest"
+    folder: Path
+    shards: int
 
     @property
     def latest(self) -> str:
         """The tag that DeepSpeed would load; empty if there is none."""
-        return self._latest_file.read_text().strip() if self._latest_file.exists() else ""
-
-    @latest.setter
-    def latest(self, tag: str) -> None:
-        with replace_file(self._latest_file) as file:
-            file.write(tag)
+        file = self.folder / "latest"
+        return file.read_text().strip() if file.exists() else ""
 
     def tags(self) -> set[str]:
         """Return the tags of all checkpoints, complete or not."""
@@ -90,7 +86,7 @@ def find_newest(models: list[Model]) -> tuple[str | None, Mapping[str, str]]:
     # If a step has two, one of which is the best so far, the one that DeepSpeed would load.
     order = sorted(tags, key=lambda tag: (_step_of(tag), tag in named, tag), reverse=True)
     if len(named) == 1:  # the usual case: the one that all models name, even if there are newer ones
-        order = [*(tag for tag in order if tag in named), *(tag for tag in order if tag not in named)]
+        order.sort(key=lambda tag: tag not in named)
     faults: dict[str, str] = {}
     for tag in order:
         fault = next((fault for model in models if (fault := model.find_fault(tag))), None)
@@ -143,4 +139,5 @@ def choose_checkpoint(args: SimpleNamespace) -> None:
             f"model{f' ({why})' if why else ''}."
         )
     for model in changed:
-        model.latest = tag
+        with replace_file(model.folder / "latest") as file:
+            file.write(tag)

@@ -25,7 +25,6 @@ EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = _read_signatures("""
     trainer.ppo_utils.experience_maker:RemoteExperienceMaker.__init__(self, actor_model_group, critic_model_group,
         reward_model_group, initial_model_group, kl_controller, strategy, tokenizer, kwargs)
     trainer.ppo_utils.experience_maker:RemoteExperienceMaker.make_experience_batch(self, rollout_samples)
-    trainer.ppo_utils.experience_maker:RemoteExperienceMaker.make_experience(self, samples_list)
     trainer.ppo_utils.experience_maker:RemoteExperienceMaker.split_rollout_samples(self, rollout_samples)
     trainer.ppo_utils.experience_maker:RemoteExperienceMaker.compute_advantages_and_returns(self, experiences)
     trainer.ppo_utils.experience_maker:RemoteExperienceMaker._dispatch_forward(self, group, sync_condition, kwargs)
@@ -63,14 +62,7 @@ EXPECTED_PARAMETERS: dict[str, tuple[str, ...]] = _read_signatures("""
     trainer.ray.launcher:RayActorGroup.async_init_model_from_pretrained(self, args, kwargs)
     trainer.ray.launcher:RewardModelActor.init_model_from_pretrained(self, strategy, pretrain)
     trainer.ray.launcher:RewardModelActor.forward(self, sequences, attention_mask, packed_seq_lens, pad_sequence)
-    utils.deepspeed.deepspeed:DeepspeedStrategy.prepare(self, args)
-    utils.deepspeed.deepspeed:DeepspeedStrategy.get_ds_train_config(self, optim_dict, max_norm)
-    utils.deepspeed.deepspeed:DeepspeedStrategy.backward(self, loss, model, _optimizer, kwargs)
-    utils.deepspeed.deepspeed:DeepspeedStrategy.optimizer_step(self, _optimizer, model, _scheduler, name, kwargs)
     utils.deepspeed.deepspeed:DeepspeedStrategy.save_model(self, model, tokenizer, output_dir, kwargs)
-    models.model:get_llm_for_sequence_regression(model_name_or_path, model_type, param_dtype, load_in_4bit, lora_rank,
-        lora_alpha, target_modules, lora_dropout, normalize_reward, attn_implementation, ds_config, init_value_head,
-        value_head_prefix, device_map, packing_samples, experts_implementation, kwargs)
     utils.agent:SingleTurnAgentExecutor.__init__(self, remote_rm_url)
     utils.agent:SingleTurnAgentExecutor._fetch_rewards_via_func(self, queries_list, prompts_list, labels_list)
     utils.agent:SingleTurnAgentExecutor._fetch_rewards_via_http(self, queries_list, prompts_list, labels_list)

@@ -21,7 +21,7 @@ _ROLES = {
     "ReferenceModelActor": "a worker of the reference model",
     "RewardModelActor": "a worker of the reward model",
     "EnsembleRewardModelActor": "a worker of the reward models",
-    "RefreshedRewardModelActor": "a worker of the reward models",
+    "CorrectedRewardModelActor": "a worker of the reward models",
 }
 _ACTOR_DIED = re.compile(r"class_name: (\w+)\n.*?(?:pid: (\d+)\n.*?)?(?:ip: (\S+)\n|$)", re.DOTALL)
 _ACTOR_INIT_FAILED = re.compile(r"error raised in its creation task, \S*ray::(\w+)\.__init__")

@@ -107,8 +107,13 @@ def install_trainers(args: SimpleNamespace, entry: Any) -> None:
         from openrlhf_pf.training.startup import faults, placement
 
         trainer.install(args, entry)
-        entry.get_strategy = placement.check_when_ray_started(entry.get_strategy)
-        entry.train = faults.guard(entry.train)
+        entry.train, get_strategy = faults.guard(entry.train), entry.get_strategy
+
+        def get_strategy_on_gpus(args: SimpleNamespace) -> Any:
+            placement.wait_for_gpus(placement.requested_gpus(args))  # OpenRLHF calls this when it has started Ray
+            return get_strategy(args)
+
+        entry.get_strategy = get_strategy_on_gpus
 
 
 def refuse(reason: Exception | str, status: int = 2) -> NoReturn:

@@ -1,9 +1,8 @@
 """Compare the GPUs that the flags ask for with those of the Ray cluster, where OpenRLHF would wait for ever."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
 
 from openrlhf_pf.training.startup import say
 
@@ -30,16 +29,6 @@ def requested_gpus(args: SimpleNamespace) -> dict[str, int]:
     if not train.colocate_all or train.async_enable:
         wanted["vllm"] = (args.vllm.num_engines or 0) * args.vllm.tensor_parallel_size
     return wanted
-
-
-def check_when_ray_started(get_strategy: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return OpenRLHF's ``get_strategy``, which ``train`` calls when it has started Ray, with the check before it."""
-
-    def checked(args: Any) -> Any:
-        wait_for_gpus(requested_gpus(args))
-        return get_strategy(args)
-
-    return checked
 
 
 def wait_for_gpus(wanted: Mapping[str, int]) -> None:

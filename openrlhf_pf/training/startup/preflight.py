@@ -39,7 +39,7 @@ def preflight(entry: str, parse_args: Callable[..., Namespace]) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__", "train": lambda args: None}
     output = io.StringIO()
     try:
-        with _parsing_by(parse_args), _nesting_only(), contextlib.redirect_stdout(output):
+        with _replaced(parse_args), contextlib.redirect_stdout(output):
             exec(compile(_light_part(source), str(source), "exec"), namespace)
     except AssertionError as error:
         line = traceback.extract_tb(error.__traceback__)[-1].line
@@ -71,26 +71,17 @@ def _light_part(source: Path) -> ast.Module:
 
 
 @contextlib.contextmanager
-def _parsing_by(parse_args: Callable[..., Namespace]) -> Iterator[None]:
-    own = ArgumentParser.parse_args
+def _replaced(parse_args: Callable[..., Namespace]) -> Iterator[None]:
+    """Replace the parsing, and let ``from openrlhf.utils.config import hierarchize`` import that module alone."""
+    own, is_imported = ArgumentParser.parse_args, _NESTING in sys.modules
     ArgumentParser.parse_args = parse_args
+    sys.modules.setdefault(_NESTING, _load_nesting())
     try:
         yield
     finally:
         ArgumentParser.parse_args = own
-
-
-@contextlib.contextmanager
-def _nesting_only() -> Iterator[None]:
-    """Let ``from openrlhf.utils.config import hierarchize`` find its module without importing the package."""
-    if _NESTING in sys.modules:
-        yield
-        return
-    sys.modules[_NESTING] = _load_nesting()
-    try:
-        yield
-    finally:
-        del sys.modules[_NESTING]
+        if not is_imported:
+            del sys.modules[_NESTING]
 
 
 def _load_nesting() -> ModuleType:
