@@ -50,12 +50,8 @@ def test_pass_at_1_and_every_verdict(command):
     assert result["pass@1"] == 0.5  # two of four: a problem without an answer is a failure
     assert result["verdicts"] == {"crashed": 1, "passed": 2}
     assert result["unanswered"] == ["Toy/3"]
-    assert [[sample["verdict"] for sample in result["problems"][f"Toy/{n}"]] for n in range(4)] == [
-        ["passed"],
-        ["crashed"],
-        ["passed"],
-        [],
-    ]
+    verdicts = [[sample["verdict"] for sample in result["problems"][f"Toy/{n}"]] for n in range(4)]
+    assert verdicts == [["passed"], ["crashed"], ["passed"], []]
     assert (result["problems_scored"], result["infrastructure_failures"]) == (4, 0)
 
 
@@ -87,17 +83,10 @@ def test_a_second_run_checks_only_what_is_new(command, monkeypatch):
 
 
 def test_the_samples_file_is_evalplus_s(command):
-    rows = [
-        {
-            "task_id": 11,
-            "text": "Negate.",
-            "code": "def neg(x):\r\n    return -x",
-            "test_list": ["assert neg(1) == -1"],
-        }
-    ]
-    _, result = command(
-        [{"task_id": "Mbpp/11", "completion": "def neg(x):\n    return -x"}], rows=rows, benchmark="mbpp"
-    )
+    row = {"task_id": 11, "text": "Negate.", "code": "def neg(x):\r\n    return -x"}
+    row |= {"test_list": ["assert neg(1) == -1"]}
+    answer = {"task_id": "Mbpp/11", "completion": "def neg(x):\n    return -x"}
+    _, result = command([answer], rows=[row], benchmark="mbpp")
     assert result["pass@1"] == 1.0
     (line,) = Path(f"{command.output}.samples.jsonl").read_text().splitlines()
     assert json.loads(line) == {"task_id": "Mbpp/11", "solution": "def neg(x):\n    return -x\n"}
@@ -118,11 +107,7 @@ def test_a_json_array_is_read_too(command, tmp_path):
 @pytest.mark.parametrize(
     "answers, more, message",
     [
-        (
-            [{"task_id": "Toy/9", "completion": ""}],
-            [],
-            "answers 'Toy/9', which the benchmark's data file does not have",
-        ),
+        ([{"task_id": "Toy/9", "completion": ""}], [], "answers 'Toy/9', which the benchmark's data file does not"),
         ([{"task_id": "Toy/1"}], [], "has no completion for 'Toy/1'"),
         ([], [], "is not to be read as JSON lines with a task_id: no records"),
         (GOOD, ["--k", "2"], "--k 2 needs 2 answers to each problem: the fewest are 1"),
@@ -186,18 +171,9 @@ def test_prompts_of_a_model():
 def test_options_of_vllm():
     model, greedy = generation.vllm_options(model_arguments())
     assert (model, greedy["n"], greedy["temperature"], "stop" in greedy) == ({"model": "z", "seed": 0}, 1, 0.0, False)
-    given = (
-        "--n_samples",
-        "5",
-        "--temperature",
-        "0.8",
-        "--plain",
-        "--vllm",
-        "top_p=0.9",
-        "enforce_eager=True",
-        "seed=3",
-    )
-    model, drawn = generation.vllm_options(model_arguments(*given, "max_model_len=96", "dtype=half"))
+    given = "--n_samples 5 --temperature 0.8 --plain"
+    given += " --vllm top_p=0.9 enforce_eager=True seed=3 max_model_len=96 dtype=half"
+    model, drawn = generation.vllm_options(model_arguments(*given.split()))
     assert model == {"model": "z", "seed": 3, "enforce_eager": True, "max_model_len": 96, "dtype": "half"}
     assert (drawn["n"], drawn["temperature"], drawn["top_p"], drawn["seed"]) == (5, 0.8, 0.9, 3)
     assert drawn["stop"] == generation.STOPS

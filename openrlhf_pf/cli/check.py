@@ -30,21 +30,12 @@ def parser() -> argparse.ArgumentParser:
     return built
 
 
-def is_selection(name: str) -> bool:
-    """Return whether ``name`` is a prompt selection rather than a sample filter.
-
-    Raises:
-        ValueError: it is neither, or cannot be imported; the message is one sentence.
-    """
-    found = registry.find_named(name, {**FILTERS, **SELECTIONS}, "filter or selection")
-    return inspect.isclass(found) and issubclass(found, PromptSelection)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the checks, print the report and return the exit status, as the module's docstring says."""
     args = parser().parse_args(argv)
     try:
-        if is_selection(args.name):
+        found = registry.find_named(args.name, {**FILTERS, **SELECTIONS}, "filter or selection")
+        if inspect.isclass(found) and issubclass(found, PromptSelection):
             checks = testing.SELECTION_CHECKS
             results = testing.run_selection_checks(args.name, args.prompts, args.options)
         else:
