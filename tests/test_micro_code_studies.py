@@ -20,6 +20,7 @@ from examples.micro_code.score import passes
 from examples.micro_code.tasks import Task
 from examples.studies import tables
 from examples.studies.micro_code import arms, clusters, frozen_judge, judge, rewards, rlp, rlp_results, runs
+from examples.studies.micro_code.uncertainty import find_wrong_signs, measure, measure_members
 
 SAME = "def f(n):\n    return n"
 
@@ -357,3 +358,28 @@ def test_rewards_are_those_of_openrlhfs_own_model(tmp_path):
         expected.append(model(ids, torch.ones_like(ids)).item())
     assert np.std(expected) > 1e-3
     assert sampling.rewards_of(tmp_path / "reward", texts, batch_size=3) == pytest.approx(expected, abs=1e-5)
+
+
+def test_uncertainty_is_measured_against_the_sign_of_the_true_advantage():
+    rewards, scores = np.array([[2.0, 0.0], [0.0, 3.0]]), np.array([[1.0, 0.0], [1.0, 0.0]])
+    assert find_wrong_signs(rewards, scores, np.array([[0.0, 0.1], [0.9, 1.0]])) == 1  # the second prompt is wrong
+    assert find_wrong_signs(rewards, scores, np.array([[0.9, 0.1], [0.5, 0.5]])) == 0.5
+
+
+def test_members_of_own_errors_are_right_together_more_often_than_alone():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(400, 5))
+    members = {f"member{i}": scores + rng.normal(size=scores.shape) + 9 * i for i in range(5)}
+    found = measure_members(members | {"average": members["member0"], "longer": -scores}, scores)
+    assert found["mean_of_members"] > found["one_member"] + 0.08 and found["longer"] == 0
+    assert found["correlation"] == pytest.approx(0.5, abs=0.04) and found["factor"] == pytest.approx(1.291, abs=0.04)
+    assert found["auc_members"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_outliers_are_samples_of_states_that_the_first_policy_does_not_have():
+    rng = np.random.default_rng(0)
+    rewards, scores = rng.normal(size=(60, 5)), rng.integers(0, 2, (60, 5)).astype(float)
+    states = rng.normal(size=(60, 5, 3))
+    found = measure([rewards, rewards], [states, states + 9], [scores, scores], 30)
+    assert found["outliers"] == [pytest.approx(0.01, abs=0.01), 1]
+    assert found["accuracy"][0] == found["accuracy"][1]

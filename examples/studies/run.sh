@@ -67,6 +67,9 @@ for study in "${@:-filters judge sizes rewards selection correction bandit secon
             --json "$OUTPUT/correction_sft.json"
         python studies.micro_code.drift --base "${bases[@]}" --output "$OUTPUT/runs" --reward exploit noise40 given \
             --json "$OUTPUT/drift.json"
+        uncertain="studies.micro_code.uncertainty --base ${bases[*]} --output $OUTPUT/runs"
+        python $uncertain --reward exploit noise40 given --json "$OUTPUT/uncertainty.json"
+        python $uncertain --reward fewer16 --members 5 --json "$OUTPUT/members.json"
         ;;
     second_opinion) python studies.beyond_language.second_opinion --json "$OUTPUT/second_opinion.json" ;;
     bandit) python studies.beyond_language.bandit --output "$OUTPUT/bandit.json" ;;
