@@ -59,7 +59,7 @@ def test_subclasses_become_what_they_are_made_of():
         str,
         dict,
         dict,
-        bytes,
+        bytearray,
     ]
 
 

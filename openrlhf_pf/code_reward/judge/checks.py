@@ -19,7 +19,7 @@ from typing import Any
 from openrlhf_pf.code_reward.judge import pytest_stand_in, values
 from openrlhf_pf.code_reward.judge.objects import RemoteObject
 from openrlhf_pf.code_reward.judge.remote import END, Proxy, Question, Remote, call_of
-from openrlhf_pf.code_reward.judge.script import Space, guarded_imports, parsed
+from openrlhf_pf.code_reward.judge.script import Space, foreign_exceptions, guarded_imports, parsed
 
 
 def _check_cases(remote: Remote, source: str, data: dict[str, Any]) -> None:
@@ -68,18 +68,18 @@ def _check_function(remote: Remote, source: str, data: dict[str, Any]) -> None:
     """A checker ``check(candidate)``: ``preamble``, ``test``, ``entry_point``, ``function``."""
     path = data["entry_point"].replace("()", "").split(".")
     name = path[-1]
-    if len(path) == 1:
+    is_class = len(path) == 1 and name[:1].isupper()
+    if len(path) == 1 and not is_class and not foreign_exceptions(data["test"]):
         sure = certain_questions(data["test"], data["function"], name)
         remote.foresee([("load", source), *sure])
     space = Space(remote, {name} if len(path) == 1 else {path[0]})
     space.refuse_missing(data["preamble"], data["test"])
     remote.load(source)
     space.trusted(lambda: space.run(data["preamble"]))
-    # Before and after: the test may use the program under its own name, or define something of that name.
-    space.names[name] = candidate = Proxy(remote, *path)
-    remote.classes |= {name} if len(path) == 1 and name[:1].isupper() else set()
     test = remote.heeded(data["test"])
     space.prepare(test, frozenset({name}))
+    # Before and after: the test may use the program under its own name, or define something of that name.
+    space.names[name] = candidate = space.foreign(name) if is_class else Proxy(remote, *path)
     space.run(test)
 
     def counted(*args: Any, **kwargs: Any) -> Any:
@@ -87,7 +87,8 @@ def _check_function(remote: Remote, source: str, data: dict[str, Any]) -> None:
         return candidate(*args, **kwargs)
 
     counted.__name__ = name
-    _judged(space, lambda: pytest_stand_in.finished(space.names[data["function"]](counted)))
+    given = candidate if is_class else counted
+    _judged(space, lambda: pytest_stand_in.finished(space.names[data["function"]](given)))
 
 
 def _judged(space: Space, step: Callable[[], Any]) -> None:

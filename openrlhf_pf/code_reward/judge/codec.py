@@ -25,7 +25,7 @@ _ATOMS = _SCALARS | {int, bytes, bytearray, complex}
 _AT_ONCE = 1 << 16
 _LENGTH = struct.Struct("<I")
 _read, _write = os.read, os.write  # a program may replace them
-_CONTAINERS = frozenset("tdsfcib")
+_CONTAINERS = frozenset("tdsfciab")
 # The encoder in C by itself: what is around it in Python asks builtins, which a program may have replaced.
 _pieces = json.encoder.c_make_encoder(
     None, None, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True
@@ -79,7 +79,7 @@ def tag(value: Any, depth: int, other: Callable[[Any, int], Any]) -> Any:
     if kind is set or kind is frozenset:
         return {"s" if kind is set else "f": [tag(item, depth + 1, other) for item in value]}
     if kind is bytes or kind is bytearray:
-        return {"b": value.hex()}
+        return {"b" if kind is bytes else "a": value.hex()}
     if kind is complex:
         return {"c": [value.real, value.imag]}
     return other(value, depth)
@@ -99,8 +99,8 @@ def _untag(pairs: list[tuple[str, Any]], special: Callable[[str, Any], Any] = _u
     tag, content = pairs[0]
     if tag == "i" and type(content) is str:
         return int(content, 16)
-    if tag == "b" and type(content) is str:
-        return bytes.fromhex(content)
+    if tag in ("a", "b") and type(content) is str:
+        return bytes.fromhex(content) if tag == "b" else bytearray.fromhex(content)
     if tag not in _CONTAINERS:
         return special(tag, content)
     if type(content) is not list:

@@ -6,9 +6,14 @@ stay there: a :class:`RemoteObject` asks for what they say. No comparison is eve
 
 import builtins
 import contextlib
+import copy
+import dis
+import enum
 import functools
 import importlib
+import inspect
 import operator
+import sys
 import types
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -20,7 +25,12 @@ if TYPE_CHECKING:
     from openrlhf_pf.code_reward.judge.remote import Remote
 
 _PUBLIC_MODULES = ("builtins", "math", "operator", "functools", "itertools", "string")
-_KINDS = {"generator": types.GeneratorType, "function": types.FunctionType, "map": map, "filter": filter, "zip": zip}
+# What an object, a class or a function says of itself.
+_OF_ITSELF = "dict doc name qualname annotations defaults kwdefaults wrapped members bases mro".split()
+ASKED_FOR = {f"__{name}__" for name in _OF_ITSELF}
+_READING = {"__iter__", "__len__", "__getitem__", "__contains__", "__repr__", "__str__", "__format__"}
+_RAISES = dis.opmap["RAISE_VARARGS"]
+KINDS = {"generator": types.GeneratorType, "function": types.FunctionType, "map": map, "filter": filter, "zip": zip}
 _LONGEST_ITERATOR = 100_000
 _ONE_BY_ONE, _AT_A_TIME = 32, 1024  # elements of an iterator: most tests take a few, or all
 _METHODS_OF_DATA = {
@@ -39,24 +49,41 @@ class RemoteObject:
     that plain data has too, comparisons with its like, and arithmetic.
     """
 
-    def __init__(self, asks: "Remote", number: int, name: str, ability: str, known: bool) -> None:
-        vars(self).update(_asks=asks, _number=number, _name=name, _ability=ability, _known=known)
+    _OWN = tuple("_asks _number _name _ability _known _plain _tainted _read _source _waiting _over _taken".split())
+    __slots__ = (*_OWN, "__weakref__")
+
+    def __init__(
+        self, asks: "Remote", number: int, name: str, ability: str, known: bool, plain: tuple[Any, ...] = ()
+    ) -> None:
+        values_of_slots = (asks, number, name, ability, known, plain, False, [], None, [], False, 0)
+        for slot, value in zip(self._OWN, values_of_slots):
+            object.__setattr__(self, slot, value)
 
     def __repr__(self) -> str:
         return str(self._method("__repr__")) if self._known else f"<{self._name} of the program>"
 
     @property
     def __class__(self) -> type:  # what isinstance asks for, of the kinds that a test may expect
-        return _KINDS.get(self._name, RemoteObject)
+        if self._plain:
+            return type(self._plain[0])
+        return KINDS.get(self._name) or self._asks.class_of(self._name)
 
     def __str__(self) -> str:
         return str(self._method("__str__"))
 
+    def _set(self, slot: str, value: Any) -> None:
+        object.__setattr__(self, slot, value)
+
     def _method(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._asks.call((self._number, name), args, kwargs)
+        if name != "__iter__":  # which may change what it has
+            self._set("_source", None)
+        found = self._asks.call((self._number, name), args, kwargs)
+        if self._plain and name not in _READING:
+            self._set("_plain", (self._asks.ask("plain", self._number),))
+        return found
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
+        if name.startswith("__") and name.endswith("__") and name not in ASKED_FOR:
             raise AttributeError(name)
         if name in _METHODS_OF_DATA and not self._known:
             raise AttributeError(f"the program returned a {self._name}, which is no plain data: no {name}")
@@ -65,36 +92,40 @@ class RemoteObject:
             method = lambda *args, **kwargs: self._method(name, *args, **kwargs)  # noqa: E731
             method.__name__ = name
             return method
+        self._asks.lend(self._number, name, found)
         return found
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._method("", *args, **kwargs)
 
-    def _elements(self) -> list[Any]:
-        """All its elements, asked for once: a second answer could be another one."""
-        if "_listed" not in vars(self):
-            vars(self)["_listed"] = list(islice(self._method("__iter__"), _LONGEST_ITERATOR))
-        return vars(self)["_listed"]
+    def _elements(self) -> Iterator[Any]:
+        """Its elements, each asked for once: a second answer could be another one."""
+        if self._source is None:
+            self._set("_source", iter(self._method("__iter__")))
+            self._set("_read", [])
+        read, source = self._read, self._source
+        for place in range(_LONGEST_ITERATOR):
+            if place == len(read):
+                try:
+                    read.append(next(source))
+                except StopIteration:
+                    return
+            yield read[place]
 
     def __iter__(self) -> Iterator[Any]:
-        if self._ability != values.ITERATES:
-            yield from self._elements() if "_listed" in vars(self) else self._method("__iter__")
-            return
-        while True:
-            try:
-                yield next(self)
-            except StopIteration:
-                return
+        if self._ability == values.ITERATES:
+            return self
+        return iter(self._method("__iter__")) if self._known else self._elements()
 
     def __next__(self) -> Any:
         """One element after the other, and many at once where many are wanted."""
-        waiting = vars(self).setdefault("_waiting", [])
-        if not waiting and not vars(self).get("_over"):
-            taken = vars(self).get("_taken", 0)
-            count = 1 if taken < _ONE_BY_ONE else _AT_A_TIME
+        waiting = self._waiting
+        if not waiting and not self._over:
+            count = 1 if self._taken < _ONE_BY_ONE else _AT_A_TIME
             found, over = self._asks.ask("next", self._number, count)
             waiting[:] = list(found)[::-1]
-            vars(self).update(_over=bool(over), _taken=taken + count)
+            self._set("_over", bool(over))
+            self._set("_taken", self._taken + count)
         if not waiting:
             raise StopIteration
         return waiting.pop()
@@ -104,7 +135,7 @@ class RemoteObject:
             raise TypeError(f"a {self._name} has no length")
         try:
             if not self._known:  # the number of elements that a loop over it finds
-                return len(self._elements())
+                return sum(1 for _ in self._elements())
         except TypeError:  # it has none
             pass
         return operator.index(self._method("__len__"))
@@ -114,27 +145,54 @@ class RemoteObject:
             return bool(self._method("__contains__", item))
         return any(item is found or item == found for found in self)
 
-    def __abs__(self) -> Any:
-        found = self._method("__abs__") if self._known else None
-        if not isinstance(found, RemoteObject):  # a number would judge itself: abs(f(x) - 7) < 1e-6
-            raise TypeError(f"a {self._name} of the program has no absolute value")
-        return found
-
     def __bool__(self) -> bool:
         return bool(self._asks.ask("truth", self._number))
 
-    def __exit__(self, *_: Any) -> None:
-        self._method("__exit__", None, None, None)
+    def __bytes__(self) -> bytes:
+        return bytes(self._method("__bytes__") if self._known else list(self))
+
+    def __format__(self, spec: str) -> str:
+        return str(self._method("__format__", spec)) if self._known else format(str(self), spec)
+
+    def __exit__(self, kind: Any, error: Any, place: Any) -> bool:
+        """Whether the exception is over; one that the test did not raise on purpose never is: else an object could
+        end a test before it has judged anything.
+        """
+        if error is None:
+            self._method("__exit__", None, None, None)
+            return False
+        is_over = self._asks.ask("exit", self._number, kind.__name__, list(error.args)) is True
+        is_on_purpose = place.tb_next is None and place.tb_frame.f_code.co_code[place.tb_lasti] == _RAISES
+        if not (is_over and is_on_purpose and self._known) or isinstance(error, AssertionError):
+            return False
+        self._asks.relies_on_the_program()
+        return True
+
+    def __copy__(self, name: str = "__copy__") -> Any:
+        found = self._method(name)
+        if isinstance(found, RemoteObject):
+            found._set("_tainted", self._tainted)
+        return found
+
+    def __deepcopy__(self, _: Any) -> Any:
+        return self.__copy__("__deepcopy__")
+
+    def __reduce_ex__(self, _: Any) -> Any:
+        _pickled.append(self)
+        return copy.deepcopy, (_Pickled(len(_pickled) - 1),)
 
     async def __anext__(self) -> Any:
         try:
-            return self._asks.ask("await", self._method("__anext__")._number)
+            found = self._method("__anext__")
+            return await found if inspect.iscoroutine(found) else self._asks.ask("await", found._number)
         except ProgramStopIteration:
             raise StopAsyncIteration from None
 
     def __hash__(self) -> int:
         if not self._known:
             return hash((RemoteObject, self._number))
+        if self._plain:
+            return hash(self._plain[0])
         self._asks.relies_on_the_program()
         return hash(self._method("__hash__"))
 
@@ -147,11 +205,19 @@ class RemoteObject:
         return not self == other
 
     def _compared(self, name: str, other: object) -> Any:
+        if self._plain:  # as it was when it was answered, before the program could know the other one
+            if isinstance(other, RemoteObject):
+                self._asks.relies_on_the_program()
+            return getattr(operator, name)(self._plain[0], _plain_part(other))
         if not (self._known and isinstance(other, RemoteObject) and other._known):
             return NotImplemented
         self._asks.relies_on_the_program()
         found = self._method(name, other)
         return found if type(found) is bool else NotImplemented
+
+
+def _plain_part(value: Any) -> Any:
+    return value._plain[0] if isinstance(value, RemoteObject) and value._plain else value
 
 
 def _operate(name: str) -> Callable[..., Any]:
@@ -160,18 +226,41 @@ def _operate(name: str) -> Callable[..., Any]:
     def operate(self: RemoteObject, *others: Any) -> Any:
         if not self._known or any(isinstance(other, RemoteObject) and not other._known for other in others):
             return NotImplemented
+        if self._plain and others and not isinstance(others[0], RemoteObject):
+            return getattr(type(self._plain[0]), name, lambda *_: NotImplemented)(self._plain[0], *others)
         found = self._method(name, *others)
         # A number for what is perhaps the expected one would judge itself: abs(f(x) - 7) < 1e-6.
-        judges = any(not isinstance(other, RemoteObject) for other in others) and not isinstance(found, RemoteObject)
-        return NotImplemented if judges else found
+        if isinstance(found, RemoteObject):
+            found._set("_tainted", bool(others) or self._tainted or found._tainted)
+        elif self._tainted or any(not isinstance(other, RemoteObject) for other in others):
+            return NotImplemented
+        return found
 
     return operate
 
 
-for _name in "add sub mul truediv floordiv mod pow and or xor matmul radd rsub rmul neg pos invert".split():
+def _convert(name: str) -> Callable[..., Any]:
+    """What a conversion makes of an object of a class that the test names, and that was not compared with anything."""
+
+    def convert(self: RemoteObject, *args: Any) -> Any:
+        found = self._method(name, *args) if self._known else None
+        if isinstance(found, RemoteObject):
+            found._set("_tainted", self._tainted or found._tainted)
+        elif found is None or self._tainted:
+            raise TypeError(f"a {self._name} of the program has no {name}")
+        return found
+
+    return convert
+
+
+_BINARY = "add sub mul truediv floordiv mod pow and or xor matmul".split()
+for _name in [*_BINARY, *(f"r{name}" for name in _BINARY), *(f"i{name}" for name in _BINARY), "neg", "pos", "invert"]:
     setattr(RemoteObject, f"__{_name}__", _operate(f"__{_name}__"))
-for _name in ("__setattr__", "__getitem__", "__setitem__", "__delitem__", "__enter__", "__aiter__", "__reversed__"):
-    setattr(RemoteObject, _name, lambda self, *args, name=_name: self._method(name, *args))
+for _name in "abs float int index round".split():
+    setattr(RemoteObject, f"__{_name}__", _convert(f"__{_name}__"))
+for _name in "setattr delattr getitem setitem delitem enter aiter reversed dir".split():
+    setattr(RemoteObject, f"__{_name}__", lambda self, *args, name=f"__{_name}__": self._method(name, *args))
+RemoteObject.__doc__ = property(lambda self: self._asks.ask("get", self._number, "__doc__"))  # type: ignore[assignment]
 for _name in ("__lt__", "__le__", "__gt__", "__ge__"):
     setattr(RemoteObject, _name, lambda self, other, name=_name: self._compared(name, other))
 
@@ -228,7 +317,8 @@ class Sender:
 
     def _function(self, value: Any) -> Any:
         name = getattr(value, "__name__", type(value).__name__)
-        return {"q": [self._number(self.functions, value), name]}
+        doc = getattr(value, "__doc__", None) if isinstance(value, types.FunctionType) else None
+        return {"q": [self._number(self.functions, value), name, doc]}
 
     def _object(self, value: Any) -> Any:
         number = self._number(self.objects, value)
@@ -249,7 +339,8 @@ _OF_CONSTRUCTION = {"__init__", "__new__", "__post_init__", "__getattr__", "__se
 
 def is_own(value: Any) -> bool:
     """Whether it is an object of a class that the test has written."""
-    return type(value).__module__ == "checker" and type(getattr(value, "__dict__", None)) is dict
+    has_attributes = type(value).__module__ == "checker" and type(getattr(value, "__dict__", None)) is dict
+    return has_attributes and not isinstance(value, enum.Enum)
 
 
 class ProgramStopIteration(Exception):
@@ -262,8 +353,9 @@ def exception_of(
     """An exception as the program raised it: of the first of its classes that is one of ``table`` or a builtin one,
     with its attributes.
     """
-    names = [str(name)[:80] for name in kinds][:20] if type(kinds) is list else []
-    builtin = next((kind for name in names if (kind := _builtin_exception(name))), Exception)
+    full_names = [str(name)[:80] for name in kinds][:20] if type(kinds) is list else []
+    names = [name.rpartition(":")[2] if name[:5] != "exit:" else name for name in full_names]
+    builtin = next((kind for name in full_names if (kind := library_exception(name))), Exception)
     kinds_found = [*dict.fromkeys([*(table[name] for name in names if name in table), builtin])]
     bases = [one for one in kinds_found if not any(one is not kind and issubclass(kind, one) for kind in kinds_found)]
     kind = bases[0]
@@ -271,9 +363,9 @@ def exception_of(
         kind = _named(names[0], tuple(bases))
     arguments = tuple(arguments) if type(arguments) is list else (text,)
     try:
-        made = kind(*arguments)
+        made = type.__call__(kind, *arguments)
     except Exception:
-        made = Exception(*arguments)
+        made = kind.__new__(kind)
     made.args = arguments
     for name, value in attributes.items() if type(attributes) is dict else ():
         if type(name) is str and name.isidentifier() and not name.startswith("__"):
@@ -289,13 +381,30 @@ def text_of(error: Exception) -> str:
     return raised[1] if raised else Exception.__str__(error)
 
 
+class _Pickled:
+    """The place of a program's object among those that a test has pickled: a copy of it is made from that."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+
+    def __deepcopy__(self, _: Any) -> Any:
+        return copy.deepcopy(_pickled[self.place])
+
+
+_pickled: list[RemoteObject] = []
+
+
 def raised_by_program(error: BaseException) -> tuple[str, str] | None:
     """The class and the text of an exception that the program raised; None for one of the test's own."""
     return getattr(error, "_raised_by_program", None)
 
 
-def _builtin_exception(name: str) -> type[Exception] | None:
-    kind = getattr(builtins, name, None)
+def library_exception(name: str) -> type[Exception] | None:
+    """A builtin exception, or one of a module of the standard library that the test has imported."""
+    module, _, name = name.rpartition(":")
+    if module and module.split(".")[0] not in sys.stdlib_module_names:
+        return None
+    kind = getattr(sys.modules.get(module) if module else builtins, name, None)
     if not (isinstance(kind, type) and issubclass(kind, Exception)):
         return None
     return ProgramStopIteration if issubclass(kind, (StopIteration, StopAsyncIteration)) else kind

@@ -3,6 +3,7 @@
 A tested program has no way to the trusted side but its answers, which :mod:`codec` rebuilds from exact built-in types.
 """
 
+import enum
 import os
 import random
 import re
@@ -10,8 +11,10 @@ import select
 import socket
 import sys
 import time
+import types
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from importlib.machinery import PathFinder
 from typing import Any, NoReturn
 
@@ -46,6 +49,8 @@ Question = tuple[Any, ...]  # an operation of candidate.py and its arguments
 END: Question = ("end",)
 _FORESEEN_BYTES = 1 << 16
 _MOST_CALLS_BACK = 1_000_000
+_MOST_LENT = 8  # containers of the program's that a test sees and may change
+_ASKED_BY_LENDING = ("overwrite", "value", "end")
 _MOMENT = 0.005  # seconds, until the first of many answers is judged: a wrong one ends the program
 
 
@@ -53,6 +58,12 @@ def _poll(file: int) -> "select.poll":
     made = select.poll()
     made.register(file, select.POLLIN)
     return made
+
+
+_PUBLIC_CLASSES = {
+    kind.__name__: kind
+    for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, object)
+}
 
 
 class Decided(BaseException):
@@ -90,6 +101,9 @@ class Remote:
         self._target: Any = None
         self.classes: set[str] = set()  # those of the program that the test names
         self.exceptions: dict[str, type[Exception]] = {}
+        self._foreign: dict[str, type] = {}  # what stands for the program's classes
+        self.new_class: Callable[[str], type] = lambda name: type(name, (), {})
+        self._lent: dict[tuple[int, str], tuple[Any, bytes]] = {}  # its containers, as they were seen last
         self.weaker = self.faulty = False
         self.compares_own = False  # the test compares answers with objects of the program's own classes
         self.shares_seeds = False  # the test seeds random numbers, which the program is to draw
@@ -157,8 +171,29 @@ class Remote:
             while self._foreseen:
                 self._foreseen.popleft()
                 self._answer(needed=False)
+        if self._lent and question[0] not in _ASKED_BY_LENDING:
+            return self._request_with_lent(question)
         self._send([self._sendable(question)])
         return self._answer()
+
+    def lend(self, number: int, name: str, value: Any) -> None:
+        """Keep a container of the program's, an attribute of an object or (-1) of its module, as it is there."""
+        if type(value) in (list, dict, set) and len(self._lent) < _MOST_LENT and codec.is_exact(value):
+            self._lent[number, name] = value, codec.encode_plain(value)
+
+    def _request_with_lent(self, question: Question) -> Any:
+        """One question; what the test has changed of lent containers goes first, what the program has comes after."""
+        for (number, name), (value, before) in self._lent.items():
+            if codec.is_exact(value) and before != codec.encode_plain(value):
+                self.request(("overwrite", number, name, value))
+        try:
+            self._send([self._sendable(question)])
+            return self._answer()
+        finally:
+            for (number, name), (value, _) in list(self._lent.items()) if not self.decision else ():
+                with suppress(Exception):
+                    values.overwrite(value, self.request(("value", number, name)))
+                self._lent[number, name] = value, codec.encode_plain(value)
 
     def _sendable(self, question: Question) -> Question:
         """The question, as plain data."""
@@ -235,23 +270,44 @@ class Remote:
         if tag == "x":
             found = values.rebuild(content)
             if isinstance(found, values.Attributed):
+                kind = vars(sys.modules["checker"]).get(type(found).__name__)
+                if isinstance(found, values.ProgramEnum) and isinstance(kind, enum.EnumMeta):
+                    return kind[found.name]  # the test's own
                 vars(found)["_asks"] = self
             return found
-        if type(content) is list and tag == "h" and [type(item) for item in content] == [int, str, str]:
-            number, name, ability = content
-            if name == "coroutine":
-                return self._coroutine(number)
-            if name == "Solution" and self._target != ["Solution"]:  # an answer, and not what the test made
-                return objects.RemoteObject(self, number, name, ability, False)
-            if number not in self._objects:
-                known = name in self.classes
-                self._objects[number] = objects.RemoteObject(self, number, name[:80], ability, known)
-            return self._objects[number]
-        places = self._arguments() if tag == "r" else self._sender.objects if tag == "o" else None
+        if tag == "k" and type(content) is list and len(content) == 2:
+            handle, base = content
+            return self._handled(handle, (base,)) if handle[1] in self.classes else base
+        if tag == "h":
+            return self._handled(content)
+        if tag == "g" and content and content[0] in _PUBLIC_CLASSES:
+            return _PUBLIC_CLASSES[content[0]]
+        sender = self._sender
+        places = {"r": self._arguments, "o": lambda: sender.objects, "q": lambda: sender.functions}.get(tag, list)()
         number = content[0] if type(content) is list and content else content
         if places is not None and type(number) is int and 0 <= number < len(places):
             return places[number]
         raise codec.NotPlain(f"unknown tag {tag!r}")
+
+    def class_of(self, name: str) -> type:
+        """What stands for a class of the program's."""
+        if name not in self._foreign:
+            self._foreign[name] = self.new_class(name)
+        return self._foreign[name]
+
+    def _handled(self, handle: Any, plain: tuple[Any, ...] = ()) -> Any:
+        """An object of the program's; of a class that is derived from one of plain data, with these, ``plain``."""
+        if type(handle) is not list or [type(item) for item in handle] != [int, str, str]:
+            raise codec.NotPlain("no handle")
+        number, name, ability = handle
+        if name == "coroutine":
+            return self._coroutine(number)
+        if name == "Solution" and self._target != ["Solution"]:  # an answer, and not what the test made
+            return objects.RemoteObject(self, number, name, ability, False, ())
+        if number not in self._objects:
+            known = name in self.classes
+            self._objects[number] = objects.RemoteObject(self, number, name[:80], ability, known, plain)
+        return self._objects[number]
 
     async def _coroutine(self, number: int) -> Any:
         return self.ask("await", number)
@@ -344,10 +400,18 @@ class Proxy:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._remote.call(list(self._path), args, kwargs)
 
+    @property
+    def __class__(self) -> type:  # what isinstance asks for
+        return types.FunctionType
+
     def __getattr__(self, name: str) -> Any:  # such as cache_clear
-        if name.startswith("__"):
+        if name.startswith("__") and name not in objects.ASKED_FOR:
             raise AttributeError(name)
+        self._remote.calls += name in objects.ASKED_FOR
         return getattr(self._remote.ask("name", self._path[0]), name)
+
+
+Proxy.__doc__ = property(lambda self: self.__getattr__("__doc__"))  # type: ignore[assignment]
 
 
 def random_states() -> tuple[Any, Any]:

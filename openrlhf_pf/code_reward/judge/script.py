@@ -13,14 +13,23 @@ import sys
 import types
 import unittest
 from collections.abc import Callable, Iterator
-from functools import lru_cache, wraps
+from contextlib import suppress
+from functools import lru_cache, partial, wraps
 from typing import Any, NamedTuple
 
 from openrlhf_pf.code_reward.judge import pytest_stand_in
 from openrlhf_pf.code_reward.judge.empty_arrays import GUARD, guarded_operation, guarded_tree
-from openrlhf_pf.code_reward.judge.objects import ProgramStopIteration, RemoteObject, raised_by_program, text_of
+from openrlhf_pf.code_reward.judge.objects import (
+    ASKED_FOR,
+    KINDS,
+    ProgramStopIteration,
+    RemoteObject,
+    library_exception,
+    raised_by_program,
+    text_of,
+)
 from openrlhf_pf.code_reward.judge.remote import NOT_OFFERED, Proxy, Remote
-from openrlhf_pf.code_reward.judge.values import CALLABLE, ProgramEnum
+from openrlhf_pf.code_reward.judge.values import CALLABLE, Attributed, ProgramEnum
 
 _USUAL_SHORT = {"np": "numpy", "pd": "pandas", "plt": "matplotlib.pyplot"}
 _USUAL_SOURCES = (
@@ -38,12 +47,49 @@ def cached_by_size(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return wraps(function)(lambda source: (small if len(source) < _SMALL else large)(source))
 
 
+_TYPE = "__type_of__"
+
+
+class _Typed(ast.NodeTransformer):
+    """``type(value)`` as :func:`_type_of`."""
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id == "type" and len(node.args) == 1:
+            node.func.id = _TYPE
+        return node
+
+
 @cached_by_size
 def compiled(source: str) -> types.CodeType:
     """Test code; the samples of one prompt come one after the other, and have the same."""
-    if "numpy" in source or "np." in source:
-        return compile(guarded_tree(source), "<test>", "exec")
-    return compile(source, "<test>", "exec")
+    is_numeric, tree = "numpy" in source or "np." in source, None
+    if "dataclasses" in source:
+        _guard_dataclasses()
+    if is_numeric or "type(" in source:
+        tree = guarded_tree(source) if is_numeric else ast.parse(source)
+        tree = tree if "type" in names_of(source).bound else _Typed().visit(tree)
+    return compile(source if tree is None else tree, "<test>", "exec")
+
+
+@lru_cache(maxsize=1)
+def _guard_dataclasses() -> None:
+    """Have the program say what ``dataclasses`` says of its objects and classes."""
+    import dataclasses
+
+    def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def asked(value: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(value, ForeignClass):
+                value = value._itself()
+            if type(value) is not RemoteObject:
+                return function(value, *args, **kwargs)
+            return value._asks.ask("library", "dataclasses", function.__name__, (value, *args), kwargs)
+
+        return asked
+
+    for name in ("asdict", "astuple", "replace", "is_dataclass", "fields"):
+        setattr(dataclasses, name, guarded(getattr(dataclasses, name)))
 
 
 @lru_cache(maxsize=2)
@@ -70,7 +116,9 @@ def is_usual(name: str) -> bool:
 
 
 def _is_usual_module(name: str) -> bool:
-    return name in sys.stdlib_module_names or name in _USUAL_SHORT or name in ("numpy", "pandas", "pytest")
+    if name in sys.stdlib_module_names:
+        return importlib.util.find_spec(name) is not None  # not "nt", of another system
+    return name in _USUAL_SHORT or name in ("numpy", "pandas", "pytest")
 
 
 class Names(NamedTuple):
@@ -80,6 +128,13 @@ class Names(NamedTuple):
     bound: frozenset[str]
     called: frozenset[str]
     expected: frozenset[str]
+
+
+def foreign_exceptions(source: str) -> set[str]:
+    """The names of exceptions in test code that only the program can define."""
+    read, bound, _, expected = names_of(source)
+    named = {name for name in read if name in expected or _AN_EXCEPTION.fullmatch(name)}
+    return named - bound - _BUILTINS
 
 
 @cached_by_size
@@ -167,6 +222,47 @@ def _is_there(package: str) -> bool:
     return package in sys.modules or importlib.util.find_spec(package) is not None
 
 
+class ForeignException(type):
+    """A class of exceptions of the program's, as a test sees it; of its bases, each is one of these or a builtin."""
+
+    remote: Remote
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """An exception that the program has made."""
+        try:
+            cls.remote.calls += 1
+            cls.remote.request(("raise", cls.__name__, args, kwargs))
+        except Exception as error:
+            if not isinstance(error, cls):
+                raise
+            del error._raised_by_program
+            return error
+        raise TypeError(f"{cls.__name__} is no class of exceptions")
+
+    def __subclasscheck__(cls, kind: type) -> bool:
+        cls.remote.calls += 1
+        return super().__subclasscheck__(kind)
+
+
+def _foreign_exception(remote: Remote, name: str) -> Any:
+    """What stands for a class of exceptions, with the builtin and library's ones that it is derived from."""
+    if name not in remote.exceptions:
+        try:
+            kinds = [str(kind) for kind in remote.ask("kinds", name)[:20]]
+        except Exception:  # the program does not define it
+            kinds = []
+        bases = [_foreign_exception(remote, kind) for kind in kinds[1:] if not library_exception(kind)]
+        bases += [base for kind in kinds if (base := library_exception(kind))][:1] or [Exception]
+        bases = [one for one in bases if not any(one is not base and issubclass(base, one) for base in bases)]
+        members = {"__str__": text_of, "remote": remote}
+        try:
+            made = ForeignException(name, tuple(dict.fromkeys(bases)), members)
+        except TypeError:  # two of them have no common layout
+            made = ForeignException(name, (Exception,), members)
+        remote.exceptions[name] = made
+    return remote.exceptions[name]
+
+
 class ForeignClass(type):
     """A class of the program's, as a test sees it."""
 
@@ -190,15 +286,25 @@ class ForeignClass(type):
         return kind is cls or cls.remote.ask("subclass", kind.__name__, cls.__name__) is True
 
     def __getattr__(cls, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name not in ASKED_FOR:
             raise AttributeError(name)
         return getattr(cls._itself(), name)
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        setattr(cls._itself(), name, value)
+
+    def __dir__(cls) -> list[str]:
+        return dir(cls._itself())
+
+    @property
+    def __doc__(cls) -> Any:  # type: ignore[override]
+        return cls._itself().__doc__
 
     def _itself(cls) -> Any:
         cls.remote.calls += 1
         found = cls.remote.ask("name", cls.__name__)
         if isinstance(found, RemoteObject):
-            vars(found)["_known"] = True
+            found._set("_known", True)
         return found
 
     def __getitem__(cls, key: Any) -> Any:
@@ -214,18 +320,39 @@ class ForeignClass(type):
         return True
 
 
+def _foreign_class(remote: Remote, name: str) -> Any:
+    remote.classes.add(name)
+    return remote.class_of(name)
+
+
+def _type_of(remote: Remote, value: Any) -> Any:
+    """``type(value)``; of an object of the program's, what stands for its class."""
+    if type(value) is RemoteObject:
+        return KINDS.get(value._name) or remote.class_of(value._name)
+    if isinstance(value, Attributed):
+        return remote.class_of(type(value).__name__)
+    return types.FunctionType if type(value) is Proxy else type(value)
+
+
 def _foreign(remote: Remote, name: str, expected: frozenset[str], called: frozenset[str]) -> Any:
     """What stands for a name of the program's in a test that expects these exceptions and calls these names."""
     if name in expected or _AN_EXCEPTION.fullmatch(name):
-        return remote.exceptions.setdefault(name, type(name, (Exception,), {"__str__": text_of}))
+        return _foreign_exception(remote, name)
     if name.isupper() and name not in called:  # a constant, or a class whose members are used
         value = remote.ask("name", name)
         if not (isinstance(value, RemoteObject) and value._ability == CALLABLE):
             remote.calls += 1
+            remote.lend(-1, name, value)
             return value
     if name[:1].isupper():
-        remote.classes.add(name)
-        return ForeignClass(name, (), {"remote": remote})
+        return _foreign_class(remote, name)
+    if name not in called:  # perhaps no function
+        with suppress(Exception):
+            value = remote.ask("name", name)
+            if not isinstance(value, RemoteObject):
+                remote.calls += 1
+                remote.lend(-1, name, value)
+                return value
     return Proxy(remote, name)
 
 
@@ -235,22 +362,24 @@ class Space:
     def __init__(self, remote: Remote, own: set[str]) -> None:
         """``own``: names that are the program's, even where they have another meaning."""
         self.remote, self._own = remote, own
+        remote.new_class = lambda name: ForeignClass(name, (), {"remote": remote})
         module = sys.modules["checker"] = types.ModuleType("checker")
         self.names = module.__dict__
         self.names[GUARD] = guarded_operation
+        self.names[_TYPE] = partial(_type_of, remote)
         self.names["__file__"] = "/test_solution.py"
         self._bound: set[str] = set()
         self._expected: frozenset[str] = frozenset()
         self._called: frozenset[str] = frozenset()
         # Modules that tests import and that are not what they seem: the program, and pytest.
         solution = types.ModuleType("solution")
-        solution.__getattr__ = self._foreign  # type: ignore[method-assign]
+        solution.__getattr__ = self.foreign  # type: ignore[method-assign]
         solution.__all__ = []  # type: ignore[attr-defined]
         sys.modules["solution"] = solution
         sys.modules["pytest"] = pytest_stand_in
         unittest.main = pytest_stand_in.main  # type: ignore[assignment]  # a test is run by us
 
-    def _foreign(self, name: str) -> Any:
+    def foreign(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         return _foreign(self.remote, name, self._expected, self._called)
@@ -275,7 +404,7 @@ class Space:
                 continue  # nothing that only the program can define: the test will say that it is not there
             mine = not strange and not self._own  # only usual names: then they are what the program is to define
             if name in strange or mine:
-                self.names[name] = self._foreign(name)
+                self.names[name] = self.foreign(name)
             else:
                 self.names[name] = self.trusted(lambda name=name: usual(name))
 

@@ -51,6 +51,7 @@ def _from_isoformat(kind: Any, content: str) -> Any:
     return kind.fromisoformat(content)
 
 
+_FACTORIES = {kind.__name__: kind for kind in (int, float, str, list, dict, set)}
 # Where a type is defined and its name: what stands for a value, and the value again, from the type and that. All
 # contents are plain data, and are checked by the constructors that they are given to.
 KNOWN: dict[tuple[str, str], tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
@@ -64,10 +65,13 @@ KNOWN: dict[tuple[str, str], tuple[Callable[[Any], Any], Callable[[Any, Any], An
     ("builtins", "dict_keys"): (list, lambda _, content: dict.fromkeys(content).keys()),
     ("builtins", "dict_values"): (list, lambda _, content: dict(enumerate(content)).values()),
     ("builtins", "dict_items"): (lambda value: [list(pair) for pair in value], lambda _, pairs: dict(pairs).items()),
-    ("collections", "deque"): (list, _call),
+    ("collections", "deque"): (lambda value: [list(value), value.maxlen], _spread),
     ("collections", "Counter"): (_pairs, lambda kind, content: kind(dict(content))),
     ("collections", "OrderedDict"): (_pairs, _call),
-    ("collections", "defaultdict"): (_pairs, lambda kind, content: kind(None, content)),
+    ("collections", "defaultdict"): (
+        lambda value: [getattr(value.default_factory, "__name__", ""), _pairs(value)],
+        lambda kind, content: kind(_FACTORIES.get(content[0]), content[1]),
+    ),
     ("numpy", "ndarray"): (_array, _to_array),
 }
 
@@ -93,6 +97,14 @@ class ProgramEnum(Attributed):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}.{self.name}: {self.value!r}>"
+
+    def __str__(self) -> str:
+        if "_asks" not in vars(self):
+            return f"{type(self).__name__}.{self.name}"
+        return str(vars(self)["_asks"].ask("text", type(self).__name__, self.name))
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
 
 
 _MIXINS: dict[str, type] = {"int": int, "str": str}
@@ -132,7 +144,7 @@ def _to_named_tuple(_: Any, content: list) -> Any:
     return _tuple_class(name, tuple(fields))(*items)
 
 
-def _named_parts(value: Any) -> tuple[str, list] | None:
+def named_parts(value: Any) -> tuple[str, list] | None:
     """What stands for a named tuple or an enum's member; None for other values."""
     kind = type(value)
     if isinstance(value, tuple) and type(getattr(kind, "_fields", None)) is tuple:
@@ -196,7 +208,7 @@ class Tagger:
         if name := known_name(type(value)):
             content = KNOWN[_NAMES[name]][0](value)
             return {"x": [name, self.tag(content, depth + 1)]}
-        if parts := _named_parts(value):
+        if parts := named_parts(value):
             return {"x": [parts[0], self.tag(parts[1], depth + 1)]}
         try:
             base = codec.to_base(value)

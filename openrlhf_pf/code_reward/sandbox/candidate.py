@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 from openrlhf_pf.code_reward.judge import codec
 from openrlhf_pf.code_reward.sandbox import objects
 
-MODULE = "solution"
 # What an interpreter has that was started with its site module.
 builtins.exit, builtins.quit = _sitebuiltins.Quitter("exit", ""), _sitebuiltins.Quitter("quit", "")
 _FUTURE = re.compile(r"^from __future__ import [\w, ]+$", re.M)
@@ -55,7 +54,7 @@ def _prepare() -> objects.Conversation:
     """What every program has, made before it is forked: to make it in each would touch a hundred pages, which the
     kernel has to copy.
     """
-    module = sys.modules[MODULE] = types.ModuleType(MODULE)
+    module = sys.modules[objects.MODULE] = types.ModuleType(objects.MODULE)
     conversation = objects.Conversation(module)
     conversation.operations["load"] = lambda source: exec(compile_checked(_futures_first(source)), module.__dict__)
     conversation.operations["end"] = lambda: None

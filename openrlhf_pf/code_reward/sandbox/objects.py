@@ -6,6 +6,7 @@ Nothing here is trusted, see :mod:`candidate`.
 
 import builtins
 import contextlib
+import copy
 import functools
 import importlib
 import marshal
@@ -18,20 +19,35 @@ from typing import Any
 
 from openrlhf_pf.code_reward.judge import codec, values
 
+MODULE = "solution"
 MAX_MESSAGE = 300
 _MUTABLE = {list, dict, set, bytearray}
-# What Python does where a class does not have the method itself: of a sequence, or of a generic class.
-_PROTOCOLS = {"__iter__": iter, "__reversed__": reversed, "__contains__": operator.contains, "__len__": len}
-_PROTOCOLS |= {"__getitem__": operator.getitem}
+# What Python does with an operator, where a class may not have the method itself.
+_PROTOCOLS = {"__iter__": iter, "__reversed__": reversed, "__dir__": dir, "__format__": format}
+_PROTOCOLS |= {"__len__": len, "__abs__": abs, "__float__": float, "__int__": int, "__round__": round}
+_PROTOCOLS |= {"__delattr__": delattr, "__setattr__": setattr}
+_PROTOCOLS |= {"__copy__": copy.copy, "__deepcopy__": copy.deepcopy}
+_PROTOCOLS |= {f"__{name}__": getattr(operator, f"__{name}__") for name in ("contains", "getitem", "index")}
+for _name in "add sub mul truediv floordiv mod pow and or xor matmul".split():
+    _operate = getattr(operator, f"__{_name}__")
+    _PROTOCOLS[f"__{_name}__"], _PROTOCOLS[f"__i{_name}__"] = _operate, getattr(operator, f"__i{_name}__")
+    _PROTOCOLS[f"__r{_name}__"] = lambda right, left, operate=_operate: operate(left, right)
 _FIXED = {type(None), bool, int, float, complex, str, bytes}
 
 
-def kinds_of(error: BaseException) -> list[str]:
-    """The names of an exception's class and of those that it is derived from, without the last two or three."""
-    if not isinstance(error, Exception):
-        return [f"exit:{type(error).__name__}"]
-    names = [kind.__name__ for kind in type(error).__mro__ if kind not in (Exception, BaseException, object)]
-    return names or [type(error).__name__]
+def kinds_of(kind: type[BaseException]) -> list[str]:
+    """The names of an exception's class and of those that it is derived from, without the last two or three; with the
+    module where that is one of the standard library.
+    """
+    if not issubclass(kind, Exception):
+        return [f"exit:{kind.__name__}"]
+    kinds = [one for one in kind.__mro__ if one not in (Exception, BaseException, object)]
+    return [_full_name(one) for one in kinds or [kind]]
+
+
+def _full_name(kind: type) -> str:
+    is_librarys = kind.__module__ != "builtins" and str(kind.__module__).split(".")[0] in sys.stdlib_module_names
+    return f"{kind.__module__}:{kind.__name__}" if is_librarys else kind.__name__
 
 
 def text_of(error: BaseException) -> str:
@@ -75,11 +91,22 @@ class Conversation:
             "random": _set_random_states,
             "attribute": lambda kind, place, name: getattr(self._member(kind, place), name),
             "truth": lambda number: bool(self._objects[number]),
+            "plain": lambda number: codec.to_base(self._objects[number]),
+            "kinds": lambda name: kinds_of(getattr(module, name)),
+            "raise": lambda name, args, kwargs: _raise(getattr(module, name)(*args, **kwargs)),
+            "exit": self._exit,
+            "text": lambda kind, place: str(self._member(kind, place)),
+            "overwrite": lambda number, name, new: values.overwrite(self._value(number, name), new),
+            "value": self._value,
+            "library": lambda module, name, args, kwargs: getattr(importlib.import_module(module), name)(
+                *args, **kwargs
+            ),
         }
         self._objects: list[Any] = []
         self._kept: dict[int, int] = {}  # id of an object, its number
         self._raised: dict[int, Exception] = {}  # by an iterator, after elements that were not sent yet
         self._transferred: dict[int, int] = {}  # id of an object that came from the other side, its number there
+        self._callbacks: dict[int, Callable[..., Any]] = {}  # functions that came from there, by number
         self._by_number: dict[int, Any] = {}
         self._tagger = values.Tagger(self._handle)
         self._decode = codec.decoder(self._special)
@@ -106,10 +133,10 @@ class Conversation:
         return operation
 
     def _encode(self, answer: tuple) -> bytes:
-        return codec.encode(answer, codec.MAX_BYTES, self._tagger.other)
+        return codec.encode(answer, codec.MAX_BYTES, self._other)
 
     def _error(self, number: str, place: int, error: BaseException) -> bytes:
-        kinds, text = kinds_of(error), text_of(error)
+        kinds, text = kinds_of(type(error)), text_of(error)
         for attributes in (_attributes_of(error), {}):
             with contextlib.suppress(Exception):
                 answer = (number, place, "error", kinds, text, list(error.args), attributes)
@@ -119,12 +146,25 @@ class Conversation:
     def _handle(self, value: Any, depth: int) -> Any:
         if id(value) in self._transferred:
             return {"o": [self._transferred[id(value)]]}
+        if type(value) is types.FunctionType and value in self._callbacks.values():
+            return {"q": [next(number for number, function in self._callbacks.items() if function is value)]}
+        if type(value) is type and value.__module__ == "builtins" and getattr(builtins, value.__name__, None) is value:
+            return {"g": [value.__name__]}
         if id(value) not in self._kept:
             self._kept[id(value)] = len(self._objects)
             self._objects.append(value)
         ability = values.ITERATES if hasattr(type(value), "__next__") else ""
         ability = ability or (values.CALLABLE if callable(value) else "")
         return {"h": [self._kept[id(value)], str(type(value).__name__), ability]}
+
+    def _other(self, value: Any, depth: int) -> Any:
+        """The tag of what is no plain data; of an instance of a class that is derived from one of plain data, also
+        its data, for a test that does not know the class.
+        """
+        if isinstance(value, _DERIVED) and type(value).__module__ == MODULE and not values.named_parts(value):
+            handle, base = self._handle(value, depth)["h"], codec.to_base(value)
+            return {"k": [handle, self._tagger.tag(base, depth + 1)]}
+        return self._tagger.other(value, depth)
 
     def _target(self, target: Any) -> Callable[..., Any]:
         """``[function]``; ``[class, method]``, of an instance of its own; ``(number, method)`` of an object."""
@@ -210,13 +250,26 @@ class Conversation:
         kind = getattr(self.module, name)
         return kind(*place) if issubclass(kind, tuple) else kind[place]
 
-    def _callback(self, number: int, name: str) -> Callable[..., Any]:
+    def _value(self, number: int, name: str) -> Any:
+        """An attribute of an object, or of the module."""
+        return getattr(self.module if number < 0 else self._objects[number], name)
+
+    def _exit(self, number: int, kind: str, args: list[Any]) -> Any:
+        """What an object says to an exception in its ``with`` statement."""
+        error = (getattr(self.module, kind, None) or getattr(builtins, kind, RuntimeError))(*args)
+        return bool(self._objects[number].__exit__(type(error), error, None))
+
+    def _callback(self, number: int, name: str, doc: str | None = None) -> Callable[..., Any]:
         """A function of the other side."""
+        if number in self._callbacks:
+            return self._callbacks[number]
 
         def function(*args: Any, **kwargs: Any) -> Any:
             return self._ask(number, args, kwargs)
 
         function.__name__ = function.__qualname__ = name
+        function.__doc__ = doc
+        self._callbacks[number] = function
         return function
 
     def _ask(self, number: int, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -265,6 +318,13 @@ class _Left:
             contents.append(tagger.tag(item, 0, True) if plain else tagger.tag(dict(vars(item)), 0, True))
         answer = {"t": [number, place, "left", tagger.tag(self.value, 0), contents]}
         return values.encode_tag(answer, codec.MAX_BYTES)
+
+
+_DERIVED = (list, dict, str, int, float, tuple, set)
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _set_random_states(state: Any, state_of_numpy: Any) -> None:
