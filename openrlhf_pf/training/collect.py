@@ -89,7 +89,8 @@ class Collector:
             made += len(places)
             rate = made / (time.monotonic() - start)
             left = (self.n_prompts - min(self.n_prompts, size * len(done)) - made) / rate
-            _print(f"file {number} of {total}, {rate:.1f} prompts/s, {_duration(left)} left")
+            duration = f"{left / 60:.0f} min" if left >= 90 else f"{max(left, 0):.0f} s"
+            _print(f"file {number} of {total}, {rate:.1f} prompts/s, {duration} left")
         self.report_failures()
         _print(f"done: {self.directory}")
 
@@ -225,7 +226,3 @@ def collect(args: SimpleNamespace) -> None:
 
 def _print(text: str) -> None:
     print(f"collect: {text}", flush=True)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(seconds, 0):.0f} s"

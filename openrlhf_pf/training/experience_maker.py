@@ -158,13 +158,6 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         groups = (self.actor_model_group, self.critic_model_group, self.initial_model_group)
         return math.lcm(*(data_parallel_ranks(group) for group in groups if group is not None))
 
-    @property
-    def _samples_unit(self) -> int:
-        """The number of kept samples is a multiple of this, so that every rank trains whole micro-batches."""
-        if self.args.train.dynamic_batch_enable:
-            return math.lcm(self._ranks, self.args.train.batch_size)
-        return self._ranks * self.args.train.micro_batch_size
-
     # ── From a rollout to experiences: score, filter, draw, hand on ──
 
     @torch.no_grad()
@@ -179,7 +172,9 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
         self._score_by_models(rollout, learns=True)
         batch = self._filter_batch(rollout)
         weights, dropped = self._weigh(batch)
-        budget = self._budget(rollout)
+        # What a batch filter draws: k per prompt, but none for replaced prompts.
+        most = math.inf if self.given.sample_filter_refill is None else prompts_per_step(self.given)
+        budget = min(len(rollout.groups), most) * self.filter.keep
         drawn = draw(self.mode, weights, self.filter.keep, self.filter.scope, batch.order, batch.generator, budget)
         drawn = drawn._replace(counts=self._trim(drawn.counts, batch.generator))
         self._weights, self._drawn = weights, drawn
@@ -322,13 +317,6 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             weights = scaled(weights, weights.sum())
         return weights, {f"filter/dropped_{rule}_prompts": float(out.sum())}
 
-    def _budget(self, rollout: Rollout) -> int:
-        """Return how many samples a batch filter draws: k per prompt, but none for replaced prompts."""
-        prompts = len(rollout.groups)
-        if self.given.sample_filter_refill is not None:
-            prompts = min(prompts, prompts_per_step(self.given))
-        return prompts * self.filter.keep
-
     def _metrics_of_filter(self) -> dict[str, float]:
         """Return the filter's own metrics, and log its message."""
         if self.filter.log_message:
@@ -340,7 +328,9 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
 
         At random, because prompts that finish last have the longest responses.
         """
-        unit = self._samples_unit
+        train = self.args.train  # every rank trains whole micro-batches, or whole optimizer steps of dynamic ones
+        dynamic = train.dynamic_batch_enable
+        unit = math.lcm(self._ranks, train.batch_size) if dynamic else self._ranks * train.micro_batch_size
         if self.ragged:
             draws = np.repeat(np.arange(counts.size), counts.ravel())
             surplus = draws[generator.permutation(len(draws))[: len(draws) % unit]]

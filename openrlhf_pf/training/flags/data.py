@@ -131,21 +131,17 @@ def check_task_labels(args: SimpleNamespace) -> None:
         label_fields([str(label) for label in labels], per.removeprefix(LABEL))
 
 
-def uses_code_reward(args: SimpleNamespace) -> bool:
-    """Return whether a reward function or the true score is ``openrlhf_pf/code_reward/reward.py``."""
-    score = getattr(getattr(args, "collect", None), "score", None)
-    ours = os.path.join(os.path.dirname(openrlhf_pf.code_reward.__file__), "reward.py")
-    paths = [*reward_sources(args), *([score] if isinstance(score, str) else [])]
-    return any(os.path.exists(path) and os.path.samefile(path, ours) for path in paths if path.endswith(".py"))
-
-
 def check_code_labels(args: SimpleNamespace) -> None:
-    """Read the labels of all prompts if the code reward judges them, and print how many there are.
+    """Read the labels of all prompts if the code reward (a reward function or the true score is
+    ``openrlhf_pf/code_reward/reward.py``) judges them, and print how many there are.
 
     Raises:
         ValueError: some are not understood, or there are none; or a setting in the environment is wrong.
     """
-    if not uses_code_reward(args):
+    score = getattr(getattr(args, "collect", None), "score", None)
+    ours = os.path.join(os.path.dirname(openrlhf_pf.code_reward.__file__), "reward.py")
+    paths = [*reward_sources(args), *([score] if isinstance(score, str) else [])]
+    if not any(os.path.exists(path) and os.path.samefile(path, ours) for path in paths if path.endswith(".py")):
         return
     from openrlhf_pf.code_reward import reward
     from openrlhf_pf.code_reward.label_check import refuse_bad_labels
