@@ -130,6 +130,7 @@ class Names(NamedTuple):
     expected: frozenset[str]
 
 
+@cached_by_size
 def foreign_exceptions(source: str) -> set[str]:
     """The names of exceptions in test code that only the program can define."""
     read, bound, _, expected = names_of(source)
