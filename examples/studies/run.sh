@@ -65,6 +65,18 @@ for study in "${@:-filters judge sizes rewards selection correction bandit secon
         runs correction_before --reward exploit@768 --versus exploit --arms none
         python studies.micro_code.drift --base "${bases[@]}" --output "$OUTPUT/runs" --labels 768 \
             --json "$OUTPUT/correction_sft.json"
+        tuned=() # the same studies, with that policy
+        for base in "${bases[@]}"; do
+            seed="${base##*/s}" && to="$OUTPUT/tuned/s$seed" && mkdir -p "$to/models" "$OUTPUT/tuned/base$seed-noise40"
+            cp -r "$base/phases" "$base/study.json" "$to"
+            ln -sfn "$(realpath "$base/data")" "$to/data"
+            ln -sfn "$(realpath "$base/models/reward")" "$to/models/reward"
+            ln -sfn "$(realpath "$OUTPUT/runs/base$seed-right768")" "$to/models/sft"
+            ln -sfn "$(realpath "$OUTPUT/runs/base$seed-noise40/reward")" "$OUTPUT/tuned/base$seed-noise40/reward"
+            tuned+=("$to")
+        done
+        python studies.micro_code.runs --base "${tuned[@]}" --output "$OUTPUT/tuned" --reward noise40 \
+            --arms none head_15 --json "$OUTPUT/correction_tuned.json"
         python studies.micro_code.drift --base "${bases[@]}" --output "$OUTPUT/runs" --reward exploit noise40 given \
             --json "$OUTPUT/drift.json"
         uncertain="studies.micro_code.uncertainty --base ${bases[*]} --output $OUTPUT/runs"
