@@ -55,11 +55,16 @@ class Finding(NamedTuple):
     sentence: str
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, which has no flags."""
+    return argparse.ArgumentParser(
+        prog="openrlhf-pf doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the findings and a verdict, and return the exit status."""
-    argparse.ArgumentParser(
-        prog="openrlhf-pf doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args(arguments)
+    parser().parse_args(arguments)
     findings = examine()
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
