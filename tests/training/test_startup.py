@@ -91,6 +91,15 @@ def test_the_checks_of_the_entry_module_are_run_without_what_it_imports(entry, w
         preflight(name, parse)
 
 
+def test_the_parser_is_as_before_where_openrlhf_cannot_be_read(entry, monkeypatch):
+    own = argparse.ArgumentParser.parse_args
+    monkeypatch.setattr("openrlhf_pf.training.startup.preflight._NESTING", "openrlhf.utils.no_such_module")
+    monkeypatch.setattr("openrlhf_pf.training.startup.preflight._load_nesting", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        preflight(entry("pass"), parse)
+    assert argparse.ArgumentParser.parse_args is own
+
+
 def test_what_needs_more_than_the_standard_library_is_left_to_the_run(entry, capsys):
     own = argparse.ArgumentParser.parse_args
     preflight(entry("print('warned')\nheavy_part.check(argparse.ArgumentParser().parse_args())"), parse)

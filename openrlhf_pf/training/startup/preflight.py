@@ -74,8 +74,9 @@ def _light_part(source: Path) -> ast.Module:
 def _replaced(parse_args: Callable[..., Namespace]) -> Iterator[None]:
     """Replace the parsing, and let ``from openrlhf.utils.config import hierarchize`` import that module alone."""
     own, is_imported = ArgumentParser.parse_args, _NESTING in sys.modules
+    if not is_imported:
+        sys.modules[_NESTING] = _load_nesting()
     ArgumentParser.parse_args = parse_args
-    sys.modules.setdefault(_NESTING, _load_nesting())
     try:
         yield
     finally:
