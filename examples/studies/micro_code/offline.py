@@ -1,8 +1,10 @@
-"""Reward models outside of PPO: their rewards, their last states, and learning from a few true scores."""
+"""Reward models outside of PPO: samples of the policies, rewards, last states, and learning from few true scores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from examples.micro_code.score import score_all
 from examples.micro_code.tasks import Task
 from openrlhf_pf.reliability.measures.pairs import count_pairs
 from openrlhf_pf.training.correction.head import pairs_of, spread
+
+from .rewards import REWARD_MODELS
+from .runs import Runs
 
 SAMPLES = 5
 PROMPTS_AT_ONCE = 50
@@ -138,3 +143,33 @@ def correct_before_training(given: Path, labelled: Samples, seed: int, output: P
     model.model.score.weight.data *= before / spread(model.read(prompts)[0])
     model.model.save_pretrained(output)
     model.tokenizer.save_pretrained(output)
+
+
+def sample_policies(runs: Runs, tasks: Sequence[Task], seed: int) -> tuple[Samples, Samples]:
+    """Return samples of the SFT policy, and of the one that PPO has trained from it without a filter."""
+    policies = runs.source.path("models", "sft"), runs.policy("none", seed, runs.config("none").steps)
+    prompts, tokens = [task.prompt for task in tasks], runs.study.evaluation.max_new_tokens
+    of_sft, of_trained = sample_all([Draw(policy, prompts, SAMPLES, tokens, seed) for policy in policies])
+    return Samples(tasks, of_sft), Samples(tasks, of_trained)
+
+
+def measure_bases(
+    parser: argparse.ArgumentParser,
+    measure: Callable[[Runs, argparse.Namespace], dict[str, Any]],
+    argv: Sequence[str] | None,
+) -> int:
+    """Measure every base with every reward model, print and write rows; ``parser`` has the flags of ``measure``."""
+    parser.formatter_class = argparse.RawTextHelpFormatter
+    parser.add_argument("--base", type=Path, nargs="+", required=True)
+    parser.add_argument("--output", type=Path, required=True, help="where runs.py keeps its runs")
+    parser.add_argument("--reward", nargs="+", choices=REWARD_MODELS, default=["given"])
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args(argv)
+    rows = []
+    for base in options.base:
+        for reward in options.reward:
+            rows.append(measure(Runs(base, options.output, reward), options))
+            print(json.dumps(rows[-1]), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0

@@ -24,11 +24,9 @@ from scipy.stats import mannwhitneyu
 
 from examples.micro_code import commands
 from examples.micro_code.phases import finish_reward_model, train_in_process
-from examples.micro_code.sampling import Draw, sample_all
 from openrlhf_pf.training.correction.head import spread
 
-from .offline import SAMPLES, RewardModel, Samples, accuracy
-from .rewards import REWARD_MODELS
+from .offline import RewardModel, accuracy, measure_bases, sample_policies
 from .runs import Runs
 
 PROMPTS = 200  # that say what a reward model has seen, and as many others
@@ -122,10 +120,7 @@ def measure_base(runs: Runs, members: int) -> dict[str, Any]:
     train, held = runs.source.reward_tasks()
     order = np.random.default_rng([11, 1]).permutation(len(train))
     tasks = [train[i] for i in order[:PROMPTS]] + held[:PROMPTS]
-    policies = runs.source.path("models", "sft"), runs.policy("none", 1, runs.config("none").steps)
-    tokens = runs.study.evaluation.max_new_tokens
-    texts = sample_all([Draw(policy, [task.prompt for task in tasks], SAMPLES, tokens, 1) for policy in policies])
-    samples = [Samples(tasks, text) for text in texts]
+    samples = sample_policies(runs, tasks, 1)
     models = {"member1": RewardModel(runs.reward_model())}
     prompts = [policy.labelled(models["member1"].tokenizer) for policy in samples]
     rewards, states = zip(*(models["member1"].read(found) for found in prompts))
@@ -142,21 +137,8 @@ def measure_base(runs: Runs, members: int) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure every base with every reward model, and write JSON."""
     parser = argparse.ArgumentParser("python -m examples.studies.micro_code.uncertainty", description=__doc__)
-    parser.formatter_class = argparse.RawTextHelpFormatter
-    parser.add_argument("--base", type=Path, nargs="+", required=True)
-    parser.add_argument("--output", type=Path, required=True, help="where runs.py keeps its runs")
-    parser.add_argument("--reward", nargs="+", choices=REWARD_MODELS, default=["given"])
     parser.add_argument("--members", type=int, default=1, help="reward models of a base")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args(argv)
-    rows = []
-    for base in options.base:
-        for reward in options.reward:
-            rows.append(measure_base(Runs(base, options.output, reward), options.members))
-            print(json.dumps(rows[-1]), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
-    return 0
+    return measure_bases(parser, lambda runs, options: measure_base(runs, options.members), argv)
 
 
 if __name__ == "__main__":
