@@ -74,6 +74,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "group": {"flags": _RLOO + _GROUP_BASELINE},
     "kl.1": {"kl": 0.1},
     "n16": {"samples": 16},
+    "long": {"steps": 40, "save_every": 8},
     "best_worst": {
         "sample_filter": "best_worst",
         "keep": 2,

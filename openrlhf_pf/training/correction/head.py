@@ -118,15 +118,17 @@ def fit_head(rewards: Floats, states: Floats, scores: Floats) -> Head:
     inputs = (inputs / units).astype(np.float32).reshape(-1, size + 1)
     penalties = np.append(np.full(size, PENALTY), PENALTY_OF_REWARD)
     pairs = pairs_of(scores)
-    share = pairs / pairs.sum(axis=(1, 2), keepdims=True)  # each prompt has the same weight
+    prompt, better, worse = np.nonzero(pairs)
+    share = 1 / pairs.sum(axis=(1, 2))[prompt]  # each prompt has the same weight
+    better, worse = (prompt * rewards.shape[1] + response for response in (better, worse))
 
     def loss(weights: NDArray) -> tuple[float, NDArray]:
-        found = (inputs @ weights.astype(np.float32)).reshape(rewards.shape)
-        behind = found[:, None, :] - found[:, :, None]
+        found = inputs @ weights.astype(np.float32)
+        behind = found[worse] - found[better]
         slope = share * expit(behind)
-        by_response = (slope.sum(axis=1) - slope.sum(axis=2)).astype(np.float32)
-        value = float((share * np.logaddexp(0.0, behind)).sum()) + float(penalties @ weights**2) / 2
-        return value, (by_response.ravel() @ inputs).astype(float) + penalties * weights
+        by_response = np.bincount(worse, slope, len(inputs)) - np.bincount(better, slope, len(inputs))
+        value = float(share @ np.logaddexp(0.0, behind)) + float(penalties @ weights**2) / 2
+        return value, (by_response.astype(np.float32) @ inputs).astype(float) + penalties * weights
 
     weights = (
         minimize(loss, np.zeros(size + 1), jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-6}).x
