@@ -134,6 +134,7 @@ SEVERAL_MODELS = next(line for line in GOOD if "ensemble_agreement" in line)
 
 
 SCRIPTS = sorted((TESTS.parent / "examples" / "scripts").glob("*.sh"))
+TRUE_SCORE = TESTS.parent / "examples" / "true_score.py"
 
 
 def commands_of(script: Path, folder: Path, **environment: str) -> list[list[str]]:
@@ -143,7 +144,7 @@ def commands_of(script: Path, folder: Path, **environment: str) -> list[list[str
         program.write_text(f'#!/usr/bin/env bash\nprintf "%s\\t" {name} "$@"\necho\n')
         program.chmod(0o755)
     given = {"POLICY": "p", "REWARD": "r", "PROMPTS": "d"}
-    given |= {"REWARD_URL": "r.py", "PAIRS": "D.jsonl", "HELDOUT": "h.jsonl"}
+    given |= {"REWARD_URL": "r.py", "PAIRS": "D.jsonl", "HELDOUT": "h.jsonl", "SCORE": str(TRUE_SCORE)}
     paths = {"PATH": f"{folder}:{os.environ['PATH']}", "OUTPUT": str(folder / "out")}
     written = subprocess.run(
         ["bash", str(script)], capture_output=True, text=True, check=True, env={**paths, **given, **environment}
@@ -236,7 +237,7 @@ def checked(words: list[str], monkeypatch: pytest.MonkeyPatch) -> SimpleNamespac
 
     parts = {
         "openrlhf_pf.cli.collect": (launch.ENTRY_MODULE, launch._parser_with(collect.add_arguments, keep)),
-        "openrlhf.cli.train_rm": ("openrlhf.cli.train_rm", parse_args),
+        **{module: (module, parse_args) for module in ("openrlhf.cli.train_rm", "openrlhf.cli.train_sft")},
     }
     (module,) = parts.keys() & set(words)
     monkeypatch.setattr(sys, "argv", words[words.index(module) :])
@@ -333,6 +334,18 @@ def test_each_step_of_the_loop_passes_its_parser_and_the_next_one_reads_what_it_
     flags = dict(itertools.pairwise(ppo))
     assert flags["--reward.model_name_or_path"] == flags["--critic.model_name_or_path"] == args.ckpt.output_dir
     assert flags["--actor.model_name_or_path"] == "s"
+
+
+def test_true_scores_fine_tune_the_policy_that_ppo_trains(tmp_path, monkeypatch):
+    script = next(script for script in SCRIPTS if script.stem == "train_true_scores")
+    collecting, selecting, tuning, ppo = commands_of(script, tmp_path)
+    args = checked(collecting, monkeypatch)
+    assert args.collect.score == str(TRUE_SCORE) and args.actor.model_name_or_path == "p"
+    *_, samples, right = selecting
+    assert samples == args.collect.output
+    args = checked(tuning, monkeypatch)
+    assert (args.data.dataset, args.data.input_key, args.data.output_key) == (right, "input", "output")
+    assert dict(itertools.pairwise(ppo))["--actor.model_name_or_path"] == args.ckpt.output_dir
 
 
 def test_a_step_that_is_there_is_left_out(tmp_path):
