@@ -54,7 +54,6 @@ submit openrlhf_pf.cli.collect \
 # 3. PPO from there: 15% of the prompts of each rollout get true scores, which train and correct the reward model.
 submit openrlhf.cli.train_ppo \
   --sample_filter_correct head \
-  --sample_filter_true_share 0.15 \
   --sample_filter_probe_score "$SCORE" \
   --actor.model_name_or_path "$OUTPUT/tuned" \
   --critic.model_name_or_path "$REWARD" \
