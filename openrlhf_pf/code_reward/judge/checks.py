@@ -19,7 +19,14 @@ from typing import Any
 from openrlhf_pf.code_reward.judge import pytest_stand_in, values
 from openrlhf_pf.code_reward.judge.objects import RemoteObject
 from openrlhf_pf.code_reward.judge.remote import END, Proxy, Question, Remote, call_of
-from openrlhf_pf.code_reward.judge.script import Space, foreign_exceptions, guarded_imports, parsed
+from openrlhf_pf.code_reward.judge.script import (
+    Space,
+    foreign_exceptions,
+    guarded_imports,
+    is_usual,
+    parsed,
+    undefined_names,
+)
 
 
 def _check_cases(remote: Remote, source: str, data: dict[str, Any]) -> None:
@@ -113,6 +120,8 @@ def certain_questions(test: str, function: str, entry_point: str) -> list[Questi
                 whole = _foreseen(definition.body, name, entry_point, found)
                 # What is in a text may call the program too, and by either name.
                 words = re.findall(r"\w+", test)
+                if "solution" in words or any(not is_usual(one) for one in undefined_names(test) - {entry_point}):
+                    return []  # other names of the program are asked for, and at any time
                 whole = whole and words.count(name) == 1 + len(found) and entry_point not in words
                 return [*found, END] if whole else found
     except (SyntaxError, ValueError):

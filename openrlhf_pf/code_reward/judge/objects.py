@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 
 _PUBLIC_MODULES = ("builtins", "math", "operator", "functools", "itertools", "string")
 # What an object, a class or a function says of itself.
-_OF_ITSELF = "dict doc name qualname annotations defaults kwdefaults wrapped members bases mro".split()
+_OF_ITSELF = (
+    "dict doc name qualname annotations defaults kwdefaults wrapped members bases mro slots match_args".split()
+)
 ASKED_FOR = {f"__{name}__" for name in _OF_ITSELF}
 _READING = {"__iter__", "__len__", "__getitem__", "__contains__", "__repr__", "__str__", "__format__"}
-_RAISES = dis.opmap["RAISE_VARARGS"]
-KINDS = {"generator": types.GeneratorType, "function": types.FunctionType, "map": map, "filter": filter, "zip": zip}
+_RAISES, _OPERATES, _CONSTANT = (dis.opmap.get(name, -1) for name in ("RAISE_VARARGS", "BINARY_OP", "LOAD_CONST"))
+KINDS = {"generator": types.GeneratorType, "function": types.FunctionType, "method": types.MethodType}
+KINDS |= {kind.__name__: kind for kind in (map, filter, zip, property, functools.partial)}
 _LONGEST_ITERATOR = 100_000
+_MAX_MESSAGE = 300
 _ONE_BY_ONE, _AT_A_TIME = 32, 1024  # elements of an iterator: most tests take a few, or all
 _METHODS_OF_DATA = {
     name
@@ -49,13 +53,15 @@ class RemoteObject:
     that plain data has too, comparisons with its like, and arithmetic.
     """
 
-    _OWN = tuple("_asks _number _name _ability _known _plain _tainted _read _source _waiting _over _taken".split())
+    _OWN = tuple(
+        "_asks _number _name _ability _known _plain _tainted _read _source _waiting _over _taken _made".split()
+    )
     __slots__ = (*_OWN, "__weakref__")
 
     def __init__(
         self, asks: "Remote", number: int, name: str, ability: str, known: bool, plain: tuple[Any, ...] = ()
     ) -> None:
-        values_of_slots = (asks, number, name, ability, known, plain, False, [], None, [], False, 0)
+        values_of_slots = (asks, number, name, ability, known, plain, False, [], None, [], False, 0, False)
         for slot, value in zip(self._OWN, values_of_slots):
             object.__setattr__(self, slot, value)
 
@@ -122,12 +128,12 @@ class RemoteObject:
         waiting = self._waiting
         if not waiting and not self._over:
             count = 1 if self._taken < _ONE_BY_ONE else _AT_A_TIME
-            found, over = self._asks.ask("next", self._number, count)
+            found, over, value = self._asks.ask("next", self._number, count)
             waiting[:] = list(found)[::-1]
-            self._set("_over", bool(over))
+            self._set("_over", [value] if over else [])
             self._set("_taken", self._taken + count)
         if not waiting:
-            raise StopIteration
+            raise StopIteration(*(self._over.pop() for _ in self._over[:1]))
         return waiting.pop()
 
     def __len__(self) -> int:
@@ -161,12 +167,18 @@ class RemoteObject:
         if error is None:
             self._method("__exit__", None, None, None)
             return False
-        is_over = self._asks.ask("exit", self._number, kind.__name__, list(error.args)) is True
-        is_on_purpose = place.tb_next is None and place.tb_frame.f_code.co_code[place.tb_lasti] == _RAISES
+        is_over = self._asks.ask("exit", self._number, error) is True
+        code, at = place.tb_frame.f_code.co_code, place.tb_lasti
+        of_constants = code[at] == _OPERATES and code[at - 4] == code[at - 2] == _CONSTANT  # such as 1 / 0
+        is_on_purpose = place.tb_next is None and (code[at] == _RAISES or of_constants)
         if not (is_over and is_on_purpose and self._known) or isinstance(error, AssertionError):
             return False
         self._asks.relies_on_the_program()
         return True
+
+    async def __aexit__(self, kind: Any, error: Any, place: Any) -> bool:
+        await self._method("__aexit__", kind and None, error, None)
+        return False
 
     def __copy__(self, name: str = "__copy__") -> Any:
         found = self._method(name)
@@ -233,7 +245,10 @@ def _operate(name: str) -> Callable[..., Any]:
         if isinstance(found, RemoteObject):
             found._set("_tainted", bool(others) or self._tainted or found._tainted)
         elif self._tainted or any(not isinstance(other, RemoteObject) for other in others):
-            return NotImplemented
+            if not self._made:
+                return NotImplemented
+            if name in _DIFFERENCES:
+                self._asks.fault(f"the program's own class has a {name} that says how far it is: compare attributes")
         return found
 
     return operate
@@ -253,12 +268,14 @@ def _convert(name: str) -> Callable[..., Any]:
     return convert
 
 
-_BINARY = "add sub mul truediv floordiv mod pow and or xor matmul".split()
+# What says how far, or whether, an answer is from what it is expected to be.
+_DIFFERENCES = {"__sub__", "__rsub__", "__truediv__", "__rtruediv__", "__xor__", "__rxor__"}
+_BINARY = "add sub mul truediv floordiv mod pow and or xor matmul divmod lshift rshift".split()
 for _name in [*_BINARY, *(f"r{name}" for name in _BINARY), *(f"i{name}" for name in _BINARY), "neg", "pos", "invert"]:
     setattr(RemoteObject, f"__{_name}__", _operate(f"__{_name}__"))
-for _name in "abs float int index round".split():
+for _name in "abs float int index round complex trunc floor ceil".split():
     setattr(RemoteObject, f"__{_name}__", _convert(f"__{_name}__"))
-for _name in "setattr delattr getitem setitem delitem enter aiter reversed dir".split():
+for _name in "setattr delattr getitem setitem delitem enter aenter aiter reversed dir".split():
     setattr(RemoteObject, f"__{_name}__", lambda self, *args, name=f"__{_name}__": self._method(name, *args))
 RemoteObject.__doc__ = property(lambda self: self._asks.ask("get", self._number, "__doc__"))  # type: ignore[assignment]
 for _name in ("__lt__", "__le__", "__gt__", "__ge__"):
@@ -296,6 +313,12 @@ class Sender:
     def _tag(self, value: Any, depth: int) -> Any:
         if isinstance(value, RemoteObject):
             return {"h": [value._number]}
+        if isinstance(value, type) and "remote" in vars(value):
+            return {"n": [value.__name__]}
+        if isinstance(value, BaseException) and not is_own(value):
+            if "_itself" in vars(value):
+                return {"h": [vars(value)["_itself"]._number]}
+            return {"e": [type(value).__name__, values.Tagger(self._tag).tag(list(value.args), depth + 1)]}
         home, name = getattr(value, "__module__", None), getattr(value, "__name__", None)
         public = isinstance(home, str) and home in _PUBLIC_MODULES and isinstance(name, str)
         if public and getattr(importlib.import_module(home), name, None) is value:
@@ -346,13 +369,19 @@ def is_own(value: Any) -> bool:
 class ProgramStopIteration(Exception):
     """A StopIteration of the program: a real one would end a loop of the test as if all had been compared."""
 
+    @property
+    def value(self) -> Any:
+        """What the generator has returned."""
+        return self.args[0] if self.args else None
+
 
 def exception_of(
-    kinds: Any, text: str, arguments: Any, attributes: Any, table: dict[str, type[Exception]]
+    kinds: Any, text: str, arguments: Any, attributes: Any, itself: Any, table: dict[str, type[Exception]]
 ) -> Exception:
     """An exception as the program raised it: of the first of its classes that is one of ``table`` or a builtin one,
-    with its attributes.
+    with its attributes; its methods are those of ``itself``, an object of the program's.
     """
+    text = str(text)[:_MAX_MESSAGE] if type(text) is str else ""
     full_names = [str(name)[:80] for name in kinds][:20] if type(kinds) is list else []
     names = [name.rpartition(":")[2] if name[:5] != "exit:" else name for name in full_names]
     builtin = next((kind for name in full_names if (kind := library_exception(name))), Exception)
@@ -365,14 +394,32 @@ def exception_of(
     try:
         made = type.__call__(kind, *arguments)
     except Exception:
-        made = kind.__new__(kind)
+        try:
+            made = kind.__new__(kind)
+        except TypeError:  # of a group without its exceptions
+            made = Exception()
     made.args = arguments
-    for name, value in attributes.items() if type(attributes) is dict else ():
-        if type(name) is str and name.isidentifier() and not name.startswith("__"):
+    attributes = attributes if type(attributes) is dict else {}
+    if isinstance(itself, RemoteObject):
+        attributes["_itself"] = itself
+    if attributes.get("__cause__") is not None:
+        attributes.setdefault("__context__", attributes["__cause__"])
+    for name, value in attributes.items():
+        if type(name) is str and name.isidentifier() and (name[:2] != "__" or name in _SET_BY_RAISING):
             with contextlib.suppress(Exception):
                 setattr(made, name, value)
     made._raised_by_program = ((names or ["Exception"])[0], text)  # type: ignore[attr-defined]
     return made
+
+
+_SET_BY_RAISING = ("__cause__", "__context__", "__suppress_context__", "__notes__")
+
+
+def attribute_of(error: Exception, name: str) -> Any:
+    """The ``__getattr__`` of a class of the program's: its methods."""
+    if name.startswith("_") or "_itself" not in vars(error):
+        raise AttributeError(f"{type(error).__name__!r} object has no attribute {name!r}")
+    return getattr(vars(error)["_itself"], name)
 
 
 def text_of(error: Exception) -> str:
@@ -413,6 +460,8 @@ def library_exception(name: str) -> type[Exception] | None:
 @functools.lru_cache(maxsize=512)
 def _named(name: str, bases: tuple[type[Exception], ...]) -> type[Exception]:
     try:
-        return type(name, bases, {"__str__": text_of}) if name.isidentifier() else bases[0]
+        return (
+            type(name, bases, {"__str__": text_of, "__getattr__": attribute_of}) if name.isidentifier() else bases[0]
+        )
     except TypeError:  # two of them have no common layout
         return bases[0]

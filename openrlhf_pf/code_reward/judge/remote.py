@@ -88,6 +88,7 @@ class Remote:
         talk.settimeout(wall_seconds)
         self._wall_seconds = wall_seconds
         self._deadline = time.monotonic() + wall_seconds
+        values.forget_members()
         self.calls = self.asked = 0
         self.test: int | None = None
         self.decision: tuple[str, int | None, str] | None = None
@@ -227,11 +228,10 @@ class Remote:
                 return answer[3]
             if answer[2] == "left" and len(answer) == 5:
                 return self._left(*answer[3:])
-            if answer[2] == "error" and len(answer) == 7:
+            if answer[2] == "error" and len(answer) == 4 and isinstance(answer[3], BaseException):
                 if not needed:
                     return None
-                kinds, text, *more = answer[3:]
-                raise objects.exception_of(kinds, str(text)[:MAX_MESSAGE], *more, self.exceptions)
+                raise answer[3]
             break
         self.verdict("crashed", "an answer to another question")
 
@@ -272,7 +272,8 @@ class Remote:
             if isinstance(found, values.Attributed):
                 kind = vars(sys.modules["checker"]).get(type(found).__name__)
                 if isinstance(found, values.ProgramEnum) and isinstance(kind, enum.EnumMeta):
-                    return kind[found.name]  # the test's own
+                    is_flag = isinstance(found, values.ProgramFlag)
+                    return kind(found.value) if is_flag else kind[found.name]  # the test's own
                 vars(found)["_asks"] = self
             return found
         if tag == "k" and type(content) is list and len(content) == 2:
@@ -280,6 +281,8 @@ class Remote:
             return self._handled(handle, (base,)) if handle[1] in self.classes else base
         if tag == "h":
             return self._handled(content)
+        if tag == "e" and type(content) is list and len(content) == 5:
+            return objects.exception_of(*content, self.exceptions)
         if tag == "g" and content and content[0] in _PUBLIC_CLASSES:
             return _PUBLIC_CLASSES[content[0]]
         sender = self._sender

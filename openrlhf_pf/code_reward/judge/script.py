@@ -24,6 +24,7 @@ from openrlhf_pf.code_reward.judge.objects import (
     KINDS,
     ProgramStopIteration,
     RemoteObject,
+    attribute_of,
     library_exception,
     raised_by_program,
     text_of,
@@ -133,9 +134,15 @@ class Names(NamedTuple):
 @cached_by_size
 def foreign_exceptions(source: str) -> set[str]:
     """The names of exceptions in test code that only the program can define."""
-    read, bound, _, expected = names_of(source)
-    named = {name for name in read if name in expected or _AN_EXCEPTION.fullmatch(name)}
-    return named - bound - _BUILTINS
+    expected = names_of(source).expected
+    return {name for name in undefined_names(source) if name in expected or _AN_EXCEPTION.fullmatch(name)}
+
+
+@cached_by_size
+def undefined_names(source: str) -> frozenset[str]:
+    """The names that code reads and that neither it nor Python defines."""
+    read, bound, *_ = names_of(source)
+    return read - bound - _BUILTINS
 
 
 @cached_by_size
@@ -244,6 +251,8 @@ class ForeignException(type):
 
     def __subclasscheck__(cls, kind: type) -> bool:
         cls.remote.calls += 1
+        if isinstance(kind, ForeignClass):
+            return cls.remote.ask("subclass", kind.__name__, cls.__name__) is True
         return super().__subclasscheck__(kind)
 
 
@@ -257,7 +266,7 @@ def _foreign_exception(remote: Remote, name: str) -> Any:
         bases = [_foreign_exception(remote, kind) for kind in kinds[1:] if not library_exception(kind)]
         bases += [base for kind in kinds if (base := library_exception(kind))][:1] or [Exception]
         bases = [one for one in bases if not any(one is not base and issubclass(base, one) for base in bases)]
-        members = {"__str__": text_of, "remote": remote}
+        members = {"__str__": text_of, "__getattr__": attribute_of, "remote": remote}
         try:
             made = ForeignException(name, tuple(dict.fromkeys(bases)), members)
         except TypeError:  # two of them have no common layout
@@ -273,7 +282,10 @@ class ForeignClass(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """An instance, which stays with the program."""
-        return cls.remote.call([cls.__name__], args, kwargs)
+        found = cls.remote.call([cls.__name__], args, kwargs)
+        if isinstance(found, RemoteObject):
+            found._set("_made", True)
+        return found
 
     def __instancecheck__(cls, instance: Any) -> bool:
         if isinstance(instance, (tuple, ProgramEnum)):
@@ -289,9 +301,15 @@ class ForeignClass(type):
         return kind is cls or cls.remote.ask("subclass", kind.__name__, cls.__name__) is True
 
     def __getattr__(cls, name: str) -> Any:
-        if name.startswith("__") and name not in ASKED_FOR:
+        if name.startswith("__") and name not in ASKED_FOR and name not in vars(RemoteObject):
             raise AttributeError(name)
-        return getattr(cls._itself(), name)
+        if name.startswith("__") and name not in ASKED_FOR:
+            return cls._unbound(name)
+        found = cls._itself()
+        return found.__getattr__(name) if isinstance(found, RemoteObject) else getattr(found, name)
+
+    def _unbound(cls, name: str) -> Any:
+        return lambda instance, *args: getattr(instance, name)(*args)
 
     def __setattr__(cls, name: str, value: Any) -> None:
         setattr(cls._itself(), name, value)
@@ -317,7 +335,7 @@ class ForeignClass(type):
         return iter(cls._itself())
 
     def __len__(cls) -> int:
-        return sum(1 for _ in cls)
+        return len(cls._itself())
 
     def __bool__(cls) -> bool:
         return True

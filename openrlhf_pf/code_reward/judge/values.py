@@ -9,8 +9,9 @@ object of the test's, ``{"q": [number, name]}`` a function of the test's, ``{"g"
 import collections
 import functools
 import math
+import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from openrlhf_pf.code_reward.judge import codec
@@ -61,6 +62,7 @@ KNOWN: dict[tuple[str, str], tuple[Callable[[Any], Any], Callable[[Any, Any], An
     ("datetime", "datetime"): (_isoformat, _from_isoformat),
     ("datetime", "time"): (_isoformat, _from_isoformat),
     ("datetime", "timedelta"): (lambda value: [value.days, value.seconds, value.microseconds], _spread),
+    ("builtins", "slice"): (lambda value: [value.start, value.stop, value.step], _spread),
     ("builtins", "range"): (lambda value: [value.start, value.stop, value.step], _spread),
     ("builtins", "dict_keys"): (list, lambda _, content: dict.fromkeys(content).keys()),
     ("builtins", "dict_values"): (list, lambda _, content: dict(enumerate(content)).values()),
@@ -85,8 +87,7 @@ class Attributed:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_asks" not in vars(self):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        place = getattr(self, "name", None) if isinstance(self, ProgramEnum) else list(self)  # type: ignore[call-overload]
-        return vars(self)["_asks"].ask("attribute", type(self).__name__, place, name)
+        return vars(self)["_asks"].ask("attribute", self, name)
 
 
 class ProgramEnum(Attributed):
@@ -101,40 +102,106 @@ class ProgramEnum(Attributed):
     def __str__(self) -> str:
         if "_asks" not in vars(self):
             return f"{type(self).__name__}.{self.name}"
-        return str(vars(self)["_asks"].ask("text", type(self).__name__, self.name))
+        return str(self._ask("builtins", "str", self))
 
     def __format__(self, spec: str) -> str:
         return format(str(self), spec)
 
+    def _ask(self, module: str, function: str, *arguments: Any) -> Any:
+        return vars(self)["_asks"].ask("library", module, function, arguments, {})
 
-_MIXINS: dict[str, type] = {"int": int, "str": str}
+
+class ProgramFlag(ProgramEnum):
+    """A member of a ``Flag``, or several: equal to what has its class and value, combined here."""
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, ProgramEnum) or not isinstance(self, int):
+            return type(self) is type(other) and self.value == other.value  # type: ignore[attr-defined]
+        return bool(self.value == other)
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __contains__(self, other: Any) -> bool:
+        return type(self) is type(other) and other.value & self.value == other.value
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._ask("builtins", "list", self))
+
+    def __len__(self) -> int:
+        return self.value.bit_count()
+
+    def __invert__(self) -> Any:
+        return self._ask("operator", "invert", self)
 
 
-_enum_class = functools.lru_cache(maxsize=256)(
-    lambda name, mixin: type(name, (ProgramEnum, _MIXINS[mixin]) if mixin else (ProgramEnum,), {})
-)
+def _combine(name: str) -> Callable[[Any, Any], Any]:
+    """An operator of two flags of one class, or of an ``IntFlag`` and a number."""
+
+    def combined(self: ProgramFlag, other: Any) -> Any:
+        is_number = isinstance(self, int) and type(other) is int
+        if not (is_number or type(other) is type(self)):
+            return NotImplemented
+        value = getattr(operator, name)(self.value, other if is_number else other.value)
+        made = _to_enum(None, [type(self).__name__, "intflag" if isinstance(self, int) else "flag", None, value])
+        vars(made).update({name: asks for name, asks in vars(self).items() if name == "_asks"})
+        return made
+
+    return combined
+
+
+for _name in ("or", "and", "xor"):
+    setattr(ProgramFlag, f"__{_name}__", _combine(f"__{_name}__"))
+    setattr(ProgramFlag, f"__r{_name}__", _combine(f"__{_name}__"))
+
+_MIXINS: dict[str, tuple[type, ...]] = {
+    "intflag": (ProgramFlag, int),
+    "flag": (ProgramFlag,),
+    "int": (ProgramEnum, int),
+    "str": (ProgramEnum, str),
+    "": (ProgramEnum,),
+}
+_enum_class = functools.lru_cache(maxsize=256)(lambda name, mixin: type(name, _MIXINS[mixin], {}))
 _MOST_MEMBERS = 1000
 _members: dict[tuple[str, str, str, str], Any] = {}  # one object per member, for tests compare with "is"
 
 
+def forget_members() -> None:
+    """Forget the members of another program's enums."""
+    _members.clear()
+
+
 def _to_enum(_: Any, content: list) -> Any:
     class_name, mixin, name, value = content
-    if not (type(class_name) is str and class_name.isidentifier() and type(name) is str):
+    is_flag = mixin in ("flag", "intflag")
+    is_member = type(value) is int if is_flag else type(name) is str
+    if not (type(class_name) is str and class_name.isidentifier() and is_member):
         raise codec.NotPlain("no enum")
     if len(_members) >= _MOST_MEMBERS:
         _members.clear()
-    key = class_name, mixin, name, repr(value)
+    key = class_name, mixin, "" if is_flag else name, repr(value)
     if key not in _members:
         kind = _enum_class(class_name, mixin)
-        _members[key] = made = kind(value) if mixin else kind()
-        made.name, made.value = name, value
+        _members[key] = made = kind(value) if issubclass(kind, (int, str)) else kind()
+        made.value = value
+    if name is not None:  # else the program is asked, see Attributed
+        _members[key].name = name
     return _members[key]
 
 
 @functools.lru_cache(maxsize=256)
 def _tuple_class(name: str, fields: tuple[str, ...]) -> type:
     fields_alone = collections.namedtuple(name, fields, rename=True)  # type: ignore[misc]
-    return type(name, (fields_alone, Attributed), {})
+    return type(name, (fields_alone, Attributed), {"_replace": _replaced})
+
+
+def _replaced(self: Any, **kwargs: Any) -> Any:
+    made = super(type(self), self)._replace(**kwargs)
+    vars(made).update(vars(self))
+    return made
 
 
 def _to_named_tuple(_: Any, content: list) -> Any:
@@ -150,9 +217,15 @@ def named_parts(value: Any) -> tuple[str, list] | None:
     if isinstance(value, tuple) and type(getattr(kind, "_fields", None)) is tuple:
         return "namedtuple", [kind.__name__, list(kind._fields), list(tuple.__iter__(value))]
     enums = sys.modules.get("enum")
-    if isinstance(value, ProgramEnum) or (enums and isinstance(value, enums.Enum) and type(value.name) is str):
-        mixin = next((name for name, base in _MIXINS.items() if isinstance(value, base)), "")
-        return "enum", [kind.__name__, mixin, value.name, value.value]
+    if isinstance(value, ProgramEnum):
+        mixin = next(name for name, bases in _MIXINS.items() if all(issubclass(kind, base) for base in bases))
+        return "enum", [kind.__name__, mixin, vars(value).get("name"), value.value]
+    if enums and isinstance(value, enums.Enum):
+        mixin = next((name for name, base in (("int", int), ("str", str)) if isinstance(value, base)), "")
+        if isinstance(value, enums.Flag):
+            return "enum", [kind.__name__, mixin + "flag", value.name, value.value]
+        if type(value.name) is str:
+            return "enum", [kind.__name__, mixin, value.name, value.value]
     return None
 
 

@@ -10,6 +10,7 @@ import copy
 import functools
 import importlib
 import marshal
+import math
 import operator
 import random
 import sys
@@ -21,17 +22,22 @@ from openrlhf_pf.code_reward.judge import codec, values
 
 MODULE = "solution"
 MAX_MESSAGE = 300
+_MOST_OF_AN_ERROR = 1 << 16
+_LINKS = ("__cause__", "__context__", "__suppress_context__")
 _MUTABLE = {list, dict, set, bytearray}
 # What Python does with an operator, where a class may not have the method itself.
 _PROTOCOLS = {"__iter__": iter, "__reversed__": reversed, "__dir__": dir, "__format__": format}
 _PROTOCOLS |= {"__len__": len, "__abs__": abs, "__float__": float, "__int__": int, "__round__": round}
 _PROTOCOLS |= {"__delattr__": delattr, "__setattr__": setattr}
+_PROTOCOLS |= {"__divmod__": divmod, "__rdivmod__": lambda right, left: divmod(left, right), "__complex__": complex}
+_PROTOCOLS |= {f"__{name}__": getattr(math, name) for name in ("trunc", "floor", "ceil")}
 _PROTOCOLS |= {"__copy__": copy.copy, "__deepcopy__": copy.deepcopy}
 _PROTOCOLS |= {f"__{name}__": getattr(operator, f"__{name}__") for name in ("contains", "getitem", "index")}
-for _name in "add sub mul truediv floordiv mod pow and or xor matmul".split():
+for _name in "add sub mul truediv floordiv mod pow and or xor matmul lshift rshift".split():
     _operate = getattr(operator, f"__{_name}__")
     _PROTOCOLS[f"__{_name}__"], _PROTOCOLS[f"__i{_name}__"] = _operate, getattr(operator, f"__i{_name}__")
     _PROTOCOLS[f"__r{_name}__"] = lambda right, left, operate=_operate: operate(left, right)
+_PROTOCOLS["__pow__"] = pow
 _FIXED = {type(None), bool, int, float, complex, str, bytes}
 
 
@@ -64,7 +70,16 @@ def _attributes_of(error: BaseException) -> dict[str, Any]:
     found = {name: item for name, item in members.items() if name[:1] != "_" and codec.is_exact(item)}
     with contextlib.suppress(Exception):
         found |= {name: getattr(error, name) for name, item in members.items() if type(item) is property}
+    found |= {name: item for name in _LINKS if (item := getattr(error, name))}
+    if found.get("__context__") is found.get("__cause__"):
+        found.pop("__context__", None)
     return found | vars(error)
+
+
+def _has_methods(kind: type) -> bool:
+    """Whether a class of exceptions has methods that the program has written."""
+    written = [item for one in kind.__mro__ if one.__module__ == MODULE for item in vars(one).items()]
+    return any(name[:1] != "_" and hasattr(item, "__get__") and type(item) is not property for name, item in written)
 
 
 class Conversation:
@@ -89,13 +104,12 @@ class Conversation:
             "instance": lambda number, name: isinstance(self._objects[number], getattr(module, name)),
             "subclass": lambda name, other: issubclass(getattr(module, name), getattr(module, other)),
             "random": _set_random_states,
-            "attribute": lambda kind, place, name: getattr(self._member(kind, place), name),
+            "attribute": getattr,
             "truth": lambda number: bool(self._objects[number]),
             "plain": lambda number: codec.to_base(self._objects[number]),
             "kinds": lambda name: kinds_of(getattr(module, name)),
             "raise": lambda name, args, kwargs: _raise(getattr(module, name)(*args, **kwargs)),
-            "exit": self._exit,
-            "text": lambda kind, place: str(self._member(kind, place)),
+            "exit": lambda number, error: bool(self._objects[number].__exit__(type(error), error, None)),
             "overwrite": lambda number, name, new: values.overwrite(self._value(number, name), new),
             "value": self._value,
             "library": lambda module, name, args, kwargs: getattr(importlib.import_module(module), name)(
@@ -136,20 +150,34 @@ class Conversation:
         return codec.encode(answer, codec.MAX_BYTES, self._other)
 
     def _error(self, number: str, place: int, error: BaseException) -> bytes:
-        kinds, text = kinds_of(type(error)), text_of(error)
+        try:
+            return values.encode_tag({"t": [number, place, "error", self._exception_tag(error, 0)]}, _MOST_OF_AN_ERROR)
+        except Exception:
+            text = text_of(error)
+            tag = {"e": [kinds_of(type(error)), text, [text], {"d": []}, None]}
+            return values.encode_tag({"t": [number, place, "error", tag]}, codec.MAX_BYTES)
+
+    def _exception_tag(self, error: BaseException, depth: int) -> Any:
+        """An exception by its classes, text, arguments and attributes; and by number, if it has methods."""
+        kinds, text, tag = kinds_of(type(error)), text_of(error), self._tagger.tag
+        itself = self._numbered(error) if _has_methods(type(error)) else None
         for attributes in (_attributes_of(error), {}):
             with contextlib.suppress(Exception):
-                answer = (number, place, "error", kinds, text, list(error.args), attributes)
-                return codec.encode(answer, 4 * MAX_MESSAGE)
-        return codec.encode((number, place, "error", kinds, text, [text], {}))
+                return {"e": [kinds, text, tag(list(error.args), depth + 1), tag(attributes, depth + 1), itself]}
+        return {"e": [kinds, text, [text], {"d": []}, itself]}
 
     def _handle(self, value: Any, depth: int) -> Any:
         if id(value) in self._transferred:
             return {"o": [self._transferred[id(value)]]}
+        if isinstance(value, BaseException):
+            return self._exception_tag(value, depth)
         if type(value) is types.FunctionType and value in self._callbacks.values():
             return {"q": [next(number for number, function in self._callbacks.items() if function is value)]}
         if type(value) is type and value.__module__ == "builtins" and getattr(builtins, value.__name__, None) is value:
             return {"g": [value.__name__]}
+        return self._numbered(value)
+
+    def _numbered(self, value: Any) -> Any:
         if id(value) not in self._kept:
             self._kept[id(value)] = len(self._objects)
             self._objects.append(value)
@@ -162,7 +190,7 @@ class Conversation:
         its data, for a test that does not know the class.
         """
         if isinstance(value, _DERIVED) and type(value).__module__ == MODULE and not values.named_parts(value):
-            handle, base = self._handle(value, depth)["h"], codec.to_base(value)
+            handle, base = self._numbered(value)["h"], codec.to_base(value)
             return {"k": [handle, self._tagger.tag(base, depth + 1)]}
         return self._tagger.other(value, depth)
 
@@ -215,23 +243,27 @@ class Conversation:
         for _ in range(count):
             try:
                 found.append(next(iterator))
-            except StopIteration:
-                return [found, True]
+            except StopIteration as end:
+                return [found, True, end.value]
             except Exception as error:
                 if not found:
                     raise
                 self._raised[number] = error
                 break
-        return [found, False]
+        return [found, False, None]
 
     def _special(self, tag: str, content: Any) -> Any:
         if tag == "x":
             own = iter(content[1]) if content[0] == "iterator" else self._own_value(content)
-            return own or values.rebuild(content)
+            return values.rebuild(content) if own is None else own
+        if tag == "e":
+            return self._exception(*content)
         if tag == "h":
             return self._objects[content[0]]
         if tag == "g":
             return getattr(importlib.import_module(content[0]), content[1])
+        if tag == "n":
+            return getattr(self.module, content[0])
         if tag == "q":
             return self._callback(*content)
         if tag == "o":
@@ -242,22 +274,21 @@ class Conversation:
         """The program's own named tuple or member of an enum that a tag stands for; None for other values."""
         if content[0] not in ("namedtuple", "enum"):
             return None
-        name, _, place, *_ = content[1]
-        return self._member(name, place) if isinstance(getattr(self.module, name, None), type) else None
-
-    def _member(self, name: str, place: Any) -> Any:
-        """The member of an enum of that name, or a named tuple with these items."""
-        kind = getattr(self.module, name)
+        name, mixin, place, *value = content[1]
+        kind = getattr(self.module, name, None)
+        if not isinstance(kind, type):
+            return None
+        if mixin in ("flag", "intflag"):
+            return kind(*value)
         return kind(*place) if issubclass(kind, tuple) else kind[place]
 
     def _value(self, number: int, name: str) -> Any:
         """An attribute of an object, or of the module."""
         return getattr(self.module if number < 0 else self._objects[number], name)
 
-    def _exit(self, number: int, kind: str, args: list[Any]) -> Any:
-        """What an object says to an exception in its ``with`` statement."""
-        error = (getattr(self.module, kind, None) or getattr(builtins, kind, RuntimeError))(*args)
-        return bool(self._objects[number].__exit__(type(error), error, None))
+    def _exception(self, kind: str, args: list[Any]) -> Any:
+        """An exception of the test's."""
+        return (getattr(self.module, kind, None) or getattr(builtins, kind, RuntimeError))(*args)
 
     def _callback(self, number: int, name: str, doc: str | None = None) -> Callable[..., Any]:
         """A function of the other side."""
