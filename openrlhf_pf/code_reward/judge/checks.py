@@ -280,7 +280,7 @@ def _items(got: Any, most: int) -> list[Any] | None:
         return list(got)
     if values.known_name(type(got)) in ("deque", "dict_keys", "dict_values", "dict_items"):
         return list(got)
-    if isinstance(got, RemoteObject) and got._ability == values.ITERATES:
+    if isinstance(got, RemoteObject) and got._remote_ability == values.ITERATES:
         return [item for _, item in zip(range(most + 1), got)]
     return None
 

@@ -53,8 +53,10 @@ class RemoteObject:
     that plain data has too, comparisons with its like, and arithmetic.
     """
 
+    # Named so that no attribute of a program's object is hidden: tests read obj._name.
     _OWN = tuple(
-        "_asks _number _name _ability _known _plain _tainted _read _source _waiting _over _taken _made".split()
+        f"_remote_{name}"
+        for name in "asks number name ability known plain tainted read source waiting over taken made".split()
     )
     __slots__ = (*_OWN, "__weakref__")
 
@@ -66,50 +68,50 @@ class RemoteObject:
             object.__setattr__(self, slot, value)
 
     def __repr__(self) -> str:
-        return str(self._method("__repr__")) if self._known else f"<{self._name} of the program>"
+        return str(self._remote_method("__repr__")) if self._remote_known else f"<{self._remote_name} of the program>"
 
     @property
     def __class__(self) -> type:  # what isinstance asks for, of the kinds that a test may expect
-        if self._plain:
-            return type(self._plain[0])
-        return KINDS.get(self._name) or self._asks.class_of(self._name)
+        if self._remote_plain:
+            return type(self._remote_plain[0])
+        return KINDS.get(self._remote_name) or self._remote_asks.class_of(self._remote_name)
 
     def __str__(self) -> str:
-        return str(self._method("__str__"))
+        return str(self._remote_method("__str__"))
 
-    def _set(self, slot: str, value: Any) -> None:
+    def _remote_set(self, slot: str, value: Any) -> None:
         object.__setattr__(self, slot, value)
 
-    def _method(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    def _remote_method(self, name: str, *args: Any, **kwargs: Any) -> Any:
         if name != "__iter__":  # which may change what it has
-            self._set("_source", None)
-        found = self._asks.call((self._number, name), args, kwargs)
-        if self._plain and name not in _READING:
-            self._set("_plain", (self._asks.ask("plain", self._number),))
+            self._remote_set("_remote_source", None)
+        found = self._remote_asks.call((self._remote_number, name), args, kwargs)
+        if self._remote_plain and name not in _READING:
+            self._remote_set("_remote_plain", (self._remote_asks.ask("plain", self._remote_number),))
         return found
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__") and name not in ASKED_FOR:
             raise AttributeError(name)
-        if name in _METHODS_OF_DATA and not self._known:
-            raise AttributeError(f"the program returned a {self._name}, which is no plain data: no {name}")
-        found = self._asks.ask("get", self._number, name)
-        if isinstance(found, RemoteObject) and found._ability == values.CALLABLE:
-            method = lambda *args, **kwargs: self._method(name, *args, **kwargs)  # noqa: E731
+        if name in _METHODS_OF_DATA and not self._remote_known:
+            raise AttributeError(f"the program returned a {self._remote_name}, which is no plain data: no {name}")
+        found = self._remote_asks.ask("get", self._remote_number, name)
+        if isinstance(found, RemoteObject) and found._remote_ability == values.CALLABLE:
+            method = lambda *args, **kwargs: self._remote_method(name, *args, **kwargs)  # noqa: E731
             method.__name__ = name
             return method
-        self._asks.lend(self._number, name, found)
+        self._remote_asks.lend(self._remote_number, name, found)
         return found
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._method("", *args, **kwargs)
+        return self._remote_method("", *args, **kwargs)
 
-    def _elements(self) -> Iterator[Any]:
+    def _remote_elements(self) -> Iterator[Any]:
         """Its elements, each asked for once: a second answer could be another one."""
-        if self._source is None:
-            self._set("_source", iter(self._method("__iter__")))
-            self._set("_read", [])
-        read, source = self._read, self._source
+        if self._remote_source is None:
+            self._remote_set("_remote_source", iter(self._remote_method("__iter__")))
+            self._remote_set("_remote_read", [])
+        read, source = self._remote_read, self._remote_source
         for place in range(_LONGEST_ITERATOR):
             if place == len(read):
                 try:
@@ -119,71 +121,71 @@ class RemoteObject:
             yield read[place]
 
     def __iter__(self) -> Iterator[Any]:
-        if self._ability == values.ITERATES:
+        if self._remote_ability == values.ITERATES:
             return self
-        return iter(self._method("__iter__")) if self._known else self._elements()
+        return iter(self._remote_method("__iter__")) if self._remote_known else self._remote_elements()
 
     def __next__(self) -> Any:
         """One element after the other, and many at once where many are wanted."""
-        waiting = self._waiting
-        if not waiting and not self._over:
-            count = 1 if self._taken < _ONE_BY_ONE else _AT_A_TIME
-            found, over, value = self._asks.ask("next", self._number, count)
+        waiting = self._remote_waiting
+        if not waiting and not self._remote_over:
+            count = 1 if self._remote_taken < _ONE_BY_ONE else _AT_A_TIME
+            found, over, value = self._remote_asks.ask("next", self._remote_number, count)
             waiting[:] = list(found)[::-1]
-            self._set("_over", [value] if over else [])
-            self._set("_taken", self._taken + count)
+            self._remote_set("_remote_over", [value] if over else [])
+            self._remote_set("_remote_taken", self._remote_taken + count)
         if not waiting:
-            raise StopIteration(*(self._over.pop() for _ in self._over[:1]))
+            raise StopIteration(*(self._remote_over.pop() for _ in self._remote_over[:1]))
         return waiting.pop()
 
     def __len__(self) -> int:
-        if self._ability == values.ITERATES:
-            raise TypeError(f"a {self._name} has no length")
+        if self._remote_ability == values.ITERATES:
+            raise TypeError(f"a {self._remote_name} has no length")
         try:
-            if not self._known:  # the number of elements that a loop over it finds
-                return sum(1 for _ in self._elements())
+            if not self._remote_known:  # the number of elements that a loop over it finds
+                return sum(1 for _ in self._remote_elements())
         except TypeError:  # it has none
             pass
-        return operator.index(self._method("__len__"))
+        return operator.index(self._remote_method("__len__"))
 
     def __contains__(self, item: Any) -> bool:
-        if self._known:
-            return bool(self._method("__contains__", item))
+        if self._remote_known:
+            return bool(self._remote_method("__contains__", item))
         return any(item is found or item == found for found in self)
 
     def __bool__(self) -> bool:
-        return bool(self._asks.ask("truth", self._number))
+        return bool(self._remote_asks.ask("truth", self._remote_number))
 
     def __bytes__(self) -> bytes:
-        return bytes(self._method("__bytes__") if self._known else list(self))
+        return bytes(self._remote_method("__bytes__") if self._remote_known else list(self))
 
     def __format__(self, spec: str) -> str:
-        return str(self._method("__format__", spec)) if self._known else format(str(self), spec)
+        return str(self._remote_method("__format__", spec)) if self._remote_known else format(str(self), spec)
 
     def __exit__(self, kind: Any, error: Any, place: Any) -> bool:
         """Whether the exception is over; one that the test did not raise on purpose never is: else an object could
         end a test before it has judged anything.
         """
         if error is None:
-            self._method("__exit__", None, None, None)
+            self._remote_method("__exit__", None, None, None)
             return False
-        is_over = self._asks.ask("exit", self._number, error) is True
+        is_over = self._remote_asks.ask("exit", self._remote_number, error) is True
         code, at = place.tb_frame.f_code.co_code, place.tb_lasti
         of_constants = code[at] == _OPERATES and code[at - 4] == code[at - 2] == _CONSTANT  # such as 1 / 0
         is_on_purpose = place.tb_next is None and (code[at] == _RAISES or of_constants)
-        if not (is_over and is_on_purpose and self._known) or isinstance(error, AssertionError):
+        if not (is_over and is_on_purpose and self._remote_known) or isinstance(error, AssertionError):
             return False
-        self._asks.relies_on_the_program()
+        self._remote_asks.relies_on_the_program()
         return True
 
     async def __aexit__(self, kind: Any, error: Any, place: Any) -> bool:
-        await self._method("__aexit__", kind and None, error, None)
+        await self._remote_method("__aexit__", kind and None, error, None)
         return False
 
     def __copy__(self, name: str = "__copy__") -> Any:
-        found = self._method(name)
+        found = self._remote_method(name)
         if isinstance(found, RemoteObject):
-            found._set("_tainted", self._tainted)
+            found._remote_set("_remote_tainted", self._remote_tainted)
         return found
 
     def __deepcopy__(self, _: Any) -> Any:
@@ -195,60 +197,66 @@ class RemoteObject:
 
     async def __anext__(self) -> Any:
         try:
-            found = self._method("__anext__")
-            return await found if inspect.iscoroutine(found) else self._asks.ask("await", found._number)
+            found = self._remote_method("__anext__")
+            return await found if inspect.iscoroutine(found) else self._remote_asks.ask("await", found._remote_number)
         except ProgramStopIteration:
             raise StopAsyncIteration from None
 
     def __hash__(self) -> int:
-        if not self._known:
-            return hash((RemoteObject, self._number))
-        if self._plain:
-            return hash(self._plain[0])
-        self._asks.relies_on_the_program()
-        return hash(self._method("__hash__"))
+        if not self._remote_known:
+            return hash((RemoteObject, self._remote_number))
+        if self._remote_plain:
+            return hash(self._remote_plain[0])
+        self._remote_asks.relies_on_the_program()
+        return hash(self._remote_method("__hash__"))
 
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return self._compared("__eq__", other) is True
+        return self._remote_compared("__eq__", other) is True
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
-    def _compared(self, name: str, other: object) -> Any:
-        if self._plain:  # as it was when it was answered, before the program could know the other one
+    def _remote_compared(self, name: str, other: object) -> Any:
+        if self._remote_plain:  # as it was when it was answered, before the program could know the other one
             if isinstance(other, RemoteObject):
-                self._asks.relies_on_the_program()
-            return getattr(operator, name)(self._plain[0], _plain_part(other))
-        if not (self._known and isinstance(other, RemoteObject) and other._known):
+                self._remote_asks.relies_on_the_program()
+            return getattr(operator, name)(self._remote_plain[0], _plain_part(other))
+        if not (self._remote_known and isinstance(other, RemoteObject) and other._remote_known):
             return NotImplemented
-        self._asks.relies_on_the_program()
-        found = self._method(name, other)
+        self._remote_asks.relies_on_the_program()
+        found = self._remote_method(name, other)
         return found if type(found) is bool else NotImplemented
 
 
 def _plain_part(value: Any) -> Any:
-    return value._plain[0] if isinstance(value, RemoteObject) and value._plain else value
+    return value._remote_plain[0] if isinstance(value, RemoteObject) and value._remote_plain else value
 
 
 def _operate(name: str) -> Callable[..., Any]:
     """Arithmetic of an object of a class that the test names."""
 
     def operate(self: RemoteObject, *others: Any) -> Any:
-        if not self._known or any(isinstance(other, RemoteObject) and not other._known for other in others):
+        if not self._remote_known or any(
+            isinstance(other, RemoteObject) and not other._remote_known for other in others
+        ):
             return NotImplemented
-        if self._plain and others and not isinstance(others[0], RemoteObject):
-            return getattr(type(self._plain[0]), name, lambda *_: NotImplemented)(self._plain[0], *others)
-        found = self._method(name, *others)
+        if self._remote_plain and others and not isinstance(others[0], RemoteObject):
+            return getattr(type(self._remote_plain[0]), name, lambda *_: NotImplemented)(
+                self._remote_plain[0], *others
+            )
+        found = self._remote_method(name, *others)
         # A number for what is perhaps the expected one would judge itself: abs(f(x) - 7) < 1e-6.
         if isinstance(found, RemoteObject):
-            found._set("_tainted", bool(others) or self._tainted or found._tainted)
-        elif self._tainted or any(not isinstance(other, RemoteObject) for other in others):
-            if not self._made:
+            found._remote_set("_remote_tainted", bool(others) or self._remote_tainted or found._remote_tainted)
+        elif self._remote_tainted or any(not isinstance(other, RemoteObject) for other in others):
+            if not self._remote_made:
                 return NotImplemented
             if name in _DIFFERENCES:
-                self._asks.fault(f"the program's own class has a {name} that says how far it is: compare attributes")
+                self._remote_asks.fault(
+                    f"the program's own class has a {name} that says how far it is: compare attributes"
+                )
         return found
 
     return operate
@@ -258,11 +266,11 @@ def _convert(name: str) -> Callable[..., Any]:
     """What a conversion makes of an object of a class that the test names, and that was not compared with anything."""
 
     def convert(self: RemoteObject, *args: Any) -> Any:
-        found = self._method(name, *args) if self._known else None
+        found = self._remote_method(name, *args) if self._remote_known else None
         if isinstance(found, RemoteObject):
-            found._set("_tainted", self._tainted or found._tainted)
-        elif found is None or self._tainted:
-            raise TypeError(f"a {self._name} of the program has no {name}")
+            found._remote_set("_remote_tainted", self._remote_tainted or found._remote_tainted)
+        elif found is None or self._remote_tainted:
+            raise TypeError(f"a {self._remote_name} of the program has no {name}")
         return found
 
     return convert
@@ -276,10 +284,10 @@ for _name in [*_BINARY, *(f"r{name}" for name in _BINARY), *(f"i{name}" for name
 for _name in "abs float int index round complex trunc floor ceil".split():
     setattr(RemoteObject, f"__{_name}__", _convert(f"__{_name}__"))
 for _name in "setattr delattr getitem setitem delitem enter aenter aiter reversed dir".split():
-    setattr(RemoteObject, f"__{_name}__", lambda self, *args, name=f"__{_name}__": self._method(name, *args))
-RemoteObject.__doc__ = property(lambda self: self._asks.ask("get", self._number, "__doc__"))  # type: ignore[assignment]
+    setattr(RemoteObject, f"__{_name}__", lambda self, *args, name=f"__{_name}__": self._remote_method(name, *args))
+RemoteObject.__doc__ = property(lambda self: self._remote_asks.ask("get", self._remote_number, "__doc__"))  # type: ignore[assignment]
 for _name in ("__lt__", "__le__", "__gt__", "__ge__"):
-    setattr(RemoteObject, _name, lambda self, other, name=_name: self._compared(name, other))
+    setattr(RemoteObject, _name, lambda self, other, name=_name: self._remote_compared(name, other))
 
 
 class Sender:
@@ -312,12 +320,12 @@ class Sender:
 
     def _tag(self, value: Any, depth: int) -> Any:
         if isinstance(value, RemoteObject):
-            return {"h": [value._number]}
+            return {"h": [value._remote_number]}
         if isinstance(value, type) and "remote" in vars(value):
             return {"n": [value.__name__]}
         if isinstance(value, BaseException) and not is_own(value):
             if "_itself" in vars(value):
-                return {"h": [vars(value)["_itself"]._number]}
+                return {"h": [vars(value)["_itself"]._remote_number]}
             return {"e": [type(value).__name__, values.Tagger(self._tag).tag(list(value.args), depth + 1)]}
         home, name = getattr(value, "__module__", None), getattr(value, "__name__", None)
         public = isinstance(home, str) and home in _PUBLIC_MODULES and isinstance(name, str)

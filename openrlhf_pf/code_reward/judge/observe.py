@@ -87,8 +87,8 @@ def _rarer(value: Any, as_json: bool) -> str:
     if kind == "timedelta":
         return f"timedelta {value!r}"
     if kind or isinstance(value, RemoteObject):  # a range, a deque, a dict's keys; an iterator of the program's
-        if isinstance(value, RemoteObject) and value._ability != values.ITERATES:
-            raise NotComparable(f"it returns a {value._name}, which only the program can compare")
+        if isinstance(value, RemoteObject) and value._remote_ability != values.ITERATES:
+            raise NotComparable(f"it returns a {value._remote_name}, which only the program can compare")
         return _sequence("[" if as_json else f"{kind or 'iterator'}[", islice(value, _MOST_ELEMENTS), as_json)
     if inspect.iscoroutine(value):  # what it comes to, is asked for by itself
         value.close()

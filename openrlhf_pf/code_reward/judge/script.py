@@ -85,7 +85,7 @@ def _guard_dataclasses() -> None:
                 value = value._itself()
             if type(value) is not RemoteObject:
                 return function(value, *args, **kwargs)
-            return value._asks.ask("library", "dataclasses", function.__name__, (value, *args), kwargs)
+            return value._remote_asks.ask("library", "dataclasses", function.__name__, (value, *args), kwargs)
 
         return asked
 
@@ -284,7 +284,7 @@ class ForeignClass(type):
         """An instance, which stays with the program."""
         found = cls.remote.call([cls.__name__], args, kwargs)
         if isinstance(found, RemoteObject):
-            found._set("_made", True)
+            found._remote_set("_remote_made", True)
         return found
 
     def __instancecheck__(cls, instance: Any) -> bool:
@@ -292,7 +292,10 @@ class ForeignClass(type):
             return type(instance).__name__ == cls.__name__
         if not isinstance(instance, RemoteObject):
             return False
-        return instance._name == cls.__name__ or cls.remote.ask("instance", instance._number, cls.__name__) is True
+        return (
+            instance._remote_name == cls.__name__
+            or cls.remote.ask("instance", instance._remote_number, cls.__name__) is True
+        )
 
     def __subclasscheck__(cls, kind: type) -> bool:
         if not isinstance(kind, ForeignClass):
@@ -325,7 +328,7 @@ class ForeignClass(type):
         cls.remote.calls += 1
         found = cls.remote.ask("name", cls.__name__)
         if isinstance(found, RemoteObject):
-            found._set("_known", True)
+            found._remote_set("_remote_known", True)
         return found
 
     def __getitem__(cls, key: Any) -> Any:
@@ -349,7 +352,7 @@ def _foreign_class(remote: Remote, name: str) -> Any:
 def _type_of(remote: Remote, value: Any) -> Any:
     """``type(value)``; of an object of the program's, what stands for its class."""
     if type(value) is RemoteObject:
-        return KINDS.get(value._name) or remote.class_of(value._name)
+        return KINDS.get(value._remote_name) or remote.class_of(value._remote_name)
     if isinstance(value, Attributed):
         return remote.class_of(type(value).__name__)
     return types.FunctionType if type(value) is Proxy else type(value)
@@ -361,7 +364,7 @@ def _foreign(remote: Remote, name: str, expected: frozenset[str], called: frozen
         return _foreign_exception(remote, name)
     if name.isupper() and name not in called:  # a constant, or a class whose members are used
         value = remote.ask("name", name)
-        if not (isinstance(value, RemoteObject) and value._ability == CALLABLE):
+        if not (isinstance(value, RemoteObject) and value._remote_ability == CALLABLE):
             remote.calls += 1
             remote.lend(-1, name, value)
             return value
