@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from openrlhf_pf.filters import FilterBatch, build_filter
-from openrlhf_pf.filters.adaptive import CANDIDATES
-from openrlhf_pf.filters.gain import gain, moments
+from openrlhf_pf.filters.adaptive import CANDIDATES, gain, moments
 
 N = 6
 

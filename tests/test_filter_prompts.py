@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_pf.filters import FilterBatch
-from openrlhf_pf.filters.prompts import band, variance_top_p
+from openrlhf_pf.filters.batch import band, variance_top_p
 
 NAN = math.nan
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_pf.filters import DRAWS, FILTERS, FilterBatch, SampleFilter, build_filter, draw, make_generator
-from openrlhf_pf.filters.subset import mid_ranks
+from openrlhf_pf.filters.group_scope import mid_ranks
 
 NAN, INF = float("nan"), float("inf")
 

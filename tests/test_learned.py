@@ -11,7 +11,7 @@ import pytest
 from examples.filters.learned_weights import best_subset, closed_form, expected_counts, rank_sums
 from openrlhf_pf import filters
 from openrlhf_pf.filters import FilterBatch, draw, make_generator
-from openrlhf_pf.filters.gain import known_samples
+from openrlhf_pf.filters.adaptive import known_samples
 
 LEARNED = str(Path(__file__).parents[1] / "examples/filters/learned_weights.py:LearnedWeights")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from openrlhf_pf.filters import FilterBatch, build_filter, make_generator
-from openrlhf_pf.filters.quantiles import RunningQuantiles, label_fields, threshold_above
+from openrlhf_pf.filters.batch_scope import RunningQuantiles, label_fields, threshold_above
 
 NAN = float("nan")
 TASKS = [json.dumps({"task": "maths"}), json.dumps({"task": "code"})]

@@ -7,7 +7,7 @@ from sklearn import linear_model
 from sklearn import metrics as sklearn_metrics
 
 from openrlhf_pf.reliability.measures import metrics
-from openrlhf_pf.reliability.measures.pairs import count_pairs, pair_accuracy
+from openrlhf_pf.reliability.measures.metrics import count_pairs, pair_accuracy
 
 
 def samples(n=200, levels=None, seed=0):

@@ -11,7 +11,7 @@ from scipy import stats
 
 from openrlhf_pf.reliability import Settings, analyse, show_report
 from openrlhf_pf.reliability.analysis import BY_LENGTH
-from openrlhf_pf.reliability.recommend.verdict import GOOD, WRONG
+from openrlhf_pf.reliability.recommend import GOOD, WRONG
 from openrlhf_pf.reliability.report.answers import answers_of, caveat_of, describe_data, sentences_of
 from openrlhf_pf.reliability.report.reasons import text_of
 

@@ -7,8 +7,7 @@ from preference_samples import prompt_of
 
 from openrlhf_pf.code_reward import Pool
 from openrlhf_pf.rlp import build_clustering
-from openrlhf_pf.rlp.behaviour import Behaviour
-from openrlhf_pf.rlp.clusters import ALONE, ClusterFile, Clustering
+from openrlhf_pf.rlp.clusters import ALONE, Behaviour, ClusterFile, Clustering
 from openrlhf_pf.rlp.entailment import Entailment
 
 CALLS = json.dumps({"entry_point": "f", "inputs": [[1], [2], [3]], "outputs": [1, 4, 9]})

@@ -8,8 +8,8 @@ import pytest
 from preference_samples import prompt_of, table_of
 
 from openrlhf_pf.rlp import choose, group_by_prompt, make_pairs
-from openrlhf_pf.rlp.measures import measure
 from openrlhf_pf.rlp.pairs import USED
+from openrlhf_pf.rlp.report import measure
 
 A, B, C = 0, 1, 2
 

@@ -1,4 +1,8 @@
-"""A filter whose rank weights are learnt from true scores while it trains.
+"""A filter whose rank weights are learnt from true scores while it trains: those with the best signal to noise.
+
+With d a reward and s a true score, each minus its prompt's mean, rank j has c_j = E[s d], v_j = E[d²]. A step that
+takes rank j n_j times moves the mean true score by sum n_j c_j, with noise sqrt(sum n_j² v_j), if the gradients of
+different samples are orthogonal and equally long. So J = sum E[n] c / sqrt(sum E[n²] v).
 
     python -m openrlhf.cli.train_ppo --sample_filter examples/filters/learned_weights.py:LearnedWeights \\
         --sample_filter_probe DATA --sample_filter_probe_score FILE ...
@@ -15,10 +19,10 @@ import numpy as np
 from numpy import ndarray
 
 from openrlhf_pf.filters import DRAWS, FilterBatch, LearningFilter, RankFilter
-from openrlhf_pf.filters.adaptive import CANDIDATES, check_positive, decayed, lead
+from openrlhf_pf.filters.adaptive import CANDIDATES, check_positive, decayed, known_samples, lead
 from openrlhf_pf.filters.base import scaled
-from openrlhf_pf.filters.gain import deviations, known_samples
-from openrlhf_pf.filters.rank import RankWeights, spread_ranks
+from openrlhf_pf.filters.batch import deviations
+from openrlhf_pf.filters.group_scope import RankWeights, spread_ranks
 
 #: How weights are found; "auto" takes what is exact for the draw.
 METHODS = ("auto", "closed", "subset")
@@ -30,7 +34,7 @@ class LearnedWeights(LearningFilter):
     """The rank weights with the best signal to noise, by the true scores so far.
 
     Each rollout with true scores (of all prompts or of some: others have NaN) adds s d and d², by rank, to decaying
-    sums, from which weights are found that maximise J (``filters/gain.py``) under the draw. Before a rollout is
+    sums, from which weights are found that maximise J under the draw. Before a rollout is
     added, the weights found without it are evaluated on it, and so is ``start``: fitted weights count only by their J
     on other samples. They take over from ``start`` if their J is higher by more than ``certainty`` standard errors of
     the difference (a jackknife over rollouts); ``start`` takes over again by the same rule. Without true scores
@@ -197,7 +201,7 @@ class LearnedWeights(LearningFilter):
         self._judged.extend(state["judged"])
 
 
-# ── Signal and noise by rank, see openrlhf_pf/filters/gain.py ──
+# ── Signal and noise by rank ──
 
 
 def rank_sums(batch: FilterBatch, known: ndarray) -> ndarray:

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from openrlhf_pf.training.startup.compatibility import SUPPORTED_OPENRLHF
-from openrlhf_pf.training.startup.stale_locks import extensions_folder, find_unheld_locks, is_stale
+from openrlhf_pf.training.startup.waits import extensions_folder, find_unheld_locks, is_stale
 
 # Versions are read from package metadata: OpenRLHF, vLLM, Ray and DeepSpeed are not imported, so that the checks work
 # where one of them is missing or broken.

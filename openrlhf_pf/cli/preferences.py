@@ -27,9 +27,8 @@ from openrlhf_pf.cli import Parser
 from openrlhf_pf.code_reward import Unavailable
 from openrlhf_pf.files import replace_file
 from openrlhf_pf.rlp.clusters import ClusterFile
-from openrlhf_pf.rlp.measures import Order, measure
 from openrlhf_pf.rlp.pairs import check_settings
-from openrlhf_pf.rlp.report import make_report, show
+from openrlhf_pf.rlp.report import Order, make_report, measure, show
 from openrlhf_pf.rlp.samples import COLUMN_NAMES, check_columns
 
 REPETITIONS = 1000  # of the bootstrap
@@ -142,7 +141,7 @@ def _read(paths: Sequence[str], warnings: list[str]) -> pa.Table:
 def _estimate_accuracies(orders: Mapping[str, Order], n_texts: int) -> dict[str, Any]:
     """Return ``accuracy``, ``lead`` and ``verdict`` as :func:`make_report` takes them."""
     from openrlhf_pf.reliability.measures.bootstrap import Bootstrap, effective_units
-    from openrlhf_pf.reliability.recommend.verdict import verdict_of
+    from openrlhf_pf.reliability.recommend import verdict_of
 
     if not orders:
         return {"accuracy": None, "lead": None, "verdict": "unknown"}

@@ -16,9 +16,19 @@ from openrlhf_pf.filters.base import KeyFilter, LearningFilter, SampleFilter, sc
 from openrlhf_pf.filters.batch import FilterBatch, make_generator
 from openrlhf_pf.filters.batch_scope import RewardPower, Top, TopBottom, TopRandom
 from openrlhf_pf.filters.draw import DRAWS, Draw, draw, resample, reweight, select
+from openrlhf_pf.filters.group_scope import (
+    BestOfN,
+    BestRandom,
+    BestWorst,
+    EnsembleAgreement,
+    MaxVariance,
+    NoFilter,
+    RankFilter,
+    RankWeights,
+    RewardPerToken,
+    Shortest,
+)
 from openrlhf_pf.filters.pareto import Pareto
-from openrlhf_pf.filters.rank import BestOfN, BestRandom, BestWorst, NoFilter, RankFilter, RankWeights
-from openrlhf_pf.filters.subset import EnsembleAgreement, MaxVariance, RewardPerToken, Shortest
 
 FILTERS: dict[str, type[SampleFilter]] = {
     "none": NoFilter,

@@ -1,4 +1,8 @@
-"""A filter that chooses its strategy while it trains, by what true scores say of the rewards.
+"""``adaptive``, a filter that chooses its strategy while it trains, and its criterion, the gain.
+
+With d a reward and s a true score, each minus its prompt's mean, the gain is the slope of the mean true score along
+the policy gradient of the kept samples, with rewards whitened as PPO whitens advantages: E_w[(d - E_w d) s] / sd_w(d).
+docs/when_to_filter.md explains it; this project's own.
 
 Notation used for array shapes: G prompts (groups), N scored samples a prompt, k samples a prompt that train, S
 candidate strategies.
@@ -12,10 +16,8 @@ import numpy as np
 from numpy import ndarray
 
 from openrlhf_pf.filters.base import LearningFilter, SampleFilter
-from openrlhf_pf.filters.batch import FilterBatch, as_array
-from openrlhf_pf.filters.gain import gain, known_samples, moments
-from openrlhf_pf.filters.rank import BestOfN, BestRandom, BestWorst, NoFilter
-from openrlhf_pf.filters.subset import MaxVariance
+from openrlhf_pf.filters.batch import FilterBatch, as_array, deviations, is_usable
+from openrlhf_pf.filters.group_scope import BestOfN, BestRandom, BestWorst, MaxVariance, NoFilter
 
 #: Strategies to choose among: in group scope, without options of their own.
 #: ``none`` keeps k of the N at random, without regard to rewards; all of them where k is N.
@@ -33,7 +35,7 @@ class Adaptive(LearningFilter):
 
     Each rollout with true scores (of all prompts or of some: others have NaN) adds, for each candidate, the moments of
     reward and score, minus their prompt's means, under that candidate's weights; older rollouts count less and less.
-    The criterion is the gain (``filters/gain.py``): it has a sign, and differences between prompts are not in it.
+    The criterion is the gain: it has a sign, and differences between prompts are not in it.
     Another candidate takes over if its gain is higher than that of the one in use by more than ``certainty`` standard
     errors of the difference (a jackknife over rollouts, in which what both have in common cancels). Without true
     scores nothing ever changes.
@@ -162,3 +164,36 @@ def check_positive(**settings: float) -> None:
     for name, value in settings.items():
         if not 0 < value <= 1e6:
             raise ValueError(f"{name} must be above 0 and at most 1000000, got {value}: leave it out for the default.")
+
+
+# ── The gain ──
+
+#: Stands in for 0 in a denominator.
+_TINY = 1e-300
+
+
+def known_samples(batch: FilterBatch) -> ndarray | None:
+    """Return (G, N) bool: reward and true score are usable; None where there is no such sample."""
+    if batch.scores is None:
+        return None
+    known = batch.usable & is_usable(batch.scores)
+    return known if known.any() else None
+
+
+def moments(candidate: SampleFilter, batch: FilterBatch, known: ndarray) -> ndarray:
+    """Return (5,) sums of w, w d, w s, w d d, w d s over samples with a true score, w the candidate's weight.
+
+    Rewards d and scores s are taken from their prompt's means over ``known`` (G, N); a prompt with a single known
+    sample adds nothing. Weights are expectations over the draw: nothing is drawn for them.
+    """
+    w = candidate(batch) * known * (known.sum(axis=1, keepdims=True) > 1)
+    d, s = deviations(batch.rewards, known), deviations(batch.scores, known)
+    return np.array([(w * x).sum() for x in (np.ones_like(w), d, s, d * d, d * s)])
+
+
+def gain(sums: ndarray) -> ndarray:
+    """Return (...,) gain from moments (..., 5), in units of true score; 0 where the kept rewards have no spread."""
+    w, d, s, dd, ds = np.moveaxis(sums, -1, 0)
+    w = w.clip(min=_TINY)
+    covariance, spread = ds / w - (d / w) * (s / w), dd / w - (d / w) ** 2
+    return np.where(spread > 1e-12, covariance / np.sqrt(spread.clip(min=_TINY)), 0.0)

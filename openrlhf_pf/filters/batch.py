@@ -1,4 +1,4 @@
-"""The scored samples of one rollout, as a sample filter gets them, and the generator of its random numbers.
+"""The scored samples of one rollout, as a sample filter gets them, and which of its prompts are left out.
 
 Notation used for array shapes: G prompts (groups), N scored samples a prompt, M reward models.
 """
@@ -12,6 +12,8 @@ from numpy import ndarray
 
 # Rewards come out of bf16 reward models: a spread below this share of the rewards' size is rounding, not a preference.
 FLAT_TOLERANCE = 1e-6
+#: Default share of the variance that is kept (RAGEN-2's own default is not known to us).
+VARIANCE_SHARE = 0.9
 
 
 class TorchGenerator(np.random.Generator):
@@ -272,3 +274,40 @@ def put_in_columns(columns: ndarray, values: Any, width: int | None = None) -> n
     table = np.zeros((len(columns), columns.shape[1] if width is None else width))
     np.put_along_axis(table, columns, values, axis=1)
     return table
+
+
+def deviations(values: ndarray, known: ndarray) -> ndarray:
+    """Return (G, N) float64 values minus their prompt's mean over the ``known`` ones; of others it means nothing."""
+    filled = np.where(known, values, 0.0).astype(np.float64)
+    return filled - filled.sum(axis=1, keepdims=True) / known.sum(axis=1, keepdims=True).clip(min=1)
+
+
+# ── Prompts that do not train at all, whatever a filter would keep of them ──
+
+
+def variance_top_p(batch: FilterBatch, share: float = VARIANCE_SHARE) -> ndarray:
+    """Return (G,) bool: the smallest set of prompts with ``share`` of the rollout's within-prompt reward variance.
+
+    As in RAGEN-2 (arXiv 2604.06268). A prompt whose rewards are all equal has none and is never in it.
+    """
+    away = np.where(batch.usable, deviations(batch.rewards, batch.usable), 0.0)
+    variance = (away**2).sum(axis=1) / batch.n_usable.clip(min=1)
+    variance = np.where(batch.flat, 0.0, variance)
+    order = np.argsort(-variance, kind="stable")
+    ordered = variance[order]
+    before = ordered.cumsum() - ordered
+    kept = np.empty(len(order), dtype=bool)
+    kept[order] = (ordered > 0) & (before < share * ordered.sum() * (1 - 1e-12))
+    return kept
+
+
+def band(batch: FilterBatch, low: float, high: float) -> ndarray:
+    """Return (G,) bool: the mean true score of a prompt's samples lies between ``low`` and ``high``, both included.
+
+    Without true scores the mean reward counts; a prompt with neither is out.
+    """
+    values = batch.rewards if batch.scores is None else batch.scores
+    known = batch.usable & is_usable(values)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(known, values, 0.0).astype(np.float64).sum(axis=1) / known.sum(axis=1)
+    return (mean >= low) & (mean <= high)

@@ -19,10 +19,10 @@ _MODULES = {
     "Settings": "analysis",
     "analyse": "analysis",
     "analyse_rollouts": "analysis",
-    "choose": "recommend.choose",
+    "choose": "recommend",
     "load": "read.checkpoints",
-    "read_recommendation": "recommend.choose",
-    "show_report": "report.terminal",
+    "read_recommendation": "recommend",
+    "show_report": "report.page",
     "write_report": "report",
 }
 __all__ = list(_MODULES)

@@ -18,8 +18,16 @@ from openrlhf_pf.reliability.measures.contrasts import (
 from openrlhf_pf.reliability.measures.evaluate import Result, evaluate, summarize_metric
 from openrlhf_pf.reliability.measures.strategies import POWERS, Strategy, strategies_for
 from openrlhf_pf.reliability.read.checkpoints import Checkpoint, Rollouts, load
-from openrlhf_pf.reliability.recommend.choose import PAIRS, Recommendation, choose
-from openrlhf_pf.reliability.recommend.verdict import SAME, count_informative, find_causes, is_same, verdict_of
+from openrlhf_pf.reliability.recommend import (
+    PAIRS,
+    SAME,
+    Recommendation,
+    choose,
+    count_informative,
+    find_causes,
+    is_same,
+    verdict_of,
+)
 
 #: Filters that choose by length: not recommended where the reward follows length.
 BY_LENGTH = ("shortest", "reward_per_token", "pareto")

@@ -8,7 +8,7 @@ From samples to pairs for ``train_rm``:
     rows = make_pairs(prompts, choices)                              # prompt, chosen, rejected
 """
 
-from openrlhf_pf.rlp.clusters import Clustering, ExactText, UserClustering
+from openrlhf_pf.rlp.clusters import Behaviour, Clustering, ExactText, UserClustering
 from openrlhf_pf.rlp.pairs import choose, make_pairs
 from openrlhf_pf.rlp.samples import group_by_prompt
 
@@ -28,8 +28,6 @@ def build_clustering(name: str, entailment_model: str | None = None, entailment_
     if name == "exact":
         return ExactText()
     if name == "behaviour":
-        from openrlhf_pf.rlp.behaviour import Behaviour
-
         return Behaviour()
     if name == "entailment":
         from openrlhf_pf.rlp.entailment import Entailment

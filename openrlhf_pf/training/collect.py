@@ -35,7 +35,7 @@ from openrlhf_pf.training.flags.true_scores import load_reward_func
 from openrlhf_pf.training.generation import PromptSampler
 from openrlhf_pf.training.rollout import Rollout
 from openrlhf_pf.training.startup.launch import refuse
-from openrlhf_pf.training.startup.placement import wait_for_gpus
+from openrlhf_pf.training.startup.waits import wait_for_gpus
 from openrlhf_pf.training.true_score import TrueScore
 
 

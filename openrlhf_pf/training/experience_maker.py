@@ -24,9 +24,8 @@ from torch import Tensor
 
 from openrlhf_pf.filters import Draw, FilterBatch, draw, make_generator, scaled
 from openrlhf_pf.rollout_log import RolloutLog
-from openrlhf_pf.training.baselines import center_rewards, without_baseline
 from openrlhf_pf.training.correction.correction import Correction
-from openrlhf_pf.training.flags.prompts import drop_rule, prompts_per_step
+from openrlhf_pf.training.flags.prompts import drop_rule, dropped_prompts, prompts_per_step
 from openrlhf_pf.training.flags.reward_models import member_models, reward_models, reward_rule
 from openrlhf_pf.training.flags.sample_filter import (
     BASELINE_ESTIMATORS,
@@ -37,9 +36,8 @@ from openrlhf_pf.training.flags.sample_filter import (
     has_ragged_groups,
 )
 from openrlhf_pf.training.flags.true_scores import STOP_WINDOW
-from openrlhf_pf.training.members import assign_members, combine_members
 from openrlhf_pf.training.metrics import filter_metrics, masked_after_draw
-from openrlhf_pf.training.refill import dropped_prompts, refill_metrics
+from openrlhf_pf.training.rewards import assign_members, center_rewards, combine_members, without_baseline
 from openrlhf_pf.training.rollout import Rollout, derive_seed, numbers_of
 from openrlhf_pf.training.true_score import StopRule, TrueScore
 
@@ -182,7 +180,11 @@ class FilteringExperienceMaker(RemoteExperienceMaker):
             filter_metrics(batch, drawn.counts, rollout.scores, rollout.rewards, rollout.measured_rewards) | dropped
         )
         self.metrics |= {} if self.correction is None else self.correction.metrics()
-        self.metrics |= self._metrics_of_filter() | refill_metrics(self.given, len(rollout.groups))
+        self.metrics |= self._metrics_of_filter()
+        if self.given.sample_filter_refill is not None:
+            replaced = max(0, len(rollout.groups) - most)
+            self.metrics["filter/replaced_prompts"] = float(replaced)
+            self.metrics["filter/replaced_share"] = replaced / len(rollout.groups)
         if self.stop_rule is not None:
             if not self.given.sample_filter_probe:
                 self._update_stop_rule(rollout)

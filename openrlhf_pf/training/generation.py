@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 from openrlhf.datasets.prompts_dataset import preprocess_data
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator, _collect_prompt_batch
@@ -13,14 +16,18 @@ from openrlhf.trainer.ray.vllm_engine import batch_vllm_engine_call
 from openrlhf.utils.logging_utils import init_logger
 from tqdm import tqdm
 
-from openrlhf_pf.training.flags.prompts import is_scored_when_generated
+from openrlhf_pf.filters import FilterBatch, SampleFilter
+from openrlhf_pf.training.flags.prompts import dropped_prompts, is_scored_when_generated
 from openrlhf_pf.training.flags.sample_filter import filter_from_args
 from openrlhf_pf.training.prompt_stream import PromptStream, success_values
-from openrlhf_pf.training.refill import FinishedPrompts
 from openrlhf_pf.training.rollout import attach_context, numbers_of, true_scores_or_none
 from openrlhf_pf.training.true_score import one_number
 
 logger = init_logger(__name__)
+
+#: Finished prompts are judged once they are this share of those still pending: what is asked for sooner would only
+#: wait at the engines, and judging all of G prompts after each of them would cost G² in all.
+_JUDGE_SHARE = 1 / 16
 
 
 def keep_numbers(response: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -189,6 +196,40 @@ class CheckedGenerator(SamplesGenerator):
                     "reward, which OpenRLHF fills in if the reward function or the agent returns none."
                 )
         stream.observe(samples, values)
+
+
+class FinishedPrompts:
+    """The prompts of a step whose responses are complete, and which of them will train.
+
+    All are judged together each time, as the experience maker will judge them: ``variance_top_p`` compares them with
+    each other, and only all of them together show whether there are true scores.
+    """
+
+    def __init__(self, args: SimpleNamespace, sample_filter: SampleFilter) -> None:
+        self.args = args
+        self.filter = sample_filter
+        self.groups: list[list[Experience]] = []
+        self._values: list[NDArray] = []  # (2, N) rewards and scores of each
+        self._unjudged = 0
+
+    def add(self, group: list[Experience]) -> None:
+        """Add a prompt with its N samples."""
+        self.groups.append(group)
+        self._values.append(np.concatenate([numbers_of(group, name, len(group)) for name in ("rewards", "scores")]))
+        self._unjudged += 1
+
+    def is_worth_judging(self, pending: int) -> bool:
+        """Return whether enough prompts came since the last judgement, with ``pending`` ones still to come."""
+        return self._unjudged >= _JUDGE_SHARE * pending
+
+    def trains(self) -> NDArray[np.bool_]:
+        """Return (G,) bool, in the order in which the prompts came."""
+        self._unjudged = 0
+        if not self._values:
+            return np.zeros(0, dtype=bool)
+        rewards, scores = np.stack(self._values, axis=1)
+        batch = FilterBatch(rewards, scores=true_scores_or_none(scores, rewards))
+        return ~(self.filter.too_few_usable(batch) | dropped_prompts(self.args, batch))
 
 
 def _is_usable(reward: torch.Tensor | None) -> bool:

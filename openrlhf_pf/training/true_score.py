@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openrlhf_pf.reliability.measures.pairs import count_pairs
+from openrlhf_pf.reliability.measures.metrics import count_pairs
 
 #: Standard errors below the threshold that count as significant. The rule is evaluated after every rollout.
 CERTAINTY = 3.0

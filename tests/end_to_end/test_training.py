@@ -16,7 +16,7 @@ from rotation import BATCH, GROUP
 from tiny_model import write_prompts
 
 from openrlhf_pf import rollout_log
-from openrlhf_pf.training.members import combine_members
+from openrlhf_pf.training.rewards import combine_members
 
 HERE = Path(__file__).parent
 

@@ -14,7 +14,7 @@ from openrlhf.models.model import _get_reward_model
 from rollouts import Maker, make_maker, namespace, rollout_of, trained_tokens, without_a_cluster  # noqa: F401
 from transformers import LlamaConfig, LlamaModel, LlamaPreTrainedModel
 
-from openrlhf_pf.reliability.measures.pairs import count_pairs
+from openrlhf_pf.reliability.measures.metrics import count_pairs
 from openrlhf_pf.training import flags as all_flags
 from openrlhf_pf.training.correction import workers
 from openrlhf_pf.training.correction.correction import NEEDED, WINDOW, Correction, Labelled
@@ -33,7 +33,7 @@ from openrlhf_pf.training.correction.head import (
     spread,
 )
 from openrlhf_pf.training.flags import sample_filter, true_scores
-from openrlhf_pf.training.flags.correction import check_correction
+from openrlhf_pf.training.flags.true_scores import check_correction
 from openrlhf_pf.training.rollout import Rollout
 
 NAN = math.nan

@@ -15,9 +15,9 @@ from rollouts import without_a_cluster  # noqa: F401 (a fixture)
 from rollouts import HAS_FLASH_REINFORCE, make_maker, rollout_of, sample, trained_tokens
 
 from openrlhf_pf import rollout_log
-from openrlhf_pf.training.baselines import center_rewards
 from openrlhf_pf.training.experience_maker import NothingToTrain
 from openrlhf_pf.training.flags.sample_filter import BASELINE_ESTIMATORS
+from openrlhf_pf.training.rewards import center_rewards
 
 NAN = float("nan")
 CORRECTION = [f"is_correction_{name}" for name in ("level", "mode", "gating", "threshold")]

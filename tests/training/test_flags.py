@@ -17,7 +17,7 @@ from rollouts import FLAGS, HAS_FLASH_REINFORCE, MINIMAL, namespace
 from openrlhf_pf.cli import preferences
 from openrlhf_pf.training.flags import collect, data, prompts, sample_filter
 from openrlhf_pf.training.startup import launch
-from openrlhf_pf.training.startup.preflight import nest, preflight
+from openrlhf_pf.training.startup.launch import nest, preflight
 
 # Runs the launcher with ray.init replaced by a marker: whoever gets there has passed every check.
 DRIVER = """

@@ -32,9 +32,8 @@ from rollouts import (  # noqa: F401 (one is a fixture)
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from openrlhf_pf.filters import FilterBatch
-from openrlhf_pf.training import generation, refill
-from openrlhf_pf.training.generation import CheckedGenerator, keep_numbers
-from openrlhf_pf.training.refill import FinishedPrompts
+from openrlhf_pf.training import generation
+from openrlhf_pf.training.generation import CheckedGenerator, FinishedPrompts, keep_numbers
 from openrlhf_pf.training.rollout import read_context
 from openrlhf_pf.training.true_score import one_number
 
@@ -379,7 +378,7 @@ def judged(monkeypatch, prompts):
         looked_at.append(len(rewards))
         return FilterBatch(rewards, **columns)
 
-    monkeypatch.setattr(refill, "FilterBatch", counting)
+    monkeypatch.setattr(generation, "FilterBatch", counting)
     data = Data([FLAT if place % 4 == 0 else SPREAD for place in range(2 * prompts)])
     generator, _ = generator_of(data, monkeypatch, **{"rollout.batch_size": prompts})
     monkeypatch.setattr(generation, "_wait", lambda refs: (refs[:1], refs[1:]))  # one comes after another

@@ -13,7 +13,7 @@ from rollouts import make_maker, namespace, sample
 
 from openrlhf_pf import rollout_log
 from openrlhf_pf.training.flags.reward_models import check_reward, check_reward_models, member_models
-from openrlhf_pf.training.members import assign_members, center_members, combine_members, merge_members
+from openrlhf_pf.training.rewards import assign_members, center_members, combine_members, merge_members
 from openrlhf_pf.training.rollout import derive_seed
 
 NAN = float("nan")

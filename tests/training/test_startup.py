@@ -18,10 +18,10 @@ from rollouts import MINIMAL, namespace
 from torch.utils.file_baton import FileBaton
 
 from openrlhf_pf import _import_hook
-from openrlhf_pf.training.startup import compatibility, launch, placement, stale_locks
+from openrlhf_pf.training.startup import compatibility, launch, waits
 from openrlhf_pf.training.startup.compatibility import check_interface, check_parameters, check_version
-from openrlhf_pf.training.startup.preflight import Refused, preflight
-from openrlhf_pf.training.startup.stale_locks import find_unheld_locks, remove_stale_locks
+from openrlhf_pf.training.startup.launch import Refused, preflight
+from openrlhf_pf.training.startup.waits import find_unheld_locks, remove_stale_locks
 
 FLAGS = " ".join(MINIMAL)
 HEAVY = {"openrlhf.trainer", "openrlhf.utils", "vllm", "deepspeed", "ray", "transformers", "torch"}
@@ -93,8 +93,8 @@ def test_the_checks_of_the_entry_module_are_run_without_what_it_imports(entry, w
 
 def test_the_parser_is_as_before_where_openrlhf_cannot_be_read(entry, monkeypatch):
     own = argparse.ArgumentParser.parse_args
-    monkeypatch.setattr("openrlhf_pf.training.startup.preflight._NESTING", "openrlhf.utils.no_such_module")
-    monkeypatch.setattr("openrlhf_pf.training.startup.preflight._load_nesting", lambda: 1 / 0)
+    monkeypatch.setattr("openrlhf_pf.training.startup.launch._NESTING", "openrlhf.utils.no_such_module")
+    monkeypatch.setattr("openrlhf_pf.training.startup.launch._load_nesting", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         preflight(entry("pass"), parse)
     assert argparse.ArgumentParser.parse_args is own
@@ -293,7 +293,7 @@ PLACEMENT = {
     ],
 )
 def test_requested_gpus_are_what_openrlhf_places(flags, expected):
-    assert placement.requested_gpus(namespace(**PLACEMENT | flags)) == expected
+    assert waits.requested_gpus(namespace(**PLACEMENT | flags)) == expected
 
 
 def with_gpus(monkeypatch, counts, head):
@@ -302,13 +302,13 @@ def with_gpus(monkeypatch, counts, head):
     node = argparse.Namespace(head=head)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": float(next(counts))})
     monkeypatch.setattr(ray._private.worker, "_global_node", node)
-    monkeypatch.setattr(placement.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(waits.time, "sleep", lambda seconds: None)
 
 
 def wait_for_13(capsys):
     """What is printed while 13 GPUs are waited for, and whether that ended in vain."""
     try:
-        placement.wait_for_gpus({"actor": 8, "vllm": 5})
+        waits.wait_for_gpus({"actor": 8, "vllm": 5})
     except SystemExit as end:
         return capsys.readouterr().err.splitlines(), end.code
     return capsys.readouterr().err.splitlines(), None
@@ -329,7 +329,7 @@ def test_a_cluster_that_grows_is_waited_for_what_is_missing_is_named(monkeypatch
     assert first.endswith("has 8: waiting for 5 more.") and second.endswith("has 10: waiting for 3 more.")
     with_gpus(monkeypatch, [8, 8, 8], head=False)
     clock = iter([0.0, 0.0, 0.0, 100.0, 700.0])
-    monkeypatch.setattr(placement.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(waits.time, "monotonic", lambda: next(clock))
     lines, code = wait_for_13(capsys)
     assert code == 2 and "or add 5 GPUs." in lines[-1]
 
@@ -379,14 +379,14 @@ def test_a_lock_that_another_machine_or_container_may_hold_is_named_and_stays(lo
     elif doubt == "another user's":
         monkeypatch.setattr(os, "getuid", lambda: lock.stat().st_uid + 1)
     else:
-        monkeypatch.setattr(stale_locks, "_LOCAL", {"nfs4"})
+        monkeypatch.setattr(waits, "_LOCAL", {"nfs4"})
     remove_stale_locks()
     assert lock.exists() and f"no process on this machine holds {lock}, and the run waits" in capsys.readouterr().err
 
 
 def test_a_lock_that_is_released_meanwhile_is_no_matter(lock, monkeypatch, capsys):
     """Another process may finish compiling between listing and reading the folder."""
-    looked_at = stale_locks.Path.glob
+    looked_at = waits.Path.glob
 
     def glob_then_release(self, pattern):
         found = list(looked_at(self, pattern))
@@ -394,9 +394,9 @@ def test_a_lock_that_is_released_meanwhile_is_no_matter(lock, monkeypatch, capsy
             lock.unlink()
         return found
 
-    monkeypatch.setattr(stale_locks.Path, "glob", glob_then_release)
+    monkeypatch.setattr(waits.Path, "glob", glob_then_release)
     assert find_unheld_locks() == []
     lock.touch()
-    monkeypatch.setattr(stale_locks, "find_unheld_locks", lambda: [lock.with_name("gone")])
+    monkeypatch.setattr(waits, "find_unheld_locks", lambda: [lock.with_name("gone")])
     remove_stale_locks()
     assert capsys.readouterr().err == ""

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from examples.micro_code.sampling import Draw, sample_all
 from examples.micro_code.score import score_all
 from examples.micro_code.tasks import Task
-from openrlhf_pf.reliability.measures.pairs import count_pairs
+from openrlhf_pf.reliability.measures.metrics import count_pairs
 from openrlhf_pf.training.correction.head import pairs_of, spread
 
 from .rewards import REWARD_MODELS

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from openrlhf_pf.reliability.measures import metrics, within
 from openrlhf_pf.reliability.measures.bootstrap import Bootstrap, as_values, effective_units, interval
-from openrlhf_pf.reliability.measures.metrics import METRICS
-from openrlhf_pf.reliability.measures.pairs import count_pairs, pair_accuracy
+from openrlhf_pf.reliability.measures.metrics import METRICS, count_pairs, pair_accuracy
 from openrlhf_pf.reliability.measures.strategies import Strategy, expected_weights
 from openrlhf_pf.reliability.read.checkpoints import Checkpoint
 

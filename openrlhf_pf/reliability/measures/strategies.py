@@ -25,7 +25,7 @@ from openrlhf_pf.filters import (
 )
 from openrlhf_pf.filters.batch_scope import TopRandom
 from openrlhf_pf.filters.draw import chances
-from openrlhf_pf.filters.subset import MaxVariance
+from openrlhf_pf.filters.group_scope import MaxVariance
 from openrlhf_pf.registry import did_you_mean
 from openrlhf_pf.reliability.read.checkpoints import Checkpoint
 

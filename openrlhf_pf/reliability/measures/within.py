@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from openrlhf_pf.filters.gain import gain
+from openrlhf_pf.filters.adaptive import gain
 from openrlhf_pf.reliability.measures.bootstrap import effective_units
 from openrlhf_pf.reliability.read.checkpoints import Checkpoint
 

@@ -1,7 +1,7 @@
 """Decisions to what people and training read: report.json, report.html with its figures, and the terminal's tables.
 
-``answers`` and ``reasons`` write the sentences, ``page`` fills ``page.html.j2`` in, ``figures`` draws
-with ``svg``, ``terminal`` prints.
+``answers`` and ``reasons`` write the sentences, ``page`` fills ``page.html.j2`` in and prints, ``figures`` draws with
+``svg``.
 """
 
 import json

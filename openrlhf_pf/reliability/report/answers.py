@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from openrlhf_pf.reliability import recommend as decisions
 from openrlhf_pf.reliability.analysis import Analysed, Analysis, Settings
 from openrlhf_pf.reliability.read.columns import join_words
-from openrlhf_pf.reliability.recommend import choose as decisions
-from openrlhf_pf.reliability.recommend.verdict import (
+from openrlhf_pf.reliability.recommend import (
     FEWEST_PROMPTS,
     GOOD,
     GUESSING,

@@ -2,13 +2,12 @@
 
 import numpy as np
 
+from openrlhf_pf.reliability import recommend as decisions
 from openrlhf_pf.reliability.analysis import REDRAWN, REPEATED, Analysed
 from openrlhf_pf.reliability.measures.evaluate import summarize_metric
 from openrlhf_pf.reliability.measures.metrics import METRICS
 from openrlhf_pf.reliability.read.columns import join_words
-from openrlhf_pf.reliability.recommend import choose as decisions
-from openrlhf_pf.reliability.recommend.choose import Recommendation
-from openrlhf_pf.reliability.recommend.verdict import FEWEST_PROMPTS, GOOD, SAME, measure_huge_rewards
+from openrlhf_pf.reliability.recommend import FEWEST_PROMPTS, GOOD, SAME, Recommendation, measure_huge_rewards
 
 #: A lead over guessing, in share of pairs, that is worth detecting.
 WORTH_FINDING = 0.05

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from openrlhf.utils.logging_utils import init_logger
 
-from openrlhf_pf.reliability.measures.pairs import count_pairs
+from openrlhf_pf.reliability.measures.metrics import count_pairs
 from openrlhf_pf.training.correction.head import (
     Head,
     cross_validate,
@@ -27,8 +27,7 @@ from openrlhf_pf.training.correction.head import (
     scale_to,
     slope_within,
 )
-from openrlhf_pf.training.flags.correction import SHARE
-from openrlhf_pf.training.flags.true_scores import load_reward_func
+from openrlhf_pf.training.flags.true_scores import SHARE, load_reward_func
 from openrlhf_pf.training.rollout import Rollout, derive_seed
 from openrlhf_pf.training.true_score import TrueScore
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 
-from openrlhf_pf.filters.gain import deviations
+from openrlhf_pf.filters.batch import deviations
 
 Floats = NDArray[np.floating[Any]]
 

@@ -7,7 +7,7 @@ import argparse
 from types import SimpleNamespace
 
 from openrlhf_pf.rollout_log import check_directory
-from openrlhf_pf.training.flags import batches, correction, data, prompts, reward_models, sample_filter, true_scores
+from openrlhf_pf.training.flags import data, prompts, reward_models, sample_filter, true_scores
 from openrlhf_pf.training.flags.flag import add_group
 
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "policy filtration (openrlhf_pf)",
         "Score all --rollout.n_samples_per_prompt samples, train on the ones that a filter keeps.",
-        (*sample_filter.FLAGS, *prompts.FLAGS, *reward_models.FLAGS, *true_scores.FLAGS, *correction.FLAGS),
+        (*sample_filter.FLAGS, *prompts.FLAGS, *reward_models.FLAGS, *true_scores.FLAGS),
     )
     add_group(
         parser,
@@ -41,7 +41,7 @@ def check_arguments(args: SimpleNamespace) -> None:
     prompts.check_refill(args)
     true_scores.check_stop(args)
     prompts.check_selection(args)
-    correction.check_correction(args)
+    true_scores.check_correction(args)
     reward_models.check_reward(args)
     if not sample_filter.is_active(args):
         return
@@ -51,7 +51,7 @@ def check_arguments(args: SimpleNamespace) -> None:
     sample_filter.check_contract(args)
     reward_models.check_reward_models(args)
     true_scores.check_probe(args, chosen)
-    batches.check_batches(args, chosen)
+    sample_filter.check_batches(args, chosen)
     if args.sample_filter_log:
         check_directory(args.sample_filter_log)
     data.check_user_code(args)

@@ -8,8 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import openrlhf_pf.code_reward
-from openrlhf_pf.filters.batch_scope import Top
-from openrlhf_pf.filters.quantiles import LABEL, label_fields
+from openrlhf_pf.filters.batch_scope import LABEL, Top, label_fields
 from openrlhf_pf.training.flags.prompts import check_enough_prompts, prompts_per_generation, selects
 from openrlhf_pf.training.flags.reward_models import reward_models
 from openrlhf_pf.training.flags.sample_filter import filter_from_args

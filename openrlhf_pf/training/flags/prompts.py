@@ -3,7 +3,11 @@
 import math
 from types import SimpleNamespace
 
-from openrlhf_pf.filters.prompts import VARIANCE_SHARE
+import numpy as np
+from numpy import ndarray
+
+from openrlhf_pf.filters import FilterBatch
+from openrlhf_pf.filters.batch import VARIANCE_SHARE, band, variance_top_p
 from openrlhf_pf.selection import SELECTIONS, build_selection
 from openrlhf_pf.training.flags.flag import Flag, first_given
 
@@ -68,6 +72,23 @@ SELECTION_FLAGS = (
 def drop_rule(args: SimpleNamespace) -> str | None:
     """Return which prompts are left out, as in ``--sample_filter_drop``; None for none."""
     return None if args.sample_filter_drop in (None, "none") else args.sample_filter_drop
+
+
+def dropped_prompts(args: SimpleNamespace, batch: FilterBatch) -> ndarray:
+    """Return (G,) bool: the prompts that ``--sample_filter_drop`` leaves out.
+
+    Args:
+        args: OpenRLHF's nested arguments.
+        batch: the rewards that train, whatever the filter ranks by, and the true scores.
+    """
+    rule = drop_rule(args)
+    if rule is None:
+        return np.zeros(len(batch.rewards), dtype=bool)
+    if rule == "flat":
+        return batch.flat_within(args.sample_filter_drop_tolerance or 0.0)
+    if rule == "variance_top_p":
+        return ~variance_top_p(batch, args.sample_filter_drop_share or VARIANCE_SHARE)
+    return ~band(batch, *args.sample_filter_drop_band)
 
 
 def selects(args: SimpleNamespace) -> bool:

@@ -1,1 +1,0 @@
-"""Numbers to decisions, without sentences: ``verdict`` on the ranking, ``choose`` on the filter."""
