@@ -400,3 +400,15 @@ def test_a_lock_that_is_released_meanwhile_is_no_matter(lock, monkeypatch, capsy
     monkeypatch.setattr(waits, "find_unheld_locks", lambda: [lock.with_name("gone")])
     remove_stale_locks()
     assert capsys.readouterr().err == ""
+
+
+def test_a_process_that_ends_meanwhile_is_no_matter(lock, monkeypatch):
+    scan = os.scandir
+
+    def scan_or_miss(path):
+        if str(path).endswith("/fd"):
+            raise FileNotFoundError(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scan_or_miss)
+    assert find_unheld_locks() == [lock]

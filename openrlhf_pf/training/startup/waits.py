@@ -6,6 +6,7 @@ leaves it behind, and every later run would wait for it for ever. OpenRLHF waits
 """
 
 import contextlib
+import glob
 import os
 import time
 from collections.abc import Mapping
@@ -43,8 +44,8 @@ def find_unheld_locks() -> list[Path]:
     found = {(file.st_dev, file.st_ino): lock for lock in locks if (file := _stat(lock))}
     if not found:  # the usual case, and going through all open files takes a moment
         return []
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-        if file := _stat(descriptor):
+    for descriptor in glob.glob("/proc/[0-9]*/fd/*"):  # Path.glob raises if a process ends meanwhile
+        if file := _stat(Path(descriptor)):
             found.pop((file.st_dev, file.st_ino), None)
     return list(found.values())
 
