@@ -10,13 +10,26 @@ from pathlib import Path
 from textwrap import indent
 
 import pytest
-from benchmarks.canonical_solutions import ALWAYS_EQUAL, whole
 
 from openrlhf_pf.code_reward import Pool, label_check
 from openrlhf_pf.code_reward.tasks import from_label, humaneval, leetcode, mbpp
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="needs the benchmarks' data next to the repository")
+
+ALWAYS_EQUAL = """
+class Any(int):
+    __eq__ = __ne__ = __lt__ = __gt__ = __le__ = __ge__ = lambda self, other: True
+    __sub__ = __rsub__ = __abs__ = __len__ = __iter__ = lambda self, *other: self
+    __hash__ = int.__hash__
+{name} = lambda *_: Any()
+"""
+
+
+def whole(row):
+    """The benchmark's own solution, imports and all."""
+    return row["code"] if "code" in row else row["prompt"] + row["canonical_solution"]
+
 
 LINKED_LISTS = {
     "doubleIt": """

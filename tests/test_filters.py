@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from openrlhf_pf.filters import DRAWS, FILTERS, FilterBatch, SampleFilter, build
 from openrlhf_pf.filters.group_scope import mid_ranks
 
 NAN, INF = float("nan"), float("inf")
+LEARNED = str(Path(__file__).parents[1] / "examples/filters/learned_weights.py:LearnedWeights")
 
 
 def weights_of(name: str, rewards: list, keep=None, **options) -> list:
@@ -183,6 +185,10 @@ def test_flat_prompts_are_found_by_a_tolerance():
 # ── Bad input ──
 
 
+def quantile(**options):
+    return {"high": 0.5, "unit": "quantile", **options}
+
+
 @pytest.mark.parametrize(
     "name, n_samples, options, words",
     [
@@ -202,6 +208,34 @@ def test_flat_prompts_are_found_by_a_tolerance():
         ("top_bottom", 5, {"low": 0.5, "high": 0.5}, "low must be below high"),
         ("top", 5, {"high": NAN}, "must be a finite reward"),
         ("reward_power", 5, {"power": 0}, "must be a finite number above 0"),
+        ("top", 4, quantile(high=1.5), "high must lie between 0 and 1 as a quantile, got 1.5"),
+        ("top", 4, {"texts": ["high=0.5", "unit=share"]}, "option unit of sample filter 'top' must be"),
+        (
+            "top",
+            4,
+            quantile(per="task"),
+            "per must be datasource or label:FIELD, a field of labels that are JSON, got 'task'",
+        ),
+        ("top", 4, quantile(window=0), "window must be 1 or more rewards of a task, got 0"),
+        ("top", 4, {"high": 0.5, "per": "datasource"}, "per has no effect on thresholds in units of the reward: add"),
+        ("top", 4, {"high": 0.5, "window": 9}, "window has no effect on thresholds in units of the reward: add"),
+        (
+            "pareto",
+            4,
+            {"objectives": ["reward"]},
+            "objectives must be two or more different ones of reward, length, diversity, got reward",
+        ),
+        ("pareto", 4, {"objectives": ["reward", "shortness"]}, "got reward,shortness: choose among those"),
+        ("pareto", 4, {"ngram": 2}, "ngram has no effect without the objective diversity: add it or leave ngram out"),
+        ("pareto", 4, {"objectives": ["reward", "diversity"], "ngram": 0}, "ngram must be 1 to 100 tokens, got 0"),
+        ("adaptive", 4, {"candidates": ["best_worst"] * 2}, "two or more different ones of best_worst, best_random"),
+        ("adaptive", 4, {"candidates": ["best_worst", "top"]}, "got best_worst,top"),
+        ("adaptive", 4, {"half_life": 0}, "half_life must be above 0 and at most 1000000, got 0"),
+        ("adaptive", 4, {"certainty": 1e308}, "certainty must be above 0 and at most 1000000, got 1e+308"),
+        (LEARNED, 4, {"method": "newton"}, "method must be one of auto, closed, subset, got newton"),
+        (LEARNED, 4, {"start": "top"}, "start must be one of best_worst, best_random, best_of_n, none, got top"),
+        (LEARNED, 4, {"mode": "keep"}, "mode must be one of select, resample, reweight, got keep"),
+        (LEARNED, 4, {"certainty": NAN}, "certainty must be above 0 and at most 1000000, got nan"),
     ],
 )
 def test_bad_settings_get_one_sentence(name, n_samples, options, words):

@@ -179,18 +179,3 @@ def test_a_resumed_filter_goes_on_as_the_unbroken_one(method):
     other = "subset" if method == "closed" else "closed"
     with pytest.raises(ValueError, match=f"have N, k, method, start and mode .*{method}.*give the same to resume"):
         build_filter("learned_weights", N, method=other).load_state_dict(unbroken.state_dict())
-
-
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        ({"method": "newton"}, "method must be one of auto, closed, subset, got newton"),
-        ({"start": "max_variance"}, "start must be one of best_worst, best_random, best_of_n, none, got max_variance"),
-        ({"mode": "keep"}, "mode must be one of select, resample, reweight, got keep"),
-        ({"certainty": NAN}, "certainty must be above 0 and at most 1000000, got nan"),
-    ],
-)
-def test_bad_settings_get_one_sentence(options, words):
-    with pytest.raises(ValueError) as error:
-        build_filter("learned_weights", N, **options)
-    assert words in str(error.value) and "\n" not in str(error.value)

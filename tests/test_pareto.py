@@ -164,24 +164,3 @@ def test_the_different_one_is_kept():
     found = build_filter("pareto", 4, 2, objectives=["reward", "diversity"])
     batch = FilterBatch(np.array([[4.0, 3.0, 2.0, 1.0]]), make_generator(0), response_tokens=tokens)
     assert found(batch).tolist() == [[0.5, 0, 0, 0.5]]
-
-
-# ── Options ──
-
-
-@pytest.mark.parametrize(
-    "texts, words",
-    [
-        (
-            ["objectives=reward"],
-            "objectives must be two or more different ones of reward, length, diversity, got reward",
-        ),
-        (["objectives=reward,shortness"], "got reward,shortness: choose among those"),
-        (["ngram=2"], "ngram has no effect without the objective diversity: add it or leave ngram out"),
-        (["objectives=reward,diversity", "ngram=0"], "ngram must be 1 to 100 tokens, got 0"),
-    ],
-)
-def test_settings_that_cannot_be(texts, words):
-    with pytest.raises(ValueError) as error:
-        build_filter("pareto", 4, 2, texts)
-    assert words in str(error.value)

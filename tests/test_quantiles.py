@@ -125,27 +125,6 @@ def test_a_checkpoint_of_other_tasks_is_refused():
     assert absolute.state_dict() == {} and absolute.metrics() == {}
 
 
-@pytest.mark.parametrize(
-    "texts, words",
-    [
-        (["high=1.5"], "high must lie between 0 and 1 as a quantile, got 1.5"),
-        (["high=0.5", "unit=share"], "option unit of sample filter 'top' must be"),
-        (
-            ["high=0.5", "per=task"],
-            "per must be datasource or label:FIELD, a field of labels that are JSON, got 'task'",
-        ),
-        (["high=0.5", "window=0"], "window must be 1 or more rewards of a task, got 0"),
-        (["high=0.5", "unit=reward", "per=datasource"], "per has no effect on thresholds in units of the reward: add"),
-        (["high=0.5", "unit=reward", "window=9"], "window has no effect on thresholds in units of the reward: add"),
-    ],
-)
-def test_settings_that_cannot_be(texts, words):
-    unit = [] if any(text.startswith("unit") for text in texts) else ["unit=quantile"]
-    with pytest.raises(ValueError) as error:
-        build_filter("top", 4, 2, [*texts, *unit])
-    assert words in str(error.value)
-
-
 # ── Labels ──
 
 

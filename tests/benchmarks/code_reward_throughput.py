@@ -14,11 +14,12 @@ import contextlib
 import gzip
 import importlib.util
 import json
-import os
 import statistics
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+
+import psutil
 
 from openrlhf_pf.code_reward import Pool, Problem
 
@@ -87,25 +88,11 @@ def compare(path, workers, rounds):
 
 def cpu_seconds():
     """CPU time of this process, of all below it, and of those below it that have ended."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    total = time.process_time()
-    for pid in children():
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
-            total += sum(map(int, file.read().rpartition(")")[2].split()[11:15])) / ticks
+    total = 0.0
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:4])
     return total
-
-
-def children():
-    """Every process below this one."""
-    found, new = [], [os.getpid()]
-    while new:
-        pid = new.pop()
-        with contextlib.suppress(OSError):
-            for task in os.listdir(f"/proc/{pid}/task"):
-                with open(f"/proc/{pid}/task/{task}/children") as file:
-                    below = list(map(int, file.read().split()))
-                found, new = found + below, new + below
-    return found
 
 
 def main():
