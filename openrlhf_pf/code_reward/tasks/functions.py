@@ -1,6 +1,9 @@
-"""Labels of test code: HumanEval, EvalPlus, KodCode, BigCodeBench, LeetCode Contest."""
+"""Labels of test code: HumanEval, EvalPlus, KodCode, BigCodeBench, LeetCode Contest; and of assert statements: MBPP
+and its relatives, our own form, AceCoder, verl's ``assert_case``.
+"""
 
 import ast
+import builtins
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,16 +11,24 @@ from openrlhf_pf.code_reward.judge.script import guarded_imports
 from openrlhf_pf.code_reward.results import Problem
 from openrlhf_pf.code_reward.tasks import refusals
 from openrlhf_pf.code_reward.tasks import task as fields
-from openrlhf_pf.code_reward.tasks.asserts import asserts_task
-from openrlhf_pf.code_reward.tasks.task import USUAL_IMPORTS, Task, as_code, defined_names, given
+from openrlhf_pf.code_reward.tasks.task import (
+    USUAL_IMPORTS,
+    Task,
+    as_code,
+    code_field,
+    defined_names,
+    given,
+    parse,
+    setup_of,
+)
 
 
 def humaneval(row: Mapping[str, Any]) -> Task:
     """The task of such a row; raises ``ValueError`` for a wrong field."""
-    entry_point, test = fields.name_field(row, "entry_point"), fields.code_field(row, "test")
+    entry_point, test = fields.name_field(row, "entry_point"), code_field(row, "test")
     if "check" not in defined_names(test):
         raise ValueError("test defines no function check(candidate)")
-    prompt, setup, test = str(row.get("prompt") or ""), fields.setup_of(row), fields.with_solution_imports(test)
+    prompt, setup, test = str(row.get("prompt") or ""), setup_of(row), fields.with_solution_imports(test)
     code, first = as_code(prompt), entry_point.split(".")[0]
     _check_test(row, f"{code}\n{setup}", test, first)
     data = {"preamble": f"{code}\n{setup}", "test": test, "entry_point": entry_point, "function": "check"}
@@ -30,8 +41,8 @@ def humaneval(row: Mapping[str, Any]) -> Task:
 
 def _check_test(row: Mapping[str, Any], around: str, test: str, entry_point: str) -> None:
     """Raise ``ValueError`` if a test of ``check(candidate)`` needs the program's process or leaves it the verdict."""
-    tree = fields.parse(test, "test")
-    strange = refusals.programs_names(fields.parse(around, "setup_code"), tree) - {entry_point}
+    tree = parse(test, "test")
+    strange = refusals.programs_names(parse(around, "setup_code"), tree) - {entry_point}
     refusals.refuse_shared_process(tree)
     solution = str(row.get("prompt") or "") + str(row.get("canonical_solution") or row.get("solution") or "")
     refusals.refuse_undefined([tree], strange, defined_names(solution))
@@ -68,7 +79,7 @@ def evalplus(row: Mapping[str, Any]) -> Task:
     """The task of such a row; raises ``ValueError`` for a wrong field."""
     entry_point, prompt = fields.name_field(row, "entry_point"), fields.text_field(row, "prompt")
     reference = prompt + fields.text_field(row, "canonical_solution")
-    fields.parse(reference, "prompt with canonical_solution")
+    parse(reference, "prompt with canonical_solution")
     inputs = [*(row.get("base_input") or []), *(row.get("plus_input") or [])]
     if not inputs or not all(isinstance(arguments, list) for arguments in inputs):
         raise ValueError("base_input and plus_input have to be lists of lists of arguments")
@@ -96,9 +107,9 @@ def is_functions(test: str) -> bool:
 
 def functions_task(row: Mapping[str, Any]) -> Task:
     """The task of such a row; raises ``ValueError`` for a wrong field."""
-    test, setup = fields.with_solution_imports(fields.text_field(row, "test")), fields.setup_of(row)
-    tree = fields.parse(test, "test")
-    imported = _imported(tree) or _imported(fields.parse(setup, "setup_code"))
+    test, setup = fields.with_solution_imports(fields.text_field(row, "test")), setup_of(row)
+    tree = parse(test, "test")
+    imported = _imported(tree) or _imported(parse(setup, "setup_code"))
     entry_point = fields.name_field(row, "entry_point") if row.get("entry_point") else (imported or [""])[-1]
     if not _has_tests(test):
         return asserts_task(given(row, "task_id") | {"asserts": [test], "entry_point": entry_point})
@@ -106,8 +117,8 @@ def functions_task(row: Mapping[str, Any]) -> Task:
     prompt = str(row.get("complete_prompt") or row.get("code_prompt") or row.get("prompt") or "")
     code = as_code(prompt)
     bare, attributes = refusals.without_solution(tree)
-    strange = (refusals.programs_names(fields.parse(setup, "setup_code"), tree) | attributes) - {"solution"}
-    refusals.refuse_shared_process(fields.parse(setup, "setup_code"), tree)
+    strange = (refusals.programs_names(parse(setup, "setup_code"), tree) | attributes) - {"solution"}
+    refusals.refuse_shared_process(parse(setup, "setup_code"), tree)
     if imported or row.get("entry_point"):
         solution = "\n".join([code, str(row.get("canonical_solution") or row.get("solution") or "")])
         refusals.refuse_undefined([tree], strange, [*imported, first, *defined_names(solution), *defined_names(code)])
@@ -146,7 +157,7 @@ def _imported(tree: ast.Module) -> list[str]:
 
 def leetcode(row: Mapping[str, Any]) -> Task:
     """The task of such a row; raises ``ValueError`` for a wrong field."""
-    test, prompt = fields.code_field(row, "test"), fields.text_field(row, "prompt")
+    test, prompt = code_field(row, "test"), fields.text_field(row, "prompt")
     classes = _prompt_classes(prompt)
     problem = _leetcode_cases(test, fields.options(row)) or _leetcode_asserts(test, classes, fields.options(row))
     return Task(str(row.get("task_id", "")), problem, prompt, "Solution", USUAL_IMPORTS + classes, completes=True)
@@ -182,7 +193,7 @@ def _leetcode_cases(test: str, more: dict[str, Any]) -> Problem | None:
 
 def _leetcode_asserts(test: str, classes: str, more: dict[str, Any]) -> Problem:
     """Linked lists: they are built and read by the test's own two helpers, here, of the prompt's classes."""
-    tree = fields.parse(test, "test")
+    tree = parse(test, "test")
     setup, asserts, arguments = ["from typing import *", classes], [], ""
     for node in tree.body:
         text = ast.unparse(node)
@@ -196,3 +207,97 @@ def _leetcode_asserts(test: str, classes: str, more: dict[str, Any]) -> Problem:
         raise ValueError("test has no assert")
     data = {"imports": "", "setup": "\n".join(setup), "asserts": asserts, "names": ["Solution"]}
     return Problem("asserts", data | more)
+
+
+# ── Assert statements ──
+
+_FORMS = ("asserts", "stdin", "inputs", "test")
+
+
+def mbpp(row: Mapping[str, Any]) -> Task:
+    """The task of assert statements about the functions of ``code``; raises ``ValueError`` for a wrong field."""
+    code = fields.text_field(row, "code", "")
+    asserts = [line.replace("\r\n", "\n").replace("\r", "\n") for line in fields.list_field(row, "test_list", str)]
+    if row.get("test"):  # MBPP+: all inputs in one loop
+        asserts.append(code_field(row, "test"))
+    trees = [parse(text, f"test_list[{place}]") for place, text in enumerate(asserts)]
+    imports = "\n".join([*(row.get("test_imports") or []), setup_of(row)])
+    setup = code_field(row, "test_setup_code", "")
+    defined = defined_names(code, with_variables=False)
+    # The reference's functions that tests compare with: assert same(f(1), 2).
+    judges = {name for tree in trees for name in refusals.judges_in(tree, set(defined), set(defined))}
+    helpers = sorted(name for name in judges & set(defined) if not name[:1].isupper())
+    names = [name for name in defined if name not in helpers]
+    around = [parse(imports, "test_imports"), parse(setup, "test_setup_code")]
+    strange = refusals.programs_names(*around, *trees)
+    refusals.refuse_shared_process(*around, *trees)
+    if defined:
+        refusals.refuse_undefined(trees, strange, defined_names(code))
+    refusals.refuse_unknown_judges(trees, strange - set(helpers), defined)
+    data = {"imports": imports, "setup": setup, "asserts": asserts, "names": names}
+    data |= {"helpers": helpers, "reference": code} if helpers else {}
+    data |= fields.options(row, of_values=False)
+    called = [name for name in _called(*trees) if name in strange.union(defined) and not hasattr(builtins, name)]
+    # The reference defines its helpers before what uses them.
+    known = [name for name in names if name in called]
+    functions = [name for name in known if not name[:1].isupper()] or known
+    entry_point = functions[-1] if functions else next(iter(called), "")
+    problem = Problem("asserts", data | {"entry_point": entry_point})
+    prompt = row.get("text") or row.get("prompt") or ""
+    return Task(str(row.get("task_id", "")), problem, str(prompt), entry_point)
+
+
+def _called(*trees: ast.AST) -> list[str]:
+    """Return the names that are called, one for each call."""
+    calls = [node.func for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [call.id for call in calls if isinstance(call, ast.Name)]
+
+
+def is_list(label: Any) -> bool:
+    """Whether it is a list of statements."""
+    return isinstance(label, list) and bool(label) and all(isinstance(item, str) for item in label)
+
+
+def asserts_task(row: Mapping[str, Any]) -> Task:
+    """The task of ``asserts``, with ``imports`` and ``setup``.
+
+    Raises:
+        ValueError: a field is missing or wrong, or the tests leave the verdict to the program.
+    """
+    fields.only_one(row, _FORMS)
+    asserts = fields.list_field(row, "asserts", str)
+    imports = "\n".join([code_field(row, "imports", ""), setup_of(row)])
+    setup = fields.with_solution_imports(code_field(row, "setup", ""))
+    asserts = [fields.with_solution_imports(text) for text in asserts]
+    trees = [parse(text, f"asserts[{place}]") for place, text in enumerate(asserts)]
+    entry_point = fields.name_field(row, "entry_point") if row.get("entry_point") else ""
+    around = [parse(imports, "imports"), parse(setup, "setup")]
+    strange = refusals.programs_names(*around, *trees)
+    if entry_point:
+        strange.add(entry_point.split(".")[0])
+    refusals.refuse_shared_process(*around, *trees)
+    refusals.refuse_unknown_judges(trees, strange, [entry_point])
+    calls = [name for name in _called(*trees) if name in strange]
+    called = next(iter([name for name in calls if not name[:1].isupper()] or calls), "")
+    data = {"imports": imports, "setup": setup, "asserts": asserts, "names": [], "entry_point": entry_point or called}
+    data |= {"compares_own": True} if _compares_own(trees, strange) else {}
+    data |= fields.options(row, of_values=False)
+    return Task(str(row.get("task_id", "")), Problem("asserts", data), "", entry_point or called)
+
+
+def verl_task(row: Mapping[str, Any]) -> Task:
+    """The task of ``assert_case``, a statement or a list of them."""
+    cases = row["assert_case"]
+    return asserts_task(given(row) | {"asserts": [cases] if isinstance(cases, str) else cases})
+
+
+def _compares_own(trees: list[ast.Module], strange: set[str]) -> bool:
+    """Whether an answer is compared with an object of the program's own class: ``f(1) == Point(3)``."""
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], (ast.Eq, ast.Is)):
+            for one, other in ((node.left, node.comparators[0]), (node.comparators[0], node.left)):
+                made = one.func.id if isinstance(one, ast.Call) and isinstance(one.func, ast.Name) else ""
+                asks = any(name in strange and not name[:1].isupper() for name in _called(other))
+                if made in strange and made[:1].isupper() and asks:
+                    return True
+    return False

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from openrlhf_pf.code_reward.judge import codec
-from openrlhf_pf.code_reward.tasks import asserts, functions, pairs
+from openrlhf_pf.code_reward.tasks import functions, pairs
 from openrlhf_pf.code_reward.tasks.task import Task, check_option_names, given
 
 Read = Callable[[Any], Task]
@@ -18,12 +18,12 @@ Read = Callable[[Any], Task]
 # The first that recognises a label reads it.
 FORMS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], Read]] = {
     "EvalPlus": (lambda row: "base_input" in row or "plus_input" in row, functions.evalplus),
-    "MBPP": (lambda row: "test_list" in row, asserts.mbpp),
+    "MBPP": (lambda row: "test_list" in row, functions.mbpp),
     "LeetCode": (lambda row: "prompt" in row and "my_solution" in _text(row, "test"), functions.leetcode),
     "test functions": (lambda row: functions.is_functions(_text(row, "test")), functions.functions_task),
     "HumanEval": (lambda row: "test" in row and "entry_point" in row, functions.humaneval),
-    "asserts": (lambda row: "asserts" in row, asserts.asserts_task),
-    "assert_case": (lambda row: bool(row.get("assert_case")), asserts.verl_task),
+    "asserts": (lambda row: "asserts" in row, functions.asserts_task),
+    "assert_case": (lambda row: bool(row.get("assert_case")), functions.verl_task),
     "calls": (lambda row: "inputs" in row and "entry_point" in row and "fn_name" not in row, pairs.own_calls),
     "APPS calls": (lambda row: "inputs" in row and row.get("fn_name") is not None, pairs.apps_calls),
     "programs": (lambda row: "stdin" in row or "stdout" in row, pairs.own_programs),
@@ -36,8 +36,8 @@ FORMS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], Read]] = {
 }
 BENCHMARKS: dict[str, Callable[[Mapping[str, Any]], Task]] = {
     "humaneval": functions.humaneval,
-    "mbpp": asserts.mbpp,
-    "mbpp_sanitized": asserts.mbpp,
+    "mbpp": functions.mbpp,
+    "mbpp_sanitized": functions.mbpp,
     "leetcode": functions.leetcode,
 }
 # Fields in which data sets put a whole label.
@@ -53,8 +53,8 @@ def _text(row: Mapping[str, Any], name: str) -> str:
 def _read(label: Any, depth: int = 0) -> Task:
     if isinstance(label, str):
         label = _loads(label, "it")
-    if asserts.is_list(label):
-        return asserts.asserts_task({"asserts": label})
+    if functions.is_list(label):
+        return functions.asserts_task({"asserts": label})
     if pairs.is_list(label):
         return pairs.list_task(label)
     if not isinstance(label, Mapping):
@@ -80,8 +80,8 @@ def _read_inner(inner: Any, label: Mapping[str, Any], depth: int) -> Task:
     if tests and all(isinstance(test, Mapping) and "assert_code" in test for test in tests):
         return _read(_roll_label(inner, label), depth + 1)
     around = given(label, "fn_name")
-    if asserts.is_list(inner):
-        return asserts.asserts_task(around | {"asserts": inner})
+    if functions.is_list(inner):
+        return functions.asserts_task(around | {"asserts": inner})
     return _read({**around, **inner} if isinstance(inner, Mapping) else inner, depth + 1)
 
 
