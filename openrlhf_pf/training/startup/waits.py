@@ -44,7 +44,7 @@ def find_unheld_locks() -> list[Path]:
     found = {(file.st_dev, file.st_ino): lock for lock in locks if (file := _stat(lock))}
     if not found:  # the usual case, and going through all open files takes a moment
         return []
-    for descriptor in glob.glob("/proc/[0-9]*/fd/*"):  # Path.glob raises if a process ends meanwhile
+    for descriptor in glob.glob("/proc/[0-9]*/fd/*"):  # Path.glob raises if a process ends during it
         if file := _stat(Path(descriptor)):
             found.pop((file.st_dev, file.st_ino), None)
     return list(found.values())
