@@ -218,6 +218,14 @@ def test_what_is_free_on_pages_that_programs_share_is_found():
     assert len(set(lengths)) == 30 and max(map(lengths.count, lengths)) < worker._MOST_HOLES
 
 
+def test_no_program_carries_modules_that_few_want(pool):
+    """A fork and the end of a process take time for each page that the process has."""
+    program = (
+        "import sys\nheavy = [m for m in ('socket', 'select', 'sysconfig', 'inspect', 'dis') if m in sys.modules]\n"
+    )
+    assert pool.check(program + "def f(x):\n    return heavy\n", returns([])).passed
+
+
 def test_rare_imports_burden_only_those_that_name_them(pool):
     program = "import sys\nloaded = 'async' + 'io' in sys.modules\n{}\ndef f(x):\n    return loaded\n"
     assert pool.check(program.format(""), returns(False)).passed

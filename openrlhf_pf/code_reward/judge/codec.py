@@ -10,10 +10,12 @@ import functools
 import json
 import marshal
 import os
-import socket
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import socket
 
 MAX_BYTES = 4 << 20  # of one value: the largest LeetCode inputs take a few hundred kilobytes
 MAX_TASK_BYTES = 4 * MAX_BYTES  # of a program, and of a problem

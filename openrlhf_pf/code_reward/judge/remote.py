@@ -66,6 +66,14 @@ _PUBLIC_CLASSES = {
 }
 
 
+def _encoded(question: Question) -> bytes:
+    """A question as it is foreseen; nothing for what never is, as it has the test's own objects in it."""
+    try:
+        return codec.encode_plain(question)
+    except ValueError:
+        return b""
+
+
 class Decided(BaseException):
     """There is a verdict: the test ends here."""
 
@@ -92,7 +100,7 @@ class Remote:
         self.calls = self.asked = 0
         self.test: int | None = None
         self.decision: tuple[str, int | None, str] | None = None
-        self._foreseen: deque[Question] = deque()  # questions that are sent, their answers not yet read
+        self._foreseen: deque[bytes] = deque()  # questions that are sent, their answers not yet read
         self._number, self._place = "", 0
         self._sender = objects.Sender()
         self._objects: dict[int, objects.RemoteObject] = {}
@@ -149,15 +157,16 @@ class Remote:
         """
         if self._foreseen or self._objects:
             return
-        budget, sent = _FORESEEN_BYTES, []
+        budget, sent, encoded = _FORESEEN_BYTES, [], []
         for question in questions:
-            budget -= len(codec.encode_plain(question))
+            encoded.append(codec.encode_plain(question))
+            budget -= len(encoded[-1])
             if budget < 0:
                 break
             sent.append(question)
         if len(sent) > 1:
             self._send(sent)
-            self._foreseen.extend(sent)
+            self._foreseen.extend(encoded[: len(sent)])
 
     def request(self, question: Question, foreseen_as: Question | None = None) -> Any:
         """One question, one answer; in another form if it was :meth:`foresee`-n. Raises what the program raises."""
@@ -166,7 +175,7 @@ class Remote:
             raise Decided
         if self._foreseen:
             foreseen = self._foreseen.popleft()
-            if foreseen is question or repr(foreseen) == repr(foreseen_as or question):
+            if foreseen == _encoded(foreseen_as or question):
                 return self._answer()
             self._answer(needed=False)
             while self._foreseen:

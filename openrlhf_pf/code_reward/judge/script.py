@@ -419,8 +419,8 @@ class Space:
         self._called |= called
         if "StopIteration" in expected and "raise StopIteration" not in source:
             self.names["StopIteration"] = (StopIteration, ProgramStopIteration)
-        missing = read - self._bound - self.names.keys() - (_BUILTINS - self._own)
-        missing |= read & self._own - self._bound
+        missing = undefined_names(source) - self.names.keys() | read & self._own
+        missing -= self._bound
         strange = {name for name in missing if name in self._own or not is_usual(name)}
         strange |= _tested_alone(source) & missing if strange else set()
         for name in sorted(missing):

@@ -11,9 +11,9 @@ import contextlib
 import io
 import os
 import re
-import socket
 import sys
 import types
+from _socket import socketpair
 from typing import Any, NoReturn
 
 from openrlhf_pf.code_reward.judge import codec
@@ -91,10 +91,11 @@ def warm_up() -> None:
         ("call", ["f"], ([],), {}),
         ("end",),
     ]
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        codec.send_encoded(ours, codec.encode_plain(("0" * 16, questions)))
-        serve(theirs.fileno(), ours.fileno())
+    ours, theirs = socketpair()
+    codec.send_encoded(ours, codec.encode_plain(("0" * 16, questions)))
+    serve(theirs.fileno(), ours.fileno())
+    ours.close()
+    theirs.close()
     _prepared[:] = [_prepare()]
 
 

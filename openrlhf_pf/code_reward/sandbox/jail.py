@@ -10,13 +10,12 @@ import os
 import resource
 import signal
 import sys
-import sysconfig
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from openrlhf_pf.code_reward.sandbox import kernel, seccomp
-from openrlhf_pf.code_reward.sandbox.root import HOME, NULL, Root
+from openrlhf_pf.code_reward.sandbox.root import HOME, NULL, STANDARD_LIBRARY, Root
 
 PARTS = ("namespaces", "mounts", "seccomp", "landlock", "user")
 _STACK_BYTES = 112 << 20  # the kernel leaves 128 MiB free below the stack of every process: for programs that recurse
@@ -228,7 +227,7 @@ def _check_world_readable(jail: Jail) -> None:
     """Programs run as an unprivileged user, so every path they need must be world-readable."""
     if jail.user is None or jail.user_mapped:
         return
-    for folder in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}:
+    for folder in STANDARD_LIBRARY:
         above = [] if jail.private_disk else [*_parents(folder)]
         for path in [*above, folder]:
             with contextlib.suppress(OSError):

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import sysconfig
+import sys
 from typing import Any
 
 from openrlhf_pf.code_reward.sandbox import kernel
@@ -11,6 +11,9 @@ NULL = "/dev/null"
 _BELOW_HOME = "/.below"  # in a new root: what that directory shows in addition to a program's own files
 HOME = "/tmp"  # the one directory that can be written to, inside the jail
 
+# As sysconfig has it, whose tables every program would have to carry.
+_PLATFORM = os.path.join(sys.exec_prefix, sys.platlibdir, "python{}.{}".format(*sys.version_info))
+STANDARD_LIBRARY = sorted({os.path.dirname(os.__file__), _PLATFORM})
 _SYSTEM_LIBRARIES = "/lib /lib64 /usr/lib /usr/lib64 /usr/local/lib /etc/ld.so.cache /usr/share/zoneinfo".split()
 
 
@@ -19,8 +22,7 @@ class Root:
 
     def __init__(self, packages: list[str], disk_bytes: int) -> None:
         self.packages = packages
-        standard = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
-        self.readable = [*sorted(standard), *_SYSTEM_LIBRARIES, *packages]  # what Python needs to import
+        self.readable = [*STANDARD_LIBRARY, *_SYSTEM_LIBRARIES, *packages]  # what Python needs to import
         self._real = {path: os.path.realpath(path) for path in self.readable}
         self._options = f"size={disk_bytes},nr_inodes=1024,mode=700"
         self._state_of_home: tuple[Any, ...] = ()
@@ -50,7 +52,7 @@ class Root:
             if path not in self.packages:
                 _show(old, path, self._real[path])
         # Folders inside the readable ones in which packages lie that no program was promised.
-        standard = sysconfig.get_path("stdlib")
+        standard = os.path.dirname(os.__file__)
         parents = [standard, "/usr/lib/python3", "/usr/local/lib/" + os.path.basename(standard)]
         others = [f"{parent}/{name}-packages" for parent in parents for name in ("site", "dist")]
         for folder in filter(os.path.isdir, map(_place, others)):

@@ -63,7 +63,7 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
-_LOAD, _EQUAL, _AT_LEAST, _TEST, _LEAVE = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _TEST, _JUMP, _LEAVE = 0x20, 0x15, 0x35, 0x45, 0x05, 0x06
 _ALLOW, _DENY, _ABSENT, _KILL = 0x7FFF0000, 0x00050000 | _EPERM, 0x00050000 | _ENOSYS, 0x80000000
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 _Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, constant
@@ -71,7 +71,9 @@ _Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, c
 
 def _denials(table: list[str], column: int) -> list[_Instruction]:
     numbers = [int(number) for number in table[1 + column :: 3] if number != "-"]
-    return [line for number in numbers for line in ((_EQUAL, 0, 1, number), (_LEAVE, 0, 0, _DENY))]
+    # All jump to one end: the kernel translates the filter again for each program.
+    checks = [(_EQUAL, len(numbers) - place, 0, number) for place, number in enumerate(numbers)]
+    return [*checks, (_JUMP, 0, 0, 1), (_LEAVE, 0, 0, _DENY)]
 
 
 def _without_argument(call: int, place: int, values: Iterable[int]) -> list[_Instruction]:

@@ -5,6 +5,8 @@ the caller. Two kinds share this code: the one that forks the tested programs ne
 checkers runs no tested code.
 """
 
+# The module socket makes half a megabyte of enums, which every program would have to carry.
+import _socket
 import contextlib
 import gc
 import importlib
@@ -12,15 +14,18 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import time
+from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_pf.code_reward.judge import codec
 from openrlhf_pf.code_reward.sandbox import jail, kernel
 from openrlhf_pf.code_reward.sandbox.root import HOME, NULL
+
+if TYPE_CHECKING:
+    import socket
 
 MESSAGE_BYTES = 65536
 STOP_SECONDS = 60.0
@@ -42,7 +47,7 @@ _WARM_UPS = 100  # the interpreter specialises what has run some dozens of times
 _MOST_DIGITS = 100_000  # of a number that a program sends: reading it takes the checker a square of that
 _POOL_BYTES, _MOST_HOLES = 16384, 2000  # of one size
 _CONTROL, _END_OF_FILES, _MOST_FILES = 3, 256, 4
-_ROOM_FOR_FILES = socket.CMSG_LEN(4 * _MOST_FILES)
+_ROOM_FOR_FILES = _socket.CMSG_LEN(4 * _MOST_FILES)
 
 
 def bootstrap(package_root: str) -> str:
@@ -59,7 +64,7 @@ def main(argument: str) -> None:
     configuration = json.loads(argument)
     sys.set_int_max_str_digits(0 if configuration["role"].endswith(".candidate") else _MOST_DIGITS)
     sys.argv[:], sys.orig_argv[:] = [""], [sys.executable]  # not for programs to read
-    control = socket.socket(fileno=os.dup2(configuration["control"], _CONTROL))  # whatever number the caller gave it
+    control = _socket.socket(fileno=os.dup2(configuration["control"], _CONTROL))  # whatever number the caller gave it
     os.closerange(_CONTROL + 1, configuration["control"] + 1)
     try:
         role = importlib.import_module(configuration["role"])
@@ -125,7 +130,7 @@ def _fill_holes() -> None:
                 break
 
 
-def _serve(box: jail.Jail, control: socket.socket, role: Callable[..., None]) -> None:
+def _serve(box: jail.Jail, control: _socket.socket, role: Callable[..., None]) -> None:
     """Fork a child for each program, kill it on request, report how it ended; until the caller is gone."""
     last, limits = b"", []
     while True:
@@ -212,14 +217,15 @@ class Control:
     programs. Every method raises ``Unavailable``; the worker is useless after that.
     """
 
-    def __init__(self, connection: socket.socket, who: str) -> None:
+    def __init__(self, connection: "socket.socket", who: str) -> None:
         self.connection = connection
         self._who = who
         connection.settimeout(STOP_SECONDS)
 
     def start(self, limits: dict[str, Any], files: Sequence[int]) -> None:
         """Have it fork a child that holds these file descriptors."""
-        self._try(socket.send_fds, self.connection, [codec.encode_plain(limits)], files)
+        passed = _socket.SOL_SOCKET, _socket.SCM_RIGHTS, array("i", files)
+        self._try(self.connection.sendmsg, [codec.encode_plain(limits)], [passed])
 
     def stop(self, gone: bool = False) -> None:
         """Have the child killed with all that it started.
