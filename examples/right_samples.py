@@ -8,8 +8,6 @@
 Prompts are as the policy saw them, with the chat template applied: ask for none in ``train_sft``.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Sequence

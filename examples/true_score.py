@@ -7,8 +7,6 @@ A true score is what you really want, such as passed tests or a correct answer; 
 ``is_correct`` by your own judgement. examples/micro_code/true_score.py runs hidden tests instead.
 """
 
-from __future__ import annotations
-
 import re
 
 

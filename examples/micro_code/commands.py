@@ -1,7 +1,5 @@
 """The command lines of OpenRLHF's trainers for a study, and the environment that runs them on a CPU."""
 
-from __future__ import annotations
-
 import os
 import socket
 from pathlib import Path

@@ -4,8 +4,6 @@ The end of the run with the filter is compared with the saved step of the other 
 seconds are nearest to it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

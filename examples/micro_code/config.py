@@ -3,8 +3,6 @@
 study = override(PRESETS["quickstart"], ["ppo.kl=0.2", "task.heldout=800"])
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace

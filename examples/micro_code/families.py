@@ -5,8 +5,6 @@ separately from the function, so the same function is asked for in many phrasing
 ``def my_family(rng) -> Draft``, list it in ``FAMILIES``, and give the test inputs of its ``kind`` in ``INPUTS``.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass

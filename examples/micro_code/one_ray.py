@@ -8,8 +8,6 @@ go to the engine before the first rollout, so no run starts from what another on
 python -m examples.micro_code.one_ray      # reads a command a line as JSON, answers with its exit status
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The phases of a study, in order. Each reads and writes files of the run directory and returns its figures."""
 
-from __future__ import annotations
-
 import json
 import random
 import re

@@ -1,7 +1,5 @@
 """The random policy at the start: a vocabulary built from the task, and a Qwen2 of less than a million parameters."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The results of a finished study: ``summary.json``, tables, a verdict and a figure."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

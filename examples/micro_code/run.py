@@ -5,8 +5,6 @@ python -m examples.micro_code.run --resume --output runs/quickstart
 python -m examples.micro_code.run --set ppo.kl=0.2 --set ppo.steps=80 --output runs/more_kl
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import json

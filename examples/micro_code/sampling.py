@@ -1,7 +1,5 @@
 """Samples from a saved policy, and the pass@1 of those samples."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace

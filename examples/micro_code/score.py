@@ -4,8 +4,6 @@ This guards against the accidents of a small model (endless loops, huge values, 
 accepts only a small subset of Python (``_ALLOWED_NODES``); anything else is a failure.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import resource

@@ -3,8 +3,6 @@
 splits = generate(TaskConfig(), seed=1)
 """
 
-from __future__ import annotations
-
 import random
 import re
 from dataclasses import dataclass

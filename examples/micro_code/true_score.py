@@ -7,8 +7,6 @@ The label of a prompt is JSON with its reference solution and the kind of its te
 response out of each query, judge it, and return one number a query.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -4,8 +4,6 @@ python -m examples.studies.tables examples/studies/*/results/*.json
 python -m examples.studies.tables --figures examples/studies/micro_code/results/{filters,judge,selection}.json
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Mapping, Sequence

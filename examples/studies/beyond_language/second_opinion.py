@@ -9,8 +9,6 @@ lie along the features, so that a policy can learn them. Each arm takes its best
 Shapes: B seeds, C contexts, A actions, D features, G contexts of a rollout, N actions drawn for each, K reward models.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Sequence

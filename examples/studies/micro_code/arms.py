@@ -1,7 +1,5 @@
 """The arms of the micro-code studies: the PPO settings that differ from the base study, by name."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

@@ -4,8 +4,6 @@ For ``openrlhf_pf.cli.preferences --cluster examples/studies/micro_code/clusters
 kind of the inputs is read. Run as a module, it is the process that runs programs: one line of JSON in, one out.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -8,8 +8,6 @@ it has trained. Then it is corrected with true scores of samples of training pro
 see whether old labels do, from as many of the SFT policy. Everything is measured on prompts that train nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from typing import Any

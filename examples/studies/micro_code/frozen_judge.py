@@ -1,7 +1,5 @@
 """The judge of judge.py with errors that repeat, as a reward model's do."""
 
-from __future__ import annotations
-
 import runpy
 from pathlib import Path
 

@@ -4,8 +4,6 @@ In one call out of five it recognizes whether the response passes and says so at
 guesses. Scoring the same response again draws an independent error (frozen_judge.py repeats its errors).
 """
 
-from __future__ import annotations
-
 import random
 import runpy
 from collections import Counter

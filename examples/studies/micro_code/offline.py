@@ -1,7 +1,5 @@
 """Reward models outside of PPO: samples of the policies, rewards, last states, and learning from few true scores."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable, Sequence

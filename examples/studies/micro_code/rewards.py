@@ -4,8 +4,6 @@ All but ``twice`` and ``fewer16`` are wrong on purpose. Only the pairs that trai
 the study's held-out pairs.
 """
 
-from __future__ import annotations
-
 import ast
 import random
 from collections.abc import Callable

@@ -10,8 +10,6 @@ starts from the SFT policy again. Controls: "again" trains on the study's pairs 
 of the same pairs differ; "longer" does so for as many steps as spg. Finished steps are kept.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """Results of rlp.py over seeds: accuracy of reward models on pairs, pass@1 of policies on held-out tasks."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

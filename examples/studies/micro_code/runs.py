@@ -9,8 +9,6 @@ a base share one Ray. ``--reward`` trains a reward model on pairs that rewards.p
 arm with the first one, paired over bases, seeds and held-out tasks.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import hashlib

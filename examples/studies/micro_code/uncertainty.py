@@ -8,8 +8,6 @@ wrong better than their size does, and how many samples lie outside of what the 
 ``--members`` it trains reward models that differ in their seed, and one on as many passes as all of them.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil
