@@ -276,6 +276,16 @@ def test_a_reward_that_is_the_score_lists_columns_that_might_be_true(tmp_path):
     assert "extra.acc" in following.sentences[0]
 
 
+def test_a_copy_of_the_reward_is_no_true_score(tmp_path):
+    rows = [row | {"acc": row["score"] > 0, "reward": 2.0 * (row["score"] > 0) - 1} for row in samples()]
+    rows = [row | {"score": row["reward"], "again": row["reward"]} for row in rows]
+    path, settings = write(tmp_path / "a.jsonl", rows), Settings(repetitions=100)
+    (sentence,) = answers_of(analyse([path], settings).analysed[0])[2].sentences
+    assert "name it: acc;" in sentence
+    following = answers_of(analyse([path], settings, columns={"score": "acc"}).analysed[0])[2]
+    assert following.short == "Add a true score"
+
+
 @pytest.mark.parametrize(
     "names",
     [("scores_chosen", "scores_rejected"), ("chosen_score", "rejected_score"), ("chosen_reward", "rejected_reward")],

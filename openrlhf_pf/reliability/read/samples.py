@@ -77,6 +77,11 @@ def _read_file(file: Path, named: Mapping[str, str], notes: list[str]) -> tuple[
     found = _samples(table, how, str(file), notes)
     if len(found) >= ENOUGH_ROWS and len(pc.unique(found["prompt_id"])) == len(found):
         _refuse_single_rows(table, source.schema, how, str(file), source.read)
+    if (reward := how.columns.get("reward")) in source.schema.names:  # a copy of the reward is no true score
+        kind = source.schema.field(reward).type
+        same = [name for name in how.others if name in source.schema.names and source.schema.field(name).type == kind]
+        copies = [name for name in same if source.read([name])[name].equals(table[reward])]
+        how.others = tuple(name for name in how.others if name not in copies)
     return found, how
 
 
