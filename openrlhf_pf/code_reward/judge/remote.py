@@ -60,10 +60,10 @@ def _poll(file: int) -> "select.poll":
     return made
 
 
-_PUBLIC_CLASSES = {
+_PUBLIC = {
     kind.__name__: kind
     for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, object)
-}
+} | {"Ellipsis": ...}
 
 
 def _encoded(question: Question) -> bytes:
@@ -292,8 +292,8 @@ class Remote:
             return self._handled(content)
         if tag == "e" and type(content) is list and len(content) == 5:
             return objects.exception_of(*content, self.exceptions)
-        if tag == "g" and content and content[0] in _PUBLIC_CLASSES:
-            return _PUBLIC_CLASSES[content[0]]
+        if tag == "g" and content and content[0] in _PUBLIC:
+            return _PUBLIC[content[0]]
         sender = self._sender
         places = {"r": self._arguments, "o": lambda: sender.objects, "q": lambda: sender.functions}.get(tag, list)()
         number = content[0] if type(content) is list and content else content

@@ -175,7 +175,7 @@ class Conversation:
             return {"q": [next(number for number, function in self._callbacks.items() if function is value)]}
         if type(value) is type and value.__module__ == "builtins" and getattr(builtins, value.__name__, None) is value:
             return {"g": [value.__name__]}
-        return self._numbered(value)
+        return {"g": ["Ellipsis"]} if value is ... else self._numbered(value)
 
     def _numbered(self, value: Any) -> Any:
         if id(value) not in self._kept:
