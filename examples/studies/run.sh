@@ -63,6 +63,7 @@ for study in "${@:-filters judge sizes rewards selection correction bandit secon
             runs "correction_$reward" --reward "$reward" --seeds 1 2 --arms none head_5 head_15 scores_15
         done
         runs correction_long --arms none+long head_15+long
+        runs correction_long_noise40 --reward noise40 --arms none+long head_5+long scores_5+long
         runs correction_before --reward exploit@768 --versus exploit --arms none
         python studies.micro_code.drift --base "${bases[@]}" --output "$OUTPUT/runs" --labels 768 \
             --json "$OUTPUT/correction_sft.json"
