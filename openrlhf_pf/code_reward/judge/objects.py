@@ -295,17 +295,19 @@ class Sender:
 
     Attributes:
         objects: the test's own objects that the program knows by number.
-        functions: the test's functions that the program knows by number.
+        functions: the test's functions and classes that the program knows by number.
+        exceptions: those of them that are classes of exceptions, by name.
     """
 
     def __init__(self) -> None:
         self.objects: list[Any] = []
         self.functions: list[Callable[..., Any]] = []
+        self.exceptions: dict[str, type[Exception]] = {}
         self._numbers: dict[int, int] = {}
         self._shells: dict[int, list] = {}
 
     def encode(self, value: Any) -> tuple[list[list], bytes]:
-        """A value with all that is in it: number, class and methods of each object, then their attributes and it.
+        """A value with all that is in it: number and class of each object, then their attributes and it.
 
         Raises:
             NotPlain: it is too large, or not to be handed out.
@@ -314,7 +316,9 @@ class Sender:
         tag, attributes, done = tagger.tag(value, 0), [], 0
         while done < len(self._shells):  # attributes of objects lead to objects
             number = list(self._shells)[done]
-            attributes.append([number, tagger.tag(dict(vars(self.objects[number])), 0)])
+            value = self.objects[number]
+            known = dict(vars(value), args=value.args) if isinstance(value, Exception) else dict(vars(value))
+            attributes.append([number, tagger.tag(known, 0)])
             done += 1
         return list(self._shells.values()), values.encode_tag([attributes, tag], codec.MAX_TASK_BYTES)
 
@@ -333,6 +337,8 @@ class Sender:
             return {"g": [home, name]}
         if is_own(value):
             return self._object(value)
+        if isinstance(value, type) and value.__module__ == "checker":
+            return {"q": values.Tagger(self._tag).tag(self._class(value), depth + 1)}
         if callable(value):
             return self._function(value)
         if isinstance(value, Iterator):
@@ -354,15 +360,23 @@ class Sender:
     def _object(self, value: Any) -> Any:
         number = self._number(self.objects, value)
         if number not in self._shells:
-            members = [pair for kind in reversed(type(value).__mro__[:-1]) for pair in vars(kind).items()]
-            methods = [
-                [name, self._function(getattr(value, name))["q"][0]]
-                for name, member in members
-                if isinstance(member, types.FunctionType) and name not in _OF_CONSTRUCTION
-            ]
-            shared = {name: member for name, member in members if not name.startswith("__") and codec.is_exact(member)}
-            self._shells[number] = [number, type(value).__name__, methods, shared]
+            self._shells[number] = [number, self._class(type(value))]
         return {"o": [number]}
+
+    def _class(self, kind: type) -> list[Any]:
+        """A class of the test's: number, name, bases, whether it is one of exceptions, methods, and other members."""
+        members = dict(pair for one in reversed(kind.__mro__[:-1]) for pair in vars(one).items())
+        methods = [
+            [name, self._number(self.functions, member)]
+            for name, member in members.items()
+            if isinstance(member, types.FunctionType) and name not in _OF_CONSTRUCTION
+        ]
+        shared = {name: one for name, one in members.items() if not name.startswith("__") and codec.is_exact(one)}
+        number = self._number(self.functions, kind)
+        if issubclass(kind, Exception):
+            self.exceptions[kind.__name__] = kind
+        bases = [self._class(base) for base in kind.__bases__ if base.__module__ == "checker"]
+        return [number, kind.__name__, None, bases, issubclass(kind, Exception), methods, shared]
 
 
 _OF_CONSTRUCTION = {"__init__", "__new__", "__post_init__", "__getattr__", "__setattr__", "__getattribute__"}

@@ -203,7 +203,7 @@ class Remote:
             for (number, name), (value, _) in list(self._lent.items()) if not self.decision else ():
                 with suppress(Exception):
                     values.overwrite(value, self.request(("value", number, name)))
-                self._lent[number, name] = value, codec.encode_plain(value)
+                self._lent[number, name] = value, codec.encode_plain(value) if codec.is_exact(value) else b""
 
     def _sendable(self, question: Question) -> Question:
         """The question, as plain data."""
@@ -291,7 +291,7 @@ class Remote:
         if tag == "h":
             return self._handled(content)
         if tag == "e" and type(content) is list and len(content) == 5:
-            return objects.exception_of(*content, self.exceptions)
+            return objects.exception_of(*content, self._sender.exceptions | self.exceptions)
         if tag == "g" and content and content[0] in _PUBLIC:
             return _PUBLIC[content[0]]
         sender = self._sender
@@ -336,7 +336,8 @@ class Remote:
         try:
             reply, answer = "value", functions[number](*args, **kwargs)
         except Exception as error:
-            reply, answer = "error", [type(error).__name__, [str(error)[:MAX_MESSAGE]]]
+            kind = type(error) if type(error).__module__ == "checker" else type(error).__name__
+            reply, answer = "error", [kind, [str(error)[:MAX_MESSAGE]]]
         self._number, self._place, self._called, self._changeable = state
         try:
             message = "reply", reply, *self._sender.encode(answer)

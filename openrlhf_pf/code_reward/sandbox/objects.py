@@ -120,7 +120,9 @@ class Conversation:
         self._kept: dict[int, int] = {}  # id of an object, its number
         self._raised: dict[int, Exception] = {}  # by an iterator, after elements that were not sent yet
         self._transferred: dict[int, int] = {}  # id of an object that came from the other side, its number there
-        self._callbacks: dict[int, Callable[..., Any]] = {}  # functions that came from there, by number
+        self._callbacks: dict[int, Callable[..., Any]] = {}  # functions and classes that came from there, by number
+        self._numbers: dict[int, int] = {}  # id of one of them, its number
+        self._classes: dict[str, type] = {}  # those that are classes
         self._by_number: dict[int, Any] = {}
         self._tagger = values.Tagger(self._handle)
         self._decode = codec.decoder(self._special)
@@ -171,8 +173,8 @@ class Conversation:
             return {"o": [self._transferred[id(value)]]}
         if isinstance(value, BaseException):
             return self._exception_tag(value, depth)
-        if type(value) is types.FunctionType and value in self._callbacks.values():
-            return {"q": [next(number for number, function in self._callbacks.items() if function is value)]}
+        if id(value) in self._numbers:
+            return {"q": [self._numbers[id(value)]]}
         if type(value) is type and value.__module__ == "builtins" and getattr(builtins, value.__name__, None) is value:
             return {"g": [value.__name__]}
         return {"g": ["Ellipsis"]} if value is ... else self._numbered(value)
@@ -222,9 +224,11 @@ class Conversation:
         return _Left(self, value, places)
 
     def _received(self, objects: list[list], data: bytes) -> Any:
-        for number, name, methods, shared in objects:
+        for number, known in objects:
             if number not in self._by_number:
-                self._by_number[number] = made = self._empty(name, methods, shared)
+                own = getattr(self.module, known[1], None)
+                kind = own if isinstance(own, type) else self._callback(*known)
+                self._by_number[number] = made = kind.__new__(kind)
                 self._transferred[id(made)] = number
         attributes, value = self._decode(data)
         for number, found in attributes:
@@ -288,10 +292,11 @@ class Conversation:
 
     def _exception(self, kind: str, args: list[Any]) -> Any:
         """An exception of the test's."""
-        return (getattr(self.module, kind, None) or getattr(builtins, kind, RuntimeError))(*args)
+        made = getattr(self.module, kind, None) or self._classes.get(kind) or getattr(builtins, kind, RuntimeError)
+        return type.__call__(made, *args) if isinstance(made, _OfTest) else made(*args)
 
-    def _callback(self, number: int, name: str, doc: str | None = None) -> Callable[..., Any]:
-        """A function of the other side."""
+    def _callback(self, number: int, name: str, doc: str | None = None, *of_class: Any) -> Callable[..., Any]:
+        """A function of the other side, or a class of it: an instance is made there."""
         if number in self._callbacks:
             return self._callbacks[number]
 
@@ -300,7 +305,14 @@ class Conversation:
 
         function.__name__ = function.__qualname__ = name
         function.__doc__ = doc
+        if of_class:
+            bases, is_exception, methods, shared = of_class
+            made = {called: self._callback(method, called) for called, method in methods}
+            made |= {**shared, "__module__": "test object", "_make": staticmethod(function)}
+            derived = [self._callback(*base) for base in bases] or [Exception] * is_exception
+            function = self._classes[name] = _OfTest(name, tuple(derived), made)
         self._callbacks[number] = function
+        self._numbers[id(function)] = number
         return function
 
     def _ask(self, number: int, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -316,21 +328,17 @@ class Conversation:
             value = self._received(*data)
             if kind == "value":
                 return value
-            error = getattr(builtins, value[0], RuntimeError)
-            raise error(*value[1]) if isinstance(error, type) and issubclass(error, Exception) else RuntimeError(value)
+            kind, arguments = value
+            error = getattr(builtins, kind, None) if type(kind) is str else kind
+            is_exception = isinstance(error, type) and issubclass(error, Exception)
+            raise type.__call__(error, *arguments) if is_exception else RuntimeError(*arguments)
 
-    def _empty(self, name: str, methods: list[list], shared: dict[str, Any]) -> Any:
-        """An object of the program's class of that name, or else of one whose methods the other side has."""
-        kind = getattr(self.module, name, None)
-        if isinstance(kind, type):
-            return kind.__new__(kind)
 
-        def method(callback: int, called: str) -> Callable[..., Any]:
-            asks = self._callback(callback, called)
-            return lambda self, *args, **kwargs: asks(*args, **kwargs)
+class _OfTest(type):
+    """The class of the test's classes."""
 
-        made = {called: method(callback, called) for called, callback in methods}
-        return object.__new__(type(name, (), {**shared, "__module__": "test object", **made}))
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return cls._make(*args, **kwargs)
 
 
 class _Left:
