@@ -25,7 +25,7 @@ FORMS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], Read]] = {
     "asserts": (lambda row: "asserts" in row, functions.asserts_task),
     "assert_case": (lambda row: bool(row.get("assert_case")), functions.verl_task),
     "calls": (lambda row: "inputs" in row and "entry_point" in row and "fn_name" not in row, pairs.own_calls),
-    "APPS calls": (lambda row: "inputs" in row and row.get("fn_name") is not None, pairs.apps_calls),
+    "APPS calls": (lambda row: "inputs" in row and bool(row.get("fn_name")), pairs.apps_calls),
     "programs": (lambda row: "stdin" in row or "stdout" in row, pairs.own_programs),
     "APPS programs": (
         lambda row: "outputs" in row and "inputs" in row and "entry_point" not in row,
@@ -40,6 +40,9 @@ BENCHMARKS: dict[str, Callable[[Mapping[str, Any]], Task]] = {
     "mbpp_sanitized": functions.mbpp,
     "leetcode": functions.leetcode,
 }
+# Other names of the same fields: rStar-Coder's, Skywork-OR1's, Code-R1's, those of Codeforces.
+_USUAL_NAMES = {"func_name": "fn_name", "test_code": "test", "pytest": "test", "functional": "assert_case"}
+_USUAL_NAMES |= {"official_tests": "tests"}
 # Fields in which data sets put a whole label.
 _WRAPPERS = "ground_truth input_output verification_info verifier_metadata unit_tests test_cases tests".split()
 _CACHE_BYTES = 64 << 20
@@ -60,6 +63,7 @@ def _read(label: Any, depth: int = 0) -> Task:
     if not isinstance(label, Mapping):
         raise ValueError("it is neither an object nor a list of tests")
     check_option_names(label)
+    label = {_USUAL_NAMES.get(str(key), key): value for key, value in label.items() if value} | dict(label)
     for recognises, read in FORMS.values():
         if recognises(label):
             return read(label)
