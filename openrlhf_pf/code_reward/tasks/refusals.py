@@ -32,6 +32,9 @@ _CALLS = {name: reason for reason, names in _USES.items() for name in names.spli
 _OWNERS = {"open": {"io", "os", "codecs", "gzip"}, "patch": {"mock", "unittest"}, "system": {"os"}, "popen": {"os"}}
 _STARRED = set("math cmath string operator statistics heapq bisect random datetime decimal fractions typing".split())
 _OF_OS = set("environ getenv putenv mkdir makedirs remove unlink rmdir listdir rename chdir getcwd walk stat".split())
+_MOCKS = set("Mock MagicMock AsyncMock NonCallableMock".split())
+# What a mock has as a function, which the program may have: it calls it here.
+_OF_A_MOCK = set("return_value side_effect called call_count call_args call_args_list mock_calls reset_mock".split())
 _OF_PATH = set("exists isfile isdir getsize getmtime".split())
 
 
@@ -48,6 +51,7 @@ def refuse_shared_process(*trees: ast.Module) -> None:
 
 def _shared_uses(tree: ast.Module) -> Iterator[str]:
     modules = _imports_in(tree).names
+    mocks = _mocks_in(tree) if "unittest" in _imports_in(tree).modules else set()
     for node in walk(tree):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -57,6 +61,9 @@ def _shared_uses(tree: ast.Module) -> Iterator[str]:
             if name == "setattr" and node.args and _root(node.args[0]) in modules:
                 yield "changes a module"
         elif isinstance(node, ast.Attribute):
+            is_plain = node.attr in _OF_A_MOCK or node.attr.startswith("assert_")
+            if mocks and not is_plain and ast.unparse(node.value) in mocks:
+                yield f"uses the attribute {node.attr} of a mock"
             if _root(node) in ("patch", "mock") and node.attr in ("patch", "object", "dict"):
                 yield "patches an object"
             if isinstance(node.value, ast.Name) and node.value.id == "os" and node.attr in _OF_OS:
@@ -72,6 +79,13 @@ def _shared_uses(tree: ast.Module) -> Iterator[str]:
             names = [argument.arg for argument in [*node.args.args, *node.args.kwonlyargs] if takes]
             yield from (f"uses the fixture {name}" for name in names if name in _FIXTURES)
     yield from (f"imports {name}" for name in sorted(_imports_in(tree).modules & _MODULES))
+
+
+def _mocks_in(tree: ast.AST) -> set[str]:
+    """The variables that hold mocks."""
+    assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)]
+    made = [node for node in assigned if ast.unparse(node.value.func).rpartition(".")[2] in _MOCKS]
+    return {ast.unparse(target) for node in made for target in node.targets}
 
 
 def _root(node: ast.expr, through_calls: bool = False) -> str:
