@@ -24,14 +24,14 @@ from openrlhf_pf.code_reward.judge import codec, values
 if TYPE_CHECKING:
     from openrlhf_pf.code_reward.judge.remote import Remote
 
-_PUBLIC_MODULES = ("builtins", "math", "operator", "functools", "itertools", "string")
+_PUBLIC_MODULES = ("builtins", "collections.abc", "math", "operator", "functools", "itertools", "string")
 # What an object, a class or a function says of itself.
 _OF_ITSELF = (
-    "dict doc name qualname annotations defaults kwdefaults wrapped members bases mro slots match_args".split()
+    "dict doc name qualname annotations defaults kwdefaults code wrapped members bases mro slots match_args".split()
 )
 ASKED_FOR = {f"__{name}__" for name in _OF_ITSELF}
 _READING = {"__iter__", "__len__", "__getitem__", "__contains__", "__repr__", "__str__", "__format__"}
-_RAISES, _OPERATES, _CONSTANT = (dis.opmap.get(name, -1) for name in ("RAISE_VARARGS", "BINARY_OP", "LOAD_CONST"))
+_JUMPS = {*dis.hasjrel, *dis.hasjabs}
 KINDS = {"generator": types.GeneratorType, "function": types.FunctionType, "method": types.MethodType}
 KINDS |= {kind.__name__: kind for kind in (map, filter, zip, property, functools.partial)}
 _LONGEST_ITERATOR = 100_000
@@ -170,10 +170,7 @@ class RemoteObject:
             self._remote_method("__exit__", None, None, None)
             return False
         is_over = self._remote_asks.ask("exit", self._remote_number, error) is True
-        code, at = place.tb_frame.f_code.co_code, place.tb_lasti
-        of_constants = code[at] == _OPERATES and code[at - 4] == code[at - 2] == _CONSTANT  # such as 1 / 0
-        is_on_purpose = place.tb_next is None and (code[at] == _RAISES or of_constants)
-        if not (is_over and is_on_purpose and self._remote_known) or isinstance(error, AssertionError):
+        if not (is_over and _is_on_purpose(place) and self._remote_known) or isinstance(error, AssertionError):
             return False
         self._remote_asks.relies_on_the_program()
         return True
@@ -228,6 +225,34 @@ class RemoteObject:
         self._remote_asks.relies_on_the_program()
         found = self._remote_method(name, other)
         return found if type(found) is bool else NotImplemented
+
+
+def _is_on_purpose(place: types.TracebackType) -> bool:
+    """Whether a test raised on purpose, whatever the program answered: in straight code, by ``raise`` or by what has
+    only constants and builtin types in it, such as ``1 / 0`` and ``int("x")``.
+    """
+    names = {**place.tb_frame.f_globals, **place.tb_frame.f_locals}
+    code = list(dis.get_instructions(place.tb_frame.f_code))
+    failed = next(one for one in code if one.offset == place.tb_lasti)
+    before = [one for one in code if one.offset < failed.offset]
+    start = max((one.offset for one in before if one.opname == "BEFORE_WITH"), default=0)
+    for one in before:
+        leaves = one.opcode in _JUMPS and not start < one.argval <= failed.offset
+        if one.offset > start and (leaves or one.opname == "RETURN_VALUE"):  # the answer may decide what is raised
+            return False
+    if place.tb_next or failed.opname not in ("BINARY_OP", "BINARY_SUBSCR", "CALL"):
+        return failed.opname == "RAISE_VARARGS" and not place.tb_next
+    lines = range(failed.positions.lineno or 0, (failed.positions.end_lineno or 0) + 1)
+    return all(
+        one.opname == "LOAD_CONST"
+        or (one.opname in ("LOAD_NAME", "LOAD_GLOBAL") and one.argval not in names and _is_builtin_type(one.argval))
+        for one in code
+        if one.opname[:4] == "LOAD" and (one.positions.lineno or lines.start) in lines
+    )
+
+
+def _is_builtin_type(name: str) -> bool:
+    return isinstance(getattr(builtins, name, None), type)
 
 
 def _plain_part(value: Any) -> Any:
@@ -296,13 +321,13 @@ class Sender:
     Attributes:
         objects: the test's own objects that the program knows by number.
         functions: the test's functions and classes that the program knows by number.
-        exceptions: those of them that are classes of exceptions, by name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, exceptions: dict[str, type[Exception]]) -> None:
+        """``exceptions``: those that an exception of the program's may be one of, by name."""
+        self._exceptions = exceptions
         self.objects: list[Any] = []
         self.functions: list[Callable[..., Any]] = []
-        self.exceptions: dict[str, type[Exception]] = {}
         self._numbers: dict[int, int] = {}
         self._shells: dict[int, list] = {}
 
@@ -337,7 +362,7 @@ class Sender:
             return {"g": [home, name]}
         if is_own(value):
             return self._object(value)
-        if isinstance(value, type) and value.__module__ == "checker":
+        if isinstance(value, type) and home == "checker":
             return {"q": values.Tagger(self._tag).tag(self._class(value), depth + 1)}
         if callable(value):
             return self._function(value)
@@ -364,7 +389,7 @@ class Sender:
         return {"o": [number]}
 
     def _class(self, kind: type) -> list[Any]:
-        """A class of the test's: number, name, bases, whether it is one of exceptions, methods, and other members."""
+        """A class of the test's: number, name, its bases of the test's and its builtin one, methods, other members."""
         members = dict(pair for one in reversed(kind.__mro__[:-1]) for pair in vars(one).items())
         methods = [
             [name, self._number(self.functions, member)]
@@ -373,10 +398,11 @@ class Sender:
         ]
         shared = {name: one for name, one in members.items() if not name.startswith("__") and codec.is_exact(one)}
         number = self._number(self.functions, kind)
-        if issubclass(kind, Exception):
-            self.exceptions[kind.__name__] = kind
+        if issubclass(kind, Exception) and not issubclass(kind, (StopIteration, StopAsyncIteration)):  # end loops
+            self._exceptions.setdefault(kind.__name__, kind)
         bases = [self._class(base) for base in kind.__bases__ if base.__module__ == "checker"]
-        return [number, kind.__name__, None, bases, issubclass(kind, Exception), methods, shared]
+        builtin = next(one.__name__ for one in kind.__mro__ if one.__module__ == "builtins")
+        return [number, kind.__name__, None, bases, builtin if issubclass(kind, Exception) else "", methods, shared]
 
 
 _OF_CONSTRUCTION = {"__init__", "__new__", "__post_init__", "__getattr__", "__setattr__", "__getattribute__"}
@@ -471,7 +497,7 @@ def raised_by_program(error: BaseException) -> tuple[str, str] | None:
 def library_exception(name: str) -> type[Exception] | None:
     """A builtin exception, or one of a module of the standard library that the test has imported."""
     module, _, name = name.rpartition(":")
-    if module and module.split(".")[0] not in sys.stdlib_module_names:
+    if module and module.split(".")[0] not in sys.stdlib_module_names and not module.startswith("numpy."):
         return None
     kind = getattr(sys.modules.get(module) if module else builtins, name, None)
     if not (isinstance(kind, type) and issubclass(kind, Exception)):

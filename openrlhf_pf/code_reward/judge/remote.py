@@ -3,6 +3,7 @@
 A tested program has no way to the trusted side but its answers, which :mod:`codec` rebuilds from exact built-in types.
 """
 
+import builtins
 import enum
 import os
 import random
@@ -60,16 +61,21 @@ def _poll(file: int) -> "select.poll":
     return made
 
 
-_PUBLIC = {
-    kind.__name__: kind
-    for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, object)
-} | {"Ellipsis": ...}
+def _is_public(name: str, kind: Any) -> bool:
+    if name[0] == "_" or not isinstance(kind, type):
+        return False
+    return (issubclass(kind, Exception) and name[:4] != "Stop") or not issubclass(kind, BaseException)
 
 
-def _encoded(question: Question) -> bytes:
-    """A question as it is foreseen; nothing for what never is, as it has the test's own objects in it."""
+# Values and classes that a program may answer with; not what would end a loop of the test, or the checker.
+_PUBLIC = {name: kind for name, kind in vars(builtins).items() if _is_public(name, kind)}
+_PUBLIC |= {"Ellipsis": ..., "NotImplemented": NotImplemented}
+
+
+def _encoded(value: Any) -> bytes:
+    """Plain data, such as a question that may be foreseen; nothing for what has objects in it."""
     try:
-        return codec.encode_plain(question)
+        return codec.encode_plain(value)
     except ValueError:
         return b""
 
@@ -102,14 +108,14 @@ class Remote:
         self.decision: tuple[str, int | None, str] | None = None
         self._foreseen: deque[bytes] = deque()  # questions that are sent, their answers not yet read
         self._number, self._place = "", 0
-        self._sender = objects.Sender()
+        self.exceptions: dict[str, type[Exception]] = {}
+        self._sender = objects.Sender(self.exceptions)
         self._objects: dict[int, objects.RemoteObject] = {}
         self._called: tuple[Any, ...] = ()  # the arguments of the call that is answered
         self._changeable: list[Any] | None = []  # what is in them that it may change, by place; see _arguments
         self._asked_for = 0
         self._target: Any = None
         self.classes: set[str] = set()  # those of the program that the test names
-        self.exceptions: dict[str, type[Exception]] = {}
         self._foreign: dict[str, type] = {}  # what stands for the program's classes
         self.new_class: Callable[[str], type] = lambda name: type(name, (), {})
         self._lent: dict[tuple[int, str], tuple[Any, bytes]] = {}  # its containers, as they were seen last
@@ -203,7 +209,7 @@ class Remote:
             for (number, name), (value, _) in list(self._lent.items()) if not self.decision else ():
                 with suppress(Exception):
                     values.overwrite(value, self.request(("value", number, name)))
-                self._lent[number, name] = value, codec.encode_plain(value) if codec.is_exact(value) else b""
+                self._lent[number, name] = value, _encoded(value)
 
     def _sendable(self, question: Question) -> Question:
         """The question, as plain data."""
@@ -291,7 +297,7 @@ class Remote:
         if tag == "h":
             return self._handled(content)
         if tag == "e" and type(content) is list and len(content) == 5:
-            return objects.exception_of(*content, self._sender.exceptions | self.exceptions)
+            return objects.exception_of(*content, self.exceptions)
         if tag == "g" and content and content[0] in _PUBLIC:
             return _PUBLIC[content[0]]
         sender = self._sender
@@ -336,8 +342,9 @@ class Remote:
         try:
             reply, answer = "value", functions[number](*args, **kwargs)
         except Exception as error:
-            kind = type(error) if type(error).__module__ == "checker" else type(error).__name__
-            reply, answer = "error", [kind, [str(error)[:MAX_MESSAGE]]]
+            names = [one.__name__ for one in type(error).__mro__ if one.__module__ == "builtins"]
+            kind = type(error) if type(error).__module__ == "checker" else [type(error).__name__, names[0]]
+            reply, answer = "error", [kind, str(error)[:MAX_MESSAGE]]
         self._number, self._place, self._called, self._changeable = state
         try:
             message = "reply", reply, *self._sender.encode(answer)
@@ -400,7 +407,15 @@ class Remote:
         if self.shares_seeds:
             self.request(("random", *random_states()))
         self._called, self._changeable = (tuple(args), kwargs), None
-        return self.request(("change", target, tuple(args), kwargs), ("call", target, tuple(args), kwargs))
+        # What an object is to fill, later on: Logger(lines).
+        empty = [one for one in (*args, *kwargs.values()) if type(one) in (list, dict, set) and not one]
+        is_foreseen = bool(self._foreseen)
+        found = self.request(("change", target, tuple(args), kwargs), ("call", target, tuple(args), kwargs))
+        if empty and type(found) is objects.RemoteObject and not is_foreseen:
+            places = {id(one): place for place, one in enumerate(self._arguments())}
+            for one in empty:
+                self.lend(self.ask("keep", places[id(one)]), "", one)
+        return found
 
 
 class Proxy:

@@ -65,19 +65,21 @@ class _Typed(ast.NodeTransformer):
 def compiled(source: str) -> types.CodeType:
     """Test code; the samples of one prompt come one after the other, and have the same."""
     is_numeric, tree = "numpy" in source or "np." in source, None
-    if "dataclasses" in source:
-        _guard_dataclasses()
+    for module, functions in _ASKED.items():
+        if module in source:
+            _guard_library(module, functions)
     if is_numeric or "type(" in source:
         tree = guarded_tree(source) if is_numeric else ast.parse(source)
         tree = tree if "type" in names_of(source).bound else _Typed().visit(tree)
     return compile(source if tree is None else tree, "<test>", "exec")
 
 
-@lru_cache(maxsize=1)
-def _guard_dataclasses() -> None:
-    """Have the program say what ``dataclasses`` says of its objects and classes."""
-    import dataclasses
+# What a library says of a program's objects and classes, the program says.
+_ASKED = {"dataclasses": "asdict astuple replace is_dataclass fields", "operator": "length_hint"}
 
+
+@lru_cache(maxsize=2)
+def _guard_library(module: str, functions: str) -> None:
     def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def asked(value: Any, *args: Any, **kwargs: Any) -> Any:
@@ -85,12 +87,40 @@ def _guard_dataclasses() -> None:
                 value = value._itself()
             if type(value) is not RemoteObject:
                 return function(value, *args, **kwargs)
-            return value._remote_asks.ask("library", "dataclasses", function.__name__, (value, *args), kwargs)
+            return value._remote_asks.ask("library", module, function.__name__, (value, *args), kwargs)
 
         return asked
 
-    for name in ("asdict", "astuple", "replace", "is_dataclass", "fields"):
-        setattr(dataclasses, name, guarded(getattr(dataclasses, name)))
+    library = importlib.import_module(module)
+    for name in functions.split():
+        setattr(library, name, guarded(getattr(library, name)))
+
+
+# What stands for a program's object has all methods that there are: whether the object has them, the program says.
+
+
+def _ask_builtin(function: Callable[..., Any], value: RemoteObject, *args: Any) -> bool:
+    return value._remote_asks.ask("library", "builtins", function.__name__, (value, *args), {}) is True
+
+
+def _callable(value: Any) -> bool:
+    return _ask_builtin(callable, value) if type(value) is RemoteObject else callable(value)
+
+
+def _hasattr(value: Any, name: str) -> bool:
+    is_asked = type(value) is RemoteObject and name[:2] == "__"
+    return _ask_builtin(hasattr, value, name) if is_asked else hasattr(value, name)
+
+
+def _isinstance(value: Any, kinds: Any) -> bool:
+    if type(value) is not RemoteObject:
+        return isinstance(value, kinds)
+    for kind in kinds if type(kinds) is tuple else (kinds,):
+        kind = getattr(kind, "__origin__", kind)
+        is_abstract = getattr(kind, "__module__", "") == "collections.abc"
+        if _ask_builtin(isinstance, value, kind) if is_abstract else isinstance(value, kind):
+            return True
+    return False
 
 
 @lru_cache(maxsize=2)
@@ -166,12 +196,15 @@ def names_in(tree: ast.AST) -> Names:
             bound.add(node.arg)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             bound.add(node.name)
+            called |= {mark.id for mark in node.decorator_list if isinstance(mark, ast.Name)}
         elif isinstance(node, ast.alias):
             bound.add((node.asname or node.name).split(".")[0])
         elif isinstance(node, ast.ExceptHandler):
             bound |= {node.name} if node.name else set()
             kinds = [node.type] if node.type else []
-        expected |= {name.id for kind in kinds for name in ast.walk(kind) if isinstance(name, ast.Name)}
+        for part in (part for kind in kinds for part in ast.walk(kind)):
+            if isinstance(part, (ast.Name, ast.Attribute)):  # solution.Error, too
+                expected.add(part.id if isinstance(part, ast.Name) else part.attr)
     return Names(frozenset(read), frozenset(bound), frozenset(called), frozenset(expected))
 
 
@@ -389,6 +422,7 @@ class Space:
         remote.new_class = lambda name: ForeignClass(name, (), {"remote": remote})
         module = sys.modules["checker"] = types.ModuleType("checker")
         self.names = module.__dict__
+        self.names.update(callable=_callable, hasattr=_hasattr, isinstance=_isinstance)
         self.names[GUARD] = guarded_operation
         self.names[_TYPE] = partial(_type_of, remote)
         self.names["__file__"] = "/test_solution.py"
@@ -401,6 +435,7 @@ class Space:
         solution.__all__ = []  # type: ignore[attr-defined]
         sys.modules["solution"] = solution
         sys.modules["pytest"] = pytest_stand_in
+        unittest.case.isinstance = _isinstance  # type: ignore[attr-defined]
         unittest.main = pytest_stand_in.main  # type: ignore[assignment]  # a test is run by us
 
     def foreign(self, name: str) -> Any:

@@ -52,6 +52,12 @@ def _from_isoformat(kind: Any, content: str) -> Any:
     return kind.fromisoformat(content)
 
 
+def _to_stream(kind: Any, content: list) -> Any:
+    made = kind(content[0])
+    made.seek(min(content[1], len(content[0])))
+    return made
+
+
 _FACTORIES = {kind.__name__: kind for kind in (int, float, str, list, dict, set)}
 # Where a type is defined and its name: what stands for a value, and the value again, from the type and that. All
 # contents are plain data, and are checked by the constructors that they are given to.
@@ -62,6 +68,12 @@ KNOWN: dict[tuple[str, str], tuple[Callable[[Any], Any], Callable[[Any, Any], An
     ("datetime", "datetime"): (_isoformat, _from_isoformat),
     ("datetime", "time"): (_isoformat, _from_isoformat),
     ("datetime", "timedelta"): (lambda value: [value.days, value.seconds, value.microseconds], _spread),
+    ("uuid", "UUID"): (str, _call),
+    ("pathlib", "PosixPath"): (str, _call),
+    ("pathlib", "PurePosixPath"): (str, _call),
+    ("array", "array"): (lambda value: [value.typecode, value.tolist()], _spread),
+    ("_io", "StringIO"): (lambda value: [value.getvalue(), value.tell()], _to_stream),
+    ("_io", "BytesIO"): (lambda value: [value.getvalue(), value.tell()], _to_stream),
     ("builtins", "slice"): (lambda value: [value.start, value.stop, value.step], _spread),
     ("builtins", "range"): (lambda value: [value.start, value.stop, value.step], _spread),
     ("builtins", "dict_keys"): (list, lambda _, content: dict.fromkeys(content).keys()),
@@ -233,7 +245,7 @@ KNOWN["", "namedtuple"] = list, _to_named_tuple
 KNOWN["", "enum"] = list, _to_enum
 _NAMES = {key[1]: key for key in KNOWN}
 _ATOMS = {type(None), bool, int, float, complex, str, bytes}
-_MUTABLE_KNOWN = {"deque", "Counter", "OrderedDict", "defaultdict", "ndarray"}
+_MUTABLE_KNOWN = {"deque", "Counter", "OrderedDict", "defaultdict", "ndarray", "StringIO", "BytesIO"}
 
 
 @functools.lru_cache(maxsize=512)
@@ -354,6 +366,11 @@ def overwrite(old: Any, new: Any) -> None:
     elif known_name(type(old)) == "deque":
         old.clear()
         old.extend(new)
+    elif known_name(type(old)) in ("StringIO", "BytesIO"):
+        old.seek(0)
+        old.truncate()
+        old.write(new.getvalue())
+        old.seek(new.tell())
     elif known_name(type(old)) == "ndarray":
         if new.shape != old.shape:
             old.resize(new.shape, refcheck=False)

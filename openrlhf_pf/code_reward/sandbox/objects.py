@@ -52,7 +52,8 @@ def kinds_of(kind: type[BaseException]) -> list[str]:
 
 
 def _full_name(kind: type) -> str:
-    is_librarys = kind.__module__ != "builtins" and str(kind.__module__).split(".")[0] in sys.stdlib_module_names
+    package = str(kind.__module__).split(".")[0]
+    is_librarys = package != "builtins" and (package in sys.stdlib_module_names or package == "numpy")
     return f"{kind.__module__}:{kind.__name__}" if is_librarys else kind.__name__
 
 
@@ -112,11 +113,13 @@ class Conversation:
             "exit": lambda number, error: bool(self._objects[number].__exit__(type(error), error, None)),
             "overwrite": lambda number, name, new: values.overwrite(self._value(number, name), new),
             "value": self._value,
+            "keep": self._keep,
             "library": lambda module, name, args, kwargs: getattr(importlib.import_module(module), name)(
                 *args, **kwargs
             ),
         }
         self._objects: list[Any] = []
+        self._places: list[Any] = []  # what the last call could change of its arguments
         self._kept: dict[int, int] = {}  # id of an object, its number
         self._raised: dict[int, Exception] = {}  # by an iterator, after elements that were not sent yet
         self._transferred: dict[int, int] = {}  # id of an object that came from the other side, its number there
@@ -177,7 +180,7 @@ class Conversation:
             return {"q": [self._numbers[id(value)]]}
         if type(value) is type and value.__module__ == "builtins" and getattr(builtins, value.__name__, None) is value:
             return {"g": [value.__name__]}
-        return {"g": ["Ellipsis"]} if value is ... else self._numbered(value)
+        return {"g": [repr(value)]} if value is ... or value is NotImplemented else self._numbered(value)
 
     def _numbered(self, value: Any) -> Any:
         if id(value) not in self._kept:
@@ -218,6 +221,7 @@ class Conversation:
         places = values.containers(lambda value: id(value) in self._transferred, args, kwargs)
         before = _photograph(args, kwargs)
         value = self._target(target)(*args, **kwargs)
+        self._places = places
         known = {id(container): place for place, container in enumerate(places)}
         if before is not None and id(value) not in known and before == _photograph(args, kwargs):
             return value
@@ -287,8 +291,15 @@ class Conversation:
         return kind(*place) if issubclass(kind, tuple) else kind[place]
 
     def _value(self, number: int, name: str) -> Any:
-        """An attribute of an object, or of the module."""
+        """An attribute of an object, or of the module; without a name, the object."""
+        if not name:
+            return self._objects[number]
         return getattr(self.module if number < 0 else self._objects[number], name)
+
+    def _keep(self, place: int) -> int:
+        """The number of an argument of the last call."""
+        self._objects.append(self._places[place])
+        return len(self._objects) - 1
 
     def _exception(self, kind: str, args: list[Any]) -> Any:
         """An exception of the test's."""
@@ -306,10 +317,10 @@ class Conversation:
         function.__name__ = function.__qualname__ = name
         function.__doc__ = doc
         if of_class:
-            bases, is_exception, methods, shared = of_class
+            bases, builtin, methods, shared = of_class
             made = {called: self._callback(method, called) for called, method in methods}
             made |= {**shared, "__module__": "test object", "_make": staticmethod(function)}
-            derived = [self._callback(*base) for base in bases] or [Exception] * is_exception
+            derived = [self._callback(*base) for base in bases] or ([getattr(builtins, builtin)] if builtin else [])
             function = self._classes[name] = _OfTest(name, tuple(derived), made)
         self._callbacks[number] = function
         self._numbers[id(function)] = number
@@ -328,10 +339,8 @@ class Conversation:
             value = self._received(*data)
             if kind == "value":
                 return value
-            kind, arguments = value
-            error = getattr(builtins, kind, None) if type(kind) is str else kind
-            is_exception = isinstance(error, type) and issubclass(error, Exception)
-            raise type.__call__(error, *arguments) if is_exception else RuntimeError(*arguments)
+            kind, text = value
+            raise type.__call__(kind if isinstance(kind, type) else _exception_class(*kind), text)
 
 
 class _OfTest(type):
@@ -357,6 +366,12 @@ class _Left:
             contents.append(tagger.tag(item, 0, True) if plain else tagger.tag(dict(vars(item)), 0, True))
         answer = {"t": [number, place, "left", tagger.tag(self.value, 0), contents]}
         return values.encode_tag(answer, codec.MAX_BYTES)
+
+
+@functools.lru_cache(maxsize=256)
+def _exception_class(name: str, base: str) -> type[Exception]:
+    """A builtin class of exceptions, or what stands for one of the test's."""
+    return getattr(builtins, base) if name == base else type(name, (getattr(builtins, base),), {})
 
 
 _DERIVED = (list, dict, str, int, float, tuple, set)
